@@ -1,0 +1,212 @@
+//! Names and numbers that identify things. Each is its own type, so that none is taken for another.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// The longest name accepted anywhere, in bytes. DNS labels stop at 63 octets (RFC 1035, section 2.3.4); names of
+/// regions, pools and tenants appear in host names, certificates and metrics, so they stop there too.
+pub const NAME_BYTES_MAX: usize = 63;
+
+/// Why a text is not a name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// A character outside `a-z`, `0-9`, `-`, `_` and `.`, or a first or last character that is not a letter or digit.
+    #[error(
+        "`{0}` is not a name: use lower-case letters, digits, `-`, `_` and `.`, with a letter or digit at both ends"
+    )]
+    Character(String),
+    /// Nothing at all.
+    #[error("a name cannot be empty")]
+    Empty,
+    /// More than [`NAME_BYTES_MAX`] bytes.
+    #[error("a name has at most {NAME_BYTES_MAX} bytes, this one has {0}")]
+    Long(usize),
+}
+
+/// Checks the rule that all names share: 1 to [`NAME_BYTES_MAX`] bytes of `a-z`, `0-9`, `-`, `_`, `.`, with a letter
+/// or digit at both ends.
+///
+/// # Errors
+/// [`NameError`] says which part of the rule is broken.
+pub fn check_name(text: &str) -> Result<(), NameError> {
+    let bytes = text.as_bytes();
+    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else {
+        return Err(NameError::Empty);
+    };
+    if bytes.len() > NAME_BYTES_MAX {
+        return Err(NameError::Long(bytes.len()));
+    }
+    let edge = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let inner = |b: &u8| edge(b) || matches!(b, b'-' | b'_' | b'.');
+    if edge(first) && edge(last) && bytes.iter().all(inner) {
+        Ok(())
+    } else {
+        Err(NameError::Character(text.to_owned()))
+    }
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Takes a text as a name.
+            ///
+            /// # Errors
+            /// [`NameError`] when the text breaks the rule of [`check_name`].
+            pub fn new(text: &str) -> Result<Self, NameError> {
+                check_name(text)?;
+                Ok(Self(text.into()))
+            }
+
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                Self::new(text)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+            fn try_from(text: String) -> Result<Self, NameError> {
+                Self::new(&text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0.as_ref().to_owned()
+            }
+        }
+    };
+}
+
+name! {
+    /// A region: a place with its own gateways, upstreams and, later, data. Example: `eu-west`.
+    RegionName
+}
+name! {
+    /// A pool: the upstream endpoints of one application in one region. Example: `app`.
+    PoolName
+}
+name! {
+    /// A tenant of the platform. Example: `acme`.
+    TenantName
+}
+name! {
+    /// A residency class: a set of regions that tenants' requests and data may not leave. Example: `eu`.
+    ResidencyName
+}
+name! {
+    /// A policy: the role that a plugin plays in a slot, under the name the operator gave it. Example: `nearest-region`.
+    PolicyName
+}
+
+/// The number of a snapshot on one node: 1 for the first, then one more for each swap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Generation(pub u64);
+
+impl Generation {
+    /// The generation after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The SHA-256 of a component's bytes: the name of an immutable policy version.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The first twelve hexadecimal digits, enough for people to tell versions apart.
+    #[must_use]
+    pub fn short(&self) -> String {
+        let mut text = self.to_string();
+        text.truncate(12);
+        text
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_keep_their_rule() {
+        for good in ["a", "eu-west", "tenant_7", "a.b", &"x".repeat(63)] {
+            assert_eq!(RegionName::new(good).map(|name| name.to_string()), Ok(good.to_owned()));
+        }
+        for bad in ["", "-a", "a-", "A", "a b", "é", "a/b", &"x".repeat(64)] {
+            assert!(RegionName::new(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_digest_prints_as_hexadecimal() {
+        let digest = Digest([0xab; 32]);
+        assert_eq!(digest.to_string(), "ab".repeat(32));
+        assert_eq!(digest.short(), "abababababab");
+    }
+}

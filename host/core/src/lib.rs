@@ -1,0 +1,26 @@
+//! Portolan's words and decisions, as plain data and pure functions.
+//!
+//! Everything here can be tested without a socket, a clock or a thread: time and randomness are arguments. This
+//! crate must not do I/O, read a clock, draw random numbers, log, or know hyper, tokio, wasmtime or SQL.
+//!
+//! A reader's path: [`topology`] says what exists, [`facts`] what a policy may know of it, [`plan`] what a policy
+//! answers, [`table`] how an answer is found for a request, [`snapshot`] what one generation of all that is, and
+//! [`endpoint`], [`health`], [`breaker`] and [`balance`] what is observed meanwhile.
+
+pub mod attribute;
+pub mod backoff;
+pub mod balance;
+pub mod breaker;
+pub mod decide;
+pub mod endpoint;
+pub mod facts;
+pub mod health;
+pub mod ids;
+pub mod plan;
+pub mod retry;
+pub mod screen;
+pub mod snapshot;
+pub mod table;
+pub mod tenant;
+pub mod time;
+pub mod topology;

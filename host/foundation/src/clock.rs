@@ -1,0 +1,28 @@
+//! The only reader of clocks. Everything else is given [`Moment`]s and milliseconds.
+
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use portolan_core::time::Moment;
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// The present on the monotonic clock, in microseconds since the first call in this process.
+#[must_use]
+pub fn now() -> Moment {
+    at(Instant::now())
+}
+
+/// A point of the monotonic clock as a [`Moment`].
+#[must_use]
+pub fn at(instant: Instant) -> Moment {
+    Moment::default().plus(instant.saturating_duration_since(*START))
+}
+
+/// The wall clock in milliseconds since 1970-01-01T00:00:00Z; 0 for clocks set before that.
+#[must_use]
+#[expect(clippy::disallowed_types, reason = "the one place that reads the wall clock")]
+pub fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since: Duration| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

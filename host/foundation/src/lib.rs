@@ -1,0 +1,11 @@
+//! What every service stands on: the clock, supervised tasks, shutdown, TLS and identity, sockets, file watching and
+//! telemetry. Knows neither requests nor policies.
+
+pub mod clock;
+pub mod net;
+pub mod random;
+pub mod shutdown;
+pub mod task;
+pub mod telemetry;
+pub mod tls;
+pub mod watch;

@@ -115,6 +115,16 @@ impl EndpointCell {
         }
     }
 
+    /// Counts something that goes on after its attempt was finished: a response's content, a tunnel.
+    pub fn hold(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Ends what [`EndpointCell::hold`] began.
+    pub fn release(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// Attempts under way.
     #[must_use]
     pub fn in_flight(&self) -> u32 {

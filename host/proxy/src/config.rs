@@ -1,0 +1,123 @@
+//! What the data plane needs to know before it starts.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+use ipnet::IpNet;
+use portolan_core::ids::RegionName;
+use portolan_core::screen;
+use portolan_foundation::tls::PeerIdentity;
+
+use crate::access::AccessLog;
+use crate::defaults;
+
+/// The data plane of one node.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to write what was served; `None` for nowhere.
+    pub access_log: Option<AccessLog>,
+    /// How long requests in flight may take to end after the shutdown began.
+    pub drain_timeout: Duration,
+    /// Tell clients which generation, policy and region served them.
+    pub expose_decision: bool,
+    /// Bounds on what clients may do.
+    pub limits: Limits,
+    /// Where to listen.
+    pub listeners: Vec<Listener>,
+    /// Who this node is among regions; needed by peer listeners and by pools with peer TLS.
+    pub peer: Option<PeerIdentity>,
+    /// How many data threads.
+    pub threads: NonZeroUsize,
+    /// What to believe of what requests say about their clients.
+    pub trust: Trust,
+}
+
+/// One address.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Port 0 takes any free one.
+    pub address: SocketAddr,
+    /// What is spoken there.
+    pub kind: ListenerKind,
+}
+
+/// What is spoken on a listener.
+#[derive(Clone, Debug)]
+pub enum ListenerKind {
+    /// HTTP/2 over mutual TLS from gateways of other regions.
+    Peer,
+    /// HTTP/1.1 and HTTP/2 in cleartext.
+    Public,
+    /// HTTP/1.1 and HTTP/2 over TLS.
+    PublicTls(Arc<rustls::ServerConfig>),
+}
+
+/// Bounds on what clients may do.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Time between two pieces of a content.
+    pub body_idle_timeout: Duration,
+    /// The largest request content in bytes; `None` for any.
+    pub body_bytes_max: Option<u64>,
+    /// Client connections of one data thread.
+    pub connections_max: usize,
+    /// Time for a whole request head.
+    pub header_timeout: Duration,
+    /// Time without a request.
+    pub idle_timeout: Duration,
+    /// Sizes of heads.
+    pub screen: screen::Limits,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_idle_timeout: defaults::BODY_IDLE_TIMEOUT,
+            body_bytes_max: None,
+            connections_max: defaults::CONNECTIONS_MAX,
+            header_timeout: defaults::HEADER_TIMEOUT,
+            idle_timeout: defaults::IDLE_TIMEOUT,
+            screen: screen::Limits::default(),
+        }
+    }
+}
+
+/// What to believe of what requests say about their clients.
+#[derive(Clone, Debug, Default)]
+pub struct Trust {
+    /// The header in which a trusted proxy names the client's country.
+    pub country_header: Option<HeaderName>,
+    /// Where clients in known networks are.
+    pub networks: Vec<ClientNetwork>,
+    /// The networks of proxies whose forwarding headers are believed.
+    pub proxies: Vec<IpNet>,
+    /// The header in which a trusted proxy names the region nearest to the client.
+    pub region_header: Option<HeaderName>,
+}
+
+/// Where the clients of a network are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientNetwork {
+    /// The network.
+    pub network: IpNet,
+    /// ISO 3166-1 alpha-2 code, upper case.
+    pub country: Option<Arc<str>>,
+    /// The nearest region.
+    pub region: Option<RegionName>,
+}
+
+impl Trust {
+    /// Is the address a trusted proxy's?
+    pub(crate) fn trusts(&self, address: IpAddr) -> bool {
+        self.proxies.iter().any(|network| network.contains(&address))
+    }
+
+    /// The entry for a client: the longest network that contains its address.
+    pub(crate) fn network(&self, address: IpAddr) -> Option<&ClientNetwork> {
+        let all = self.networks.iter().filter(|entry| entry.network.contains(&address));
+        all.max_by_key(|entry| entry.network.prefix_len())
+    }
+}

@@ -1,0 +1,175 @@
+//! Which answers a request may get, best first: the operator's table, then the tenant's, then the host's own rule.
+
+use std::sync::Arc;
+
+use portolan_core::decide::{Call, Undecided};
+use portolan_core::ids::{PoolName, RegionName};
+use portolan_core::plan::{Action, Answer, AnswerId, Exchange, RuleId, Then};
+use portolan_core::snapshot::{Policy, Snapshot};
+use portolan_core::table::Candidates;
+use portolan_core::topology::Topology;
+use smallvec::SmallVec;
+
+use portolan_core::attribute::{Attributes as _, Value};
+
+use crate::error::Error;
+use crate::inbound::Inbound;
+
+/// A rule of a policy that had something to say.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) rule: RuleId,
+    pub(crate) sticky: Option<u64>,
+}
+
+impl Source {
+    pub(crate) fn exchange(&self) -> Option<&Exchange> {
+        self.policy.table.rule(self.rule).map(|rule| &rule.exchange)
+    }
+
+    /// The rule's name, or its number.
+    pub(crate) fn rule_name(&self) -> String {
+        let name = self.policy.table.rule(self.rule).and_then(|rule| rule.name.as_deref().map(str::to_owned));
+        name.unwrap_or_else(|| format!("#{}", self.rule.0))
+    }
+}
+
+/// One answer to try.
+#[derive(Clone, Debug)]
+pub(crate) enum Choice {
+    /// The host's own.
+    Own(RegionName, PoolName),
+    /// A policy's, with the place of its source in [`Decision::sources`].
+    Planned(usize, AnswerId),
+}
+
+/// What was decided.
+#[derive(Debug, Default)]
+pub(crate) struct Decision {
+    pub(crate) sources: SmallVec<[Source; 2]>,
+    pub(crate) choices: SmallVec<[Choice; 8]>,
+    /// Why dynamic rules were not answered by their policy.
+    pub(crate) undecided: Option<Undecided>,
+    /// Was a dynamic rule answered by its policy?
+    pub(crate) asked: bool,
+}
+
+impl Decision {
+    pub(crate) fn source(&self, choice: &Choice) -> Option<&Source> {
+        match choice {
+            Choice::Own(..) => None,
+            Choice::Planned(source, _) => self.sources.get(*source),
+        }
+    }
+
+    pub(crate) fn answer(&self, choice: &Choice) -> Option<&Answer> {
+        match choice {
+            Choice::Own(..) => None,
+            Choice::Planned(source, answer) => self.sources.get(*source)?.policy.table.answer(*answer),
+        }
+    }
+
+    /// Where a choice sends the request, if it sends it anywhere.
+    pub(crate) fn target<'a>(&'a self, choice: &'a Choice) -> Option<(&'a RegionName, &'a PoolName)> {
+        match choice {
+            Choice::Own(region, pool) => Some((region, pool)),
+            Choice::Planned(..) => match &self.answer(choice)?.action {
+                Action::Forward { region, pool } => Some((region, pool)),
+                Action::Next | Action::Redirect { .. } | Action::Respond { .. } => None,
+            },
+        }
+    }
+}
+
+/// Decides. `seed` is the request's random number and `now_ms` its wall time.
+///
+/// # Errors
+/// [`Error::NotUtf8`] when a dynamic rule declares a value that is not text.
+pub(crate) fn decide(
+    snapshot: &Snapshot,
+    request: &Inbound,
+    seed: u64,
+    now_ms: u64,
+) -> Result<Decision, Error> {
+    let mut decision = Decision::default();
+    let of_tenant = || request.tenant.as_ref().and_then(|tenant| snapshot.policies.tenants.get(tenant));
+    for policy in [snapshot.policies.operator.as_ref(), of_tenant()].into_iter().flatten() {
+        if !ask(&mut decision, policy, request, seed, now_ms)? {
+            return Ok(decision);
+        }
+    }
+    own(&mut decision, &snapshot.topology);
+    Ok(decision)
+}
+
+/// Adds one policy's choices; `true` when the request goes on to the next slot behind them.
+fn ask(
+    decision: &mut Decision,
+    policy: &Arc<Policy>,
+    request: &Inbound,
+    seed: u64,
+    now_ms: u64,
+) -> Result<bool, Error> {
+    let Some(rule_id) = policy.table.find(request) else { return Ok(true) };
+    let Some(rule) = policy.table.rule(rule_id) else { return Ok(true) };
+    let mut order = policy.table.candidates(rule_id, request, seed);
+    if let Then::Dynamic { needs, among } = &rule.then {
+        let mut values: SmallVec<[Option<&str>; 16]> = SmallVec::new();
+        for need in needs {
+            values.push(match request.value(need) {
+                Value::Absent => None,
+                Value::Opaque => return Err(Error::NotUtf8),
+                Value::Text(text) => Some(text),
+            });
+        }
+        let count = u32::try_from(among.len()).unwrap_or(u32::MAX);
+        let call = Call { rule: rule_id, now_ms, seed, values: &values, among: count };
+        match policy.decider.decide(&call) {
+            Ok(index) => {
+                decision.asked = true;
+                prefer(&mut order, among.get(index as usize).copied());
+            }
+            Err(why) => decision.undecided = Some(why),
+        }
+    }
+    let source = decision.sources.len();
+    let sticky = policy.table.sticky_hash(rule, request);
+    decision.sources.push(Source { policy: Arc::clone(policy), rule: rule_id, sticky });
+    for answer in order {
+        let next = policy.table.answer(answer).is_none_or(|answer| answer.action == Action::Next);
+        if next {
+            return Ok(true);
+        }
+        decision.choices.push(Choice::Planned(source, answer));
+    }
+    Ok(false)
+}
+
+/// Puts the chosen answer first.
+fn prefer(order: &mut Candidates, chosen: Option<AnswerId>) {
+    if let Some(chosen) = chosen
+        && let Some(place) = order.iter().position(|answer| *answer == chosen)
+    {
+        order.remove(place);
+        order.insert(0, chosen);
+    }
+}
+
+/// The host's own rule: the first pool of the local region, then the same pool elsewhere, nearest first.
+fn own(decision: &mut Decision, topology: &Topology) {
+    let local = topology.regions.get(&topology.local);
+    let Some(pool) = local.and_then(|region| region.pools.keys().next()) else { return };
+    let mut others: SmallVec<[(u32, &RegionName); 8]> = topology
+        .regions
+        .values()
+        .filter(|region| region.pools.contains_key(pool))
+        .map(|region| {
+            let declared = topology.latency_us.get(&(topology.local.clone(), region.name.clone())).copied();
+            let latency = region.cell.latency_us().or(declared).unwrap_or(u32::MAX);
+            (if region.name == topology.local { 0 } else { latency.max(1) }, &region.name)
+        })
+        .collect();
+    others.sort();
+    decision.choices.extend(others.into_iter().map(|(_, region)| Choice::Own(region.clone(), pool.clone())));
+}

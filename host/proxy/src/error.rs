@@ -1,0 +1,144 @@
+//! What can go wrong with a request, whose fault it is, and what the client is told.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
+use portolan_core::screen::Violation;
+
+use crate::body::Body;
+
+/// Where the fault lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Source {
+    Downstream,
+    Gateway,
+    Policy,
+    Upstream,
+}
+
+/// A request that got no answer from an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("the content broke off or was malformed")]
+    BodyBroken,
+    #[error("the content is larger than this gateway takes")]
+    BodyTooLarge,
+    #[error("no endpoint could be reached")]
+    Connect,
+    #[error("the request came back to this gateway")]
+    Loop,
+    #[error("no region that this tenant may use can take the request")]
+    NoAllowedRegion,
+    #[error("the policy's answer does not exist")]
+    NoAnswer,
+    #[error("no endpoint can take the request now")]
+    NoEndpoint,
+    #[error("a value that the policy asks for is not UTF-8")]
+    NotUtf8,
+    #[error("the gateway that sent this request works with another topology")]
+    Stale,
+    #[error("the request is malformed: {0}")]
+    Malformed(Violation),
+    #[error("the time for the answer is over")]
+    Timeout,
+    #[error("the request names no tenant of this platform")]
+    UnknownTenant,
+    #[error("the upstream broke off before it answered")]
+    UpstreamBroke,
+}
+
+impl Error {
+    pub(crate) const fn source(self) -> Source {
+        match self {
+            Self::BodyBroken
+            | Self::BodyTooLarge
+            | Self::Malformed(_)
+            | Self::NotUtf8
+            | Self::UnknownTenant => Source::Downstream,
+            Self::Loop | Self::Stale => Source::Gateway,
+            Self::NoAllowedRegion | Self::NoAnswer => Source::Policy,
+            Self::Connect | Self::NoEndpoint | Self::Timeout | Self::UpstreamBroke => Source::Upstream,
+        }
+    }
+
+    pub(crate) fn status(self) -> StatusCode {
+        match self {
+            Self::BodyBroken | Self::NotUtf8 => StatusCode::BAD_REQUEST,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Connect | Self::UpstreamBroke => StatusCode::BAD_GATEWAY,
+            Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::Malformed(violation) => {
+                StatusCode::from_u16(violation.status()).unwrap_or(StatusCode::BAD_REQUEST)
+            }
+            Self::NoAllowedRegion => StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS,
+            Self::NoAnswer | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Stale => StatusCode::MISDIRECTED_REQUEST,
+            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::UnknownTenant => StatusCode::NOT_FOUND,
+        }
+    }
+
+    /// A word for metrics, logs and the problem's type.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::BodyBroken => "body-broken",
+            Self::BodyTooLarge => "body-too-large",
+            Self::Connect => "connect",
+            Self::Loop => "loop",
+            Self::Malformed(_) => "malformed",
+            Self::NoAllowedRegion => "no-allowed-region",
+            Self::NoAnswer => "no-answer",
+            Self::NoEndpoint => "no-endpoint",
+            Self::NotUtf8 => "not-utf8",
+            Self::Stale => "stale",
+            Self::Timeout => "timeout",
+            Self::UnknownTenant => "unknown-tenant",
+            Self::UpstreamBroke => "upstream-broke",
+        }
+    }
+
+    /// The answer to the client (RFC 9457): what is wrong and the request's id, nothing of the inside. gRPC clients get
+    /// a status in headers alone ("trailers-only" in the gRPC protocol).
+    pub(crate) fn respond(self, request_id: &str, grpc: bool) -> Response<Body> {
+        let status = self.status();
+        if grpc {
+            let mut response = Response::new(Body::empty());
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            headers.insert("grpc-status", HeaderValue::from_static(self.grpc_code()));
+            headers.insert("grpc-message", HeaderValue::from_static(self.as_str()));
+            return response;
+        }
+        let mut response =
+            Response::new(Body::full(problem(status.as_u16(), self.as_str(), &self.to_string(), request_id)));
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+
+    /// The code for gRPC clients (gRPC, "Mapping HTTP status codes to gRPC status codes").
+    const fn grpc_code(self) -> &'static str {
+        match self {
+            Self::BodyTooLarge => "8",
+            Self::NoAllowedRegion => "7",
+            Self::Timeout => "4",
+            Self::UnknownTenant => "5",
+            Self::Connect | Self::NoEndpoint | Self::UpstreamBroke | Self::NoAnswer => "14",
+            _ => "13",
+        }
+    }
+}
+
+/// A problem's JSON (RFC 9457, section 3).
+pub(crate) fn problem(status: u16, kind: &str, title: &str, request_id: &str) -> Bytes {
+    let problem = serde_json::json!({
+        "type": format!("urn:portolan:problem:{kind}"),
+        "title": title,
+        "status": status,
+        "request-id": request_id,
+    });
+    Bytes::from(problem.to_string())
+}

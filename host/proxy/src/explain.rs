@@ -1,0 +1,173 @@
+//! Why a request would go where it would go: the pipeline's own rooms, without sending anything.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use http::{HeaderMap, Method, Request, Uri};
+use portolan_core::ids::TenantName;
+use portolan_core::plan::Action;
+use portolan_core::snapshot::Snapshot;
+use portolan_core::table::RuleVerdict;
+use portolan_foundation::clock;
+use serde::Serialize;
+
+use crate::config::Trust;
+use crate::decide::{Choice, Decision, decide};
+use crate::inbound::{Downstream, Inbound};
+use crate::resolve::{Route, resolve};
+
+/// A request to think through.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Its method.
+    pub method: Method,
+    /// Its URL, with authority.
+    pub uri: Uri,
+    /// Its header fields.
+    pub headers: HeaderMap,
+    /// From where it comes.
+    pub client: IpAddr,
+    /// The tenant to assume instead of the one that the request names.
+    pub tenant: Option<TenantName>,
+    /// The region nearest to the client, to assume instead of the known one.
+    pub near: Option<String>,
+}
+
+/// What would become of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    /// The snapshot that was asked.
+    pub generation: u64,
+    /// The region of the node that was asked.
+    pub region: String,
+    /// Whose request it is.
+    pub tenant: Option<String>,
+    /// The tenant's residency class.
+    pub residency: Option<String>,
+    /// What each policy's rules say, in the order in which policies are asked.
+    pub policies: Vec<Asked>,
+    /// Why a dynamic rule was not answered by its policy.
+    pub undecided: Option<String>,
+    /// The answers in the order in which they are tried.
+    pub candidates: Vec<Candidate>,
+    /// What the request gets, in words.
+    pub outcome: String,
+}
+
+/// One policy that was asked.
+#[derive(Clone, Debug, Serialize)]
+pub struct Asked {
+    /// Its name.
+    pub policy: String,
+    /// Its version.
+    pub digest: String,
+    /// The rule that decided.
+    pub rule: String,
+    /// All rules up to that one.
+    pub rules: Vec<RuleVerdict>,
+}
+
+/// One answer and whether it can be given.
+#[derive(Clone, Debug, Serialize)]
+pub struct Candidate {
+    /// What it does.
+    pub action: String,
+    /// The policy that gave it; none for the host's own rule.
+    pub policy: Option<String>,
+    /// How it would be reached.
+    pub via: Option<String>,
+    /// Why it cannot be given.
+    pub rejected: Option<String>,
+}
+
+impl Explanation {
+    /// Thinks a request through, against one snapshot.
+    ///
+    /// # Errors
+    /// Why the request would be refused before anything is decided.
+    pub fn of(snapshot: &Snapshot, trust: &Trust, question: Question) -> Result<Self, String> {
+        let (decision, inbound) = decide_for(snapshot, trust, question)?;
+        let policies = decision.sources.iter().map(|source| Asked {
+            policy: source.policy.name.to_string(),
+            digest: source.policy.digest.short(),
+            rule: source.rule_name(),
+            rules: source.policy.table.explain(&inbound),
+        });
+        let candidates: Vec<Candidate> =
+            decision.choices.iter().map(|choice| candidate(snapshot, &inbound, &decision, choice)).collect();
+        let first = candidates.iter().find(|candidate| candidate.rejected.is_none());
+        let outcome = match first {
+            Some(candidate) => candidate.action.clone(),
+            None if candidates.is_empty() => "503: there is nothing to answer".to_owned(),
+            None => {
+                let legal = crate::resolve::Rejection::Residency.as_str();
+                let forbidden =
+                    candidates.iter().all(|candidate| candidate.rejected.as_deref() == Some(legal));
+                let code = if forbidden {
+                    "451: no region that the tenant may use"
+                } else {
+                    "503: no target can take it"
+                };
+                code.to_owned()
+            }
+        };
+        Ok(Self {
+            generation: snapshot.generation.0,
+            region: snapshot.topology.local.to_string(),
+            tenant: inbound.tenant.as_ref().map(ToString::to_string),
+            residency: inbound.residency.as_ref().map(ToString::to_string),
+            policies: policies.collect(),
+            undecided: decision.undecided.map(|why| why.to_string()),
+            candidates,
+            outcome,
+        })
+    }
+}
+
+fn decide_for(snapshot: &Snapshot, trust: &Trust, question: Question) -> Result<(Decision, Inbound), String> {
+    let Question { method, uri, headers, client, tenant, near } = question;
+    let tls = uri.scheme_str() == Some("https");
+    let mut request =
+        Request::builder().method(method).uri(uri).body(()).map_err(|error| error.to_string())?;
+    *request.headers_mut() = headers;
+    let address = SocketAddr::new(client, 0);
+    let downstream = Rc::new(Downstream { address, tls, uris: Vec::new(), peer: None, switch: None });
+    let (mut parts, ()) = request.into_parts();
+    let mut inbound = Inbound::read(&mut parts, &downstream, trust, &snapshot.topology.local)
+        .map_err(|error| error.to_string())?;
+    if near.is_some() {
+        inbound.assume_near(near);
+    }
+    let tenants = &snapshot.topology.tenants;
+    inbound.tenant = match tenant {
+        Some(tenant) => Some(tenant),
+        None => tenants.recognise(&inbound).map_err(|error| format!("404: {error}"))?,
+    };
+    inbound.residency = tenants.of(inbound.tenant.as_ref()).and_then(|tenant| tenant.residency.clone());
+    let decision = decide(snapshot, &inbound, 0, clock::unix_ms()).map_err(|error| error.to_string())?;
+    Ok((decision, inbound))
+}
+
+fn candidate(snapshot: &Snapshot, inbound: &Inbound, decision: &Decision, choice: &Choice) -> Candidate {
+    let policy = decision.source(choice).map(|source| source.policy.name.to_string());
+    let Some((region, pool)) = decision.target(choice) else {
+        let action = match decision.answer(choice).map(|answer| &answer.action) {
+            Some(Action::Respond { status, .. }) => format!("respond {status}"),
+            Some(Action::Redirect { status, location }) => format!("redirect {status} to {location}"),
+            _ => "nothing".to_owned(),
+        };
+        return Candidate { action, policy, via: None, rejected: None };
+    };
+    let action = format!("forward to {pool} in {region}");
+    match resolve(&snapshot.topology, inbound.residency.as_ref(), region, pool, clock::now()) {
+        Err(rejection) => {
+            Candidate { action, policy, via: None, rejected: Some(rejection.as_str().to_owned()) }
+        }
+        Ok(route) => {
+            let endpoints: Vec<&str> =
+                route.pool().endpoints.iter().map(|endpoint| &*endpoint.authority).collect();
+            let way = if matches!(route, Route::Gateway(_)) { "gateways" } else { "endpoints" };
+            Candidate { action, policy, via: Some(format!("{way} {}", endpoints.join(", "))), rejected: None }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Header fields at the border: what ends here, what is added, what a policy edits.
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+};
+use portolan_core::plan::{EditKind, HeaderEdit, Message};
+use portolan_foundation::random;
+
+use crate::inbound::Inbound;
+
+/// The name that portolan goes by in `Via` (RFC 9110, section 7.6.3) and `CDN-Loop` (RFC 8586).
+pub(crate) const PSEUDONYM: &str = "portolan";
+/// Fields with this prefix mean something only between portolan and its upstreams.
+const OWN_PREFIX: &str = "portolan-";
+
+pub(crate) static CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+static HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+pub(crate) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Takes off what belongs to one connection (RFC 9110, section 7.6.1): the fields that Connection names, and those that
+/// always do. `TE: trailers` stays, because gRPC asks for it.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let lines: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
+        let names = lines.iter().filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(','));
+        for name in names.filter_map(|name| HeaderName::try_from(name.trim()).ok()) {
+            // Naming an end-to-end field here must not take it from an upstream that relies on it.
+            if name != HOST && name != CONTENT_LENGTH && name != TE {
+                headers.remove(name);
+            }
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [&KEEP_ALIVE, &PROXY_CONNECTION, &HTTP2_SETTINGS] {
+        headers.remove(name);
+    }
+    for name in [PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TRAILER, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+    if let Some(te) = headers.remove(TE) {
+        let trailers = te.to_str().is_ok_and(|te| te.split(',').any(|coding| coding.trim() == "trailers"));
+        if trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+    }
+}
+
+/// Takes off every `portolan-` field: nobody outside may speak in the gateway's name.
+pub(crate) fn strip_own(headers: &mut HeaderMap) {
+    let own: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with(OWN_PREFIX)).cloned().collect();
+    for name in own {
+        headers.remove(name);
+    }
+}
+
+/// How often the request has passed a portolan gateway, as CDN-Loop tells.
+pub(crate) fn hops(headers: &HeaderMap) -> u32 {
+    let lines = headers.get_all(&CDN_LOOP).iter().filter_map(|line| line.to_str().ok());
+    let ids = lines.flat_map(|line| line.split(',')).map(|id| id.split(';').next().unwrap_or(id).trim());
+    u32::try_from(ids.filter(|id| *id == PSEUDONYM).count()).unwrap_or(u32::MAX)
+}
+
+/// The request's id: kept from a trusted sender, made here otherwise. At most 128 visible characters.
+pub(crate) fn request_id(request: &Inbound) -> HeaderValue {
+    let given = request.headers.get(&REQUEST_ID).filter(|id| {
+        let good = id.as_bytes().iter().all(u8::is_ascii_graphic);
+        !id.is_empty() && id.len() <= 128 && good
+    });
+    given.cloned().unwrap_or_else(|| {
+        HeaderValue::try_from(format!("{:016x}{:016x}", random::u64(), random::u64()))
+            .unwrap_or_else(|_| HeaderValue::from_static("0"))
+    })
+}
+
+/// Says who the client is and which way the request came. What an untrusted sender says of that is replaced.
+pub(crate) fn add_forwarding(headers: &mut HeaderMap, request: &Inbound, id: &HeaderValue) {
+    let direct = request.downstream.address.ip().to_canonical();
+    if request.downstream.peer.is_none() {
+        if !request.trusted {
+            for name in [&X_FORWARDED_FOR, &X_FORWARDED_HOST, &X_FORWARDED_PROTO] {
+                headers.remove(name);
+            }
+            headers.remove(FORWARDED);
+        }
+        append(headers, &X_FORWARDED_FOR, &direct.to_string());
+        let scheme = if request.secure { "https" } else { "http" };
+        let node = if direct.is_ipv6() { format!("\"[{direct}]\"") } else { direct.to_string() };
+        append(headers, &FORWARDED, &format!("for={node};host=\"{}\";proto={scheme}", request.authority));
+        if !headers.contains_key(&X_FORWARDED_HOST) {
+            insert(headers, &X_FORWARDED_HOST, &request.authority);
+        }
+        headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    }
+    append(headers, &VIA, "1.1 portolan");
+    append(headers, &CDN_LOOP, PSEUDONYM);
+    headers.insert(&REQUEST_ID, id.clone());
+    if !headers.contains_key(&TRACEPARENT) {
+        // W3C Trace Context, version 00: trace id, parent id, not sampled.
+        let (high, low, parent) = (random::u64() | 1, random::u64(), random::u64() | 1);
+        insert(headers, &TRACEPARENT, &format!("00-{high:016x}{low:016x}-{parent:016x}-00"));
+    }
+}
+
+/// Adds to a list field, on its last line.
+fn append(headers: &mut HeaderMap, name: &HeaderName, more: &str) {
+    let lines: Vec<&str> = headers.get_all(name).iter().filter_map(|line| line.to_str().ok()).collect();
+    let joined = if lines.is_empty() { more.to_owned() } else { format!("{}, {more}", lines.join(", ")) };
+    insert(headers, name, &joined);
+}
+
+pub(crate) fn insert(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::try_from(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// Sets one of the fields by which the gateway speaks to its upstreams and clients.
+pub(crate) fn own(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    insert(headers, &HeaderName::from_static(name), value);
+}
+
+/// Makes a policy's edits to one message.
+pub(crate) fn edit(headers: &mut HeaderMap, edits: &[HeaderEdit], message: Message) {
+    for edit in edits.iter().filter(|edit| edit.message == message) {
+        // Names and values were checked when the plan was written.
+        let Ok(name) = HeaderName::try_from(&*edit.name) else { continue };
+        let Ok(value) = HeaderValue::try_from(&*edit.value) else { continue };
+        match edit.kind {
+            EditKind::Add => _ = headers.append(name, value),
+            EditKind::Remove => _ = headers.remove(name),
+            EditKind::Set => _ = headers.insert(name, value),
+        }
+    }
+}

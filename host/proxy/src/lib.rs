@@ -1,0 +1,34 @@
+//! The data plane: takes requests in, finds out where they belong, sends them there and the answers back.
+//!
+//! Read [`pipeline`] first: it tells the whole life of a request. This crate must not know wasmtime, files of
+//! configuration, or how snapshots come about; it reads the one that hangs in `core::snapshot::Live`.
+
+mod access;
+mod body;
+mod config;
+mod decide;
+pub mod defaults;
+mod error;
+mod explain;
+mod forward;
+mod headers;
+mod inbound;
+mod io;
+mod metrics;
+mod peer;
+mod pipeline;
+mod probe;
+mod resolve;
+mod respond;
+mod server;
+#[cfg(test)]
+mod tests;
+mod tunnel;
+mod upstream;
+
+pub use access::AccessLog;
+pub use config::{ClientNetwork, Config, Limits, Listener, ListenerKind, Trust};
+pub use explain::{Asked, Candidate, Explanation, Question};
+pub use metrics::Metrics;
+pub use probe::Prober;
+pub use server::{Handle, Proxy, StartError};

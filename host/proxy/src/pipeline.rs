@@ -1,0 +1,276 @@
+//! The life of a request, from top to bottom.
+//!
+//! validate → recognise the tenant → decide → (resolve → forward)* → respond. Each room takes what the former one made.
+//! On the peer link the decision comes with the request, and the first three rooms are passed by.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use portolan_core::ids::{PoolName, RegionName};
+use portolan_core::plan::{Action, RetryClass};
+use portolan_core::snapshot::Snapshot;
+use portolan_foundation::{clock, random};
+
+use crate::body::{Body, Patient, Upload};
+use crate::decide::{Choice, Decision, decide};
+use crate::defaults;
+use crate::error::Error;
+use crate::forward::{Answered, Attempts, Outbound};
+use crate::headers;
+use crate::inbound::{Downstream, Inbound};
+use crate::peer::{GRANT, Grant};
+use crate::resolve::{Rejection, Route, resolve};
+use crate::respond::{self, Told};
+use crate::server::Worker;
+
+/// Answers one request.
+pub(crate) async fn handle(
+    worker: Rc<Worker>,
+    downstream: Rc<Downstream>,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let begun = clock::now();
+    let snapshot = worker.snapshot();
+    if let Some(switch) = &downstream.switch {
+        switch.begin();
+    }
+    let (mut parts, incoming) = request.into_parts();
+    let inbound = Inbound::read(&mut parts, &downstream, &worker.config.trust, &snapshot.topology.local);
+    let mut inbound = match inbound {
+        Ok(inbound) => inbound,
+        Err(error) => {
+            let mut told = Told::nothing(begun, &snapshot);
+            told.error = Some(error);
+            return respond::finish(&worker, &downstream, told, error.respond("-", false));
+        }
+    };
+    let mut told = Told::of(begun, &snapshot, &inbound);
+    let answered = serve(&worker, &snapshot, &mut inbound, &mut told, parts, incoming).await;
+    let response = match answered {
+        Ok(response) => response,
+        Err(error) => {
+            told.error = Some(error);
+            error.respond(told.request_id.to_str().unwrap_or("-"), inbound.is_grpc())
+        }
+    };
+    respond::finish(&worker, &downstream, told, response)
+}
+
+async fn serve(
+    worker: &Rc<Worker>,
+    snapshot: &Arc<Snapshot>,
+    inbound: &mut Inbound,
+    told: &mut Told,
+    parts: Parts,
+    incoming: Incoming,
+) -> Result<Response<Body>, Error> {
+    if headers::hops(&inbound.headers) >= defaults::HOPS_MAX {
+        return Err(Error::Loop);
+    }
+    let granted = granted(snapshot, inbound)?;
+    let decision = match &granted {
+        Some(grant) => Decision {
+            choices: std::iter::once(Choice::Own(grant.region.clone(), grant.pool.clone())).collect(),
+            ..Decision::default()
+        },
+        None => {
+            recognise(snapshot, inbound)?;
+            decide(snapshot, inbound, random::u64(), clock::unix_ms())?
+        }
+    };
+    told.decided(worker, inbound, &decision);
+    headers::strip_own(&mut inbound.headers);
+    let body = take_body(worker, inbound, incoming).await?;
+    let mut trip = Trip {
+        worker,
+        snapshot,
+        inbound,
+        told,
+        decision: &decision,
+        grant: granted.as_ref(),
+        attempts: Attempts::new(parts, body),
+        spare: None,
+    };
+    trip.run().await
+}
+
+/// The decision that came with the request, on the peer link.
+fn granted(snapshot: &Snapshot, inbound: &mut Inbound) -> Result<Option<Grant>, Error> {
+    if inbound.downstream.peer.is_none() {
+        return Ok(None);
+    }
+    let grant = inbound.headers.get(GRANT).and_then(Grant::decode).ok_or(Error::Stale)?;
+    let topology = &snapshot.topology;
+    let known = topology.pool(&grant.region, &grant.pool).is_some();
+    if grant.region != topology.local || !known || grant.hops >= defaults::HOPS_MAX {
+        return Err(Error::Stale);
+    }
+    inbound.tenant = grant.tenant.clone();
+    inbound.residency =
+        topology.tenants.of(grant.tenant.as_ref()).and_then(|tenant| tenant.residency.clone());
+    Ok(Some(grant))
+}
+
+fn recognise(snapshot: &Snapshot, inbound: &mut Inbound) -> Result<(), Error> {
+    let tenants = &snapshot.topology.tenants;
+    inbound.tenant = tenants.recognise(inbound).map_err(|_| Error::UnknownTenant)?;
+    inbound.residency = tenants.of(inbound.tenant.as_ref()).and_then(|tenant| tenant.residency.clone());
+    Ok(())
+}
+
+/// The request's content: kept whole when it is small, so that it can be sent again; streamed otherwise.
+async fn take_body(worker: &Worker, inbound: &Inbound, incoming: Incoming) -> Result<Upload, Error> {
+    let limits = &worker.config.limits;
+    let max = limits.body_bytes_max.unwrap_or(u64::MAX);
+    if incoming.is_end_stream() {
+        return Ok(Upload::Empty);
+    }
+    let declared = incoming.size_hint().exact();
+    if declared.is_some_and(|bytes| bytes > max) {
+        return Err(Error::BodyTooLarge);
+    }
+    let body = Patient::new(incoming, limits.body_idle_timeout);
+    let small = declared.is_some_and(|bytes| bytes <= defaults::REPLAY_BYTES_MAX);
+    let stream = Upload::Stream { body, left: max };
+    if small && portolan_core::retry::is_idempotent(inbound.method.as_str()) {
+        let whole = stream.collect().await.map_err(|_| Error::BodyBroken)?;
+        return Ok(Upload::Full(Some(whole.to_bytes())));
+    }
+    Ok(stream)
+}
+
+/// One request on its way through its choices.
+struct Trip<'a> {
+    worker: &'a Rc<Worker>,
+    snapshot: &'a Arc<Snapshot>,
+    inbound: &'a Inbound,
+    told: &'a mut Told,
+    decision: &'a Decision,
+    grant: Option<&'a Grant>,
+    attempts: Attempts,
+    /// The last upstream's own answer of failure, which the client gets where nobody has a better one.
+    spare: Option<Box<Response<Body>>>,
+}
+
+impl Trip<'_> {
+    async fn run(&mut self) -> Result<Response<Body>, Error> {
+        let (mut last, mut forbidden, mut tried) = (Error::NoEndpoint, 0, 0);
+        if self.decision.choices.is_empty() {
+            return Err(Error::NoAnswer);
+        }
+        for choice in &self.decision.choices {
+            tried += 1;
+            let Some((region, pool)) = self.decision.target(choice) else {
+                return self.answer(choice);
+            };
+            let now = clock::now();
+            match resolve(&self.snapshot.topology, self.inbound.residency.as_ref(), region, pool, now) {
+                Err(Rejection::Residency) => forbidden += 1,
+                Err(_) => {}
+                Ok(route) => match self.attempt(choice, region, pool, &route).await {
+                    Ok(response) => return Ok(response),
+                    Err(Halt::Final(error)) => return Err(error),
+                    Err(Halt::Next(error)) => last = error,
+                },
+            }
+        }
+        match self.spare.take() {
+            Some(response) => Ok(*response),
+            None if forbidden == tried => Err(Error::NoAllowedRegion),
+            None => Err(last),
+        }
+    }
+
+    /// An answer that needs no upstream.
+    fn answer(&self, choice: &Choice) -> Result<Response<Body>, Error> {
+        let answer = self.decision.answer(choice).ok_or(Error::NoAnswer)?;
+        let mut response = match &answer.action {
+            Action::Respond { status, content_type, body } => respond::direct(*status, content_type, body),
+            Action::Redirect { status, location } => respond::redirect(*status, location, self.inbound),
+            Action::Forward { .. } | Action::Next => return Err(Error::NoAnswer),
+        };
+        headers::edit(response.headers_mut(), &answer.edits, portolan_core::plan::Message::Response);
+        Ok(response)
+    }
+
+    /// Tries one target until it answers, fails for good, or the next one should be tried.
+    async fn attempt(
+        &mut self,
+        choice: &Choice,
+        region: &RegionName,
+        pool: &PoolName,
+        route: &Route,
+    ) -> Result<Response<Body>, Halt> {
+        let source = self.decision.source(choice);
+        let exchange = source.and_then(crate::decide::Source::exchange);
+        let retry = exchange.map_or_else(RetryClass::default, |exchange| exchange.retry);
+        let limit = exchange.and_then(|exchange| exchange.timeout).unwrap_or(route.pool().response_timeout);
+        let limit = self.grant.map_or(limit, |grant| grant.deadline.min(limit));
+        let sticky =
+            source.and_then(|source| source.sticky).or_else(|| self.grant.and_then(|grant| grant.sticky));
+        let mut tried = smallvec::SmallVec::<[usize; 4]>::new();
+        loop {
+            let left = self.time_left(limit)?;
+            let now = clock::now();
+            let Some(endpoint) = crate::forward::choose(route.pool(), &tried, sticky, now) else {
+                return Err(Halt::Next(Error::NoEndpoint));
+            };
+            let Some((place, endpoint, attempt)) = endpoint else {
+                // The breaker's probe was taken by another thread a moment ago.
+                return Err(Halt::Next(Error::NoEndpoint));
+            };
+            tried.push(place);
+            let request_id = self.told.request_id.clone();
+            let outbound = Outbound {
+                answer: self.decision.answer(choice),
+                attempt: self.attempts.count + self.grant.map_or(1, |grant| grant.attempt),
+                endpoint: &endpoint,
+                generation: self.snapshot.generation.0,
+                inbound: self.inbound,
+                left,
+                pool,
+                region,
+                request_id: &request_id,
+                route,
+                sticky,
+            };
+            self.told.went(region, pool, &endpoint.authority, outbound.attempt);
+            let sent = self.attempts.send(self.worker, &outbound, attempt).await;
+            match sent {
+                Answered::Good(response) => return Ok(*response),
+                Answered::Bad { response, error, unseen } => {
+                    let again = self.attempts.may_repeat(self.worker, retry, self.inbound, unseen);
+                    match (again, response) {
+                        (true, spare) => self.spare = spare,
+                        (false, Some(response)) => return Ok(*response),
+                        (false, None) => return Err(Halt::Final(error)),
+                    }
+                    let left_here = route.pool().endpoints.len() > tried.len();
+                    if !left_here {
+                        return Err(Halt::Next(error));
+                    }
+                }
+            }
+        }
+    }
+
+    fn time_left(&self, limit: Duration) -> Result<Duration, Halt> {
+        let left = limit.saturating_sub(clock::now().since(self.told.begun));
+        if left.is_zero() { Err(Halt::Final(Error::Timeout)) } else { Ok(left) }
+    }
+}
+
+/// Why a target gave no answer, and what follows.
+enum Halt {
+    Final(Error),
+    Next(Error),
+}
+
+/// The status that tells the sender of a grant to try elsewhere.
+pub(crate) const STALE: StatusCode = StatusCode::MISDIRECTED_REQUEST;

@@ -1,0 +1,181 @@
+//! The end of a request: answers made here, fields of the gateway's own, and the books.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue, LOCATION};
+use http::{Response, StatusCode};
+use portolan_core::ids::{PoolName, RegionName};
+use portolan_core::plan::fill_location;
+use portolan_core::snapshot::Snapshot;
+use portolan_core::time::Moment;
+use portolan_foundation::clock;
+
+use crate::access::Line;
+use crate::body::Body;
+use crate::decide::Decision;
+use crate::error::{Error, Source};
+use crate::headers;
+use crate::inbound::{Downstream, Inbound};
+use crate::metrics::Ticket;
+use crate::peer::REFUSED;
+use crate::server::Worker;
+
+/// What is told of a request: to its client, to the log.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) begun: Moment,
+    pub(crate) request_id: HeaderValue,
+    pub(crate) error: Option<Error>,
+    generation: u64,
+    policy: Option<Arc<str>>,
+    region: Option<RegionName>,
+    attempts: u32,
+    line: Option<Box<Line>>,
+}
+
+impl Told {
+    /// Of a request that could not be read.
+    pub(crate) fn nothing(begun: Moment, snapshot: &Snapshot) -> Self {
+        Self {
+            begun,
+            request_id: HeaderValue::from_static("-"),
+            error: None,
+            generation: snapshot.generation.0,
+            policy: None,
+            region: None,
+            attempts: 0,
+            line: None,
+        }
+    }
+
+    pub(crate) fn of(begun: Moment, snapshot: &Snapshot, inbound: &Inbound) -> Self {
+        Self { request_id: headers::request_id(inbound), ..Self::nothing(begun, snapshot) }
+    }
+
+    /// Writes down what was decided.
+    pub(crate) fn decided(&mut self, worker: &Worker, inbound: &Inbound, decision: &Decision) {
+        if decision.asked {
+            worker.shard.decided.add(1);
+        }
+        decision.undecided.into_iter().for_each(|why| worker.shard.undecided(why));
+        let source = decision.sources.first();
+        self.policy = source.map(|source| source.policy.name.as_str().into());
+        if worker.log.is_some() {
+            self.line = Some(Box::new(Line {
+                at_ms: clock::unix_ms(),
+                request_id: self.request_id.to_str().unwrap_or_default().to_owned(),
+                client: inbound.client.to_string(),
+                method: inbound.method.to_string(),
+                host: inbound.host.to_string(),
+                path: inbound.path.to_string(),
+                tenant: inbound.tenant.as_ref().map(ToString::to_string),
+                generation: self.generation,
+                policy: source
+                    .map(|source| format!("{}@{}", source.policy.name, source.policy.digest.short())),
+                rule: source.map(crate::decide::Source::rule_name),
+                ..Line::default()
+            }));
+        }
+    }
+
+    /// Writes down where an attempt went.
+    pub(crate) fn went(&mut self, region: &RegionName, pool: &PoolName, endpoint: &str, attempt: u32) {
+        self.region = Some(region.clone());
+        self.attempts = attempt;
+        if let Some(line) = &mut self.line {
+            line.region = Some(region.to_string());
+            line.pool = Some(pool.to_string());
+            line.endpoint = Some(endpoint.to_owned());
+            line.attempts = attempt;
+        }
+    }
+}
+
+/// A direct answer of a policy.
+pub(crate) fn direct(status: u16, content_type: &str, body: &str) -> Response<Body> {
+    let mut response = Response::new(Body::full(Bytes::copy_from_slice(body.as_bytes())));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+    if !content_type.is_empty() {
+        headers::insert(response.headers_mut(), &CONTENT_TYPE, content_type);
+    }
+    response
+}
+
+/// A redirect of a policy.
+pub(crate) fn redirect(status: u16, location: &str, inbound: &Inbound) -> Response<Body> {
+    let query = inbound.query.as_deref().map(|query| format!("?{query}")).unwrap_or_default();
+    let location = fill_location(location, &inbound.authority, &inbound.path, &query);
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::FOUND);
+    headers::insert(response.headers_mut(), &LOCATION, &location);
+    response
+}
+
+/// Adds the gateway's own fields and opens the books that the last byte closes.
+pub(crate) fn finish(
+    worker: &Rc<Worker>,
+    downstream: &Downstream,
+    told: Told,
+    mut response: Response<Body>,
+) -> Response<Body> {
+    let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if let Some(switch) = &downstream.switch
+        && !upgraded
+    {
+        switch.decline();
+    }
+    let fields = response.headers_mut();
+    if downstream.peer.is_some() {
+        // The origin tells the client; it needs to know which attempt succeeded, and why a grant was refused.
+        if told.attempts > 1 {
+            headers::own(fields, "portolan-attempts", &told.attempts.to_string());
+        }
+        if let Some(error) = told.error.filter(|error| error.source() == Source::Gateway) {
+            headers::own(fields, REFUSED, error.as_str());
+        }
+    } else {
+        tell_client(worker, &told, fields);
+    }
+    if let Some(error) = told.error {
+        tracing::debug!(error = error.as_str(), source = ?error.source(), request_id = ?told.request_id, "request not served");
+    }
+    let line = told.line.map(|mut line| {
+        line.error = told.error.map(Error::as_str);
+        line
+    });
+    let ticket = Ticket {
+        shard: Arc::clone(&worker.shard),
+        begun: told.begun,
+        status: response.status(),
+        sent_bytes: 0,
+        broken: None,
+        line: worker.log.clone().zip(line),
+        switch: downstream.switch.clone(),
+    };
+    response.map(|body| body.with_ticket(ticket))
+}
+
+fn tell_client(worker: &Worker, told: &Told, fields: &mut http::HeaderMap) {
+    let attempts = fields
+        .get("portolan-attempts")
+        .and_then(|value| value.to_str().ok()?.parse().ok())
+        .unwrap_or(0)
+        .max(told.attempts);
+    headers::strip_own(fields);
+    if !fields.contains_key(&headers::REQUEST_ID) {
+        fields.insert(&headers::REQUEST_ID, told.request_id.clone());
+    }
+    if attempts > 1 {
+        headers::own(fields, "portolan-attempts", &attempts.to_string());
+    }
+    if worker.config.expose_decision {
+        headers::own(fields, "portolan-generation", &told.generation.to_string());
+        let policy = told.policy.as_deref().unwrap_or("-");
+        headers::own(fields, "portolan-policy", policy);
+        if let Some(region) = &told.region {
+            headers::own(fields, "portolan-region", region.as_str());
+        }
+    }
+}

@@ -23,18 +23,23 @@ pub struct Limits {
     pub text_bytes_max: u32,
 }
 
+impl Limits {
+    /// What a policy may use unless the operator says otherwise.
+    pub const STANDARD: Self = Self {
+        answers_max: 4_096,
+        calls_max: 65_536,
+        conditions_max: 16,
+        edits_max: 64,
+        memo_bytes_max: 64 * 1024,
+        needs_max: 32,
+        rules_max: 16_384,
+        shares_max: 64,
+        text_bytes_max: 8 * 1024 * 1024,
+    };
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            answers_max: 4_096,
-            calls_max: 65_536,
-            conditions_max: 16,
-            edits_max: 64,
-            memo_bytes_max: 64 * 1024,
-            needs_max: 32,
-            rules_max: 16_384,
-            shares_max: 64,
-            text_bytes_max: 8 * 1024 * 1024,
-        }
+        Self::STANDARD
     }
 }

@@ -1,0 +1,580 @@
+//! The decide tier: answers dynamic rules on the request path, with warm instances per data thread or fresh ones.
+//!
+//! Nothing here waits for more than the guest itself: shares of time, breaker and pool say no at once. An instance
+//! that failed is dropped, and none is made anew within the request that it failed.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::time::Instant;
+
+use portolan_core::breaker::{Admission, Breaker};
+use portolan_core::decide::{Call, Decide, Undecided};
+use portolan_foundation::{clock, random};
+use serde::Serialize;
+use wasmtime::Store;
+
+use crate::bindings::exports::portolan::policy::decider::Guest;
+use crate::bucket::Bucket;
+use crate::config::Limits;
+use crate::defaults::SHARE_WINDOW;
+use crate::engine::{Engine, Inner};
+use crate::error::{Refused, Stage, printable};
+use crate::guest::{self, Allowance, Failure, State};
+use crate::ledger::{Lease, Ledger, Place, Seated, Vacated};
+use crate::log::Log;
+use crate::stats::Counter;
+use crate::version::Version;
+
+/// What a warm instance takes beside its memory: store, tables, descriptions. About, for the ledger.
+const INSTANCE_OVERHEAD_BYTES: usize = 16 * 1024;
+/// Tenants stop when this part of the guests' share of a thread is left, in thousandths: it is the operator's.
+const THREAD_RESERVE_PERMILLE: u32 = 250;
+
+/// For whom a decider works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tier {
+    /// The operator's own policy: warm instances, its own reserve of them.
+    Operator,
+    /// A tenant's policy.
+    Tenant {
+        /// May it decide although its component is large?
+        granted: bool,
+    },
+}
+
+/// What a decider is started with.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// The slot's configuration.
+    pub config: &'a str,
+    /// Where the guest writes.
+    pub log: &'a Arc<Log>,
+    /// What `plan` left.
+    pub memo: &'a [u8],
+    /// For whom.
+    pub tier: Tier,
+}
+
+/// A version with one configuration and memo, answering dynamic rules.
+pub struct Decider {
+    allowance: Allowance,
+    breaker: Breaker,
+    config: Box<str>,
+    counts: Counts,
+    engine: Arc<Inner>,
+    impure: AtomicBool,
+    last_failure: Mutex<Option<String>>,
+    ledger: Arc<Ledger>,
+    limits: Limits,
+    log: Arc<Log>,
+    memo: Box<[u8]>,
+    seats: Box<[Arc<Seat>]>,
+    start_allowance: Allowance,
+    tier: Tier,
+    version: Arc<Version>,
+    /// Does every call get a fresh instance?
+    fresh: bool,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    broken: Counter,
+    busy: Counter,
+    out_of_range: Counter,
+    overruns: Counter,
+    purity_checks: Counter,
+    traps: Counter,
+}
+
+/// The place of one data thread.
+struct Seat {
+    calls: AtomicU64,
+    fuel: AtomicU64,
+    guest_ns: AtomicU64,
+    held: Mutex<Held>,
+    place: Place,
+}
+
+struct Held {
+    /// A tenant's own share of the thread.
+    share: Option<Bucket>,
+    until_check: u32,
+    warm: Option<Box<Warm>>,
+}
+
+struct Warm {
+    calls_left: u32,
+    guest: Guest,
+    lease: Lease,
+    store: Store<State>,
+}
+
+/// The state of a decider at one moment. Numbers without another unit count since it was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeciderStats {
+    /// Is the breaker open, or trying?
+    pub breaker_open: bool,
+    /// Questions that the breaker answered.
+    pub broken: u64,
+    /// Questions that found no time or no instance.
+    pub busy: u64,
+    /// Questions that the guest was asked.
+    pub calls: u64,
+    /// Does every call get a fresh instance?
+    pub fresh: bool,
+    /// Units of fuel.
+    pub fuel: u64,
+    /// Time in the guest, in microseconds.
+    pub guest_us: u64,
+    /// Was it found to answer differently when asked again?
+    pub impure: bool,
+    /// What the last failed call reported.
+    pub last_failure: Option<String>,
+    /// Answers that their rule does not have.
+    pub out_of_range: u64,
+    /// Calls that ran past their fuel or deadline.
+    pub overruns: u64,
+    /// Calls that were repeated to see whether the policy is pure.
+    pub purity_checks: u64,
+    /// Calls that trapped.
+    pub traps: u64,
+    /// Warm instances now.
+    pub warm_instances: u64,
+}
+
+impl Engine {
+    /// Makes what answers a version's dynamic rules, after one `start` on trial.
+    ///
+    /// # Errors
+    /// [`Refused`] when the version has no decider, its `start` fails or says no, or it is too large for a tenant
+    /// without a grant.
+    pub fn decider(&self, version: &Arc<Version>, start: Start<'_>) -> Result<Arc<Decider>, Refused> {
+        self.try_decider(version, start).map_err(|refused| self.count(refused))
+    }
+
+    fn try_decider(&self, version: &Arc<Version>, start: Start<'_>) -> Result<Arc<Decider>, Refused> {
+        let inner = self.inner();
+        let limits = self.config().limits.clone();
+        check_grant(version, start.tier, &limits)?;
+        let (tenant, ledger) = match start.tier {
+            Tier::Operator => (false, &inner.warm_operator),
+            Tier::Tenant { .. } => (true, &inner.warm_tenant),
+        };
+        let now = Instant::now();
+        let seat = || {
+            let share = tenant.then(|| Bucket::share(limits.tenant_share_percent, SHARE_WINDOW, now));
+            let held = Held { share, until_check: draw_check(limits.purity_check_every.get()), warm: None };
+            Arc::new(Seat {
+                calls: AtomicU64::new(0),
+                fuel: AtomicU64::new(0),
+                guest_ns: AtomicU64::new(0),
+                held: Mutex::new(held),
+                place: ledger.place(),
+            })
+        };
+        let decider = Decider {
+            allowance: Allowance::new(limits.decide_fuel, limits.decide_deadline),
+            breaker: Breaker::default(),
+            config: start.config.into(),
+            counts: Counts::default(),
+            engine: Arc::clone(inner),
+            fresh: tenant && version.about().memory_bytes <= limits.resident_bytes,
+            impure: AtomicBool::new(false),
+            last_failure: Mutex::new(None),
+            ledger: Arc::clone(ledger),
+            log: Arc::clone(start.log),
+            memo: start.memo.into(),
+            seats: (0..self.config().data_threads.get()).map(|_| seat()).collect(),
+            start_allowance: Allowance::new(limits.start_fuel, limits.start_deadline),
+            tier: start.tier,
+            version: Arc::clone(version),
+            limits,
+        };
+        decider.instance().map(drop).map_err(|failure| not_started(&failure))?;
+        Ok(Arc::new(decider))
+    }
+}
+
+fn check_grant(version: &Version, tier: Tier, limits: &Limits) -> Result<(), Refused> {
+    let (size, max) = (version.about().size_bytes, limits.tenant_decider_bytes_max);
+    if tier == (Tier::Tenant { granted: false }) && size > max {
+        return Err(Refused::new(
+            Stage::Check,
+            format!(
+                "the plan has dynamic rules, and the component has {size} bytes; {max} are allowed for those"
+            ),
+            "use `split` rules, write the policy in C, Rust or Zig, or have the operator grant it dynamic rules",
+        ));
+    }
+    Ok(())
+}
+
+fn not_started(failure: &Failure) -> Refused {
+    let reason = format!("`start` failed: {}", failure.text());
+    match failure {
+        Failure::Full(_) => {
+            Refused::passing(Stage::Start, reason, "wait until policies end, or give the pool more slots")
+        }
+        Failure::Overrun(_) => Refused::passing(
+            Stage::Start,
+            reason,
+            "do less in `start`: move work to `plan` and leave the result in the memo",
+        ),
+        Failure::Trapped(_) => Refused::passing(
+            Stage::Start,
+            reason,
+            "run `portolan plugin check` on the component to see it fail at your desk",
+        ),
+    }
+}
+
+/// A number around `every`, drawn so that no guest can count its way around the checks.
+fn draw_check(every: u32) -> u32 {
+    draw((1, every.saturating_mul(2).saturating_sub(1)))
+}
+
+fn draw((least, most): (u32, u32)) -> u32 {
+    let span = u64::from(most.saturating_sub(least)) + 1;
+    least.saturating_add(u32::try_from(random::u64() % span).unwrap_or(0))
+}
+
+impl Decide for Decider {
+    fn decide(&self, call: &Call<'_>) -> Result<u32, Undecided> {
+        let began = Instant::now();
+        let now = clock::at(began);
+        if !thread_has_time(&self.limits, self.tier, began) {
+            return Err(self.busy());
+        }
+        let probe = match self.breaker.admit(now) {
+            Admission::Closed => false,
+            Admission::Probe => true,
+            Admission::Refused => {
+                self.counts.broken.add(1);
+                return Err(Undecided::Broken);
+            }
+        };
+        let Some(seat) = self.seats.get(thread_number() % self.seats.len().max(1)) else {
+            unreachable!("there is a seat for at least one thread")
+        };
+        let mut held = seat.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.share.as_mut().is_some_and(|share| !share.has_some(began)) {
+            drop(held);
+            self.breaker.abandon(probe);
+            return Err(self.busy());
+        }
+        seat.place.touch(now.0);
+        let answer = self.ask(seat, &mut held, call);
+        let spent = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        if let Some(share) = &mut held.share {
+            share.spend(spent);
+        }
+        drop(held);
+        thread_spend(spent);
+        // Each seat has one writer at a time, its thread; a plain addition would do if atomics had one.
+        seat.calls.fetch_add(1, Ordering::Relaxed);
+        seat.guest_ns.fetch_add(spent, Ordering::Relaxed);
+        match answer {
+            Ok(index) if index < call.among => {
+                if probe {
+                    self.breaker.succeed(true);
+                }
+                Ok(index)
+            }
+            Ok(index) => Err(self.out_of_range(index, call, probe)),
+            Err(failure) => Err(self.failed(&failure, probe)),
+        }
+    }
+}
+
+impl Decider {
+    /// The counters now.
+    #[must_use]
+    pub fn stats(&self) -> DeciderStats {
+        let sum = |of: fn(&Seat) -> &AtomicU64| {
+            self.seats.iter().map(|seat| of(seat).load(Ordering::Relaxed)).sum::<u64>()
+        };
+        let warm = |seat: &&Arc<Seat>| match seat.held.try_lock() {
+            Ok(held) => held.warm.is_some(),
+            // Whoever holds it is using an instance.
+            Err(_) => true,
+        };
+        DeciderStats {
+            breaker_open: self.breaker.is_open(),
+            broken: self.counts.broken.read(),
+            busy: self.counts.busy.read(),
+            calls: sum(|seat| &seat.calls),
+            fresh: self.is_fresh(),
+            fuel: sum(|seat| &seat.fuel),
+            guest_us: sum(|seat| &seat.guest_ns) / 1_000,
+            impure: self.impure.load(Ordering::Relaxed),
+            last_failure: self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            out_of_range: self.counts.out_of_range.read(),
+            overruns: self.counts.overruns.read(),
+            purity_checks: self.counts.purity_checks.read(),
+            traps: self.counts.traps.read(),
+            warm_instances: self.seats.iter().filter(warm).count() as u64,
+        }
+    }
+
+    /// What `plan` left for it.
+    pub(crate) fn memo(&self) -> &[u8] {
+        &self.memo
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.fresh || self.impure.load(Ordering::Relaxed)
+    }
+
+    fn ask(&self, seat: &Arc<Seat>, held: &mut Held, call: &Call<'_>) -> Result<u32, Failure> {
+        if self.is_fresh() {
+            let (mut store, guest) = self.instance()?;
+            return self.call(&mut store, &guest, call, Some(seat));
+        }
+        let mut warm = match held.warm.take() {
+            Some(warm) => warm,
+            None => self.warm_up(seat)?,
+        };
+        // On failure the instance goes with this function's end.
+        let mut index = self.call(&mut warm.store, &warm.guest, call, Some(seat))?;
+        warm.lease.resize(warm.store.data().limiter.memory_bytes() + INSTANCE_OVERHEAD_BYTES);
+        held.until_check = held.until_check.saturating_sub(1);
+        if held.until_check == 0 {
+            held.until_check = draw_check(self.limits.purity_check_every.get());
+            // A run of good calls closes the count of failures, here and not on each call.
+            self.breaker.succeed(false);
+            index = self.check_purity(call, index);
+        }
+        warm.calls_left = warm.calls_left.saturating_sub(1);
+        if warm.calls_left > 0 && !self.impure.load(Ordering::Relaxed) {
+            held.warm = Some(warm);
+        }
+        Ok(index)
+    }
+
+    fn call(
+        &self,
+        store: &mut Store<State>,
+        guest: &Guest,
+        call: &Call<'_>,
+        seat: Option<&Seat>,
+    ) -> Result<u32, Failure> {
+        guest::arm(store, self.allowance)?;
+        let answer = guest.call_decide(&mut *store, call.rule.0, call.now_ms, call.seed, call.values);
+        if let Some(seat) = seat {
+            let left = store.get_fuel().unwrap_or(0);
+            seat.fuel.fetch_add(self.allowance.fuel.saturating_sub(left), Ordering::Relaxed);
+        }
+        answer.map_err(|error| guest::failure(&error, Some(store)))
+    }
+
+    /// Asks a fresh instance the same. Its answer is the one that counts.
+    fn check_purity(&self, call: &Call<'_>, index: u32) -> u32 {
+        self.counts.purity_checks.add(1);
+        self.engine.counters.purity_checks.add(1);
+        let again = self.instance().and_then(|(mut store, guest)| self.call(&mut store, &guest, call, None));
+        match again {
+            Ok(again) if again == index => index,
+            // A fresh instance has more to do, and may find no place: that says nothing about purity.
+            Err(Failure::Overrun(_) | Failure::Full(_)) => index,
+            Ok(again) => {
+                self.mark_impure(&format!("answer {index}, and {again} on a fresh instance"));
+                again
+            }
+            Err(Failure::Trapped(text)) => {
+                self.mark_impure(&format!("answer {index}, and on a fresh instance: {text}"));
+                index
+            }
+        }
+    }
+
+    fn mark_impure(&self, how: &str) {
+        if self.impure.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.engine.counters.impure.add(1);
+        self.remember(format!("not a pure function: {how}"));
+        let (policy, version) = (self.log.policy(), self.version.digest().short());
+        match self.tier {
+            Tier::Operator => {
+                tracing::warn!(%policy, version, "policy is not a pure function: {how}; each call gets a fresh instance")
+            }
+            Tier::Tenant { .. } => {
+                tracing::info!(%policy, version, "policy is not a pure function: {how}; each call gets a fresh instance")
+            }
+        }
+    }
+
+    /// A new instance, started.
+    fn instance(&self) -> Result<(Store<State>, Guest), Failure> {
+        match self.try_instance() {
+            Err(Failure::Full(_)) if self.engine.warm_tenant.make_room() || self.ledger.make_room() => {
+                self.try_instance()
+            }
+            other => other,
+        }
+    }
+
+    fn try_instance(&self) -> Result<(Store<State>, Guest), Failure> {
+        let Some(indices) = self.version.decider() else {
+            return Err(Failure::Trapped("the component exports no decider".to_owned()));
+        };
+        let engine = &*self.engine;
+        let memory = self.limits.decide_memory_bytes_max;
+        let mut store = guest::store(&engine.machine, &self.limits, memory, &self.log, &engine.counters);
+        guest::arm(&mut store, self.start_allowance)?;
+        let loaded = self
+            .version
+            .pre()
+            .instantiate(&mut store)
+            .and_then(|instance| indices.load(&mut store, &instance))
+            .and_then(|guest| {
+                let started = guest.call_start(&mut store, &self.config, &self.memo)?;
+                Ok((guest, started))
+            });
+        match loaded {
+            Ok((guest, Ok(()))) => Ok((store, guest)),
+            Ok((_, Err(text))) => Err(Failure::Trapped(format!("it said no: {}", printable(&text, 512)))),
+            Err(error) => Err(guest::failure(&error, Some(&store))),
+        }
+    }
+
+    fn warm_up(&self, seat: &Arc<Seat>) -> Result<Box<Warm>, Failure> {
+        let (store, guest) = self.instance()?;
+        let calls = match self.tier {
+            Tier::Operator => self.limits.recycle_operator_calls,
+            Tier::Tenant { .. } => self.limits.recycle_tenant_calls,
+        };
+        let bytes = store.data().limiter.memory_bytes() + INSTANCE_OVERHEAD_BYTES;
+        let seated: Arc<dyn Seated> = Arc::<Seat>::clone(seat);
+        let lease = self.ledger.enter(&seated, bytes);
+        Ok(Box::new(Warm { calls_left: draw(calls).max(1), guest, lease, store }))
+    }
+
+    fn busy(&self) -> Undecided {
+        self.counts.busy.add(1);
+        self.engine.counters.busy.add(1);
+        Undecided::Busy
+    }
+
+    fn out_of_range(&self, index: u32, call: &Call<'_>, probe: bool) -> Undecided {
+        self.counts.out_of_range.add(1);
+        self.engine.counters.out_of_range.add(1);
+        let (rule, among) = (call.rule.0, call.among);
+        self.fail(probe, &format!("`decide` answered {index} to rule {rule}, which has {among} answers"));
+        Undecided::OutOfRange
+    }
+
+    fn failed(&self, failure: &Failure, probe: bool) -> Undecided {
+        let counters = &self.engine.counters;
+        match failure {
+            Failure::Full(_) => {
+                self.breaker.abandon(probe);
+                return self.busy();
+            }
+            Failure::Overrun(_) => {
+                self.counts.overruns.add(1);
+                counters.overruns.add(1);
+            }
+            Failure::Trapped(_) => {
+                self.counts.traps.add(1);
+                counters.traps.add(1);
+            }
+        }
+        self.fail(probe, failure.text());
+        match failure {
+            Failure::Overrun(_) => Undecided::Overrun,
+            _ => Undecided::Trapped,
+        }
+    }
+
+    fn fail(&self, probe: bool, how: &str) {
+        self.remember(how.to_owned());
+        if self.breaker.fail(probe, &self.limits.breaker, clock::now()) {
+            let policy = self.log.policy();
+            tracing::info!(%policy, "policy's breaker opens; its rules' first possible answers serve: {how}");
+        }
+    }
+
+    fn remember(&self, how: String) {
+        *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
+    }
+}
+
+impl fmt::Debug for Decider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decider")
+            .field("policy", self.log.policy())
+            .field("version", &self.version.digest())
+            .field("tier", &self.tier)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Decider {
+    fn drop(&mut self) {
+        for seat in &self.seats {
+            self.ledger.leave(&seat.place);
+        }
+    }
+}
+
+impl Seated for Seat {
+    fn place(&self) -> &Place {
+        &self.place
+    }
+
+    fn vacate(&self) -> Vacated {
+        let mut held = match self.held.try_lock() {
+            Ok(held) => held,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Vacated::InUse,
+        };
+        match held.warm.take() {
+            Some(warm) => Vacated::Instance(warm),
+            None => Vacated::Empty,
+        }
+    }
+}
+
+/// The small numbers of threads that ask: the first to ask is 0.
+fn thread_number() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static NUMBER: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+    NUMBER.with(|number| {
+        number.get().unwrap_or_else(|| {
+            let own = NEXT.fetch_add(1, Ordering::Relaxed);
+            number.set(Some(own));
+            own
+        })
+    })
+}
+
+thread_local! {
+    /// The guests' share of this thread, with the percentage it was made for.
+    static SHARE: RefCell<Option<(u32, Bucket)>> = const { RefCell::new(None) };
+}
+
+/// May a guest of this tier run on this thread now?
+fn thread_has_time(limits: &Limits, tier: Tier, now: Instant) -> bool {
+    let percent = limits.guest_share_percent;
+    SHARE.with_borrow_mut(|share| {
+        let bucket = match share {
+            Some((made_for, bucket)) if *made_for == percent => bucket,
+            other => &mut other.insert((percent, Bucket::share(percent, SHARE_WINDOW, now))).1,
+        };
+        bucket.has_some(now) && (tier == Tier::Operator || bucket.left_permille() > THREAD_RESERVE_PERMILLE)
+    })
+}
+
+fn thread_spend(nanoseconds: u64) {
+    SHARE.with_borrow_mut(|share| {
+        if let Some((_, bucket)) = share {
+            bucket.spend(nanoseconds);
+        }
+    });
+}

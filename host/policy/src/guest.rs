@@ -1,0 +1,334 @@
+//! What a guest meets: its store, the host's functions, and the limits on both. Host functions are short and never
+//! wait, because no deadline can interrupt them.
+
+use std::sync::Arc;
+
+use portolan_core::facts::{Fact, FactValue};
+use portolan_core::ids::NAME_BYTES_MAX;
+use portolan_core::plan::{AnswerId, ConditionText, Draft, Refusal};
+use wasmtime::component::{HasSelf, Linker};
+use wasmtime::{PoolConcurrencyLimitError, Store, Trap};
+
+use crate::bindings::Routing;
+use crate::bindings::portolan::policy as wit;
+use crate::config::Limits;
+use crate::defaults::{HOSTCALL_BYTES_MAX, TICK};
+use crate::error::{Error, printable};
+use crate::limiter::Limiter;
+use crate::log::Log;
+use crate::stats::{Counters, Live};
+
+/// What a store carries.
+pub(crate) struct State {
+    draft: Option<Box<Draft>>,
+    pub(crate) limiter: Limiter,
+    lines_left: u32,
+    lines_per_call: u32,
+    log: Arc<Log>,
+    live: Live,
+}
+
+/// What a call may use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Allowance {
+    pub(crate) fuel: u64,
+    pub(crate) ticks: u64,
+}
+
+impl Allowance {
+    pub(crate) fn new(fuel: u64, deadline: std::time::Duration) -> Self {
+        // One more, because the running tick may end at once.
+        let ticks = deadline.as_nanos() / TICK.as_nanos().max(1) + 1;
+        Self { fuel, ticks: u64::try_from(ticks).unwrap_or(u64::MAX) }
+    }
+}
+
+/// Why a call into a guest gave nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// No instance slot is free.
+    Full(String),
+    /// Fuel or deadline.
+    Overrun(String),
+    /// Anything else.
+    Trapped(String),
+}
+
+impl Failure {
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::Full(text) | Self::Overrun(text) | Self::Trapped(text) => text,
+        }
+    }
+}
+
+/// The host's functions, for every store of an engine.
+pub(crate) fn linker(engine: &wasmtime::Engine) -> Result<Linker<State>, Error> {
+    let mut linker = Linker::new(engine);
+    Routing::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)
+        .map_err(|error| Error::Setup(format!("{error:#}")))?;
+    Ok(linker)
+}
+
+/// A new store. `memory_bytes_max` is the sum over its memories.
+pub(crate) fn store(
+    engine: &wasmtime::Engine,
+    limits: &Limits,
+    memory_bytes_max: usize,
+    log: &Arc<Log>,
+    counters: &Arc<Counters>,
+) -> Store<State> {
+    let state = State {
+        draft: None,
+        limiter: Limiter::new(limits, memory_bytes_max),
+        lines_left: limits.log_lines_per_call,
+        lines_per_call: limits.log_lines_per_call,
+        log: Arc::clone(log),
+        live: Live::count(counters),
+    };
+    let mut store = Store::new(engine, state);
+    store.limiter(|state| &mut state.limiter);
+    store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
+    store.epoch_deadline_trap();
+    store
+}
+
+/// Gives the next call its fuel, time and lines.
+pub(crate) fn arm(store: &mut Store<State>, allowance: Allowance) -> Result<(), Failure> {
+    store.set_fuel(allowance.fuel).map_err(|error| Failure::Trapped(format!("{error:#}")))?;
+    store.set_epoch_deadline(allowance.ticks);
+    let state = store.data_mut();
+    state.lines_left = state.lines_per_call;
+    Ok(())
+}
+
+/// Opens the draft: from here to [`take_draft`] facts and draft may be used.
+pub(crate) fn lend_draft(store: &mut Store<State>, draft: Draft) {
+    store.data_mut().draft = Some(Box::new(draft));
+}
+
+/// Closes the draft.
+pub(crate) fn take_draft(store: &mut Store<State>) -> Option<Draft> {
+    store.data_mut().draft.take().map(|draft| *draft)
+}
+
+/// Sorts what the engine reports.
+pub(crate) fn failure(error: &wasmtime::Error, store: Option<&Store<State>>) -> Failure {
+    if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
+        return Failure::Full(format!("{error:#}"));
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::OutOfFuel) => {
+            return Failure::Overrun("it used up its fuel; is there an endless loop?".to_owned());
+        }
+        Some(Trap::Interrupt) => return Failure::Overrun("it ran past its deadline".to_owned()),
+        _ => {}
+    }
+    let mut text = printable(&format!("{error:#}"), 1_024);
+    if let Some(denied) = store.and_then(|store| store.data().limiter.denied()) {
+        text.push_str("; before that it was refused ");
+        text.push_str(denied);
+    }
+    Failure::Trapped(text)
+}
+
+impl State {
+    fn draft(&mut self) -> wasmtime::Result<&mut Draft> {
+        self.draft.as_deref_mut().ok_or_else(|| {
+            wasmtime::Error::msg("`facts`, `draft` and `routing-answers` may only be used inside `plan`")
+        })
+    }
+
+    fn read(&mut self, fact: Fact) -> wasmtime::Result<FactValue> {
+        self.draft()?.read(fact).map_err(|refusal| wasmtime::Error::msg(refusal.to_string()))
+    }
+
+    fn names(&mut self, fact: Fact) -> wasmtime::Result<Vec<String>> {
+        Ok(match self.read(fact)? {
+            FactValue::Names(names) => names,
+            FactValue::Number(_) => Vec::new(),
+        })
+    }
+
+    fn number(&mut self, fact: Fact) -> wasmtime::Result<Option<u32>> {
+        Ok(match self.read(fact)? {
+            FactValue::Number(number) => number.map(|number| u32::try_from(number).unwrap_or(u32::MAX)),
+            FactValue::Names(_) => None,
+        })
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State")
+            .field("limiter", &self.limiter)
+            .field("live", &self.live)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A refusal as guests see it.
+fn told(refusal: Refusal) -> wit::types::Refusal {
+    wit::types::Refusal { code: refusal.code, message: refusal.message }
+}
+
+/// A result of the draft as guests see it.
+fn answered<T>(result: Result<T, Refusal>) -> wasmtime::Result<Result<T, wit::types::Refusal>> {
+    Ok(result.map_err(told))
+}
+
+fn texts(when: Vec<wit::types::Condition>) -> Vec<ConditionText> {
+    let text = |condition: wit::types::Condition| ConditionText {
+        attribute: condition.attribute,
+        test: condition.test,
+        value: condition.value,
+    };
+    when.into_iter().map(text).collect()
+}
+
+impl wit::types::Host for State {}
+
+impl wit::facts::Host for State {
+    fn local_region(&mut self) -> wasmtime::Result<String> {
+        Ok(self.names(Fact::Local)?.into_iter().next().unwrap_or_default())
+    }
+
+    fn regions(&mut self) -> wasmtime::Result<Vec<String>> {
+        self.names(Fact::Regions)
+    }
+
+    fn pools(&mut self, region: String) -> wasmtime::Result<Vec<String>> {
+        self.names(Fact::Pools(clip(region)))
+    }
+
+    fn verdict(&mut self, region: String) -> wasmtime::Result<u32> {
+        Ok(self.number(Fact::Verdict(clip(region)))?.unwrap_or(0))
+    }
+
+    fn latency_us(&mut self, origin: String, target: String) -> wasmtime::Result<Option<u32>> {
+        self.number(Fact::LatencyUs(clip(origin), clip(target)))
+    }
+
+    fn residencies(&mut self) -> wasmtime::Result<Vec<String>> {
+        self.names(Fact::Residencies)
+    }
+
+    fn residency_regions(&mut self, residency: String) -> wasmtime::Result<Vec<String>> {
+        self.names(Fact::ResidencyRegions(clip(residency)))
+    }
+
+    fn now_ms(&mut self) -> wasmtime::Result<u64> {
+        Ok(self.draft()?.facts().now_ms)
+    }
+
+    fn seed(&mut self) -> wasmtime::Result<u64> {
+        Ok(self.draft()?.facts().seed)
+    }
+}
+
+impl wit::draft::Host for State {
+    fn split(
+        &mut self,
+        when: Vec<wit::types::Condition>,
+        to: Vec<wit::types::Share>,
+        fallback: Vec<u32>,
+    ) -> wasmtime::Result<Result<u32, wit::types::Refusal>> {
+        let to: Vec<(u32, u32)> = to.iter().map(|share| (share.answer, share.weight)).collect();
+        answered(self.draft()?.split(&texts(when), &to, &fallback).map(|rule| rule.0))
+    }
+
+    fn dynamic(
+        &mut self,
+        when: Vec<wit::types::Condition>,
+        needs: Vec<String>,
+        among: Vec<u32>,
+    ) -> wasmtime::Result<Result<u32, wit::types::Refusal>> {
+        answered(self.draft()?.dynamic(&texts(when), &needs, &among).map(|rule| rule.0))
+    }
+
+    fn set_rule(
+        &mut self,
+        rule: u32,
+        key: String,
+        value: String,
+    ) -> wasmtime::Result<Result<(), wit::types::Refusal>> {
+        answered(self.draft()?.set_rule(rule, &key, &value))
+    }
+
+    fn set_answer(
+        &mut self,
+        answer: u32,
+        key: String,
+        value: String,
+    ) -> wasmtime::Result<Result<(), wit::types::Refusal>> {
+        answered(self.draft()?.set_answer(answer, &key, &value))
+    }
+
+    fn memo(&mut self, bytes: Vec<u8>) -> wasmtime::Result<Result<(), wit::types::Refusal>> {
+        answered(self.draft()?.memo(&bytes))
+    }
+}
+
+impl wit::routing_answers::Host for State {
+    fn forward(
+        &mut self,
+        region: String,
+        pool: String,
+    ) -> wasmtime::Result<Result<u32, wit::types::Refusal>> {
+        answered(self.draft()?.forward(&region, &pool).map(number))
+    }
+
+    fn respond(
+        &mut self,
+        status: u16,
+        content_type: String,
+        body: String,
+    ) -> wasmtime::Result<Result<u32, wit::types::Refusal>> {
+        answered(self.draft()?.respond(status, &content_type, &body).map(number))
+    }
+
+    fn redirect(
+        &mut self,
+        status: u16,
+        location: String,
+    ) -> wasmtime::Result<Result<u32, wit::types::Refusal>> {
+        answered(self.draft()?.redirect(status, &location).map(number))
+    }
+
+    fn next(&mut self) -> wasmtime::Result<u32> {
+        self.draft()?.leave().map(number).map_err(|refusal| wasmtime::Error::msg(refusal.to_string()))
+    }
+}
+
+/// Every question is kept. A text that is too long to be a name stays so when it is cut, and costs less to keep.
+fn clip(mut name: String) -> String {
+    if name.len() > NAME_BYTES_MAX {
+        let end = (0..=NAME_BYTES_MAX + 1).rev().find(|&end| name.is_char_boundary(end)).unwrap_or(0);
+        name.truncate(end);
+        name.shrink_to_fit();
+    }
+    name
+}
+
+const fn number(answer: AnswerId) -> u32 {
+    answer.0
+}
+
+impl wit::log::Host for State {
+    fn line(&mut self, level: u32, text: String) -> wasmtime::Result<()> {
+        let taken = match self.lines_left.checked_sub(1) {
+            Some(left) => {
+                self.lines_left = left;
+                self.log.write(level, &text)
+            }
+            None => {
+                self.log.drop_line();
+                false
+            }
+        };
+        if !taken {
+            self.live.counters().log_lines_dropped.add(1);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,45 @@
+//! The policy engine: turns components into tables and deciders, and lets them hurt nobody but themselves.
+//!
+//! A reader's path: [`Engine::load`] makes a [`Version`] of a component, [`Engine::plan`] asks it for a plan,
+//! [`Engine::decider`] makes what answers dynamic rules, and [`Slots`] does all that for a node whose slots, facts and
+//! files change. No type of wasmtime leaves this crate, and it knows nothing of HTTP.
+
+mod artefact;
+mod bindings;
+mod bucket;
+mod cache;
+mod compile;
+mod config;
+mod contract;
+mod decider;
+pub mod defaults;
+mod engine;
+mod error;
+mod guest;
+mod ledger;
+mod limiter;
+mod log;
+mod machine;
+mod plan;
+mod schema;
+mod screen;
+mod slots;
+mod source;
+mod stats;
+mod version;
+
+pub use compile::compile_child;
+pub use config::{Compile, Config, Limits};
+pub use contract::ContractVersion;
+pub use decider::{Decider, DeciderStats, Start, Tier};
+pub use engine::Engine;
+pub use error::{Error, Refused, Stage};
+pub use log::{Line, Log};
+pub use plan::Planned;
+pub use slots::{Event, Reconciled, Running, Slot, SlotReport, SlotSpec, Slots};
+pub use source::Source;
+pub use stats::Stats;
+pub use version::{About, Version};
+
+#[cfg(test)]
+mod tests;

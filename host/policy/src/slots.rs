@@ -1,0 +1,387 @@
+//! The slots of a node and what runs in them: compares what is wanted with what runs, and changes only what differs.
+//!
+//! [`Slots::reconcile`] is called with everything that is wanted and known, as often as the caller likes. It
+//! watches nothing and keeps no clock. A slot whose new policy is refused keeps the one that it has.
+
+mod report;
+mod work;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use portolan_core::backoff::full_jitter;
+use portolan_core::facts::{Facts, Reads};
+use portolan_core::ids::{Digest, PolicyName, TenantName};
+use portolan_core::snapshot::{Policies, Policy};
+use portolan_core::time::Moment;
+use portolan_foundation::random;
+use serde::Serialize;
+
+pub use self::report::{Event, Reconciled, Running, SlotReport};
+use self::work::{Job, Made};
+use crate::bucket::Bucket;
+use crate::decider::{Decider, Tier};
+use crate::defaults::{RETRY_MAX, RETRY_MIN, RETRY_ON_CHANGE};
+use crate::engine::Engine;
+use crate::error::{Refused, Stage};
+use crate::log::Log;
+use crate::source::Source;
+use crate::version::Version;
+
+/// A place for a policy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Slot {
+    /// The operator's, which is asked first.
+    Operator,
+    /// A tenant's.
+    Tenant(TenantName),
+}
+
+impl std::fmt::Display for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Operator => f.write_str("operator"),
+            Self::Tenant(tenant) => write!(f, "tenant {tenant}"),
+        }
+    }
+}
+
+/// What is wanted in a slot.
+#[derive(Clone, Debug)]
+pub struct SlotSpec {
+    /// The policy's configuration, a JSON object.
+    pub config: Arc<str>,
+    /// May a tenant's large component answer dynamic rules?
+    pub dynamic_granted: bool,
+    /// What the operator calls the policy.
+    pub policy: PolicyName,
+    /// Where. Each slot comes once; of several, the first counts.
+    pub slot: Slot,
+    /// The component, or why there is none: the slot then keeps what it has, and says so.
+    pub source: Result<Source, Refused>,
+}
+
+/// The slots of a node.
+#[derive(Debug)]
+pub struct Slots {
+    engine: Engine,
+    facts: Option<Arc<Facts>>,
+    slots: HashMap<Slot, State>,
+    tenants: Arc<HashMap<TenantName, Arc<Policy>>>,
+}
+
+#[derive(Debug)]
+struct State {
+    log: Arc<Log>,
+    /// Why what is wanted does not run.
+    trouble: Option<Trouble>,
+    plan_calls: u64,
+    replans: Bucket,
+    running: Option<Active>,
+    /// Do facts that the running plan read no longer hold?
+    stale: bool,
+    wanted: Wanted,
+}
+
+/// What makes one wish differ from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Wanted {
+    config: Arc<str>,
+    digest: Option<Digest>,
+    policy: PolicyName,
+    tier: Tier,
+}
+
+#[derive(Debug)]
+struct Active {
+    decider: Option<Arc<Decider>>,
+    fuel_used: u64,
+    planned_at_ms: u64,
+    policy: Arc<Policy>,
+    reads: Reads,
+    version: Arc<Version>,
+    wanted: Wanted,
+}
+
+#[derive(Debug)]
+struct Trouble {
+    attempts: u32,
+    failed_at: Moment,
+    refused: Refused,
+    /// When to try again; never, unless something changes, when absent.
+    retry_at: Option<Moment>,
+    /// The wish that was refused.
+    wanted: Wanted,
+}
+
+/// What a slot needs.
+enum Need {
+    Nothing,
+    /// Facts changed, but too often: later.
+    Later(Moment),
+    /// It would fail again: not before then.
+    NotYet(Option<Moment>),
+    Plan,
+}
+
+impl Slots {
+    /// No slot yet.
+    #[must_use]
+    pub fn new(engine: Engine) -> Self {
+        Self { engine, facts: None, slots: HashMap::new(), tenants: Arc::default() }
+    }
+
+    /// The engine.
+    #[must_use]
+    pub const fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Brings what runs to what is wanted. Blocks while policies are compiled and planned. `now` is the present on the
+    /// monotonic clock; call again at [`Reconciled::retry_at`], and whenever specs or facts may have changed.
+    pub fn reconcile(&mut self, specs: &[SlotSpec], facts: &Arc<Facts>, now: Moment) -> Reconciled {
+        let mut result = Reconciled::default();
+        let facts_changed = self.facts.as_ref().is_none_or(|last| !same(last, facts));
+        self.forget(specs, &mut result);
+        let mut jobs = Vec::new();
+        let mut seen = HashSet::new();
+        for spec in specs {
+            if !seen.insert(&spec.slot) {
+                continue;
+            }
+            if let Some(job) = self.look(spec, facts, facts_changed, now, &mut result) {
+                jobs.push(job);
+            }
+        }
+        for made in work::carry_out(&self.engine, jobs, facts) {
+            self.take(made, now, &mut result);
+        }
+        self.facts = Some(Arc::clone(facts));
+        result.changed = !result.events.iter().all(|event| matches!(event, Event::Refused { .. }));
+        self.publish(&mut result);
+        result
+    }
+
+    /// What each slot wants and runs, by slot.
+    #[must_use]
+    pub fn reports(&self, now: Moment) -> Vec<SlotReport> {
+        let mut reports: Vec<SlotReport> =
+            self.slots.iter().map(|(slot, state)| report::of(slot, state, now)).collect();
+        reports.sort_by(|one, other| one.slot.cmp(&other.slot));
+        reports
+    }
+
+    /// Drops slots that nobody wants any more.
+    fn forget(&mut self, specs: &[SlotSpec], result: &mut Reconciled) {
+        let wanted: HashSet<&Slot> = specs.iter().map(|spec| &spec.slot).collect();
+        let gone: Vec<Slot> = self.slots.keys().filter(|slot| !wanted.contains(slot)).cloned().collect();
+        for slot in gone {
+            if self.slots.remove(&slot).is_some_and(|state| state.running.is_some()) {
+                result.events.push(Event::Removed { slot });
+            }
+        }
+    }
+
+    /// Compares one slot, and says what is to be done.
+    fn look(
+        &mut self,
+        spec: &SlotSpec,
+        facts: &Facts,
+        facts_changed: bool,
+        now: Moment,
+        result: &mut Reconciled,
+    ) -> Option<Job> {
+        let limits = &self.engine.config().limits;
+        let wanted = Wanted::of(spec);
+        let state = self.slots.entry(spec.slot.clone()).or_insert_with(|| State {
+            log: Log::new(spec.policy.clone(), limits.log_lines_per_second),
+            plan_calls: 0,
+            replans: Bucket::slow(limits.replan_every, limits.replan_burst, Instant::now()),
+            running: None,
+            stale: false,
+            trouble: None,
+            wanted: wanted.clone(),
+        });
+        if state.log.policy() != &spec.policy {
+            state.log = Log::new(spec.policy.clone(), limits.log_lines_per_second);
+        }
+        state.wanted = wanted;
+        let source = match &spec.source {
+            Ok(source) => source,
+            Err(refused) => {
+                state.refuse(refused.clone(), &spec.slot, now, result);
+                return None;
+            }
+        };
+        match state.need(facts, facts_changed, now) {
+            Need::Plan => Some(Job {
+                log: Arc::clone(&state.log),
+                slot: spec.slot.clone(),
+                source: source.clone(),
+                decider: state.decider_of_wanted(),
+                version: state.version_of_wanted(),
+                wanted: state.wanted.clone(),
+            }),
+            Need::Later(at) => {
+                result.retry(at);
+                None
+            }
+            Need::NotYet(at) => {
+                at.into_iter().for_each(|at| result.retry(at));
+                None
+            }
+            Need::Nothing => None,
+        }
+    }
+
+    fn take(&mut self, made: Made, now: Moment, result: &mut Reconciled) {
+        let Some(state) = self.slots.get_mut(&made.slot) else { return };
+        state.plan_calls += made.plan_calls;
+        result.plan_calls += made.plan_calls;
+        match made.outcome {
+            Ok(active) => {
+                state.trouble = None;
+                state.stale = false;
+                if let Some(running) = state.running.as_mut().filter(|running| running.is_same_as(&active)) {
+                    // Nothing is swapped for its equal: only what it depends on is noted anew.
+                    running.reads = active.reads;
+                    running.planned_at_ms = active.planned_at_ms;
+                    return;
+                }
+                result.events.push(Event::Applied {
+                    slot: made.slot,
+                    policy: active.wanted.policy.clone(),
+                    digest: active.version.digest(),
+                    rules: active.policy.table.plan().rules.len(),
+                });
+                state.running = Some(*active);
+            }
+            Err(refused) => state.refuse(refused, &made.slot, now, result),
+        }
+    }
+
+    /// Puts what runs into the result; the map of tenants is only made anew when one of them changed.
+    fn publish(&mut self, result: &mut Reconciled) {
+        if result.changed {
+            let tenant = |(slot, state): (&Slot, &State)| match (slot, &state.running) {
+                (Slot::Tenant(tenant), Some(active)) => Some((tenant.clone(), Arc::clone(&active.policy))),
+                _ => None,
+            };
+            self.tenants = Arc::new(self.slots.iter().filter_map(tenant).collect());
+        }
+        let operator = self.slots.get(&Slot::Operator).and_then(|state| state.running.as_ref());
+        result.policies = Policies {
+            operator: operator.map(|active| Arc::clone(&active.policy)),
+            tenants: Arc::clone(&self.tenants),
+        };
+    }
+}
+
+/// Time passes between all pictures: it is no change.
+fn same(one: &Arc<Facts>, other: &Arc<Facts>) -> bool {
+    Arc::ptr_eq(one, other) || {
+        let Facts { local, latency_us, now_ms: _, regions, residencies, seed } = &**one;
+        *local == other.local
+            && *latency_us == other.latency_us
+            && *regions == other.regions
+            && *residencies == other.residencies
+            && *seed == other.seed
+    }
+}
+
+impl Wanted {
+    fn of(spec: &SlotSpec) -> Self {
+        let tier = match spec.slot {
+            Slot::Operator => Tier::Operator,
+            Slot::Tenant(_) => Tier::Tenant { granted: spec.dynamic_granted },
+        };
+        Self {
+            config: Arc::clone(&spec.config),
+            digest: spec.source.as_ref().ok().map(Source::digest),
+            policy: spec.policy.clone(),
+            tier,
+        }
+    }
+}
+
+impl State {
+    fn need(&mut self, facts: &Facts, facts_changed: bool, now: Moment) -> Need {
+        let running = self.running.as_ref().filter(|active| active.wanted == self.wanted);
+        if let Some(active) = running {
+            if facts_changed {
+                self.stale = !active.reads.hold(facts);
+            }
+            if !self.stale {
+                // What is wanted runs, and knows what it must: an earlier trouble is over.
+                self.trouble = None;
+                return Need::Nothing;
+            }
+        }
+        let is_running = running.is_some();
+        if let Some(trouble) = self.trouble.as_mut().filter(|trouble| trouble.wanted == self.wanted) {
+            if facts_changed {
+                trouble.hope(now);
+            }
+            return match trouble.retry_at {
+                Some(at) if at <= now => Need::Plan,
+                at => Need::NotYet(at),
+            };
+        }
+        // A new wish is tried at once; facts that flap cause a bounded number of plans.
+        if !is_running || self.replans.take_one(Instant::now()) {
+            Need::Plan
+        } else {
+            Need::Later(now.plus(self.replans.wait()))
+        }
+    }
+
+    /// The version that runs, if it is also the one wanted.
+    fn version_of_wanted(&self) -> Option<Arc<Version>> {
+        let active = self.running.as_ref()?;
+        (Some(active.version.digest()) == self.wanted.digest).then(|| Arc::clone(&active.version))
+    }
+
+    /// The decider that runs, if only facts have changed.
+    fn decider_of_wanted(&self) -> Option<Arc<Decider>> {
+        self.running.as_ref().filter(|active| active.wanted == self.wanted)?.decider.clone()
+    }
+
+    /// Notes a refusal; what runs goes on.
+    fn refuse(&mut self, refused: Refused, slot: &Slot, now: Moment, result: &mut Reconciled) {
+        let before = self.trouble.take().filter(|trouble| trouble.wanted == self.wanted);
+        let attempts = before.as_ref().map_or(0, |trouble| trouble.attempts).saturating_add(1);
+        let news = before.as_ref().is_none_or(|trouble| trouble.refused != refused);
+        let retry_at = refused.transient.then(|| {
+            let pause = full_jitter(attempts, RETRY_MIN, RETRY_MAX, random::u64());
+            // Jitter spreads nodes; but never so early that a failing policy keeps a processor busy.
+            now.plus(pause.max(RETRY_MIN))
+        });
+        retry_at.into_iter().for_each(|at| result.retry(at));
+        if news {
+            let kept = self.running.as_ref().map(|active| active.version.digest());
+            result.events.push(Event::Refused { slot: slot.clone(), refused: refused.clone(), kept });
+        }
+        let wanted = self.wanted.clone();
+        self.trouble = Some(Trouble { attempts, failed_at: now, refused, retry_at, wanted });
+    }
+}
+
+impl Active {
+    fn is_same_as(&self, other: &Self) -> bool {
+        self.wanted == other.wanted
+            && self.decider.as_ref().map(Arc::as_ptr) == other.decider.as_ref().map(Arc::as_ptr)
+            && self.policy.table.plan() == other.policy.table.plan()
+    }
+}
+
+impl Trouble {
+    /// Facts changed, so a plan that failed may succeed: try sooner than the pause says, but not often.
+    fn hope(&mut self, now: Moment) {
+        if matches!(self.refused.stage, Stage::Plan | Stage::Check | Stage::Start) {
+            let soon = self.failed_at.plus(RETRY_ON_CHANGE).max(now);
+            self.retry_at = Some(self.retry_at.map_or(soon, |at| at.min(soon)));
+        }
+    }
+}

@@ -16,6 +16,8 @@ const DECAY: Duration = Duration::from_secs(10);
 /// What an endpoint is taken to need before anything was measured: little enough that a new one is tried soon, and
 /// one attempt under way already makes it stand behind a measured fast one.
 const UNKNOWN_ROUND_TRIP_US: f64 = 1_000.0;
+/// Differences below this say nothing about distance: scheduling alone causes them.
+const LATENCY_NOISE_US: u32 = 2_000;
 /// What a failure counts as, so that a server that fails fast does not look like the fastest.
 const FAILURE_ROUND_TRIP_US: f64 = 5_000_000.0;
 
@@ -201,7 +203,7 @@ impl RegionCell {
     }
 
     /// Adds a measurement, from one prober; `true` when the rounded value changed. It changes only once the smoothed
-    /// value has left it by more than a fifth.
+    /// value has left it by more than a fifth, and by more than what processors and queues cause on a single machine.
     pub fn observe_latency(&self, round_trip: Duration) -> bool {
         let sample = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX).max(1);
         let smooth = match self.smooth_us.load(Ordering::Relaxed) {
@@ -210,7 +212,7 @@ impl RegionCell {
         };
         self.smooth_us.store(smooth, Ordering::Relaxed);
         let shown = self.shown_us.load(Ordering::Relaxed);
-        if shown > 0 && smooth.abs_diff(shown) <= shown / 5 {
+        if shown > 0 && smooth.abs_diff(shown) <= (shown / 5).max(LATENCY_NOISE_US) {
             return false;
         }
         let next = round_to_quarter_octave(smooth);

@@ -1,7 +1,5 @@
 //! The engine through its public door, with guests that behave and guests that do not.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
-
 mod guests;
 
 use std::collections::{BTreeMap, BTreeSet};

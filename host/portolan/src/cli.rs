@@ -1,0 +1,212 @@
+//! The command line: what can be asked of `portolan`, in words.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The name of the hidden command that compiles a component.
+pub(crate) const COMPILE: &str = "compile-policy";
+/// The name of the hidden command that serves the demo's applications.
+pub(crate) const DEMO_APPS: &str = "demo-apps";
+
+/// Multi-region gateway for multi-tenant platforms, with WebAssembly policies.
+#[derive(Debug, Parser)]
+#[command(name = "portolan", version, about, max_term_width = 100, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve requests until SIGTERM.
+    Serve(Serve),
+    /// Watch three regions serve, swap a policy, and survive a kill; on this machine.
+    Demo(Demo),
+    /// Write a first configuration into a folder.
+    Init(Init),
+    /// Check a configuration, and its policies against it.
+    Validate(Validate),
+    /// Show how a running node stands.
+    Status(Status),
+    /// Show step by step what would become of a request.
+    Explain(Explain),
+    /// Make policies.
+    #[command(subcommand)]
+    Plugin(Plugin),
+    /// List the bundled policies.
+    Policies,
+    /// Print the JSON Schema of the configuration.
+    Schema,
+    /// Print completions for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages into a folder.
+    Man {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// Print the version.
+    Version,
+    #[command(name = COMPILE, hide = true, disable_help_flag = true)]
+    CompilePolicy {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
+    #[command(name = DEMO_APPS, hide = true)]
+    DemoApps {
+        #[arg(long)]
+        region: String,
+        /// `NAME=ADDRESS`
+        apps: Vec<String>,
+    },
+}
+
+/// Where the configuration is.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ConfigFile {
+    /// The configuration; `conf.d/*.toml` beside it is added.
+    #[arg(short, long, default_value = "portolan.toml", env = "PORTOLAN_CONFIG")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) file: ConfigFile,
+    /// End when the process that started this one ends.
+    #[arg(long, hide = true)]
+    pub(crate) with_parent: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Print one JSON object when it ends, and nothing else, on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// End after this time, such as `60s`; phases are shortened to fit. Until Ctrl-C when absent.
+    #[arg(long, value_parser = humantime::parse_duration)]
+    pub(crate) exit_after: Option<std::time::Duration>,
+    /// What to break.
+    #[arg(long, value_enum, default_value_t = Chaos::Region)]
+    pub(crate) chaos: Chaos,
+    /// Requests per second, all clients together.
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(10..=20_000))]
+    pub(crate) rate: u32,
+}
+
+/// What the demo breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Chaos {
+    /// Nothing.
+    None,
+    /// A whole region, with SIGKILL.
+    Region,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// The folder; it is made if need be.
+    #[arg(default_value = ".")]
+    pub(crate) folder: PathBuf,
+    /// Replace a configuration that is there.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Validate {
+    #[command(flatten)]
+    pub(crate) file: ConfigFile,
+    /// Only the files: compile and plan nothing.
+    #[arg(long)]
+    pub(crate) no_policies: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) file: ConfigFile,
+    /// The node's admin socket; the one in the configuration's state folder when absent.
+    #[arg(long)]
+    pub(crate) socket: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// Such as GET.
+    pub(crate) method: String,
+    /// Such as http://acme.apps.example.com/orders.
+    pub(crate) url: String,
+    /// A header field, `Name: value`.
+    #[arg(short = 'H', long = "header")]
+    pub(crate) headers: Vec<String>,
+    /// From where the request comes.
+    #[arg(long)]
+    pub(crate) client: Option<IpAddr>,
+    /// Assume this tenant.
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
+    /// Assume that this region is nearest to the client.
+    #[arg(long)]
+    pub(crate) region: Option<String>,
+    #[command(flatten)]
+    pub(crate) file: ConfigFile,
+    /// The node's admin socket; the one in the configuration's state folder when absent.
+    #[arg(long)]
+    pub(crate) socket: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Plugin {
+    /// Write the scaffold of a policy in Rust.
+    New {
+        /// Its name, and the folder's.
+        name: String,
+        /// A checkout's `plugins/sdk/rust`; the published repository when absent.
+        #[arg(long)]
+        sdk: Option<PathBuf>,
+    },
+    /// Build a policy: a Rust crate, or a core module of another compiler.
+    Build {
+        /// The crate's folder, or a core module that carries the contract (wit-bindgen's C output does).
+        #[arg(default_value = ".")]
+        path: PathBuf,
+        /// Where to write the component; `NAME.wasm` here when absent.
+        #[arg(short, long)]
+        output: Option<PathBuf>,
+    },
+    /// Load a component as a gateway would, and plan with it.
+    Check {
+        /// The component.
+        component: PathBuf,
+        /// The policy's configuration, a JSON object.
+        #[arg(long, default_value = "{}")]
+        policy_config: String,
+        /// A gateway's configuration, whose regions and pools are to be used; one region `local` with the pool `web`
+        /// when absent.
+        #[arg(short, long)]
+        config: Option<PathBuf>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write the contract's WIT files into a folder, for bindings generators.
+    Wit {
+        /// The folder.
+        #[arg(default_value = "wit")]
+        folder: PathBuf,
+    },
+}

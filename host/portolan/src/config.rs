@@ -1,0 +1,137 @@
+//! What the operator wrote: text → tree → checked shape → `Raw` → [`Config`]. All problems are found at once, each with its
+//! file, line and column.
+//!
+//! `portolan.toml` comes first, then `conf.d/*.toml` beside it in the order of their names, then the environment
+//! (`PORTOLAN__NODE__REGION=eu-west`). Files add to each other; the same key in two files is a problem, so that nothing
+//! is overridden by accident. Only the environment overrides.
+
+mod build;
+pub(crate) mod defaults;
+mod problem;
+mod raw;
+mod shape;
+mod tree;
+
+use std::path::{Path, PathBuf};
+
+pub(crate) use self::build::{
+    AccessLog, Authority, Config, GatewayTls, LogFormat, PolicySlot, PoolConfig, RegionConfig,
+};
+pub(crate) use self::problem::{Problem, render};
+use self::raw::Raw;
+use self::tree::Tree;
+
+/// The text of one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Source {
+    pub(crate) path: PathBuf,
+    pub(crate) text: String,
+}
+
+/// A configuration that was read, with the files it came from.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) config: Config,
+    pub(crate) sources: Vec<Source>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug)]
+pub(crate) struct Rejected {
+    pub(crate) problems: Vec<Problem>,
+    pub(crate) sources: Vec<Source>,
+}
+
+/// Reads everything. `environment` are the variables of the process.
+///
+/// # Errors
+/// All problems at once.
+pub(crate) fn load(
+    path: &Path,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Loaded, Box<Rejected>> {
+    match sources(path) {
+        Ok(sources) => read(sources, environment, path.parent().unwrap_or_else(|| Path::new("."))),
+        Err(problem) => Err(Box::new(Rejected { problems: vec![problem], sources: Vec::new() })),
+    }
+}
+
+/// The same over texts that are in memory. Relative paths are taken from `folder`.
+///
+/// # Errors
+/// All problems at once.
+pub(crate) fn read(
+    sources: Vec<Source>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    folder: &Path,
+) -> Result<Loaded, Box<Rejected>> {
+    let mut problems = Vec::new();
+    let mut tree = Tree::default();
+    for (number, source) in sources.iter().enumerate() {
+        tree.add_file(number, &source.text, &mut problems);
+    }
+    tree.add_environment(environment, &mut problems);
+    shape::check(&tree, &schema(), &mut problems);
+    if problems.is_empty() {
+        match serde::Deserialize::deserialize(tree.to_value()) {
+            Ok(raw) => {
+                let config = build::build(raw, &tree, folder, &mut problems);
+                if let (true, Some(config)) = (problems.is_empty(), config) {
+                    return Ok(Loaded { config, sources });
+                }
+            }
+            Err(error) => {
+                let error: toml::de::Error = error;
+                problems.push(Problem::nowhere(error.message().to_owned()));
+            }
+        }
+    }
+    debug_assert!(!problems.is_empty(), "a configuration is refused with a reason");
+    Err(Box::new(Rejected { problems, sources }))
+}
+
+/// The JSON Schema of the configuration, from the types that read it.
+pub(crate) fn schema() -> serde_json::Value {
+    let mut schema =
+        schemars::generate::SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<Raw>();
+    schema
+        .insert("title".to_owned(), "The configuration of portolan (portolan.toml and conf.d/*.toml)".into());
+    schema.to_value()
+}
+
+/// The folder of further files beside the first.
+pub(crate) fn conf_d(path: &Path) -> PathBuf {
+    path.parent().unwrap_or_else(|| Path::new("")).join("conf.d")
+}
+
+fn sources(path: &Path) -> Result<Vec<Source>, Problem> {
+    let text = |path: &Path| {
+        std::fs::read_to_string(path).map(|text| Source { path: path.to_owned(), text }).map_err(|error| {
+            let hint = match error.kind() {
+                std::io::ErrorKind::NotFound => {
+                    "; `portolan init` writes a first one, `--config FILE` names another"
+                }
+                std::io::ErrorKind::InvalidData => "; a configuration is UTF-8",
+                _ => "",
+            };
+            Problem::nowhere(format!("read {}: {error}{hint}", path.display()))
+        })
+    };
+    let mut sources = vec![text(path)?];
+    let folder = conf_d(path);
+    let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(sources) };
+    let mut more: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    // Editors leave hidden files and backups; only whole names that end in .toml count.
+    more.retain(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.ends_with(".toml") && !name.starts_with('.')
+    });
+    more.sort();
+    for path in more {
+        sources.push(text(&path)?);
+    }
+    Ok(sources)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,642 @@
+//! From what is written to what is meant: every name checked, every reference resolved, every time and address read. All
+//! problems are collected; a configuration comes out only when there is none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use portolan_core::ids::{NameError, PolicyName, PoolName, RegionName, ResidencyName, TenantName};
+use portolan_core::screen::check_host;
+use portolan_core::tenant::{Source, Unrecognised};
+use portolan_core::topology::{BreakerLimits, Probe, Protocol, UpstreamTls};
+
+use super::defaults;
+use super::problem::Problem;
+use super::raw::{
+    Raw, RawBreaker, RawFormat, RawLimits, RawPolicy, RawPool, RawProbe, RawProtocol, RawRegion, RawSource,
+    RawUnrecognised,
+};
+use super::shape::suggest;
+use super::tree::Tree;
+
+/// A configuration whose every part is valid.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Config {
+    pub(crate) certificates: Vec<(PathBuf, PathBuf)>,
+    pub(crate) client_authority: Option<(Vec<PathBuf>, bool)>,
+    pub(crate) component_bytes_max: Option<usize>,
+    pub(crate) expose_decision: bool,
+    pub(crate) instances_max: Option<u32>,
+    pub(crate) known_tenants_only: bool,
+    pub(crate) latency_us: BTreeMap<(RegionName, RegionName), u32>,
+    pub(crate) limits: Limits,
+    pub(crate) listen: Listen,
+    pub(crate) local: RegionName,
+    pub(crate) log_access: Option<AccessLog>,
+    pub(crate) log_format: LogFormat,
+    pub(crate) log_level: String,
+    pub(crate) networks: Vec<Network>,
+    pub(crate) peer: Option<GatewayTls>,
+    pub(crate) policies_folder: PathBuf,
+    pub(crate) policy: Option<PolicySlot>,
+    pub(crate) proxies: Vec<IpNet>,
+    pub(crate) country_header: Option<String>,
+    pub(crate) region_header: Option<String>,
+    pub(crate) regions: BTreeMap<RegionName, RegionConfig>,
+    pub(crate) residencies: BTreeMap<ResidencyName, BTreeSet<RegionName>>,
+    pub(crate) state: PathBuf,
+    pub(crate) tenant_sources: Vec<Source>,
+    pub(crate) tenants: BTreeMap<TenantName, TenantConfig>,
+    pub(crate) threads: Option<NonZeroUsize>,
+    pub(crate) unrecognised: Unrecognised,
+}
+
+/// Bounds on clients; absent ones are the data plane's defaults.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) body_bytes_max: Option<u64>,
+    pub(crate) body_idle: Option<Duration>,
+    pub(crate) connections_max: Option<usize>,
+    pub(crate) drain: Option<Duration>,
+    pub(crate) fields_max: Option<usize>,
+    pub(crate) head_bytes_max: Option<usize>,
+    pub(crate) header: Option<Duration>,
+    pub(crate) idle: Option<Duration>,
+}
+
+/// Addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listen {
+    pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) peer: Vec<SocketAddr>,
+    pub(crate) public: Vec<SocketAddr>,
+    pub(crate) public_tls: Vec<SocketAddr>,
+}
+
+/// Where requests are written down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum AccessLog {
+    File(PathBuf),
+    Stdout,
+}
+
+/// How lines of the node's log look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    Json,
+    Text,
+}
+
+/// The files of this node's identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GatewayTls {
+    pub(crate) ca: Vec<PathBuf>,
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+/// Where the clients of a network are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Network {
+    pub(crate) country: Option<String>,
+    pub(crate) network: IpNet,
+    pub(crate) region: Option<RegionName>,
+}
+
+/// A policy in a slot.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct PolicySlot {
+    /// As compact JSON with sorted keys.
+    pub(crate) config: Arc<str>,
+    pub(crate) dynamic_granted: bool,
+    pub(crate) name: PolicyName,
+}
+
+/// A region.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct RegionConfig {
+    pub(crate) gateways: Vec<Authority>,
+    pub(crate) pools: BTreeMap<PoolName, PoolConfig>,
+    pub(crate) probe: Probe,
+}
+
+/// The endpoints of one application.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct PoolConfig {
+    pub(crate) breaker: BreakerLimits,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) connections_max: u32,
+    pub(crate) endpoints: Vec<Authority>,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) probe: Option<Probe>,
+    pub(crate) protocol: Protocol,
+    pub(crate) response_timeout: Duration,
+    pub(crate) tls: Option<UpstreamTls>,
+}
+
+/// `host:port`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Authority {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) text: String,
+}
+
+/// What a tenant has of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TenantConfig {
+    pub(crate) policy: Option<PolicySlot>,
+    pub(crate) residency: Option<ResidencyName>,
+}
+
+/// Builds a configuration, or says what is wrong with what is written.
+pub(super) fn build(raw: Raw, tree: &Tree, folder: &Path, problems: &mut Vec<Problem>) -> Option<Config> {
+    let mut builder = Builder { tree, folder, problems };
+    builder.config(raw)
+}
+
+struct Builder<'b> {
+    tree: &'b Tree,
+    folder: &'b Path,
+    problems: &'b mut Vec<Problem>,
+}
+
+/// A place in the tree.
+type At<'a> = &'a [&'a str];
+
+impl Builder<'_> {
+    fn config(&mut self, raw: Raw) -> Option<Config> {
+        let mut regions = BTreeMap::new();
+        for (name, region) in raw.region {
+            let name_at = self.name(&["region", &name], &name, RegionName::new);
+            let region = self.region(&name, region);
+            regions.extend(name_at.map(|name| (name, region)));
+        }
+        let names: BTreeSet<RegionName> = regions.keys().cloned().collect();
+        let local = self.known_region(&["node", "region"], &raw.node.region, &names);
+        if regions.is_empty() {
+            self.problem(
+                &["region"],
+                "no region is declared",
+                "declare one: `[region.NAME.pool.web]`, with endpoints",
+            );
+        }
+        for (name, region) in &regions {
+            self.check_region(name, region, local.as_ref(), raw.peer.is_some());
+        }
+        let mut residencies = BTreeMap::new();
+        for (name, class) in raw.residency {
+            let known: BTreeSet<RegionName> = (0..)
+                .zip(&class.regions)
+                .filter_map(|(index, region): (usize, _)| {
+                    self.known_region(&["residency", &name, "regions", &index.to_string()], region, &names)
+                })
+                .collect();
+            residencies.extend(
+                self.name(&["residency", &name], &name, ResidencyName::new).map(|name| (name, known)),
+            );
+        }
+        let mut tenants = BTreeMap::new();
+        for (name, tenant) in raw.tenant {
+            let residency = tenant.residency.and_then(|class| {
+                let at = ["tenant", &name, "residency"];
+                let class = self.name(&at, &class, ResidencyName::new)?;
+                let classes: Vec<&str> = residencies.keys().map(ResidencyName::as_str).collect();
+                if !residencies.contains_key(&class) {
+                    let help = suggest(class.as_str(), &classes);
+                    self.problem(&at, format!("there is no residency class `{class}`"), help);
+                }
+                Some(class)
+            });
+            let policy = tenant.policy.and_then(|policy| self.policy(&["tenant", &name, "policy"], policy));
+            let config = TenantConfig { policy, residency };
+            tenants.extend(self.name(&["tenant", &name], &name, TenantName::new).map(|name| (name, config)));
+        }
+        let policy = raw.policy.and_then(|policy| self.policy(&["policy"], policy));
+        let listen = Listen {
+            metrics: raw.listen.metrics.and_then(|text| self.address(&["listen", "metrics"], &text)),
+            peer: self.addresses("peer", &raw.listen.peer),
+            public: self.addresses("public", &raw.listen.public),
+            public_tls: self.addresses("public_tls", &raw.listen.public_tls),
+        };
+        self.check_listen(&listen, raw.peer.is_some(), raw.tls.certificate.is_empty());
+        let networks = (0..)
+            .zip(raw.client_network)
+            .filter_map(|(index, network): (usize, _)| {
+                let index = index.to_string();
+                let region = network.region.and_then(|region| {
+                    self.known_region(&["client_network", &index, "region"], &region, &names)
+                });
+                let country = network.country.filter(|country| {
+                    let good = country.len() == 2 && country.bytes().all(|byte| byte.is_ascii_uppercase());
+                    if !good {
+                        let help = "write the two capital letters of ISO 3166-1, such as `DE`";
+                        self.problem(
+                            &["client_network", &index, "country"],
+                            format!("`{country}` is no country"),
+                            help,
+                        );
+                    }
+                    good
+                });
+                let network = self.network(&["client_network", &index, "network"], &network.network)?;
+                Some(Network { country, network, region })
+            })
+            .collect();
+        let proxies = (0..)
+            .zip(raw.trust.proxies)
+            .filter_map(|(index, text): (usize, _)| {
+                self.network(&["trust", "proxies", &index.to_string()], &text)
+            })
+            .collect();
+        let mut latency_us = BTreeMap::new();
+        for (index, latency) in (0_usize..).zip(raw.latency) {
+            let index = index.to_string();
+            let [one, other] = latency.between;
+            let one = self.known_region(&["latency", &index, "between", "0"], &one, &names);
+            let other = self.known_region(&["latency", &index, "between", "1"], &other, &names);
+            let time = self.time(&["latency", &index, "round_trip"], Some(latency.round_trip));
+            if let (Some(one), Some(other), Some(time)) = (one, other, time) {
+                let us = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+                latency_us.insert((one.clone(), other.clone()), us);
+                latency_us.insert((other, one), us);
+            }
+        }
+        let tenant_sources = (0..)
+            .zip(raw.tenants.sources)
+            .filter_map(|(index, source): (usize, _)| self.source(&index.to_string(), source))
+            .collect();
+        let country_header = self.header(&["trust", "country_header"], raw.trust.country_header);
+        let region_header = self.header(&["trust", "region_header"], raw.trust.region_header);
+        let limits = self.limits(&raw.limits);
+        let log_level = raw.log.level.unwrap_or_else(|| defaults::LOG_LEVEL.to_owned());
+        let (folder, path) = (self.folder, |path: PathBuf| self.folder.join(path));
+        Some(Config {
+            certificates: raw
+                .tls
+                .certificate
+                .into_iter()
+                .map(|pair| (path(pair.cert), path(pair.key)))
+                .collect(),
+            client_authority: raw
+                .tls
+                .clients
+                .map(|clients| (clients.ca.into_iter().map(path).collect(), clients.required)),
+            component_bytes_max: raw.policies.component_bytes.map(|bytes| bytes as usize),
+            expose_decision: raw.expose.decision,
+            instances_max: raw.policies.instances,
+            known_tenants_only: raw.tenants.known_only,
+            latency_us,
+            limits,
+            listen,
+            local: local?,
+            log_access: raw.log.access.map(|place| match place.as_str() {
+                "stdout" => AccessLog::Stdout,
+                file => AccessLog::File(folder.join(file)),
+            }),
+            log_format: match raw.log.format {
+                Some(RawFormat::Json) => LogFormat::Json,
+                Some(RawFormat::Text) | None => LogFormat::Text,
+            },
+            log_level,
+            networks,
+            peer: raw.peer.map(|peer| GatewayTls {
+                ca: peer.ca.into_iter().map(path).collect(),
+                cert: path(peer.cert),
+                key: path(peer.key),
+            }),
+            policies_folder: path(raw.policies.folder.unwrap_or_else(|| PathBuf::from("policies"))),
+            policy,
+            proxies,
+            country_header,
+            region_header,
+            regions,
+            residencies,
+            state: path(raw.node.state.unwrap_or_else(|| PathBuf::from(".portolan"))),
+            tenant_sources,
+            tenants,
+            threads: raw.node.threads.and_then(|threads| NonZeroUsize::new(usize::from(threads))),
+            unrecognised: match raw.tenants.unrecognised {
+                Some(RawUnrecognised::Refuse) => Unrecognised::Refuse,
+                Some(RawUnrecognised::Anonymous) | None => Unrecognised::Anonymous,
+            },
+        })
+    }
+
+    fn region(&mut self, name: &str, raw: RawRegion) -> RegionConfig {
+        let gateways = self.authorities(&["region", name, "gateways"], &raw.gateways);
+        let mut pools = BTreeMap::new();
+        for (pool, config) in raw.pool {
+            let at = ["region", name, "pool", &pool];
+            let config = self.pool(&at, config);
+            pools.extend(self.name(&at, &pool, PoolName::new).map(|pool| (pool, config)));
+        }
+        let times = (defaults::GATEWAY_PROBE_INTERVAL, defaults::GATEWAY_PROBE_TIMEOUT);
+        let probe = raw.probe.unwrap_or(RawProbe {
+            fall: None,
+            interval: None,
+            path: None,
+            rise: None,
+            timeout: None,
+        });
+        let probe = self.probe(&["region", name, "probe"], probe, times);
+        RegionConfig { gateways, pools, probe }
+    }
+
+    fn pool(&mut self, at: At<'_>, raw: RawPool) -> PoolConfig {
+        let mut time = |key: &str, text: Option<String>, otherwise: Duration| {
+            self.time(&[at, &[key]].concat(), text).unwrap_or(otherwise)
+        };
+        let connect_timeout = time("connect_timeout", raw.connect_timeout, defaults::CONNECT_TIMEOUT);
+        let idle_timeout = time("idle_timeout", raw.idle_timeout, defaults::IDLE_TIMEOUT);
+        let response_timeout = time("response_timeout", raw.response_timeout, defaults::RESPONSE_TIMEOUT);
+        let times = (defaults::PROBE_INTERVAL, defaults::PROBE_TIMEOUT);
+        let tls = raw.tls.map(|tls| UpstreamTls::Server {
+            ca_file: tls.ca.map(|path| self.folder.join(path).into()),
+            server_name: tls.server_name.map(Into::into),
+        });
+        PoolConfig {
+            breaker: self.breaker(&[at, &["breaker"]].concat(), raw.breaker),
+            connect_timeout,
+            connections_max: raw.connections.unwrap_or(defaults::CONNECTIONS_MAX),
+            endpoints: self.authorities(&[at, &["endpoints"]].concat(), &raw.endpoints),
+            idle_timeout,
+            probe: raw.probe.map(|probe| self.probe(&[at, &["probe"]].concat(), probe, times)),
+            protocol: match raw.protocol {
+                Some(RawProtocol::Http2) => Protocol::Http2,
+                Some(RawProtocol::Http1) | None => Protocol::Http1,
+            },
+            response_timeout,
+            tls,
+        }
+    }
+
+    fn probe(&mut self, at: At<'_>, raw: RawProbe, (interval, timeout): (Duration, Duration)) -> Probe {
+        let path = raw.path.unwrap_or_else(|| "/".to_owned());
+        if !path.starts_with('/') || path.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
+            self.problem(&[at, &["path"]].concat(), format!("`{path}` is no path"), "begin it with `/`");
+        }
+        Probe {
+            path: path.into(),
+            interval: self.time(&[at, &["interval"]].concat(), raw.interval).unwrap_or(interval),
+            timeout: self.time(&[at, &["timeout"]].concat(), raw.timeout).unwrap_or(timeout),
+            rise: raw.rise.map_or(defaults::PROBE_RISE, u32::from),
+            fall: raw.fall.map_or(defaults::PROBE_FALL, u32::from),
+        }
+    }
+
+    fn breaker(&mut self, at: At<'_>, raw: RawBreaker) -> BreakerLimits {
+        let pause_min = self.time(&[at, &["pause_min"]].concat(), raw.pause_min);
+        let pause_max = self.time(&[at, &["pause_max"]].concat(), raw.pause_max);
+        let limits = BreakerLimits {
+            failures: raw.failures.map_or(defaults::BREAKER_FAILURES, u32::from),
+            pause_min: pause_min.unwrap_or(defaults::BREAKER_PAUSE_MIN),
+            pause_max: pause_max.unwrap_or(defaults::BREAKER_PAUSE_MAX),
+        };
+        if limits.pause_min > limits.pause_max {
+            let help = "make `pause_max` the longer one";
+            self.problem(at, "`pause_min` is longer than `pause_max`", help);
+        }
+        limits
+    }
+
+    fn policy(&mut self, at: At<'_>, raw: RawPolicy) -> Option<PolicySlot> {
+        let name = self.name(&[at, &["use"]].concat(), &raw.name, PolicyName::new)?;
+        match serde_json::to_string(&raw.config) {
+            Ok(config) => {
+                Some(PolicySlot { config: config.into(), dynamic_granted: raw.dynamic_granted, name })
+            }
+            Err(error) => {
+                let help = "give values that JSON has";
+                self.problem(
+                    &[at, &["config"]].concat(),
+                    format!("the configuration is no JSON: {error}"),
+                    help,
+                );
+                None
+            }
+        }
+    }
+
+    fn source(&mut self, index: &str, raw: RawSource) -> Option<Source> {
+        let at = ["tenants", "sources", index];
+        let RawSource { client_certificate, header, host_suffix, path_prefix } = raw;
+        match (client_certificate, header, host_suffix, path_prefix) {
+            (Some(prefix), None, None, None) => Some(Source::ClientCertificate { uri_prefix: prefix.into() }),
+            (None, Some(name), None, None) => {
+                let name = self.header(&[&at[..], &["header"]].concat(), Some(name))?;
+                Some(Source::Header { name: name.into() })
+            }
+            (None, None, Some(suffix), None) => {
+                let suffix = suffix.to_ascii_lowercase();
+                if !suffix.starts_with('.') || suffix.len() < 2 {
+                    let help = "begin it with a dot, such as `.apps.example.com`";
+                    self.problem(
+                        &[&at[..], &["host_suffix"]].concat(),
+                        format!("`{suffix}` is no suffix"),
+                        help,
+                    );
+                }
+                Some(Source::HostSuffix { suffix: suffix.into() })
+            }
+            (None, None, None, Some(prefix)) => {
+                if !prefix.starts_with('/') || !prefix.ends_with('/') {
+                    let help = "begin and end it with `/`, such as `/t/`";
+                    self.problem(
+                        &[&at[..], &["path_prefix"]].concat(),
+                        format!("`{prefix}` is no prefix"),
+                        help,
+                    );
+                }
+                Some(Source::PathPrefix { prefix: prefix.into() })
+            }
+            _ => {
+                let help = "give one of client_certificate, header, host_suffix, path_prefix; write another source for another";
+                self.problem(&at, "a source has exactly one key", help);
+                None
+            }
+        }
+    }
+
+    fn limits(&mut self, raw: &RawLimits) -> Limits {
+        Limits {
+            body_bytes_max: raw.body_bytes,
+            body_idle: self.time(&["limits", "body_idle"], raw.body_idle.clone()),
+            connections_max: raw.connections.map(|number| number as usize),
+            drain: self.time(&["limits", "drain"], raw.drain.clone()),
+            fields_max: raw.header_fields.map(usize::from),
+            head_bytes_max: raw.head_bytes.map(|bytes| bytes as usize),
+            header: self.time(&["limits", "header"], raw.header.clone()),
+            idle: self.time(&["limits", "idle"], raw.idle.clone()),
+        }
+    }
+
+    fn check_region(
+        &mut self,
+        name: &RegionName,
+        region: &RegionConfig,
+        local: Option<&RegionName>,
+        peer: bool,
+    ) {
+        let at = ["region", name.as_str()];
+        let remote = local.is_some_and(|local| local != name);
+        if !region.gateways.is_empty() && remote && !peer {
+            let help = "add `[peer]` with cert, key and ca: gateways know each other by certificates";
+            self.problem(
+                &[at[0], at[1], "gateways"],
+                "gateways of another region need this node's identity",
+                help,
+            );
+        }
+        if region.pools.is_empty() {
+            self.problem(
+                &at,
+                format!("region `{name}` has no pool"),
+                "declare what runs there: `[region.NAME.pool.web]`",
+            );
+        }
+        for (pool, config) in &region.pools {
+            let elsewhere = remote && !region.gateways.is_empty();
+            if config.endpoints.is_empty() && !elsewhere {
+                let at = [at[0], at[1], "pool", pool.as_str()];
+                let help = "list `endpoints = [\"host:port\"]`, or the region's `gateways`";
+                self.problem(&at, format!("pool `{pool}` has no endpoint"), help);
+            }
+        }
+    }
+
+    fn check_listen(&mut self, listen: &Listen, peer: bool, no_certificate: bool) {
+        if listen.public.is_empty() && listen.public_tls.is_empty() {
+            self.problem(&["listen"], "there is no public listener", "add `public = [\"0.0.0.0:8080\"]`");
+        }
+        if !listen.public_tls.is_empty() && no_certificate {
+            let help = "add `[[tls.certificate]]` with `cert` and `key`";
+            self.problem(&["listen", "public_tls"], "a TLS listener needs a certificate", help);
+        }
+        if !listen.peer.is_empty() && !peer {
+            let help = "add `[peer]` with cert, key and ca";
+            self.problem(&["listen", "peer"], "a peer listener needs this node's identity", help);
+        }
+        let mut seen = BTreeSet::new();
+        let all = [("public", &listen.public), ("public_tls", &listen.public_tls), ("peer", &listen.peer)];
+        for (key, addresses) in all {
+            for address in addresses.iter().filter(|address| address.port() != 0) {
+                if !seen.insert(*address) {
+                    let help = "give each listener an address of its own";
+                    self.problem(&["listen", key], format!("{address} is listed twice"), help);
+                }
+            }
+        }
+    }
+
+    fn name<T>(&mut self, at: At<'_>, text: &str, make: fn(&str) -> Result<T, NameError>) -> Option<T> {
+        match make(text) {
+            Ok(name) => Some(name),
+            Err(error) => {
+                self.problems.push(Problem::new(self.tree.origin(at), error.to_string()));
+                None
+            }
+        }
+    }
+
+    fn known_region(&mut self, at: At<'_>, text: &str, names: &BTreeSet<RegionName>) -> Option<RegionName> {
+        let name = self.name(at, text, RegionName::new)?;
+        if !names.contains(&name) {
+            let all: Vec<&str> = names.iter().map(RegionName::as_str).collect();
+            self.problem(at, format!("there is no region `{name}`"), suggest(text, &all));
+            return None;
+        }
+        Some(name)
+    }
+
+    fn addresses(&mut self, key: &str, texts: &[String]) -> Vec<SocketAddr> {
+        (0_usize..)
+            .zip(texts)
+            .filter_map(|(index, text)| self.address(&["listen", key, &index.to_string()], text))
+            .collect()
+    }
+
+    fn address(&mut self, at: At<'_>, text: &str) -> Option<SocketAddr> {
+        let address = text.parse().ok();
+        if address.is_none() {
+            self.problem(
+                at,
+                format!("`{text}` is no address to listen on"),
+                "write `0.0.0.0:8080` or `[::]:8080`",
+            );
+        }
+        address
+    }
+
+    fn authorities(&mut self, at: At<'_>, texts: &[String]) -> Vec<Authority> {
+        let mut seen = BTreeSet::new();
+        let mut all = Vec::new();
+        for (index, text) in (0_usize..).zip(texts) {
+            let index = index.to_string();
+            let at = [at, &[&index]].concat();
+            if !seen.insert(text) {
+                self.problem(&at, format!("{text} is listed twice"), "list each once");
+            }
+            all.extend(self.authority(&at, text));
+        }
+        all
+    }
+
+    fn authority(&mut self, at: At<'_>, text: &str) -> Option<Authority> {
+        let split =
+            text.rsplit_once(':').filter(|(host, _)| check_host(host).is_ok_and(|host| host.port.is_none()));
+        let port = split.and_then(|(_, port)| port.parse().ok()).filter(|port| *port != 0);
+        let (Some((host, _)), Some(port)) = (split, port) else {
+            self.problem(
+                at,
+                format!("`{text}` is no endpoint"),
+                "write `host:port`, such as `10.0.0.5:8080`",
+            );
+            return None;
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Some(Authority { host, port, text: text.to_owned() })
+    }
+
+    fn network(&mut self, at: At<'_>, text: &str) -> Option<IpNet> {
+        let network = text.parse().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from));
+        if network.is_none() {
+            self.problem(at, format!("`{text}` is no network"), "write `10.0.0.0/8`");
+        }
+        network
+    }
+
+    fn header(&mut self, at: At<'_>, text: Option<String>) -> Option<String> {
+        let text = text?;
+        let good = portolan_core::attribute::Attribute::parse(&format!("header:{text}")).is_ok();
+        if !good {
+            self.problem(
+                at,
+                format!("`{text}` is no name of a header"),
+                "use an HTTP token, such as `x-tenant`",
+            );
+        }
+        good.then(|| text.to_ascii_lowercase())
+    }
+
+    fn time(&mut self, at: At<'_>, text: Option<String>) -> Option<Duration> {
+        let text = text?;
+        let time = humantime::parse_duration(&text).ok().filter(|time| !time.is_zero());
+        if time.is_none() {
+            self.problem(
+                at,
+                format!("`{text}` is no time"),
+                "write `500ms`, `10s` or `5m`; zero is not allowed",
+            );
+        }
+        time
+    }
+
+    fn problem(&mut self, at: At<'_>, message: impl Into<String>, help: impl Into<String>) {
+        self.problems.push(Problem::new(self.tree.origin(at), message).help(help));
+    }
+}

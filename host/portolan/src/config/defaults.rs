@@ -1,0 +1,34 @@
+//! Defaults of the configuration, with their reasons. Limits of the data plane and of the policy engine are in their own
+//! crates.
+
+use std::time::Duration;
+
+/// An application in the same region answers the handshake within a millisecond; two seconds survive one lost packet with
+/// its retransmission after one.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Connections of one data thread to one endpoint.
+pub(crate) const CONNECTIONS_MAX: u32 = 256;
+/// Shorter than the 75 s after which nginx and Node's successors close idle connections, so that we close first.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time for a response head.
+pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Failures in a row that open an endpoint's breaker.
+pub(crate) const BREAKER_FAILURES: u32 = 5;
+/// The breaker's first pause.
+pub(crate) const BREAKER_PAUSE_MIN: Duration = Duration::from_secs(1);
+/// Its longest.
+pub(crate) const BREAKER_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// From one probe to the next.
+pub(crate) const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// Time for one probe.
+pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Good probes in a row that bring an endpoint up: one may be luck.
+pub(crate) const PROBE_RISE: u32 = 2;
+/// Bad probes in a row that take it down: two may be a lost packet each.
+pub(crate) const PROBE_FALL: u32 = 3;
+/// Gateways of other regions are probed more often, because a region's verdict rests on it.
+pub(crate) const GATEWAY_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Time for one such probe.
+pub(crate) const GATEWAY_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The node's own log.
+pub(crate) const LOG_LEVEL: &str = "info";

@@ -1,0 +1,401 @@
+//! The configuration as it is written. These types are also the source of `portolan schema`; what cannot be said by a type
+//! is checked in `build`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Everything.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Raw {
+    /// Networks whose clients are known to be somewhere.
+    #[serde(default)]
+    pub(super) client_network: Vec<RawNetwork>,
+    /// What is told to clients.
+    #[serde(default)]
+    pub(super) expose: RawExpose,
+    /// Round-trip times that are declared; measured ones win over them.
+    #[serde(default)]
+    pub(super) latency: Vec<RawLatency>,
+    /// Bounds on what clients may do.
+    #[serde(default)]
+    pub(super) limits: RawLimits,
+    /// Addresses.
+    pub(super) listen: RawListen,
+    /// What is written down.
+    #[serde(default)]
+    pub(super) log: RawLog,
+    /// This node.
+    pub(super) node: RawNode,
+    /// Who this node is among regions.
+    pub(super) peer: Option<RawPeer>,
+    /// Where policies come from.
+    #[serde(default)]
+    pub(super) policies: RawPolicies,
+    /// The operator's routing policy. Without one, requests go to the local region, then to the nearest.
+    pub(super) policy: Option<RawPolicy>,
+    /// Regions by name.
+    #[serde(default)]
+    pub(super) region: BTreeMap<String, RawRegion>,
+    /// Residency classes by name.
+    #[serde(default)]
+    pub(super) residency: BTreeMap<String, RawResidency>,
+    /// Tenants by name that have something of their own.
+    #[serde(default)]
+    pub(super) tenant: BTreeMap<String, RawTenant>,
+    /// How tenants are recognised.
+    #[serde(default)]
+    pub(super) tenants: RawTenants,
+    /// TLS on public listeners.
+    #[serde(default)]
+    pub(super) tls: RawTls,
+    /// Whom to believe.
+    #[serde(default)]
+    pub(super) trust: RawTrust,
+}
+
+/// This node.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawNode {
+    /// The region that it stands in; one of `[region.*]`.
+    pub(super) region: String,
+    /// A folder for the admin socket and compiled policies; `.portolan` beside the configuration when absent.
+    pub(super) state: Option<PathBuf>,
+    /// Data threads; one for each processor when absent.
+    #[schemars(range(min = 1, max = 256))]
+    pub(super) threads: Option<u16>,
+}
+
+/// Addresses such as `0.0.0.0:8080` or `[::]:8443`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawListen {
+    /// For Prometheus and load balancers: `/metrics`, `/ready`. Without a token, so keep it private.
+    pub(super) metrics: Option<String>,
+    /// For gateways of other regions. Needs `[peer]`.
+    #[serde(default)]
+    pub(super) peer: Vec<String>,
+    /// HTTP/1.1 and HTTP/2 in cleartext.
+    #[serde(default)]
+    pub(super) public: Vec<String>,
+    /// HTTP/1.1 and HTTP/2 over TLS. Needs `[[tls.certificate]]`.
+    #[serde(default)]
+    pub(super) public_tls: Vec<String>,
+}
+
+/// TLS on public listeners.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTls {
+    /// Certificates; the one whose names fit is served.
+    #[serde(default)]
+    pub(super) certificate: Vec<RawCertificate>,
+    /// Certificates of clients.
+    pub(super) clients: Option<RawClients>,
+}
+
+/// One certificate. Its files are read again when they change.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCertificate {
+    /// PEM file of the chain, the server's own first.
+    pub(super) cert: PathBuf,
+    /// PEM file of the private key.
+    pub(super) key: PathBuf,
+}
+
+/// Certificates of clients.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawClients {
+    /// PEM files of authorities.
+    pub(super) ca: Vec<PathBuf>,
+    /// Refuse clients without one.
+    #[serde(default)]
+    pub(super) required: bool,
+}
+
+/// Who this node is among regions.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPeer {
+    /// PEM files of the authorities of all regions' gateways.
+    pub(super) ca: Vec<PathBuf>,
+    /// PEM file of this node's chain, with `portolan://region/NAME` among its names.
+    pub(super) cert: PathBuf,
+    /// PEM file of its private key.
+    pub(super) key: PathBuf,
+}
+
+/// Whom to believe.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTrust {
+    /// The header in which a trusted proxy names the client's country.
+    pub(super) country_header: Option<String>,
+    /// Networks of proxies whose `X-Forwarded-*` and `Forwarded` are believed.
+    #[serde(default)]
+    pub(super) proxies: Vec<String>,
+    /// The header in which a trusted proxy names the nearest region.
+    pub(super) region_header: Option<String>,
+}
+
+/// Where the clients of a network are.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawNetwork {
+    /// ISO 3166-1 alpha-2 code.
+    pub(super) country: Option<String>,
+    /// Such as `10.20.0.0/16`.
+    pub(super) network: String,
+    /// The nearest region.
+    pub(super) region: Option<String>,
+}
+
+/// Bounds on what clients may do. Times such as `10s` or `500ms`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLimits {
+    /// The largest request content in bytes; any when absent.
+    #[schemars(range(min = 0))]
+    pub(super) body_bytes: Option<u64>,
+    /// Time between two pieces of a content (60s).
+    pub(super) body_idle: Option<String>,
+    /// Client connections of one data thread (20000).
+    #[schemars(range(min = 1))]
+    pub(super) connections: Option<u32>,
+    /// How long requests in flight may take to end after SIGTERM (30s).
+    pub(super) drain: Option<String>,
+    /// Header fields in one request (100).
+    #[schemars(range(min = 1, max = 1000))]
+    pub(super) header_fields: Option<u16>,
+    /// Bytes of one request's head (65536).
+    #[schemars(range(min = 1024, max = 1_048_576))]
+    pub(super) head_bytes: Option<u32>,
+    /// Time for a whole request head (10s).
+    pub(super) header: Option<String>,
+    /// Time without a request (75s).
+    pub(super) idle: Option<String>,
+}
+
+/// What is written down.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLog {
+    /// The access log: `stdout` or a file; none when absent.
+    pub(super) access: Option<String>,
+    /// How lines of the node's own log look.
+    pub(super) format: Option<RawFormat>,
+    /// `error`, `warn`, `info`, `debug`, or directives such as `warn,portolan_policy=debug`.
+    pub(super) level: Option<String>,
+}
+
+/// How lines look.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// What is told to clients.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawExpose {
+    /// Response headers that name generation, policy, region and attempts.
+    #[serde(default)]
+    pub(super) decision: bool,
+}
+
+/// A region.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRegion {
+    /// Its gateways' peer addresses, `host:port`. Without any, its pools are reached directly.
+    #[serde(default)]
+    pub(super) gateways: Vec<String>,
+    /// How its gateways are probed.
+    pub(super) probe: Option<RawProbe>,
+    /// Its pools by name.
+    #[serde(default)]
+    pub(super) pool: BTreeMap<String, RawPool>,
+}
+
+/// The endpoints of one application.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPool {
+    /// When the breaker of an endpoint opens.
+    #[serde(default)]
+    pub(super) breaker: RawBreaker,
+    /// Time to connect (2s).
+    pub(super) connect_timeout: Option<String>,
+    /// Connections of one data thread to one endpoint (256).
+    #[schemars(range(min = 1))]
+    pub(super) connections: Option<u32>,
+    /// `host:port`. May be empty in a region with gateways.
+    #[serde(default)]
+    pub(super) endpoints: Vec<String>,
+    /// How long an idle connection is kept (60s).
+    pub(super) idle_timeout: Option<String>,
+    /// How endpoints are probed; never when absent.
+    pub(super) probe: Option<RawProbe>,
+    /// What is spoken (http1).
+    pub(super) protocol: Option<RawProtocol>,
+    /// Time for a response head (30s).
+    pub(super) response_timeout: Option<String>,
+    /// TLS to the endpoints; cleartext when absent.
+    pub(super) tls: Option<RawUpstreamTls>,
+}
+
+/// What is spoken to an upstream.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawProtocol {
+    /// HTTP/1.1
+    Http1,
+    /// HTTP/2; needed for gRPC.
+    Http2,
+}
+
+/// TLS to an upstream.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawUpstreamTls {
+    /// PEM file of authorities; the system's when absent.
+    pub(super) ca: Option<PathBuf>,
+    /// The name that the certificate must carry; the endpoint's host when absent.
+    pub(super) server_name: Option<String>,
+}
+
+/// How something is probed.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawProbe {
+    /// Bad probes in a row that take it down (3).
+    #[schemars(range(min = 1, max = 100))]
+    pub(super) fall: Option<u8>,
+    /// From one probe to the next (5s).
+    pub(super) interval: Option<String>,
+    /// The path to GET; a 2xx is good (/).
+    pub(super) path: Option<String>,
+    /// Good probes in a row that bring it up (2).
+    #[schemars(range(min = 1, max = 100))]
+    pub(super) rise: Option<u8>,
+    /// Time for one probe (2s).
+    pub(super) timeout: Option<String>,
+}
+
+/// When a breaker opens.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBreaker {
+    /// Failures in a row that open it (5); 0 for never.
+    #[schemars(range(min = 0, max = 1000))]
+    pub(super) failures: Option<u16>,
+    /// The longest pause (30s).
+    pub(super) pause_max: Option<String>,
+    /// The first pause (1s); it doubles with each failed probe.
+    pub(super) pause_min: Option<String>,
+}
+
+/// A declared round-trip time.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLatency {
+    /// Two regions.
+    pub(super) between: [String; 2],
+    /// Such as `80ms`.
+    pub(super) round_trip: String,
+}
+
+/// A residency class.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawResidency {
+    /// The regions that it allows.
+    pub(super) regions: Vec<String>,
+}
+
+/// How tenants are recognised.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTenants {
+    /// Refuse names that have no `[tenant.NAME]`.
+    #[serde(default)]
+    pub(super) known_only: bool,
+    /// Where to look for the tenant's name; the first that names one decides.
+    #[serde(default)]
+    pub(super) sources: Vec<RawSource>,
+    /// What becomes of requests without a tenant (anonymous).
+    pub(super) unrecognised: Option<RawUnrecognised>,
+}
+
+/// One place to look at; exactly one of its keys.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSource {
+    /// The rest of a URI in the client's certificate after this prefix, such as `spiffe://example.com/tenant/`.
+    pub(super) client_certificate: Option<String>,
+    /// The value of this header.
+    pub(super) header: Option<String>,
+    /// The label before this suffix of the host, such as `.apps.example.com`.
+    pub(super) host_suffix: Option<String>,
+    /// The segment after this prefix of the path, such as `/t/`.
+    pub(super) path_prefix: Option<String>,
+}
+
+/// What becomes of requests without a tenant.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawUnrecognised {
+    /// They are served without one.
+    Anonymous,
+    /// They are answered 404.
+    Refuse,
+}
+
+/// What a tenant has of its own.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTenant {
+    /// Its own routing policy, asked after the operator's.
+    pub(super) policy: Option<RawPolicy>,
+    /// Its residency class.
+    pub(super) residency: Option<String>,
+}
+
+/// A policy in a slot.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPolicy {
+    /// The policy's configuration; the policy's own schema says what it may hold.
+    #[serde(default)]
+    pub(super) config: BTreeMap<String, serde_json::Value>,
+    /// May a tenant's large component answer dynamic rules?
+    #[serde(default)]
+    pub(super) dynamic_granted: bool,
+    /// `NAME` for `NAME.wasm` in the folder of policies, or a bundled policy.
+    #[serde(rename = "use")]
+    pub(super) name: String,
+}
+
+/// Where policies come from.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPolicies {
+    /// Bytes of the largest component (8388608).
+    #[schemars(range(min = 1024, max = 134_217_728))]
+    pub(super) component_bytes: Option<u32>,
+    /// The folder of components; `policies` beside the configuration when absent.
+    pub(super) folder: Option<PathBuf>,
+    /// Instances that may exist at the same time (10000).
+    #[schemars(range(min = 16, max = 100_000))]
+    pub(super) instances: Option<u32>,
+}

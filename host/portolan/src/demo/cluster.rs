@@ -1,0 +1,290 @@
+//! The demo's regions: a gateway and two applications each, as processes of this program, in one temporary folder.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use http::Method;
+use portolan_core::ids::RegionName;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use super::SETTLE;
+use crate::node::SOCKET;
+use crate::pki::{Authority, IdentityFiles};
+use crate::{ask, cli};
+
+/// The regions.
+pub(crate) const REGIONS: [&str; 3] = ["eu-west", "eu-central", "us-east"];
+/// The one that is killed.
+pub(crate) const VICTIM: &str = "eu-central";
+/// The tenants; each has one application, called as it is.
+pub(crate) const TENANTS: [&str; 2] = ["acme", "globex"];
+/// The one that is pinned.
+pub(crate) const PINNED: &str = "acme";
+/// How often a region is asked whether it runs what was written.
+const POLL: Duration = Duration::from_millis(20);
+
+/// What the regions are to run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Intent {
+    /// The policy of both tenants.
+    pub(crate) policy: &'static str,
+    /// Is the pinned tenant pinned?
+    pub(crate) pinned: bool,
+}
+
+/// All regions.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    folder: TempDir,
+    regions: Vec<Region>,
+}
+
+#[derive(Debug)]
+struct Region {
+    name: &'static str,
+    apps: [SocketAddr; 2],
+    identity: IdentityFiles,
+    peer: SocketAddr,
+    public: SocketAddr,
+    processes: Vec<Child>,
+}
+
+impl Cluster {
+    /// Starts all regions and waits until each is ready.
+    ///
+    /// # Errors
+    /// When one does not come up; the text has the end of its log.
+    pub(crate) async fn start() -> anyhow::Result<Self> {
+        let folder =
+            tempfile::Builder::new().prefix("portolan-demo-").tempdir().context("make a temporary folder")?;
+        let authority = Authority::create("portolan demo")?;
+        let mut ports = free_ports(REGIONS.len() * 4)?.into_iter();
+        let mut port = || ports.next().context("find a free port");
+        let mut regions = Vec::new();
+        for name in REGIONS {
+            let identity = authority.issue(&RegionName::new(name)?, folder.path())?;
+            let (apps, peer, public) = ([port()?, port()?], port()?, port()?);
+            regions.push(Region { name, apps, identity, peer, public, processes: Vec::new() });
+        }
+        let mut cluster = Self { folder, regions };
+        for index in 0..cluster.regions.len() {
+            cluster.write_node(index)?;
+        }
+        cluster.write_intent(Intent { policy: "nearest-region", pinned: false })?;
+        for name in REGIONS {
+            cluster.spawn(name)?;
+        }
+        for name in REGIONS {
+            cluster.wait_ready(name).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// The gateways' addresses, beginning with the region that is home.
+    pub(crate) fn entries(&self, home: &str) -> Vec<(String, SocketAddr)> {
+        let mut entries: Vec<_> =
+            self.regions.iter().map(|region| (region.name.to_owned(), region.public)).collect();
+        entries.sort_by_key(|(name, _)| name != home);
+        entries
+    }
+
+    /// The configuration of a region, for `portolan status --config`.
+    pub(crate) fn config(&self, region: &str) -> PathBuf {
+        self.folder.path().join(region).join("portolan.toml")
+    }
+
+    /// Writes what is wanted and waits until every living region runs it.
+    ///
+    /// # Errors
+    /// When one refuses it, with its reason.
+    pub(crate) async fn want(&self, intent: Intent) -> anyhow::Result<()> {
+        let mut before = Vec::new();
+        for region in self.regions.iter().filter(|region| !region.processes.is_empty()) {
+            before.push((region.name, generation(&self.state(region.name)).await?));
+        }
+        self.write_intent(intent)?;
+        for (name, old) in before {
+            let deadline = Instant::now() + SETTLE;
+            while generation(&self.state(name)).await? <= old {
+                if Instant::now() > deadline {
+                    bail!("{name} does not run what was written:\n{}", self.log_end(name));
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills a region: its gateway and its applications at the same moment.
+    ///
+    /// # Errors
+    /// When there is no such region, or the kernel refuses.
+    pub(crate) fn kill(&mut self, name: &str) -> anyhow::Result<()> {
+        let region = self.region(name)?;
+        for process in &mut region.processes {
+            process.start_kill().context("kill a process of the region")?;
+        }
+        region.processes.clear();
+        Ok(())
+    }
+
+    /// Starts a killed region again, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub(crate) async fn revive(&mut self, name: &'static str) -> anyhow::Result<()> {
+        self.spawn(name)?;
+        self.wait_ready(name).await
+    }
+
+    /// Ends all regions; the temporary folder goes with the cluster.
+    pub(crate) async fn stop(mut self) {
+        for region in &mut self.regions {
+            for process in &mut region.processes {
+                // One that has ended already cannot be killed, and need not be.
+                process.kill().await.ok();
+            }
+        }
+    }
+
+    fn region(&mut self, name: &str) -> anyhow::Result<&mut Region> {
+        self.regions
+            .iter_mut()
+            .find(|region| region.name == name)
+            .with_context(|| format!("find region {name}"))
+    }
+
+    fn state(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name).join("state")
+    }
+
+    fn spawn(&mut self, name: &'static str) -> anyhow::Result<()> {
+        let program = std::env::current_exe().context("find the program's own file")?;
+        let (config, log) = (self.config(name), self.log(name));
+        let region = self.region(name)?;
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .context("open the region's log")?;
+        let start = |arguments: &[String]| -> anyhow::Result<Child> {
+            let mut command = Command::new(&program);
+            command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.try_clone()?);
+            // Ctrl-C is the demo's: it ends its regions itself, in order.
+            command.process_group(0).kill_on_drop(true).spawn().context("start a process of the region")
+        };
+        let mut apps = vec![cli::DEMO_APPS.to_owned(), "--region".to_owned(), name.to_owned()];
+        apps.extend(TENANTS.iter().zip(region.apps).map(|(tenant, address)| format!("{tenant}={address}")));
+        let serve = [
+            "serve".to_owned(),
+            "--with-parent".to_owned(),
+            "--config".to_owned(),
+            config.display().to_string(),
+        ];
+        region.processes = vec![start(&apps)?, start(&serve)?];
+        Ok(())
+    }
+
+    async fn wait_ready(&self, name: &'static str) -> anyhow::Result<()> {
+        let deadline = Instant::now() + SETTLE * 3;
+        while generation(&self.state(name)).await.is_err() {
+            if Instant::now() > deadline {
+                bail!("{name} does not come up:\n{}", self.log_end(name));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("{name}.log"))
+    }
+
+    fn log_end(&self, name: &str) -> String {
+        let text = std::fs::read_to_string(self.log(name)).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines.iter().rev().take(12).rev().copied().collect::<Vec<_>>().join("\n")
+    }
+
+    fn write_node(&self, index: usize) -> anyhow::Result<()> {
+        let own = self.regions.get(index).context("find the region")?;
+        let mut text = format!(
+            "[node]\nregion = \"{}\"\nstate = \"state\"\nthreads = 1\n\n[listen]\npublic = [\"{}\"]\npeer = [\"{}\"]\n\n\
+             [peer]\ncert = {:?}\nkey = {:?}\nca = [{:?}]\n\n[expose]\ndecision = true\n\n[policies]\ninstances = 200\n\n\
+             [log]\nlevel = \"info\"\n\n[tenants]\nsources = [{{ host_suffix = \".demo.localhost\" }}]\nunrecognised = \"refuse\"\n\n\
+             [residency.eu]\nregions = [\"eu-west\", \"eu-central\"]\n",
+            own.name, own.public, own.peer, own.identity.cert, own.identity.key, own.identity.ca,
+        );
+        for region in &self.regions {
+            let name = region.name;
+            text.push_str(&format!("\n[region.{name}]\n"));
+            if name != own.name {
+                text.push_str(&format!(
+                    "gateways = [\"{}\"]\nprobe = {{ interval = \"250ms\", timeout = \"500ms\", fall = 2 }}\n",
+                    region.peer
+                ));
+            }
+            for (tenant, address) in TENANTS.iter().zip(region.apps) {
+                let endpoints = if name == own.name { format!("\"{address}\"") } else { String::new() };
+                text.push_str(&format!("[region.{name}.pool.{tenant}]\nendpoints = [{endpoints}]\n"));
+            }
+        }
+        let folder = self.folder.path().join(own.name);
+        std::fs::create_dir_all(folder.join("conf.d")).context("make the region's folder")?;
+        replace(&folder.join("portolan.toml"), &text)
+    }
+
+    fn write_intent(&self, intent: Intent) -> anyhow::Result<()> {
+        for region in &self.regions {
+            let mut text = String::new();
+            for tenant in TENANTS {
+                let residency = if intent.pinned && tenant == PINNED { "residency = \"eu\"\n" } else { "" };
+                let config = match intent.policy {
+                    "weighted" => {
+                        let others = REGIONS.iter().filter(|name| **name != region.name);
+                        let shares = others.map(|name| {
+                            format!("{{ pool = \"{tenant}\", region = \"{name}\", percent = 25 }}")
+                        });
+                        let shares: Vec<String> = shares.collect();
+                        format!("shares = [{{ pool = \"{tenant}\", percent = 50 }}, {}]", shares.join(", "))
+                    }
+                    _ => format!("pool = \"{tenant}\""),
+                };
+                text.push_str(&format!(
+                    "[tenant.{tenant}]\n{residency}[tenant.{tenant}.policy]\nuse = \"{}\"\nconfig = {{ {config} }}\n\n",
+                    intent.policy
+                ));
+            }
+            replace(&self.folder.path().join(region.name).join("conf.d/tenants.toml"), &text)?;
+        }
+        Ok(())
+    }
+}
+
+/// The generation that a region runs.
+async fn generation(state: &Path) -> anyhow::Result<u64> {
+    let status = ask::exchange(&state.join(SOCKET), Method::GET, "/status", Vec::new()).await?;
+    let problems = status.pointer("/configuration/problems").and_then(serde_json::Value::as_array);
+    if let Some(problem) = problems.and_then(|problems| problems.first()) {
+        bail!("a region refuses what was written: {problem}");
+    }
+    status.get("generation").and_then(serde_json::Value::as_u64).context("read the region's status")
+}
+
+/// Puts a file into place as a whole, as an operator should.
+fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
+    let partial = path.with_extension("new");
+    std::fs::write(&partial, text).with_context(|| format!("write {}", partial.display()))?;
+    std::fs::rename(&partial, path).with_context(|| format!("write {}", path.display()))
+}
+
+/// Ports that nobody had a moment ago. All are held at the same time, so that they differ.
+fn free_ports(count: usize) -> anyhow::Result<Vec<SocketAddr>> {
+    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port");
+    let listeners: Vec<TcpListener> = (0..count).map(|_| bind()).collect::<anyhow::Result<_>>()?;
+    listeners.iter().map(|listener| listener.local_addr().context("look at a port")).collect()
+}

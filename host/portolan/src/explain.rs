@@ -1,0 +1,106 @@
+//! `portolan explain`: what would become of a request, step by step, as the running node sees it.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use http::Method;
+use serde_json::Value;
+
+use crate::ask;
+use crate::cli::Explain;
+use crate::node::admin;
+use crate::print;
+
+/// Asks the node and shows its answer.
+///
+/// # Errors
+/// When no node answers, or the request cannot be thought through.
+pub(crate) fn run(options: &Explain) -> anyhow::Result<ExitCode> {
+    let headers = options.headers.iter().map(|line| {
+        let (name, value) =
+            line.split_once(':').with_context(|| format!("`{line}` is no header: write `Name: value`"))?;
+        Ok((name.trim().to_owned(), value.trim().to_owned()))
+    });
+    let question = admin::Explain {
+        method: options.method.clone(),
+        url: options.url.clone(),
+        headers: headers.collect::<anyhow::Result<_>>()?,
+        client: options.client,
+        tenant: options.tenant.clone(),
+        near: options.region.clone(),
+    };
+    let socket = ask::socket(options.socket.as_deref(), &options.file.config)?;
+    let answer = ask::ask(&socket, Method::POST, "/explain", serde_json::to_vec(&question)?)?;
+    if options.json {
+        print(&serde_json::to_string_pretty(&answer)?)?;
+    } else {
+        print(&format!("{} {}\n{}", options.method, options.url, render(&answer)))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text<'v>(value: &'v Value, name: &str) -> Option<&'v str> {
+    value.get(name).and_then(Value::as_str)
+}
+
+fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
+    value.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn render(answer: &Value) -> String {
+    let mut lines = Vec::new();
+    let generation = answer.get("generation").and_then(Value::as_u64).unwrap_or(0);
+    lines.push(format!("  taken in by {}, generation {generation}", text(answer, "region").unwrap_or("-")));
+    let residency =
+        text(answer, "residency").map_or_else(String::new, |class| format!(", residency class {class}"));
+    lines.push(format!("  tenant: {}{residency}", text(answer, "tenant").unwrap_or("none")));
+    for policy in list(answer, "policies") {
+        let (name, digest) = (text(policy, "policy").unwrap_or("-"), text(policy, "digest").unwrap_or("-"));
+        lines.push(format!(
+            "  policy {name} ({digest}): rule {} decides",
+            text(policy, "rule").unwrap_or("-")
+        ));
+        for rule in list(policy, "rules") {
+            lines.push(format!("    {}", show_rule(rule)));
+        }
+    }
+    if list(answer, "policies").is_empty() {
+        lines.push("  no policy: the host's own rule decides".to_owned());
+    }
+    if let Some(why) = text(answer, "undecided") {
+        lines.push(format!("  the policy was not asked: {why}"));
+    }
+    lines.push("  answers, in the order in which they are tried:".to_owned());
+    for candidate in list(answer, "candidates") {
+        let action = text(candidate, "action").unwrap_or("-");
+        let policy = text(candidate, "policy").unwrap_or("the host");
+        match text(candidate, "rejected") {
+            Some(reason) => lines.push(format!("    - {action} ({policy}): rejected, {reason}")),
+            None => {
+                let via = text(candidate, "via").map_or_else(String::new, |via| format!(", by {via}"));
+                lines.push(format!("    + {action} ({policy}){via}"));
+            }
+        }
+    }
+    lines.push(format!("  => {}", text(answer, "outcome").unwrap_or("-")));
+    lines.join("\n")
+}
+
+fn show_rule(rule: &Value) -> String {
+    let number = rule.get("rule").and_then(Value::as_u64).unwrap_or(0);
+    let name =
+        text(rule, "name").map_or_else(|| format!("rule {number}"), |name| format!("rule {number} ({name})"));
+    let conditions = list(rule, "conditions");
+    if conditions.is_empty() {
+        return format!("{name}: always");
+    }
+    let shown: Vec<String> = conditions
+        .iter()
+        .map(|condition| {
+            let what = condition.get(0).and_then(Value::as_str).unwrap_or("-");
+            let holds = condition.get(1) == Some(&Value::Bool(true));
+            format!("{what}: {}", if holds { "yes" } else { "no" })
+        })
+        .collect();
+    format!("{name}: {}", shown.join("; "))
+}

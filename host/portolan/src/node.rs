@@ -1,0 +1,268 @@
+//! `portolan serve`: one node. Wires the services together, and owns nothing that a service could own.
+
+pub(crate) mod admin;
+pub(crate) mod policies;
+mod reconcile;
+pub(crate) mod status;
+mod topology;
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+use portolan_foundation::shutdown::Shutdown;
+use portolan_foundation::tls::{self, CertificateFiles, CertificateStore, ClientAuth, PeerIdentity};
+use portolan_foundation::{net, task, telemetry};
+use portolan_policy::{Compile, Engine};
+use portolan_proxy::{AccessLog, ClientNetwork, Listener, ListenerKind, Prober, Proxy, Trust};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+
+use self::admin::Admin;
+use self::reconcile::{Reconciler, Start};
+use crate::config::{self, Config, Loaded, LogFormat};
+
+/// The name of the admin socket in the state folder.
+pub(crate) const SOCKET: &str = "admin.sock";
+
+/// Serves until a signal ends it.
+///
+/// # Errors
+/// Everything that keeps a node from starting, with what to do.
+pub(crate) fn serve(path: &Path, loaded: Loaded, environment: Vec<(String, String)>) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let config = &loaded.config;
+    let format = match config.log_format {
+        LogFormat::Json => telemetry::Format::Json,
+        LogFormat::Text => telemetry::Format::Text,
+    };
+    telemetry::start(&config.log_level, format).map_err(anyhow::Error::msg)?;
+    let config = config.clone();
+    std::fs::create_dir_all(&config.state)
+        .with_context(|| format!("create the state folder {}", config.state.display()))?;
+    let certificates = certificates(&config)?;
+    let peer = peer(&config)?;
+    let threads = threads(&config);
+    let engine = Engine::new(engine_config(&config, threads)?).context("start the policy engine")?;
+    let start = Start {
+        certificates: certificates.clone(),
+        environment,
+        loaded,
+        path: path.to_owned(),
+        peer: peer.clone(),
+    };
+    let reconciler = Reconciler::start(engine.clone(), start)?;
+    let live = Arc::clone(reconciler.live());
+    let trust = Arc::new(trust(&config)?);
+    let settings = proxy_config(&config, &trust, certificates.as_ref(), peer.clone(), threads)?;
+    let proxy = Proxy::bind(settings, Arc::clone(&live)).context("start the data plane")?;
+    let shutdown = Shutdown::new();
+    let admin = Admin {
+        begun,
+        certificates,
+        engine,
+        live: Arc::clone(&live),
+        proxy: proxy.handle(),
+        report: reconciler.report(),
+        shutdown: shutdown.clone(),
+        trust,
+    };
+    let control = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("start the control runtime")?;
+    let _entered = control.enter();
+    let socket = config.state.join(SOCKET);
+    start_control(&config, admin, &socket)?;
+    let (nudges, observations) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    task::spawn("prober", Prober::new(live, peer, Arc::clone(&observations)).run(shutdown.clone()));
+    start_signals(&shutdown, &nudges)?;
+    let broken = shutdown.clone();
+    let reconciling = task::spawn("reconciler", async move {
+        let result = reconcile::run(reconciler, nudges, observations, broken.clone()).await;
+        if let Err(error) = &result {
+            tracing::error!("{error:#}");
+        }
+        // Without it nothing would ever change again: better to end and be started anew.
+        broken.begin();
+        result
+    });
+    let addresses: Vec<String> = proxy.handle().addresses().iter().map(ToString::to_string).collect();
+    let region = config.local.as_str();
+    tracing::info!(region, listeners = addresses.join(" "), "portolan {} serves", env!("CARGO_PKG_VERSION"));
+    proxy.run(&shutdown).context("run the data plane")?;
+    drop(std::fs::remove_file(&socket));
+    let ended = control.block_on(reconciling);
+    tracing::info!("portolan has ended");
+    match ended {
+        Ok(Some(result)) => result,
+        _ => bail!("the reconciler panicked; please report this with the lines before it"),
+    }
+}
+
+fn start_control(config: &Config, admin: Admin, socket: &Path) -> anyhow::Result<()> {
+    let unix =
+        tokio::net::UnixListener::from_std(net::listen_unix(socket)?).context("use the admin socket")?;
+    if let Some(address) = config.listen.metrics {
+        let listener = std::net::TcpListener::bind(address)
+            .with_context(|| format!("listen on {address} for metrics"))?;
+        listener.set_nonblocking(true).context("use the metrics socket")?;
+        let listener = tokio::net::TcpListener::from_std(listener).context("use the metrics socket")?;
+        let address = listener.local_addr().context("look at the metrics socket")?;
+        tracing::info!(%address, "metrics");
+        task::spawn("metrics-listener", admin.clone().serve_metrics(listener));
+    }
+    task::spawn("admin-listener", admin.serve_unix(unix));
+    Ok(())
+}
+
+/// SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reads everything again.
+fn start_signals(shutdown: &Shutdown, nudges: &Arc<Notify>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+    let (shutdown, nudges) = (shutdown.clone(), Arc::clone(nudges));
+    task::spawn("signals", async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                _ = hangup.recv() => {
+                    nudges.notify_one();
+                    continue;
+                }
+            }
+            if shutdown.is_begun() {
+                tracing::warn!("a second signal: requests in flight are cut off");
+                std::process::exit(1);
+            }
+            tracing::info!("draining: no new connections, requests in flight may end");
+            shutdown.begin();
+        }
+    });
+    Ok(())
+}
+
+fn threads(config: &Config) -> NonZeroUsize {
+    let processors = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    config.threads.unwrap_or(processors)
+}
+
+/// The settings of the policy engine; it compiles in children of this program.
+pub(crate) fn engine_config(
+    config: &Config,
+    threads: NonZeroUsize,
+) -> anyhow::Result<portolan_policy::Config> {
+    let defaults = portolan_policy::defaults::POOL_SLOTS;
+    let mut limits = portolan_policy::Limits::standard();
+    limits.component_bytes_max = config.component_bytes_max.unwrap_or(limits.component_bytes_max);
+    Ok(portolan_policy::Config {
+        cache_bytes_max: portolan_policy::defaults::CACHE_BYTES_MAX,
+        cache_dir: Some(config.state.join("cache")),
+        compile: compile_in_children()?,
+        data_threads: threads,
+        limits,
+        pool_slots: config.instances_max.and_then(std::num::NonZeroU32::new).unwrap_or(defaults),
+    })
+}
+
+/// Compilation by this very program, whatever has become of its file since.
+pub(crate) fn compile_in_children() -> anyhow::Result<Compile> {
+    let link = PathBuf::from("/proc/self/exe");
+    let program =
+        if link.exists() { link } else { std::env::current_exe().context("find the program's own file")? };
+    Ok(Compile::Child { program, args: vec![crate::cli::COMPILE.into()] })
+}
+
+fn certificates(config: &Config) -> anyhow::Result<Option<Arc<CertificateStore>>> {
+    if config.certificates.is_empty() {
+        return Ok(None);
+    }
+    let files = config
+        .certificates
+        .iter()
+        .map(|(cert, key)| CertificateFiles { cert: cert.clone(), key: key.clone() });
+    Ok(Some(CertificateStore::load(files.collect()).context("read the listeners' certificates")?))
+}
+
+fn peer(config: &Config) -> anyhow::Result<Option<PeerIdentity>> {
+    let load = |peer: &config::GatewayTls| PeerIdentity::load(&config.local, &peer.cert, &peer.key, &peer.ca);
+    config.peer.as_ref().map(load).transpose().context("read this node's identity")
+}
+
+fn trust(config: &Config) -> anyhow::Result<Trust> {
+    let header = |name: &Option<String>| name.as_deref().map(http::HeaderName::try_from).transpose();
+    Ok(Trust {
+        country_header: header(&config.country_header).context("read trust.country_header")?,
+        networks: config
+            .networks
+            .iter()
+            .map(|network| ClientNetwork {
+                network: network.network,
+                country: network.country.as_deref().map(Into::into),
+                region: network.region.clone(),
+            })
+            .collect(),
+        proxies: config.proxies.clone(),
+        region_header: header(&config.region_header).context("read trust.region_header")?,
+    })
+}
+
+fn proxy_config(
+    config: &Config,
+    trust: &Trust,
+    certificates: Option<&Arc<CertificateStore>>,
+    peer: Option<PeerIdentity>,
+    threads: NonZeroUsize,
+) -> anyhow::Result<portolan_proxy::Config> {
+    let defaults = portolan_proxy::Limits::default();
+    let limits = &config.limits;
+    let mut listeners: Vec<Listener> = Vec::new();
+    listeners
+        .extend(config.listen.public.iter().map(|&address| Listener { address, kind: ListenerKind::Public }));
+    if let Some(store) = certificates {
+        let clients = match &config.client_authority {
+            None => ClientAuth::Off,
+            Some((files, true)) => ClientAuth::Required(files.clone()),
+            Some((files, false)) => ClientAuth::Optional(files.clone()),
+        };
+        let tls = tls::server_config(store, &clients).context("read the authorities of clients")?;
+        let kind = ListenerKind::PublicTls(tls);
+        listeners
+            .extend(config.listen.public_tls.iter().map(|&address| Listener { address, kind: kind.clone() }));
+    }
+    listeners
+        .extend(config.listen.peer.iter().map(|&address| Listener { address, kind: ListenerKind::Peer }));
+    let mut screen = defaults.screen;
+    screen.fields_max = limits.fields_max.unwrap_or(screen.fields_max);
+    screen.head_bytes_max = limits.head_bytes_max.unwrap_or(screen.head_bytes_max);
+    Ok(portolan_proxy::Config {
+        access_log: config.log_access.clone().map(|log| match log {
+            config::AccessLog::File(path) => AccessLog::File(path),
+            config::AccessLog::Stdout => AccessLog::Stdout,
+        }),
+        drain_timeout: limits.drain.unwrap_or(portolan_proxy::defaults::DRAIN_TIMEOUT),
+        expose_decision: config.expose_decision,
+        limits: portolan_proxy::Limits {
+            body_idle_timeout: limits.body_idle.unwrap_or(defaults.body_idle_timeout),
+            body_bytes_max: limits.body_bytes_max,
+            connections_max: limits.connections_max.unwrap_or(defaults.connections_max),
+            header_timeout: limits.header.unwrap_or(defaults.header_timeout),
+            idle_timeout: limits.idle.unwrap_or(defaults.idle_timeout),
+            screen,
+        },
+        listeners,
+        peer,
+        threads,
+        trust: trust.clone(),
+    })
+}
+
+/// What exists by a configuration, with nothing observed yet; for checks.
+pub(crate) fn topology_of(config: &Config) -> portolan_core::topology::Topology {
+    topology::build(config, &mut topology::Cells::default())
+}

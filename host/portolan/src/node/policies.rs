@@ -1,0 +1,90 @@
+//! Which component each slot is to run: a file in the folder of policies, or a bundled one.
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use portolan_core::ids::PolicyName;
+use portolan_policy::{Refused, Slot, SlotSpec, Source, Stage};
+
+use crate::bundled;
+use crate::config::{Config, PolicySlot};
+
+/// What tells one state of a file from another without reading it: file system, inode, size, change time with nanoseconds.
+type Stamp = (u64, u64, u64, i64, i64);
+
+/// The sources of components, with what was read of them: a file is hashed again only when it has changed.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    bundled: HashMap<&'static str, Source>,
+    files: HashMap<PathBuf, (Stamp, Source)>,
+}
+
+impl Sources {
+    /// What every slot of the configuration is to run.
+    pub(crate) fn specs(&mut self, config: &Config, component_bytes_max: usize) -> Vec<SlotSpec> {
+        let operator = config.policy.iter().map(|policy| (Slot::Operator, policy));
+        let tenants = config.tenants.iter().filter_map(|(name, tenant)| {
+            tenant.policy.as_ref().map(|policy| (Slot::Tenant(name.clone()), policy))
+        });
+        let wanted: Vec<(Slot, &PolicySlot)> = operator.chain(tenants).collect();
+        wanted
+            .into_iter()
+            .map(|(slot, policy)| SlotSpec {
+                config: policy.config.clone(),
+                dynamic_granted: policy.dynamic_granted,
+                policy: policy.name.clone(),
+                slot,
+                source: self.find(&policy.name, &config.policies_folder, component_bytes_max),
+            })
+            .collect()
+    }
+
+    /// A file of the name wins over a bundled policy.
+    pub(crate) fn find(
+        &mut self,
+        name: &PolicyName,
+        folder: &Path,
+        bytes_max: usize,
+    ) -> Result<Source, Refused> {
+        let path = folder.join(format!("{name}.wasm"));
+        match std::fs::metadata(&path) {
+            Ok(meta) => self.file(path, &meta, bytes_max),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.bundled(name, &path),
+            Err(error) => Err(Refused::passing(
+                Stage::Read,
+                format!("read `{}`: {error}", path.display()),
+                "let portolan read the folder of policies",
+            )),
+        }
+    }
+
+    fn file(&mut self, path: PathBuf, meta: &std::fs::Metadata, bytes_max: usize) -> Result<Source, Refused> {
+        let stamp = (meta.dev(), meta.ino(), meta.size(), meta.ctime(), meta.ctime_nsec());
+        if let Some((known, source)) = self.files.get(&path)
+            && *known == stamp
+        {
+            return Ok(source.clone());
+        }
+        let source = Source::file(&path, bytes_max)?;
+        self.files.insert(path, (stamp, source.clone()));
+        Ok(source)
+    }
+
+    fn bundled(&mut self, name: &PolicyName, path: &Path) -> Result<Source, Refused> {
+        let Some(bundled) = bundled::find(name.as_str()) else {
+            let names: Vec<&str> = bundled::ALL.iter().map(|bundled| bundled.name).collect();
+            let fix = if names.is_empty() {
+                bundled::HOW_TO_GET_THEM.to_owned()
+            } else {
+                format!("put a component there, or use a bundled policy: {}", names.join(", "))
+            };
+            return Err(Refused::new(
+                Stage::Read,
+                format!("there is no policy `{name}`: no file `{}`, and no bundled one", path.display()),
+                fix,
+            ));
+        };
+        Ok(self.bundled.entry(bundled.name).or_insert_with(|| Source::bytes(bundled.component)).clone())
+    }
+}

@@ -1,0 +1,295 @@
+//! The one task that changes what runs.
+//!
+//! What wakes it: files that change, SIGHUP, a verdict or latency that changes, the time of a retry. What it reads: all of
+//! the configuration and what is observed. What it writes: the running snapshot, certificates, and its report. On
+//! failure at any step what ran before goes on, and the report says why.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context as _;
+use portolan_core::ids::Generation;
+use portolan_core::snapshot::{Live, Snapshot};
+use portolan_core::time::Moment;
+use portolan_core::topology::Topology;
+use portolan_foundation::clock;
+use portolan_foundation::shutdown::Shutdown;
+use portolan_foundation::tls::{CertificateStore, PeerIdentity};
+use portolan_foundation::watch::Folders;
+use portolan_policy::{Engine, Event, Slot, Slots};
+use tokio::sync::Notify;
+
+use super::policies::Sources;
+use super::status::Reconciled;
+use super::topology::{self, Cells};
+use crate::config::{self, Config, Loaded, Rejected};
+
+/// Everything that is needed to change what runs. Its methods block.
+#[derive(Debug)]
+pub(crate) struct Reconciler {
+    cells: Cells,
+    certificates: Option<Arc<CertificateStore>>,
+    config: Config,
+    environment: Vec<(String, String)>,
+    live: Arc<Live>,
+    path: PathBuf,
+    peer: Option<PeerIdentity>,
+    report: Report,
+    slots: Slots,
+    sources: Sources,
+    topology: Arc<Topology>,
+}
+
+/// The report, shared with the admin listener.
+pub(crate) type Report = Arc<Mutex<Reconciled>>;
+
+/// The configuration that a node starts with, and where it comes from.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) certificates: Option<Arc<CertificateStore>>,
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) loaded: Loaded,
+    pub(crate) path: PathBuf,
+    pub(crate) peer: Option<PeerIdentity>,
+}
+
+impl Reconciler {
+    /// Makes the first snapshot.
+    ///
+    /// # Errors
+    /// When the operator's policy is refused: a node does not start without what decides. A tenant's refused policy
+    /// stops nobody.
+    pub(crate) fn start(engine: Engine, start: Start) -> anyhow::Result<Self> {
+        let Start { certificates, environment, loaded: Loaded { config, sources: files }, path, peer } =
+            start;
+        let mut cells = Cells::default();
+        let topology = Arc::new(topology::build(&config, &mut cells));
+        let mut slots = Slots::new(engine);
+        let mut sources = Sources::default();
+        let now = clock::now();
+        let specs = sources.specs(&config, slots.engine().config().limits.component_bytes_max);
+        let facts = Arc::new(topology.facts(clock::unix_ms()));
+        let first = slots.reconcile(&specs, &facts, now);
+        first.events.iter().for_each(tell);
+        let refused = first.events.iter().find_map(|event| match event {
+            Event::Refused { slot: Slot::Operator, refused, .. } => Some(refused.clone()),
+            _ => None,
+        });
+        if let Some(refused) = refused {
+            return Err(anyhow::Error::new(refused).context("the operator's policy is refused"));
+        }
+        let snapshot =
+            Snapshot { generation: Generation(1), topology: Arc::clone(&topology), policies: first.policies };
+        let report = Reconciled {
+            files: files.iter().map(|source| source.path.display().to_string()).collect(),
+            loaded_at_ms: clock::unix_ms(),
+            slots: slots.reports(now),
+            ..Reconciled::default()
+        };
+        Ok(Self {
+            cells,
+            certificates,
+            config,
+            environment,
+            live: Live::new(snapshot),
+            path,
+            peer,
+            report: Arc::new(Mutex::new(report)),
+            slots,
+            sources,
+            topology,
+        })
+    }
+
+    /// Where the running snapshot hangs.
+    pub(crate) const fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// What it tells.
+    pub(crate) fn report(&self) -> Report {
+        Arc::clone(&self.report)
+    }
+
+    /// One pass. Gives the time at which to come again even if nothing happens.
+    fn pass(&mut self) -> Option<Moment> {
+        let mut problems = self.reload_certificates();
+        let mut files = None;
+        let (config, topology) = match config::load(&self.path, self.environment.iter().cloned()) {
+            Ok(Loaded { config, sources }) => {
+                files = Some(sources.iter().map(|source| source.path.display().to_string()).collect());
+                if config == self.config {
+                    (config, Arc::clone(&self.topology))
+                } else {
+                    let topology = Arc::new(topology::build(&config, &mut self.cells));
+                    (config, topology)
+                }
+            }
+            Err(rejected) => {
+                let Rejected { problems: found, sources } = *rejected;
+                problems.extend(found.iter().map(|problem| problem.line(&sources)));
+                (self.config.clone(), Arc::clone(&self.topology))
+            }
+        };
+        let now = clock::now();
+        let specs = self.sources.specs(&config, self.slots.engine().config().limits.component_bytes_max);
+        let facts = Arc::new(topology.facts(clock::unix_ms()));
+        let result = self.slots.reconcile(&specs, &facts, now);
+        result.events.iter().for_each(tell);
+        let slots = self.slots.reports(now);
+        let operator = slots.iter().find(|report| report.slot == Slot::Operator);
+        let refused = operator.and_then(|report| report.refused.as_ref());
+        // A new picture of the world takes effect with the policy that plans over it, or not at all.
+        let new_topology = !Arc::ptr_eq(&topology, &self.topology) && refused.is_none();
+        if let Some(refused) = refused.filter(|_| config != self.config) {
+            problems.push(format!("the operator's policy does not take the new configuration: {refused}"));
+        }
+        let restart_needed = needs_restart(&self.config, &config);
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        if problems != report.problems {
+            problems.iter().for_each(|problem| {
+                tracing::warn!("{problem}; the configuration before it goes on");
+            });
+        }
+        if refused.is_none() && problems.is_empty() {
+            report.restart_needed = restart_needed;
+            if config != self.config {
+                tracing::info!("the configuration has changed");
+                report.loaded_at_ms = clock::unix_ms();
+                if !report.restart_needed.is_empty() {
+                    let settings = report.restart_needed.join(", ");
+                    tracing::warn!("these settings take effect at the next start: {settings}");
+                }
+            }
+            report.files = files.unwrap_or_default();
+            self.config = config;
+        }
+        report.problems = problems;
+        report.slots = slots;
+        drop(report);
+        if new_topology || result.changed {
+            if new_topology {
+                self.topology = topology;
+            }
+            let generation = self.live.load().generation.next();
+            let topology = Arc::clone(&self.topology);
+            self.live.swap(Snapshot { generation, topology, policies: result.policies });
+            tracing::info!(generation = generation.0, "a new generation runs");
+        }
+        result.retry_at
+    }
+
+    /// Certificates are read again on each pass: they are few, and a renewal is not to be missed.
+    fn reload_certificates(&self) -> Vec<String> {
+        let store = self.certificates.as_ref().and_then(|store| store.reload().err());
+        let peer = self.peer.as_ref().and_then(|peer| peer.reload().err());
+        store.into_iter().chain(peer).map(|error| format!("read certificates: {error}")).collect()
+    }
+
+    /// The folders that are to be watched.
+    fn folders(&self) -> Vec<PathBuf> {
+        let parent = |path: &PathBuf| path.parent().map(PathBuf::from);
+        let mut folders: BTreeSet<PathBuf> = BTreeSet::new();
+        folders.extend(parent(&self.path));
+        folders.insert(config::conf_d(&self.path));
+        folders.insert(self.config.policies_folder.clone());
+        folders.extend(self.certificates.iter().flat_map(|store| store.folders()));
+        folders.extend(self.config.peer.iter().filter_map(|peer| parent(&peer.cert)));
+        // `portolan.toml` given as a bare name has the empty path as its parent.
+        folders
+            .into_iter()
+            .map(|folder| if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder })
+            .collect()
+    }
+}
+
+/// Runs the reconciler until the shutdown.
+///
+/// # Errors
+/// When its blocking part panicked: then nothing would ever change again, and the node must say so.
+pub(crate) async fn run(
+    mut reconciler: Reconciler,
+    nudges: Arc<Notify>,
+    observations: Arc<Notify>,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let mut folders = reconciler.folders();
+    let mut watched = Folders::watch(folders.clone());
+    let mut retry_at: Option<Moment> = None;
+    loop {
+        let retry = async {
+            match retry_at {
+                Some(at) => tokio::time::sleep(at.since(clock::now())).await,
+                None => std::future::pending().await,
+            }
+        };
+        // All branches are cancel-safe: a notification that nobody took stays.
+        tokio::select! {
+            () = shutdown.begun() => return Ok(()),
+            () = nudges.notified() => {}
+            () = observations.notified() => {}
+            () = watched.changed() => {}
+            () = retry => {}
+        }
+        let pass = tokio::task::spawn_blocking(move || {
+            let retry_at = reconciler.pass();
+            (reconciler, retry_at)
+        });
+        (reconciler, retry_at) =
+            pass.await.context("the reconciler panicked; please report this with the lines before it")?;
+        let now = reconciler.folders();
+        if now != folders {
+            watched = Folders::watch(now.clone());
+            folders = now;
+        }
+    }
+}
+
+fn tell(event: &Event) {
+    match event {
+        Event::Applied { slot, policy, digest, rules } => {
+            tracing::info!(%slot, %policy, version = digest.short(), rules, "a policy's plan took effect");
+        }
+        Event::Refused { slot, refused, kept } => {
+            let goes_on = kept
+                .map_or_else(|| "nothing runs there".to_owned(), |kept| format!("{} goes on", kept.short()));
+            tracing::warn!(%slot, stage = %refused.stage, "policy refused: {}; {}; {goes_on}", refused.reason, refused.fix);
+        }
+        Event::Removed { slot } => tracing::info!(%slot, "the policy is no longer wanted"),
+    }
+}
+
+/// Settings that the running listeners and threads were made with.
+fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let mut settings = Vec::new();
+    let mut check = |same: bool, name: &'static str| {
+        if !same {
+            settings.push(name);
+        }
+    };
+    check(old.listen == new.listen, "listen");
+    check(old.certificates == new.certificates && old.client_authority == new.client_authority, "tls");
+    check(old.local == new.local && old.state == new.state && old.threads == new.threads, "node");
+    check(old.limits == new.limits, "limits");
+    check(old.peer == new.peer, "peer");
+    check(old.expose_decision == new.expose_decision, "expose");
+    check(
+        old.proxies == new.proxies
+            && old.country_header == new.country_header
+            && old.region_header == new.region_header
+            && old.networks == new.networks,
+        "trust and client_network",
+    );
+    check(
+        old.log_access == new.log_access
+            && old.log_format == new.log_format
+            && old.log_level == new.log_level,
+        "log",
+    );
+    check(
+        old.instances_max == new.instances_max && old.component_bytes_max == new.component_bytes_max,
+        "policies",
+    );
+    settings
+}

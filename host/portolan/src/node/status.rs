@@ -1,0 +1,64 @@
+//! What a node tells of itself: plain data, written by the reconciler and the admin listener, read by `portolan status`.
+
+use portolan_policy::{SlotReport, Stats};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What the reconciler knows after each pass.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Reconciled {
+    /// The files that the running configuration came from.
+    pub(crate) files: Vec<String>,
+    /// When the running configuration took effect, in milliseconds since 1970-01-01T00:00:00Z.
+    pub(crate) loaded_at_ms: u64,
+    /// What is wrong with what is on disk now, one line each; then an earlier configuration runs.
+    pub(crate) problems: Vec<String>,
+    /// Settings that changed on disk and take effect at the next start.
+    pub(crate) restart_needed: Vec<&'static str>,
+    /// The slots of policies.
+    pub(crate) slots: Vec<SlotReport>,
+}
+
+/// Everything, as `/status` tells it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Status<'s> {
+    pub(crate) version: &'static str,
+    pub(crate) pid: u32,
+    pub(crate) region: String,
+    pub(crate) generation: u64,
+    pub(crate) uptime_s: u64,
+    pub(crate) draining: bool,
+    pub(crate) listeners: Vec<String>,
+    pub(crate) connections: usize,
+    pub(crate) task_panics: u64,
+    pub(crate) configuration: &'s Reconciled,
+    pub(crate) engine: Stats,
+    pub(crate) regions: Vec<RegionStatus>,
+    pub(crate) certificates: Vec<Value>,
+}
+
+/// One region as this node sees it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RegionStatus {
+    pub(crate) name: String,
+    pub(crate) local: bool,
+    pub(crate) verdict: String,
+    pub(crate) latency_us: Option<u32>,
+    pub(crate) pools: Vec<PoolStatus>,
+}
+
+/// One pool.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PoolStatus {
+    pub(crate) name: String,
+    pub(crate) endpoints: Vec<EndpointStatus>,
+}
+
+/// One endpoint.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct EndpointStatus {
+    pub(crate) address: String,
+    pub(crate) up: bool,
+    pub(crate) broken: bool,
+    pub(crate) in_flight: u32,
+}

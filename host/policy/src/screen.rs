@@ -318,7 +318,7 @@ fn describe(bytes: &[u8], error: &wasmparser::BinaryReaderError) -> String {
     if !bytes.starts_with(b"\0asm") {
         return "this is not WebAssembly: it does not begin with `\\0asm`".to_owned();
     }
-    if error.offset() >= bytes.len().saturating_sub(1) {
+    if error.offset() >= bytes.len().saturating_sub(1) || error.message().contains("end-of-file") {
         return format!("the file ends too early, after {} bytes: {}", bytes.len(), error.message());
     }
     format!("{} (at byte {:#x})", error.message(), error.offset())

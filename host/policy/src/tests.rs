@@ -1,5 +1,7 @@
 //! The engine through its public door, with guests that behave and guests that do not.
 
+#[path = "../../../tests/fixtures/guests.rs"]
+#[allow(unreachable_pub, dead_code, reason = "shared with the end-to-end tests")]
 mod guests;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +18,7 @@ use portolan_core::time::Moment;
 use self::guests::{Guest, componentize, with_section};
 use crate::*;
 
-const HELLO: Guest = Guest::planning("(call $always (call $answer))");
+const HELLO: Guest<'static> = Guest::planning("(call $always (call $answer))");
 
 fn config(cache_dir: Option<&Path>) -> Config {
     Config {
@@ -55,12 +57,12 @@ fn facts() -> Facts {
     }
 }
 
-fn plan(engine: &Engine, guest: Guest) -> Result<Planned, Refused> {
+fn plan(engine: &Engine, guest: Guest<'_>) -> Result<Planned, Refused> {
     let version = engine.load(&guest.component())?;
     engine.plan(&version, "{}", Arc::new(facts()), &log())
 }
 
-fn decider(engine: &Engine, guest: Guest, tier: Tier) -> Arc<Decider> {
+fn decider(engine: &Engine, guest: Guest<'_>, tier: Tier) -> Arc<Decider> {
     let version = engine.load(&guest.component()).unwrap();
     let planned = engine.plan(&version, "{}", Arc::new(facts()), &log()).unwrap();
     let start = Start { config: "{}", log: &log(), memo: &planned.plan.memo, tier };

@@ -35,6 +35,14 @@ pub(crate) enum Command {
     /// Make policies.
     #[command(subcommand)]
     Plugin(Plugin),
+    /// Make a small certificate authority for the peer link between regions, for trials.
+    Pki {
+        /// Where to write `ca.crt` and each region's certificate and key.
+        folder: PathBuf,
+        /// The regions.
+        #[arg(required = true)]
+        regions: Vec<String>,
+    },
     /// List the bundled policies.
     Policies,
     /// Print the JSON Schema of the configuration.

@@ -67,6 +67,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(options) => return status::run(&options),
         Command::Explain(options) => return explain::run(&options),
         Command::Plugin(command) => return plugin::run(command),
+        Command::Pki { folder, regions } => pki::run(&folder, &regions)?,
         Command::Policies => policies()?,
         Command::Schema => print(&serde_json::to_string_pretty(&config::schema())?)?,
         Command::Completions { shell } => {

@@ -1,4 +1,4 @@
-//! A small certificate authority for the peer link: for the demo, for `portolan init`, for tests. Production brings
+//! A small certificate authority for the peer link: for the demo and for trials. Production brings
 //! its own; what matters is the URI `portolan://region/NAME` among a certificate's subject alternative names.
 
 use std::path::{Path, PathBuf};
@@ -68,6 +68,21 @@ impl Authority {
         write(&files.ca, &self.pem, 0o644)?;
         Ok(files)
     }
+}
+
+/// `portolan pki`: one authority, and an identity for each region. The authority's key is not kept: run it again for all
+/// regions to add one.
+///
+/// # Errors
+/// When a name is no region's, or the folder cannot be written.
+pub(crate) fn run(folder: &Path, regions: &[String]) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    let authority = Authority::create("portolan trial authority")?;
+    for region in regions {
+        let files = authority.issue(&RegionName::new(region)?, folder)?;
+        crate::print(&format!("{}, {}, {}", files.cert.display(), files.key.display(), files.ca.display()))?;
+    }
+    Ok(())
 }
 
 fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {

@@ -5,11 +5,13 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use crate::metrics::Shard;
 use bytes::{Buf as _, Bytes};
-use portolan_core::screen::{Limits, Screen, Violation};
+use portolan_core::screen::{Limits, Screen};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 /// How an HTTP/2 connection without TLS begins (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -129,6 +131,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
 /// A stream of HTTP/1 behind the screen.
 #[derive(Debug)]
 pub(crate) struct Screened<S> {
+    /// When the head that is arriving must be whole.
+    deadline: Option<Pin<Box<Sleep>>>,
+    head_timeout: Duration,
     stream: S,
     screen: Screen,
     switch: Arc<Switch>,
@@ -136,8 +141,15 @@ pub(crate) struct Screened<S> {
 }
 
 impl<S> Screened<S> {
-    pub(crate) fn new(stream: S, limits: Limits, switch: Arc<Switch>, shard: Arc<Shard>) -> Self {
-        Self { stream, screen: Screen::new(limits), switch, shard }
+    /// `head_timeout` is the time from the first byte of a head to its last.
+    pub(crate) fn new(
+        stream: S,
+        limits: Limits,
+        head_timeout: Duration,
+        switch: Arc<Switch>,
+        shard: Arc<Shard>,
+    ) -> Self {
+        Self { deadline: None, head_timeout, stream, screen: Screen::new(limits), switch, shard }
     }
 
     /// Waits for the handler's word on an upgrade; until then nothing may be read.
@@ -156,14 +168,26 @@ impl<S> Screened<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Screened<S> {
+    /// Ends a connection whose head does not come to its end.
+    fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
+        std::task::ready!(deadline.as_mut().poll(context));
+        self.answer(
+            context,
+            http::StatusCode::REQUEST_TIMEOUT,
+            "timeout",
+            "the request's head took too long",
+        );
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
     /// Answers a refused head, where no response is under way that it would break into. One write, best effort: the
     /// connection is over in any case.
-    fn answer(&mut self, context: &mut Context<'_>, violation: Violation) {
+    fn answer(&mut self, context: &mut Context<'_>, status: http::StatusCode, kind: &str, detail: &str) {
         if self.switch.in_flight.load(Ordering::Relaxed) > 0 {
             return;
         }
-        let status = http::StatusCode::from_u16(violation.status()).unwrap_or(http::StatusCode::BAD_REQUEST);
-        let body = crate::error::problem(status.as_u16(), "malformed", &violation.to_string(), "-");
+        let body = crate::error::problem(status.as_u16(), kind, detail, "-");
         let reason = status.canonical_reason().unwrap_or("Bad Request");
         let head = format!(
             "HTTP/1.1 {} {reason}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
@@ -186,13 +210,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Screened<S> {
         let this = &mut *self;
         std::task::ready!(this.poll_switch(context));
         let before = buffer.filled().len();
-        std::task::ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
+        match Pin::new(&mut this.stream).poll_read(context, buffer) {
+            Poll::Pending => return this.poll_deadline(context),
+            Poll::Ready(result) => result?,
+        }
         let fresh = buffer.filled().get(before..).unwrap_or_default();
         if let Err(violation) = this.screen.push(fresh) {
             buffer.set_filled(before);
             this.shard.refuse(violation);
-            this.answer(context, violation);
+            let status =
+                http::StatusCode::from_u16(violation.status()).unwrap_or(http::StatusCode::BAD_REQUEST);
+            this.answer(context, status, "malformed", &violation.to_string());
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, violation)));
+        }
+        if this.screen.is_in_head() {
+            let limit = this.head_timeout;
+            this.deadline.get_or_insert_with(|| Box::pin(sleep(limit)));
+        } else {
+            this.deadline = None;
         }
         Poll::Ready(Ok(()))
     }

@@ -422,7 +422,8 @@ impl Worker {
         let switch = Arc::new(Switch::default());
         downstream.switch = Some(Arc::clone(&switch));
         let downstream = Rc::new(downstream);
-        let stream = Screened::new(stream, limits.screen, switch, Arc::clone(&self.shard));
+        let stream =
+            Screened::new(stream, limits.screen, limits.header_timeout, switch, Arc::clone(&self.shard));
         let service = service_fn(|mut request| {
             tunnel::prepare(&mut request);
             let (worker, downstream) = (Rc::clone(self), Rc::clone(&downstream));
@@ -435,7 +436,8 @@ impl Worker {
             .max_headers(limits.screen.fields_max + 1)
             .max_buf_size(limits.screen.head_bytes_max.max(8 * 1024))
             .auto_date_header(true)
-            .pipeline_flush(true)
+            // With it the library's write buffer has no limit, and a client that does not read costs all memory.
+            .pipeline_flush(false)
             .half_close(false);
         let mut connection =
             std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());

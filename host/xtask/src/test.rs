@@ -57,8 +57,29 @@ pub(crate) fn run(root: &Path, all: bool) -> anyhow::Result<()> {
     );
     advisories(root);
     run.check("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    run.command(
+        "clippy of the plugins",
+        cargo(root)
+            .args([
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--manifest-path",
+                "plugins/Cargo.toml",
+                "--",
+                "-D",
+                "warnings",
+            ])
+            .env("CARGO_TARGET_DIR", root.join("target/plugins-native")),
+    );
     run.check("build", &["build", "--workspace", "--bins"]);
-    run.counted("tests", Command::new(&nextest).current_dir(root).args(["nextest", "run", "--workspace"]));
+    run.counted(
+        "tests",
+        Command::new(&nextest)
+            .current_dir(root)
+            .args(["nextest", "run", "--workspace"])
+            .env("INSTA_UPDATE", "no"),
+    );
     run.counted("documentation tests", cargo(root).args(["test", "--workspace", "--doc"]));
     run.counted(
         "plugins, natively",
@@ -164,7 +185,30 @@ impl Run<'_> {
         let mut test = cargo(&clone);
         test.args(["test", "-p", "portolan-core"]).env("CARGO_TARGET_DIR", &target);
         self.counted("fresh clone: cargo test -p portolan-core", &mut test);
+        self.told("fresh clone: a binary without policies says how to get them", &clone);
         drop(std::fs::remove_dir_all(&clone));
+        // The clone's binary has taken the place of this tree's in the target folder.
+        self.check("build again", &["build", "--workspace", "--bins"]);
+    }
+
+    /// The binary of a clone without set-up embeds no policies; it must say so, and what to do.
+    fn told(&mut self, step: &'static str, clone: &Path) {
+        let begun = Instant::now();
+        eprintln!("\n== {step}");
+        let mut run = cargo(clone);
+        run.args(["run", "--quiet", "--package", "portolan", "--", "policies"]);
+        run.env("CARGO_TARGET_DIR", self.root.join("target"));
+        let told = run.stdin(Stdio::null()).output().is_ok_and(|output| {
+            let text = String::from_utf8_lossy(&output.stderr);
+            eprint!("{text}");
+            !output.status.success() && text.contains("cargo xtask setup")
+        });
+        if told {
+            self.count.passed += 1;
+        } else {
+            self.count.failed += 1;
+        }
+        self.finish(step, told, begun);
     }
 
     fn fuzz(&mut self, seconds: u32) {

@@ -78,7 +78,10 @@ mod tests {
     fn a_value_can_be_asked_for() {
         let config = r#"{"canary": "web-next", "stable": "web", "header": "x-ring", "value": "inner"}"#;
         assert_eq!(route(config, &Request::get("/").with("header:x-ring", "outer")), ["eu/web"]);
-        assert_eq!(route(config, &Request::get("/").with("header:x-ring", "inner")), ["eu/web-next", "eu/web"]);
+        assert_eq!(
+            route(config, &Request::get("/").with("header:x-ring", "inner")),
+            ["eu/web-next", "eu/web"]
+        );
     }
 
     #[test]

@@ -49,7 +49,9 @@ mod tests {
 
     fn homes(world: &World) -> Vec<Vec<String>> {
         let plan = world.plan::<StickyTenant>(r#"{"pool": "web"}"#).unwrap();
-        (0..300).map(|number| plan.route(&Request::get("/").with("tenant", &format!("tenant-{number}")))).collect()
+        (0..300)
+            .map(|number| plan.route(&Request::get("/").with("tenant", &format!("tenant-{number}"))))
+            .collect()
     }
 
     #[test]

@@ -76,7 +76,11 @@ mod tests {
         let config = r#"{"shares": [{"pool": "web", "percent": 90}, {"pool": "web-next", "percent": 10}]}"#;
         let plan = world().plan::<Weighted>(config).unwrap();
         let count = |target: &str| {
-            (0..10_000).filter(|seed| plan.route_seeded(&Request::get("/"), *seed).first().is_some_and(|at| at == target)).count()
+            (0..10_000)
+                .filter(|seed| {
+                    plan.route_seeded(&Request::get("/"), *seed).first().is_some_and(|at| at == target)
+                })
+                .count()
         };
         let next = count("eu/web-next");
         assert!((900..1_100).contains(&next), "{next} of 10000");
@@ -98,10 +102,12 @@ mod tests {
 
     #[test]
     fn percents_that_do_not_add_up_are_refused() {
-        let refused = world().plan::<Weighted>(r#"{"shares": [{"pool": "web", "percent": 90}]}"#).unwrap_err();
+        let refused =
+            world().plan::<Weighted>(r#"{"shares": [{"pool": "web", "percent": 90}]}"#).unwrap_err();
         assert!(refused.message.contains("add up to 90"));
         assert!(world().plan::<Weighted>(r#"{"shares": []}"#).is_err());
-        let refused = world().plan::<Weighted>(r#"{"shares": [{"pool": "gone", "percent": 100}]}"#).unwrap_err();
+        let refused =
+            world().plan::<Weighted>(r#"{"shares": [{"pool": "gone", "percent": 100}]}"#).unwrap_err();
         assert_eq!(refused.code, 2, "the gateway names the pool that does not exist");
     }
 }

@@ -39,6 +39,15 @@ impl Problem {
         self
     }
 
+    /// For the order in which problems are told: as they are written, then the environment, then what is missing.
+    pub(crate) fn place(&self) -> (usize, usize) {
+        match &self.origin {
+            Origin::File(number, span) => (*number, span.start),
+            Origin::Environment(_) => (usize::MAX - 1, 0),
+            Origin::Nowhere => (usize::MAX, 0),
+        }
+    }
+
     /// One line: `file:line:column: message (help)`.
     pub(crate) fn line(&self, sources: &[Source]) -> String {
         let place = match &self.origin {

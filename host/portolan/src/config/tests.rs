@@ -1,1 +1,161 @@
-//! x
+//! The configuration through its two doors: what is good becomes what was meant, what is bad is told as a whole.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use portolan_core::topology::Protocol;
+
+use super::*;
+
+const GOOD: &str = r#"
+[node]
+region = "eu-west"
+
+[listen]
+public = ["127.0.0.1:8080"]
+
+[region.eu-west.pool.web]
+endpoints = ["10.0.0.1:80", "[fd00::1]:80", "app.internal:8080"]
+probe = { path = "/healthz", interval = "500ms" }
+protocol = "http2"
+
+[region.us-east.pool.web]
+endpoints = ["10.1.0.1:80"]
+
+[residency.eu]
+regions = ["eu-west"]
+
+[tenant.acme]
+residency = "eu"
+
+[policy]
+use = "nearest-region"
+config = { pool = "web" }
+"#;
+
+fn files(texts: &[&str], environment: &[(&str, &str)]) -> Result<Loaded, Box<Rejected>> {
+    let sources = (0..)
+        .zip(texts)
+        .map(|(number, text): (usize, _)| {
+            let name = if number == 0 { "portolan.toml".to_owned() } else { format!("conf.d/{number}.toml") };
+            Source { path: PathBuf::from(name), text: (*text).to_owned() }
+        })
+        .collect();
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    read(sources, environment, Path::new("/etc/portolan"))
+}
+
+fn good(texts: &[&str], environment: &[(&str, &str)]) -> Config {
+    match files(texts, environment) {
+        Ok(loaded) => loaded.config,
+        Err(rejected) => panic!("{}", render(&rejected.problems, &rejected.sources, false)),
+    }
+}
+
+fn lines(texts: &[&str], environment: &[(&str, &str)]) -> String {
+    let rejected = files(texts, environment).expect_err("this was to be rejected");
+    let lines: Vec<String> =
+        rejected.problems.iter().map(|problem| problem.line(&rejected.sources)).collect();
+    lines.join("\n")
+}
+
+#[test]
+fn a_good_configuration_becomes_what_was_meant() {
+    let config = good(&[GOOD], &[]);
+    assert_eq!(config.local.as_str(), "eu-west");
+    let pool = config.regions.values().next().unwrap().pools.values().next().unwrap();
+    let endpoints: Vec<(&str, u16)> = pool.endpoints.iter().map(|at| (at.host.as_str(), at.port)).collect();
+    assert_eq!(endpoints, [("10.0.0.1", 80), ("fd00::1", 80), ("app.internal", 8080)]);
+    assert_eq!(pool.protocol, Protocol::Http2);
+    let probe = pool.probe.as_ref().unwrap();
+    assert_eq!((probe.interval, probe.timeout), (Duration::from_millis(500), defaults::PROBE_TIMEOUT));
+    assert_eq!(&*config.policy.unwrap().config, r#"{"pool":"web"}"#);
+    assert_eq!(config.state, Path::new("/etc/portolan/.portolan"), "relative paths start at the file");
+}
+
+#[test]
+fn files_add_to_each_other_and_the_environment_overrides() {
+    let more =
+        "[tenant.globex]\nresidency = \"eu\"\n[region.us-east.pool.batch]\nendpoints = [\"10.1.0.2:80\"]\n";
+    let environment = [
+        ("PORTOLAN__LISTEN__PUBLIC", r#"["0.0.0.0:80"]"#),
+        ("PORTOLAN__EXPOSE__DECISION", "true"),
+        ("PORTOLAN__REGION__EU_WEST__POOL__WEB__CONNECTIONS", "7"),
+        ("PORTOLAN__LOG__LEVEL", "debug"),
+        ("PATH", "/bin"),
+    ];
+    let config = good(&[GOOD, more], &environment);
+    assert_eq!(config.tenants.len(), 2);
+    assert_eq!(config.listen.public, ["0.0.0.0:80".parse().unwrap()]);
+    assert!(config.expose_decision);
+    assert_eq!(config.log_level, "debug");
+    let pools: Vec<_> = config.regions.values().map(|region| region.pools.values().next().unwrap()).collect();
+    assert_eq!(pools[0].connections_max, 7);
+}
+
+#[test]
+fn all_problems_are_told_at_once_each_where_it_was_written() {
+    let bad = r#"
+[node]
+regoin = "eu-west"
+region = "eu-wset"
+
+[listen]
+public = ["localhost", "127.0.0.1:8080"]
+public_tls = ["127.0.0.1:8443"]
+
+[region.eu-west.pool.web]
+endpoints = ["10.0.0.1"]
+protocol = "http3"
+connections = "many"
+"#;
+    insta::assert_snapshot!(lines(&[bad], &[]));
+    let sound = bad.replace("regoin = \"eu-west\"\n", "").replace("http3", "http2").replace("\"many\"", "3");
+    insta::assert_snapshot!(lines(&[&sound], &[]));
+}
+
+#[test]
+fn a_person_sees_the_line_and_a_caret() {
+    let rejected = files(&[&GOOD.replace("region = \"eu-west\"\n\n[listen]", "regio = 1\n\n[listen]")], &[])
+        .unwrap_err();
+    insta::assert_snapshot!(render(&rejected.problems, &rejected.sources, false));
+}
+
+#[test]
+fn broken_toml_is_told_with_its_place() {
+    insta::assert_snapshot!(lines(&["[node\nregion = 1\n= 2"], &[]));
+}
+
+#[test]
+fn what_two_files_set_is_a_problem_and_so_are_variables_that_mean_nothing() {
+    insta::assert_snapshot!(lines(&[GOOD, "[node]\nregion = \"us-east\"\n"], &[]));
+    insta::assert_snapshot!(lines(&[GOOD], &[("PORTOLAN__NODE__REGIO", "x"), ("PORTOLAN____X", "1")]));
+}
+
+#[test]
+fn references_that_lead_nowhere_and_values_out_of_range_are_told() {
+    let bad = format!(
+        "{GOOD}\n[tenant.globex]\nresidency = \"ue\"\n[tenant.Bad_]\n[[latency]]\nbetween = [\"eu-west\", \"ap\"]\nround_trip = \"0s\"\n\
+         [limits]\nheader = \"soon\"\n[tenants]\nsources = [{{ header = \"a b\" }}, {{}}, {{ host_suffix = \"x\" }}]\n\
+         [[client_network]]\nnetwork = \"10.0.0.0/40\"\ncountry = \"Germany\"\n[trust]\nproxies = [\"all\"]\n"
+    );
+    insta::assert_snapshot!(lines(&[&bad], &[]));
+    insta::assert_snapshot!(lines(&["[node]\nregion = \"a\"\nthreads = 0\n[listen]\n"], &[]));
+}
+
+#[test]
+fn the_first_configuration_is_good_and_the_schema_knows_every_setting() {
+    good(&[crate::init::FIRST], &[]);
+    let schema = schema();
+    for setting in ["node", "listen", "region", "tenant", "policy", "limits", "trust", "peer"] {
+        assert!(schema.pointer(&format!("/properties/{setting}")).is_some(), "{setting}");
+    }
+}
+
+#[test]
+fn a_deep_or_large_file_is_refused_and_not_fatal() {
+    let deep = format!("a = {}1{}", "[".repeat(60), "]".repeat(60));
+    assert!(lines(&[&deep], &[]).contains("deep") || lines(&[&deep], &[]).contains("recursion"));
+    let wide: String = (0..20_000).map(|number| format!("k{number} = 1\n")).collect();
+    assert!(lines(&[&wide], &[]).contains("k19999"));
+}

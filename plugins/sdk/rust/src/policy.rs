@@ -92,7 +92,8 @@ pub mod glue {
     /// # Errors
     /// Those of the policy, and a configuration that does not read.
     pub fn start<P: Decider>(cell: &OnceCell<P>, config: &str, memo: &[u8]) -> Result<(), String> {
-        let config = serde_json::from_str(config).map_err(|error| format!("the configuration does not fit: {error}"))?;
+        let config = serde_json::from_str(config)
+            .map_err(|error| format!("the configuration does not fit: {error}"))?;
         let decider = P::start(config, memo)?;
         cell.set(decider).map_err(|_| "`start` was called twice".to_owned())
     }

@@ -101,7 +101,8 @@ impl World {
         let lines = host::lines();
         result?;
         let finished = draft.map(plan::Draft::finish).transpose();
-        let finished = finished.map_err(|refusal| Refusal { code: refusal.code, message: refusal.message })?;
+        let finished =
+            finished.map_err(|refusal| Refusal { code: refusal.code, message: refusal.message })?;
         let (plan, _) = finished.unwrap_or_default();
         Ok(Plan { config: config.to_owned(), table: Table::compile(plan), lines })
     }

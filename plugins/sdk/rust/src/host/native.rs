@@ -29,7 +29,10 @@ pub(crate) fn lines() -> Vec<(u32, String)> {
     LINES.take()
 }
 
-#[expect(clippy::panic, reason = "the gateway traps a policy that uses its draft outside `plan`; a test must see that")]
+#[expect(
+    clippy::panic,
+    reason = "the gateway traps a policy that uses its draft outside `plan`; a test must see that"
+)]
 fn with<T>(write: impl FnOnce(&mut plan::Draft) -> T) -> T {
     DRAFT.with_borrow_mut(|draft| match draft {
         Some(draft) => write(draft),

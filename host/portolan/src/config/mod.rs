@@ -71,7 +71,10 @@ pub(crate) fn read(
         tree.add_file(number, &source.text, &mut problems);
     }
     tree.add_environment(environment, &mut problems);
-    shape::check(&tree, &schema(), &mut problems);
+    // What is missing from a file that does not read is nobody's fault.
+    if problems.is_empty() {
+        shape::check(&tree, &schema(), &mut problems);
+    }
     if problems.is_empty() {
         match serde::Deserialize::deserialize(tree.to_value()) {
             Ok(raw) => {
@@ -87,6 +90,7 @@ pub(crate) fn read(
         }
     }
     debug_assert!(!problems.is_empty(), "a configuration is refused with a reason");
+    problems.sort_by_key(Problem::place);
     Err(Box::new(Rejected { problems, sources }))
 }
 

@@ -1,0 +1,169 @@
+//! Hot: everything that changes while requests are in flight. A bad change leaves what runs alone, and says why.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use portolan_foundation::shutdown::Shutdown;
+use portolan_foundation::task;
+use portolan_tests::client::{self, Client};
+use portolan_tests::guests::{Guest, responding};
+use portolan_tests::node::{self, Node};
+use portolan_tests::until;
+use portolan_tests::upstream::Upstream;
+use rustix::process::Signal;
+
+use crate::one_region;
+
+const POLICY: &str = "[policy]\nuse = \"mine\"\n";
+
+async fn with_policy(upstream: &Upstream, component: &[u8], more: &str) -> Node {
+    let folder = node::folder(&one_region(&[upstream], &format!("{more}{POLICY}")));
+    std::fs::write(folder.path().join("policies/mine.wasm"), component).unwrap();
+    Node::start_in(folder).await
+}
+
+#[tokio::test]
+async fn a_policy_file_that_changes_takes_effect() {
+    let upstream = Upstream::start("web").await;
+    let node = with_policy(&upstream, &responding("one"), "").await;
+    assert_eq!(client::get(node.public(), "a", "/").await.unwrap().text(), "one");
+    node.write("policies/mine.wasm", responding("two"));
+    node.after(1).await;
+    let answer = client::get(node.public(), "a", "/").await.unwrap();
+    assert_eq!((answer.text().as_str(), answer.header("portolan-generation")), ("two", "2"));
+}
+
+#[tokio::test]
+async fn a_bad_policy_leaves_the_good_one_and_status_says_why() {
+    let upstream = Upstream::start("web").await;
+    let node = with_policy(&upstream, &responding("good"), "").await;
+    let bad = [
+        (b"not a component".to_vec(), "not WebAssembly"),
+        (Guest::planning("(unreachable)").component(), "unreachable"),
+        (Guest::planning("(loop $again (br $again))").component(), "fuel"),
+    ];
+    for (component, why) in bad {
+        node.write("policies/mine.wasm", component);
+        until(why, async || {
+            node.status()
+                .await
+                .pointer("/configuration/slots/0/refused/reason")
+                .is_some_and(|reason| reason.to_string().contains(why))
+        })
+        .await;
+        assert_eq!(client::get(node.public(), "a", "/").await.unwrap().text(), "good");
+        let output = node::run(node.folder(), &["status"]).await;
+        assert_eq!(output.status.code(), Some(2), "what runs differs from what is wanted");
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(shown.contains("REFUSED") && shown.contains(why), "{shown}");
+    }
+    assert_eq!(node.generation().await, 1, "nothing was swapped");
+    node.write("policies/mine.wasm", responding("better"));
+    node.after(1).await;
+    assert_eq!(client::get(node.public(), "a", "/").await.unwrap().text(), "better");
+    assert_eq!(node::run(node.folder(), &["status"]).await.status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_bad_configuration_leaves_the_good_one_and_sighup_reads_again() {
+    let upstream = Upstream::start("web").await;
+    let text = one_region(&[&upstream], "");
+    let node = Node::start(&text).await;
+    node.write("portolan.toml", text.replace("region = \"here\"", "region = \"her\""));
+    until("the problem", async || {
+        let status = node.status().await;
+        status["configuration"]["problems"]
+            .to_string()
+            .contains("there is no region `her` (did you mean `here`?)")
+    })
+    .await;
+    assert_eq!(client::get(node.public(), "a", "/").await.unwrap().status, 200);
+    node.write("portolan.toml", &text);
+    node.signal(Signal::HUP);
+    until("no problem", async || node.status().await["configuration"]["problems"] == serde_json::json!([]))
+        .await;
+
+    // A pool that is added is there, without a restart; a listener is told to need one.
+    let more = text.replace("127.0.0.1:0\"", "127.0.0.1:0\", \"127.0.0.1:1\"");
+    node.write("portolan.toml", format!("{more}[region.here.pool.late]\nendpoints = [\"127.0.0.1:9\"]\n"));
+    until("the new pool", async || {
+        node.status().await["regions"][0]["pools"].as_array().is_some_and(|pools| pools.len() == 2)
+    })
+    .await;
+    assert_eq!(node.status().await["configuration"]["restart_needed"], serde_json::json!(["listen"]));
+}
+
+/// A thousand swaps under load. Each changes the answer; every answer names its generation, and no generation ever gives
+/// two answers. Uploads and streams are in flight all the time, and memory comes back to where it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_swaps_under_load_fail_no_request() {
+    const SWAPS: usize = 1_000;
+    const SETTLED: usize = 100;
+    let upstream = Upstream::start("web").await;
+    let components: Vec<Vec<u8>> = (0..10).map(|number| responding(&format!("answer-{number}"))).collect();
+    let node = with_policy(&upstream, &components[0], "").await;
+    let stop = Shutdown::new();
+    let seen: Arc<Mutex<BTreeMap<String, String>>> = Arc::default();
+    let mut loads = Vec::new();
+    for _ in 0..4 {
+        loads.push(task::spawn("load", load(node.public(), Arc::clone(&seen), stop.clone())));
+    }
+    let uploads = task::spawn("uploads", uploads(node.public(), stop.clone()));
+    let mut generation = 1;
+    let mut settled = 0;
+    for swap in 1..=SWAPS {
+        node.write("policies/mine.wasm", &components[swap % components.len()]);
+        generation = node.after(generation).await;
+        if swap == SETTLED {
+            settled = node.resident_bytes();
+        }
+    }
+    stop.begin();
+    let mut requests = 0;
+    for load in loads {
+        requests += load.await.unwrap().expect("no client panics");
+    }
+    let uploaded = uploads.await.unwrap().expect("no upload panics");
+    assert!(requests as usize > SWAPS && uploaded > 10, "{requests} requests and {uploaded} uploads");
+    assert!(seen.lock().unwrap().len() > SWAPS / 2, "most generations were seen at work");
+    let grown = node.resident_bytes().saturating_sub(settled);
+    assert!(grown < 24 << 20, "memory grew by {grown} bytes over {} swaps", SWAPS - SETTLED);
+    let versions = node.status().await["engine"]["versions"].as_u64().unwrap();
+    assert!(versions <= 2, "{versions} versions are still alive");
+}
+
+/// Asks until told to stop; gives the number of answers.
+async fn load(address: SocketAddr, seen: Arc<Mutex<BTreeMap<String, String>>>, stop: Shutdown) -> u64 {
+    let mut client = Client::connect(address, "a").await.unwrap();
+    let mut count = 0;
+    while !stop.is_begun() {
+        let answer = client.get("/").await.unwrap();
+        assert_eq!(answer.status, 200);
+        let (generation, text) = (answer.header("portolan-generation").to_owned(), answer.text());
+        let known = seen.lock().unwrap().entry(generation.clone()).or_insert_with(|| text.clone()).clone();
+        assert_eq!(known, text, "generation {generation} gave two answers");
+        count += 1;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    count
+}
+
+/// Uploads and streams, one after the other: swaps happen in the middle of them.
+async fn uploads(address: SocketAddr, stop: Shutdown) -> u64 {
+    let mut client = Client::connect(address, "a").await.unwrap();
+    let mut count = 0;
+    while !stop.is_begun() {
+        let body = Bytes::from(vec![b'u'; 1 << 20]);
+        let answer = client.send(Request::post("/count"), body).await.unwrap();
+        assert_eq!((answer.status.as_u16(), answer.text().as_str()), (200, "1048576"));
+        // Twenty pieces, 20 ms apart: several swaps happen while they come.
+        let answer = client.get("/trickle/20").await.unwrap();
+        assert_eq!((answer.status.as_u16(), answer.body.len()), (200, 2_000));
+        count += 1;
+    }
+    count
+}

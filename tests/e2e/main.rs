@@ -1,0 +1,22 @@
+//! End to end: the built program as its users have it, through its command line, its files, its sockets.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests fail as tests do")]
+
+mod cli;
+mod examples;
+mod hostile;
+mod hot;
+mod resilience;
+mod serving;
+
+use portolan_tests::upstream::Upstream;
+
+/// One region `here` with the pool `web`, and a second pool `other`.
+fn one_region(web: &[&Upstream], more: &str) -> String {
+    let endpoints: Vec<String> = web.iter().map(|upstream| format!("\"{}\"", upstream.address)).collect();
+    format!(
+        "[node]\nregion = \"here\"\nthreads = 2\n[listen]\npublic = [\"127.0.0.1:0\"]\n[expose]\ndecision = true\n\
+         [policies]\ninstances = 100\n[region.here.pool.web]\nendpoints = [{}]\n{more}",
+        endpoints.join(", ")
+    )
+}

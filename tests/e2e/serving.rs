@@ -1,0 +1,128 @@
+//! Serving: requests reach upstreams with what the gateway adds, and operators see what happened.
+
+use bytes::Bytes;
+use http::Request;
+use portolan_tests::client::{self, Client};
+use portolan_tests::node::Node;
+use portolan_tests::until;
+use portolan_tests::upstream::Upstream;
+use serde_json::{Value, json};
+
+use crate::one_region;
+
+#[tokio::test]
+async fn a_bundled_policy_serves_and_everything_tells_so() {
+    let upstream = Upstream::start("web").await;
+    let more = "[tenants]\nsources = [{ host_suffix = \".apps.test\" }]\n[log]\naccess = \"stdout\"\n\
+                [policy]\nuse = \"nearest-region\"\nconfig = { pool = \"web\" }\n";
+    let node = Node::start(&one_region(&[&upstream], more)).await;
+
+    let answer = client::get(node.public(), "acme.apps.test", "/orders?x=1").await.unwrap();
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("portolan-policy"), "nearest-region");
+    assert_eq!(answer.header("portolan-generation"), "1");
+    let told: Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!((&told["name"], &told["path"]), (&json!("web"), &json!("/orders")));
+    assert_eq!(told["headers"]["portolan-tenant"], "acme");
+    assert_eq!(told["headers"]["portolan-region"], "here");
+    assert_eq!(told["headers"]["x-forwarded-proto"], "http");
+
+    let status = node.status().await;
+    assert_eq!(status["configuration"]["slots"][0]["running"]["policy"], "nearest-region");
+    assert_eq!(status["regions"][0]["pools"][0]["endpoints"][0]["up"], true);
+
+    let metrics = node.ask_plain("GET", "/metrics", Value::Null).await.unwrap().text();
+    for line in ["portolan_generation 1", "portolan_policy_plans_total 1", "portolan_task_panics_total 0"] {
+        assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
+    }
+    assert_eq!(node.ask_plain("GET", "/ready", Value::Null).await.unwrap().status, 200);
+
+    until("the access log's line", async || node.stdout().contains("\"tenant\":\"acme\"")).await;
+    let stdout = node.stdout();
+    let line: Value = serde_json::from_str(stdout.lines().next().unwrap()).unwrap();
+    assert_eq!((&line["status"], &line["rule"]), (&json!(200), &json!("local")));
+    assert!(line["policy"].as_str().unwrap().starts_with("nearest-region@"), "{line}");
+
+    let question = json!({ "method": "GET", "url": "http://acme.apps.test/orders" });
+    let explanation = node.ask("POST", "/explain", question).await.unwrap();
+    assert_eq!(explanation["outcome"], "forward to web in here");
+    assert_eq!(explanation["tenant"], "acme");
+}
+
+#[tokio::test]
+async fn the_metrics_listener_shows_metrics_and_nothing_else() {
+    let upstream = Upstream::start("web").await;
+    let text = one_region(&[&upstream], "").replace("[expose]", "metrics = \"127.0.0.1:0\"\n[expose]");
+    let node = Node::start(&text).await;
+    let log = node.log();
+    let line = log.lines().find(|line| line.contains("metrics")).unwrap();
+    let address = line.split("address=").nth(1).unwrap().trim().parse().unwrap();
+    assert!(client::get(address, "x", "/metrics").await.unwrap().text().contains("portolan_requests"));
+    assert_eq!(client::get(address, "x", "/ready").await.unwrap().status, 200);
+    assert_eq!(client::get(address, "x", "/status").await.unwrap().status, 404);
+}
+
+#[tokio::test]
+async fn without_a_policy_the_hosts_own_rule_serves() {
+    let upstream = Upstream::start("web").await;
+    let node = Node::start(&one_region(&[&upstream], "")).await;
+    let answer = client::get(node.public(), "anything", "/").await.unwrap();
+    assert_eq!((answer.status.as_u16(), answer.header("portolan-region")), (200, "here"));
+}
+
+#[tokio::test]
+async fn grpc_passes_with_its_trailers() {
+    let upstream = Upstream::start_h2("grpc").await;
+    let node = Node::start(&one_region(&[&upstream], "protocol = \"http2\"\n")).await;
+    let mut sender = client::h2(node.public()).await.unwrap();
+    let request = Request::post(format!("http://{}/grpc", node.public()))
+        .header("te", "trailers")
+        .header("content-type", "application/grpc")
+        .body(http_body_util::Full::new(Bytes::from_static(b"\0\0\0\0\x05hello")))
+        .unwrap();
+    let answer = client::Answer::read(sender.send_request(request).await.unwrap()).await.unwrap();
+    assert_eq!(answer.body, Bytes::from_static(b"\0\0\0\0\x05hello"));
+    assert_eq!(answer.trailers.unwrap()["grpc-status"], "0");
+}
+
+#[tokio::test]
+async fn ambiguous_framing_is_refused_and_never_reaches_an_upstream() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let upstream = Upstream::start("web").await;
+    let node = Node::start(&one_region(&[&upstream], "")).await;
+    let attacks: [(&str, &[u8]); 12] = [
+        (
+            "length and chunks",
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ),
+        ("two lengths", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcde"),
+        ("a list of lengths", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4, 4\r\n\r\nabcd"),
+        ("a signed length", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +4\r\n\r\nabcd"),
+        ("hidden chunks", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
+        ("space before the colon", b"GET / HTTP/1.1\r\nHost : a\r\n\r\n"),
+        ("two hosts", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"),
+        ("no host", b"GET / HTTP/1.1\r\n\r\n"),
+        ("bare line feeds", b"GET / HTTP/1.1\nHost: a\n\n"),
+        ("a folded line", b"GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\n\r\n"),
+        ("a broken chunk", b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nfoo\r\n"),
+        ("a NUL in a value", b"GET / HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n"),
+    ];
+    for (name, attack) in attacks {
+        let mut stream = tokio::net::TcpStream::connect(node.public()).await.unwrap();
+        // What follows must not be taken for a second request.
+        let mut bytes = attack.to_vec();
+        bytes.extend(b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n");
+        stream.write_all(&bytes).await.unwrap();
+        let mut answer = Vec::new();
+        // A reset after the answer is as good as an end.
+        stream.read_to_end(&mut answer).await.ok();
+        let text = String::from_utf8_lossy(&answer);
+        let status: u16 = text.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_default();
+        assert!(matches!(status, 400 | 501), "{name}: {text}");
+        assert_eq!(text.matches("HTTP/1.1 ").count(), 1, "{name}: one answer and the end: {text}");
+        assert!(text.contains("application/problem+json"), "{name}: {text}");
+    }
+    let mut client = Client::connect(node.public(), "a").await.unwrap();
+    assert_eq!(client.get("/").await.unwrap().status, 200);
+    assert_eq!(upstream.requests(), 1, "nothing of all that reached the upstream");
+}

@@ -6,6 +6,7 @@ mod cli;
 mod examples;
 mod hostile;
 mod hot;
+mod languages;
 mod resilience;
 mod serving;
 

@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -33,13 +34,15 @@ const END_GRACE: Duration = Duration::from_secs(2);
 /// Compiles in this process.
 pub(crate) fn in_process(component: &[u8]) -> Result<Artefact, Refused> {
     let engine = machine::compiler().map_err(|error| setup(&error))?;
-    Artefact::compile(&engine, component).map_err(|error| {
-        Refused::new(
-            Stage::Compile,
-            format!("{error:#}"),
-            "look at the message: the component is valid, but the compiler cannot take it",
-        )
-    })
+    let cannot = |reason: String| {
+        let fix = "look at the message: the component is valid, but the compiler cannot take it";
+        Refused::new(Stage::Compile, reason, fix)
+    };
+    // The compiler panics over some components that it should refuse.
+    match std::panic::catch_unwind(AssertUnwindSafe(|| Artefact::compile(&engine, component))) {
+        Ok(compiled) => compiled.map_err(|error| cannot(format!("{error:#}"))),
+        Err(_) => Err(cannot("the compiler panicked".to_owned())),
+    }
 }
 
 fn setup(error: &wasmtime::Error) -> Refused {

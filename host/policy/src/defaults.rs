@@ -38,8 +38,8 @@ pub const CACHE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// Core instances of a component: its own, and what ties it to its imports; adapters add some.
 pub const CORE_INSTANCES_MAX: usize = 16;
-/// Memories of a component: one, and one of an adapter.
-pub const MEMORIES_MAX: usize = 2;
+/// Memories of a component: one, and one of each adapter; a JavaScript guest has three. Their bytes are summed.
+pub const MEMORIES_MAX: usize = 4;
 /// Tables of a component.
 pub const TABLES_MAX: usize = 8;
 /// Table entries of one instance, summed over its tables. Python needs some 40,000.

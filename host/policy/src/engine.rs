@@ -221,7 +221,7 @@ impl Engine {
             Refused::passing(
                 Stage::Compile,
                 format!("take the compiler's code: {error:#}"),
-                "run the same build of portolan to compile and to serve",
+                "use fewer memories, tables and core instances; and compile with the portolan that serves",
             )
         })?;
         if let (Some(cache), Some(name)) = (&inner.cache, &name)

@@ -59,9 +59,10 @@ fn settings() -> Config {
         .wasm_component_model_memory64(false)
         .wasm_custom_page_sizes(false)
         .wasm_memory64(false)
-        .wasm_multi_memory(false)
+        // For the engine's own adapters between components within components; guests' modules may not use it.
+        .wasm_multi_memory(true)
         .wasm_relaxed_simd(false)
-        .wasm_tail_call(false)
+        .wasm_tail_call(true)
         .wasm_wide_arithmetic(false);
     config
 }

@@ -20,7 +20,7 @@ use crate::error::{Refused, Stage, printable};
 const SCHEMA_SECTION: &str = "portolan:config-schema";
 const PAGE_BYTES: u64 = 65_536;
 
-/// What toolchains need and no more. Everything left out is code of the engine that no policy can reach.
+/// What toolchains need and no more; QuickJS is built with tail calls. Everything left out is code of the engine that no policy can reach.
 const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
     .union(WasmFeatures::SATURATING_FLOAT_TO_INT)
     .union(WasmFeatures::SIGN_EXTENSION)
@@ -30,6 +30,7 @@ const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
     .union(WasmFeatures::SIMD)
     .union(WasmFeatures::FLOATS)
     .union(WasmFeatures::EXTENDED_CONST)
+    .union(WasmFeatures::TAIL_CALL)
     .union(WasmFeatures::COMPONENT_MODEL);
 
 /// What a component says about itself.

@@ -211,10 +211,13 @@ pub(crate) enum Plugin {
         #[arg(long)]
         json: bool,
     },
-    /// Write the contract's WIT files into a folder, for bindings generators.
+    /// Write the contract into a folder: WIT files for bindings generators, and bindings for C.
     Wit {
         /// The folder.
         #[arg(default_value = "wit")]
         folder: PathBuf,
+        /// Also write `routing.h`, `routing.c` and `routing_component_type.o` beside it, into this folder.
+        #[arg(long)]
+        c: Option<PathBuf>,
     },
 }

@@ -41,7 +41,7 @@ pub(crate) fn run(command: Plugin) -> anyhow::Result<ExitCode> {
         Plugin::Check { component, policy_config, config, json } => {
             return check(&component, &policy_config, config.as_deref(), json);
         }
-        Plugin::Wit { folder } => wit(&folder)?,
+        Plugin::Wit { folder, c } => wit(&folder, c.as_deref())?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -218,7 +218,7 @@ fn facts(config: Option<&Path>) -> anyhow::Result<Facts> {
     Ok(topology_of(&loaded.config).facts(clock::unix_ms()))
 }
 
-fn wit(folder: &Path) -> anyhow::Result<()> {
+fn wit(folder: &Path, c: Option<&Path>) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     for (name, text) in WIT {
         let path = folder.join(name);
@@ -227,5 +227,24 @@ fn wit(folder: &Path) -> anyhow::Result<()> {
     print(&format!(
         "wrote the contract portolan:policy@0.1.0 to {}; a policy implements the world `routing`, or `routing-plan` if it only plans",
         folder.display()
+    ))?;
+    let Some(bindings) = c else { return Ok(()) };
+    std::fs::create_dir_all(bindings).with_context(|| format!("create {}", bindings.display()))?;
+    let mut resolve = wit_parser::Resolve::default();
+    let (package, _) =
+        resolve.push_path(folder).with_context(|| format!("read the contract in {}", folder.display()))?;
+    let world = resolve.select_world(&[package], Some("routing")).context("find the world `routing`")?;
+    let mut files = wit_bindgen_core::Files::default();
+    wit_bindgen_c::Opts::default()
+        .build()
+        .generate(&mut resolve, world, &mut files)
+        .context("generate the bindings")?;
+    for (name, bytes) in files.iter() {
+        let path = bindings.join(name);
+        std::fs::write(&path, bytes).with_context(|| format!("write {}", path.display()))?;
+    }
+    print(&format!(
+        "wrote bindings for C to {}: include routing.h, compile routing.c, link the object file",
+        bindings.display()
     ))
 }

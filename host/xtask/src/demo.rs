@@ -13,13 +13,7 @@ use crate::setup;
 /// When the set-up or the build fails.
 pub(crate) fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<ExitCode> {
     setup::run(root)?;
-    eprintln!("== build portolan (the first time takes some minutes)");
-    let mut build = Command::new("cargo");
-    build.current_dir(root).args(["build", "--package", "portolan", "--bin", "portolan"]);
-    anyhow::ensure!(
-        build.stdout(std::io::stderr()).status().context("start cargo")?.success(),
-        "portolan does not build; the compiler's messages are above"
-    );
+    build(root)?;
     let program = setup::target(root).join("debug/portolan");
     let status = Command::new(&program)
         .arg("demo")
@@ -27,4 +21,19 @@ pub(crate) fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<ExitCode> {
         .status()
         .with_context(|| format!("start {}", program.display()))?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// Builds the binary in the profile that tests share.
+///
+/// # Errors
+/// When it does not build.
+pub(crate) fn build(root: &Path) -> anyhow::Result<()> {
+    eprintln!("== build portolan (the first time takes some minutes)");
+    let mut build = Command::new("cargo");
+    build.current_dir(root).args(["build", "--package", "portolan", "--bin", "portolan"]);
+    anyhow::ensure!(
+        build.stdout(std::io::stderr()).status().context("start cargo")?.success(),
+        "portolan does not build; the compiler's messages are above"
+    );
+    Ok(())
 }

@@ -4,6 +4,7 @@
 mod demo;
 mod fuzz;
 mod guests;
+mod languages;
 mod setup;
 mod test;
 mod tools;
@@ -18,6 +19,7 @@ Commands:
   setup                             find or unpack what is needed, build the bundled policies
   demo [ARGUMENTS]                  set up, then run `portolan demo ARGUMENTS` (see `demo --help`)
   test [--all]                      set up, then run everything that must pass; --all adds long fuzzing
+  guests                            build the example policies in C and JavaScript, which tests and benchmarks use
   fuzz [TARGET] [--seconds N]       fuzz one target, or all, each for N seconds (60)
 ";
 
@@ -31,6 +33,9 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["setup"] => setup::run(&root),
         ["demo", rest @ ..] => return report(demo::run(&root, rest)),
+        ["guests"] => {
+            setup::run(&root).and_then(|()| demo::build(&root)).and_then(|()| languages::build(&root))
+        }
         ["test"] => test::run(&root, false),
         ["test", "--all"] => test::run(&root, true),
         ["fuzz"] => fuzz::run(&root, None, 60),

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 
-use crate::{setup, tools};
+use crate::{languages, setup, tools};
 
 /// How long each fuzz target runs as a part of the tests, in seconds.
 const FUZZ_SECONDS: u32 = 8;
@@ -73,6 +73,7 @@ pub(crate) fn run(root: &Path, all: bool) -> anyhow::Result<()> {
             .env("CARGO_TARGET_DIR", root.join("target/plugins-native")),
     );
     run.check("build", &["build", "--workspace", "--bins"]);
+    run.step("example policies in other languages", || languages::build(root));
     run.counted(
         "tests",
         Command::new(&nextest)
@@ -136,6 +137,16 @@ impl Run<'_> {
         eprintln!("\n== {step}");
         let good = command.stdin(Stdio::null()).status().is_ok_and(|status| status.success());
         self.finish(step, good, begun);
+    }
+
+    fn step(&mut self, step: &'static str, work: impl FnOnce() -> anyhow::Result<()>) {
+        let begun = Instant::now();
+        eprintln!("\n== {step}");
+        let result = work();
+        if let Err(error) = &result {
+            eprintln!("{error:#}");
+        }
+        self.finish(step, result.is_ok(), begun);
     }
 
     fn counted(&mut self, step: &'static str, command: &mut Command) {

@@ -94,11 +94,11 @@ async fn plugin_check_loads_and_plans_and_says_what_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("good.wasm"), responding("hello")).unwrap();
     std::fs::write(folder.path().join("bad.wasm"), "nothing").unwrap();
-    ends(&run(folder.path(), &["plugin", "check", "good.wasm"]).await, 0, "1 rules, 1 answers");
+    ends(&run(folder.path(), &["plugin", "check", "good.wasm"]).await, 0, "2 rules, 2 answers");
     ends(&run(folder.path(), &["plugin", "check", "bad.wasm"]).await, 1, "refused at screen");
     let json = run(folder.path(), &["plugin", "check", "good.wasm", "--json"]).await;
     let json: Value = serde_json::from_slice(&json.stdout).unwrap();
-    assert_eq!((&json["ok"], &json["plan"]["rules"]), (&Value::Bool(true), &1.into()));
+    assert_eq!((&json["ok"], &json["plan"]["rules"]), (&Value::Bool(true), &2.into()));
 }
 
 #[tokio::test]

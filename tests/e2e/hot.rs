@@ -97,6 +97,26 @@ async fn a_bad_configuration_leaves_the_good_one_and_sighup_reads_again() {
     assert_eq!(node.status().await["configuration"]["restart_needed"], serde_json::json!(["listen"]));
 }
 
+#[tokio::test]
+async fn a_folder_that_comes_later_is_watched_from_then_on() {
+    let upstream = Upstream::start("web").await;
+    let folder = node::folder(&one_region(&[&upstream], ""));
+    std::fs::remove_dir(folder.path().join("conf.d")).unwrap();
+    let node = Node::start_in(folder).await;
+    std::fs::create_dir(node.folder().join("conf.d")).unwrap();
+    let mut generation = 1;
+    for number in 0..5 {
+        node.write(&format!("conf.d/{number}.toml"), format!("[tenant.t{number}]\n"));
+        generation = node.after(generation).await;
+    }
+    // Another folder under the same name, as a deployment that replaces it leaves behind.
+    std::fs::rename(node.folder().join("conf.d"), node.folder().join("old")).unwrap();
+    std::fs::create_dir(node.folder().join("conf.d")).unwrap();
+    generation = node.after(generation).await;
+    node.write("conf.d/new.toml", "[tenant.new]\n");
+    node.after(generation).await;
+}
+
 /// A thousand swaps under load. Each changes the answer; every answer names its generation, and no generation ever gives
 /// two answers. Uploads and streams are in flight all the time, and memory comes back to where it was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

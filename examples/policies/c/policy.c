@@ -66,6 +66,10 @@ static uint32_t hash(uint32_t state, const routing_string_t *string) {
 uint32_t exports_portolan_policy_decider_decide(uint32_t rule, uint64_t now_ms, uint64_t seed,
                                                 routing_list_option_string_t *values) {
   (void)rule, (void)now_ms, (void)seed;
+  if (values->len < 3) {
+    routing_list_option_string_free(values);
+    return 0;
+  }
   routing_option_string_t *path = &values->ptr[0], *tenant = &values->ptr[1], *user = &values->ptr[2];
   bool admin = path->is_some && path->val.len >= 6 && memcmp(path->val.ptr, "/admin", 6) == 0;
 

@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything that is done to this repository: setting up, showing, testing, fuzzing, measuring. Depends on
 //! nothing heavy, so that the first command of a newcomer starts within seconds.
 
+mod bench;
 mod demo;
 mod fuzz;
 mod guests;
@@ -19,6 +20,7 @@ Commands:
   setup                             find or unpack what is needed, build the bundled policies
   demo [ARGUMENTS]                  set up, then run `portolan demo ARGUMENTS` (see `demo --help`)
   test [--all]                      set up, then run everything that must pass; --all adds long fuzzing
+  bench NAME [--json FILE] [--check]  measure the release build: policy, proxy
   guests                            build the example policies in C and JavaScript, which tests and benchmarks use
   fuzz [TARGET] [--seconds N]       fuzz one target, or all, each for N seconds (60)
 ";
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["setup"] => setup::run(&root),
         ["demo", rest @ ..] => return report(demo::run(&root, rest)),
+        ["bench", name, options @ ..] => return bench(&root, name, options),
         ["guests"] => {
             setup::run(&root).and_then(|()| demo::build(&root)).and_then(|()| languages::build(&root))
         }
@@ -56,6 +59,28 @@ fn main() -> ExitCode {
         }
     };
     report(result.map(|()| ExitCode::SUCCESS))
+}
+
+fn bench(root: &Path, name: &str, mut options: &[&str]) -> ExitCode {
+    let (mut json, mut check) = (None, false);
+    loop {
+        options = match options {
+            [] => break,
+            ["--check", rest @ ..] => {
+                check = true;
+                rest
+            }
+            ["--json", file, rest @ ..] => {
+                json = Some(Path::new(file));
+                rest
+            }
+            _ => {
+                eprint!("{USAGE}");
+                return ExitCode::from(USAGE_STATUS);
+            }
+        };
+    }
+    report(bench::run(root, name, json, check).map(|()| ExitCode::SUCCESS))
 }
 
 fn with_seconds(text: &str, run: impl FnOnce(u32) -> anyhow::Result<()>) -> ExitCode {

@@ -46,6 +46,7 @@ struct Own {
     cert: PathBuf,
     key: PathBuf,
     loaded: ArcSwap<CertifiedKey>,
+    region: RegionName,
 }
 
 impl PeerIdentity {
@@ -54,25 +55,18 @@ impl PeerIdentity {
     /// # Errors
     /// The file that is bad; or a certificate for another region than `region`.
     pub fn load(region: &RegionName, cert: &Path, key: &Path, ca: &[PathBuf]) -> Result<Self, Error> {
-        let loaded = certified(cert, key)?;
-        let leaf = loaded.end_entity_cert()?;
-        let named = peer_region(leaf).map_err(|error| file_error(cert, error))?;
-        if named != *region {
-            return Err(file_error(
-                cert,
-                format!("is the certificate of region {named}, but this node is in {region}"),
-            ));
-        }
-        let own = Own { cert: cert.into(), key: key.into(), loaded: ArcSwap::from_pointee(loaded) };
+        let loaded = ArcSwap::from_pointee(certified(region, cert, key)?);
+        let own = Own { cert: cert.into(), key: key.into(), loaded, region: region.clone() };
         Ok(Self { roots: Arc::new(authorities(ca)?), own: Arc::new(own) })
     }
 
     /// Reads certificate and key again.
     ///
     /// # Errors
-    /// The file that is bad; then the old identity stays.
+    /// The file that is bad, or the certificate of another region; then the old identity stays.
     pub fn reload(&self) -> Result<(), Error> {
-        self.own.loaded.store(Arc::new(certified(&self.own.cert, &self.own.key)?));
+        let Own { cert, key, loaded, region } = &*self.own;
+        loaded.store(Arc::new(certified(region, cert, key)?));
         Ok(())
     }
 
@@ -110,9 +104,16 @@ impl PeerIdentity {
     }
 }
 
-fn certified(cert: &Path, key_file: &Path) -> Result<CertifiedKey, Error> {
-    CertifiedKey::from_der(chain(cert)?, key(key_file)?, &provider())
-        .map_err(|error| file_error(key_file, format!("{error}; it must be the key of {}", cert.display())))
+/// Reads a chain with its key; the certificate must be this region's.
+fn certified(region: &RegionName, cert: &Path, key_file: &Path) -> Result<CertifiedKey, Error> {
+    let loaded = CertifiedKey::from_der(chain(cert)?, key(key_file)?, &provider()).map_err(|error| {
+        file_error(key_file, format!("{error}; it must be the key of {}", cert.display()))
+    })?;
+    let named = peer_region(loaded.end_entity_cert()?).map_err(|error| file_error(cert, error))?;
+    if named == *region {
+        return Ok(loaded);
+    }
+    Err(file_error(cert, format!("is the certificate of region {named}, but this node is in {region}")))
 }
 
 impl ResolvesServerCert for Own {

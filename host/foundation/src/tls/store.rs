@@ -85,7 +85,9 @@ impl ResolvesServerCert for CertificateStore {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let loaded = self.loaded.load();
         let named = hello.server_name().and_then(|name| {
-            let exact = loaded.by_name.get(name);
+            // Names of hosts are the same in capitals (RFC 4343).
+            let name = name.to_ascii_lowercase();
+            let exact = loaded.by_name.get(&name);
             exact.or_else(|| loaded.by_name.get(&format!("*.{}", name.split_once('.')?.1)))
         });
         named.or(loaded.first.as_ref()).cloned()

@@ -215,6 +215,7 @@ pub(crate) async fn run(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let mut folders = reconciler.folders();
+    let mut identities = identities(&folders);
     let mut watched = Folders::watch(folders.clone());
     let mut retry_at: Option<Moment> = None;
     loop {
@@ -238,12 +239,22 @@ pub(crate) async fn run(
         });
         (reconciler, retry_at) =
             pass.await.context("the reconciler panicked; please report this with the lines before it")?;
-        let now = reconciler.folders();
-        if now != folders {
-            watched = Folders::watch(now.clone());
-            folders = now;
+        folders = reconciler.folders();
+        let now = self::identities(&folders);
+        if now != identities {
+            // A folder that came to be, or is another under the same name, is not watched yet. What was put into it before
+            // the new watch is found by one more pass.
+            watched = Folders::watch(folders.clone());
+            identities = now;
+            retry_at = Some(clock::now());
         }
     }
+}
+
+/// What tells one folder from another of the same name; none for one that does not exist.
+fn identities(folders: &[PathBuf]) -> Vec<Option<(u64, u64)>> {
+    use std::os::unix::fs::MetadataExt as _;
+    folders.iter().map(|folder| std::fs::metadata(folder).ok().map(|meta| (meta.dev(), meta.ino()))).collect()
 }
 
 fn tell(event: &Event) {

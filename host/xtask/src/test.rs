@@ -298,7 +298,8 @@ mod tests {
     fn closing_lines_of_both_runners_are_added_up() {
         let text = "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\
                     running 5 tests\n\
-                         Summary [   1.205s] 40 tests run: 38 passed (2 slow), 1 failed, 1 timed out, 0 skipped\n";
+                    \x20   test result: FAILED. 0 passed; 1 failed; 0 ignored; as a failed test printed it\n\
+                    \x20    Summary [   1.205s] 40 tests run: 38 passed (2 slow), 1 failed, 1 timed out, 0 skipped\n";
         assert_eq!(count(text), Count { passed: 41, failed: 2 });
     }
 }

@@ -269,9 +269,11 @@ fn echo(command: &mut Command) -> anyhow::Result<(bool, String)> {
 /// (`Summary [ 1.2s] 40 tests run: 39 passed, 1 failed, 0 skipped`).
 pub(crate) fn count(text: &str) -> Count {
     let mut total = Count::default();
-    for line in text.lines().map(str::trim) {
-        let closing =
-            line.starts_with("test result:") || (line.starts_with("Summary [") && line.contains("run:"));
+    for line in text.lines() {
+        // nextest shows what a failed test printed, indented: those closing lines are not counted a second time.
+        let summary = line.trim_start();
+        let closing = line.starts_with("test result:")
+            || (summary.starts_with("Summary [") && summary.contains("run:"));
         if !closing {
             continue;
         }

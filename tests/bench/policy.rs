@@ -90,7 +90,7 @@ fn engine(data_threads: usize) -> Engine {
 
 /// Nanoseconds per call at p50 and p99 of batches.
 fn measure(mut call: impl FnMut()) -> (f64, f64) {
-    let mut histogram = Histogram::<u64>::new(3).unwrap();
+    let mut histogram = histogram();
     for _ in 0..BATCHES / 10 {
         call();
     }
@@ -103,6 +103,11 @@ fn measure(mut call: impl FnMut()) -> (f64, f64) {
     }
     let at = |quantile| histogram.value_at_quantile(quantile) as f64 / BATCH as f64;
     (at(0.5), at(0.99))
+}
+
+/// Nanoseconds up to a minute.
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000_000, 3).unwrap()
 }
 
 fn note(figures: &mut Map<String, serde_json::Value>, name: &str, (p50, p99): (f64, f64)) {
@@ -193,7 +198,7 @@ fn decides(name: &str, component: &[u8], figures: &mut Map<String, serde_json::V
     let fresh = decider(&Engine::new(config).unwrap(), component, Tier::Tenant { granted: true });
     let values = [Some("/shop/cart"), Some("acme"), header];
     let call = Call { rule: RuleId(0), now_ms: 1, seed: 2, values: &values, among: 3 };
-    let mut histogram = Histogram::<u64>::new(3).unwrap();
+    let mut histogram = histogram();
     for _ in 0..5_000 {
         let begun = Instant::now();
         black_box(fresh.decide(&call).unwrap());
@@ -253,7 +258,7 @@ fn many(figures: &mut Map<String, serde_json::Value>) {
         figures.insert(format!("many.{threads}_threads.plan_all_s"), json!(all_s));
         if threads == 2 {
             figures.insert("many.resident_mib".to_owned(), json!(resident_mib.round()));
-            let mut pushes = Histogram::<u64>::new(3).unwrap();
+            let mut pushes = histogram();
             let before = resident_kib();
             for change in 1..=100 {
                 let number = change * 97 % POLICIES / 5 * 5;
@@ -276,7 +281,7 @@ fn many(figures: &mut Map<String, serde_json::Value>) {
 fn ask_all(deciders: &[Arc<dyn Decide>], threads: usize) -> (f64, f64) {
     let histograms: Vec<Histogram<u64>> = std::thread::scope(|scope| {
         let ask = |thread: usize| {
-            let mut histogram = Histogram::<u64>::new(3).unwrap();
+            let mut histogram = histogram();
             let values = [Some("/shop/cart"), Some("acme"), Some("user-4711")];
             for round in 0..POLICIES {
                 let place = (round * 7_919 + thread * 104_729) % deciders.len();
@@ -293,7 +298,7 @@ fn ask_all(deciders: &[Arc<dyn Decide>], threads: usize) -> (f64, f64) {
         let running: Vec<_> = (0..threads).map(|thread| scope.spawn(move || ask(thread))).collect();
         running.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    let mut all = Histogram::<u64>::new(3).unwrap();
+    let mut all = histogram();
     histograms.iter().for_each(|histogram| all.add(histogram).unwrap());
     (all.value_at_quantile(0.5) as f64, all.value_at_quantile(0.99) as f64)
 }

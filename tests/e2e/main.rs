@@ -1,6 +1,11 @@
 //! End to end: the built program as its users have it, through its command line, its files, its sockets.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests fail as tests do")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    reason = "helpers of tests fail as tests do"
+)]
 
 mod cli;
 mod examples;

@@ -35,6 +35,11 @@ async fn a_bundled_policy_serves_and_everything_tells_so() {
     for line in ["portolan_generation 1", "portolan_policy_plans_total 1", "portolan_task_panics_total 0"] {
         assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
     }
+    let mut families: Vec<&str> = metrics.lines().filter(|line| line.starts_with("# TYPE ")).collect();
+    let count = families.len();
+    families.sort_unstable();
+    families.dedup();
+    assert_eq!(families.len(), count, "each family comes once");
     assert_eq!(node.ask_plain("GET", "/ready", Value::Null).await.unwrap().status, 200);
 
     until("the access log's line", async || node.stdout().contains("\"tenant\":\"acme\"")).await;
@@ -125,4 +130,53 @@ async fn ambiguous_framing_is_refused_and_never_reaches_an_upstream() {
     let mut client = Client::connect(node.public(), "a").await.unwrap();
     assert_eq!(client.get("/").await.unwrap().status, 200);
     assert_eq!(upstream.requests(), 1, "nothing of all that reached the upstream");
+}
+
+/// Eight gRPC connections, all with the same work: however the kernel deals them out, no thread has much more to do than
+/// another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn eight_grpc_connections_are_spread_over_the_threads() {
+    const CONNECTIONS: usize = 8;
+    const REQUESTS: usize = 1_500;
+    let upstream = Upstream::start_h2("grpc").await;
+    let node = Node::start(&one_region(&[&upstream], "protocol = \"http2\"\n")).await;
+    let mut senders = Vec::new();
+    for _ in 0..CONNECTIONS {
+        senders.push(client::h2(node.public()).await.unwrap());
+    }
+    let open = per_thread(&node, "portolan_connections_open").await;
+    assert_eq!(open.iter().sum::<f64>(), CONNECTIONS as f64);
+    let before = per_thread(&node, "portolan_thread_cpu_seconds_total").await;
+    let uri = format!("http://{}/grpc", node.public());
+    let clients: Vec<_> = senders
+        .into_iter()
+        .map(|mut sender| {
+            let uri = uri.clone();
+            portolan_foundation::task::spawn("grpc-client", async move {
+                for _ in 0..REQUESTS {
+                    let body = http_body_util::Full::new(Bytes::from_static(b"\0\0\0\0\x05hello"));
+                    let request = Request::post(&uri).header("te", "trailers").body(body).unwrap();
+                    client::Answer::read(sender.send_request(request).await.unwrap()).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.await.unwrap().expect("no client panics");
+    }
+    // The threads' own counters are a tenth of a second late.
+    until("the threads have counted", async || {
+        let used = per_thread(&node, "portolan_thread_cpu_seconds_total").await;
+        let used: Vec<f64> = used.iter().zip(&before).map(|(after, before)| after - before).collect();
+        let mean = used.iter().sum::<f64>() / used.len() as f64;
+        mean > 0.05 && used.iter().all(|own| *own <= mean * 1.25)
+    })
+    .await;
+}
+
+/// The values of a metric that has one line for each data thread.
+async fn per_thread(node: &Node, name: &str) -> Vec<f64> {
+    let metrics = node.ask_plain("GET", "/metrics", Value::Null).await.unwrap().text();
+    let lines = metrics.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+    lines.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect()
 }

@@ -188,7 +188,7 @@ impl Admin {
         let refused = report.slots.iter().filter(|slot| slot.refused.is_some()).count();
         let problems = report.problems.len();
         drop(report);
-        let rows: [(&str, &str, &str, u64); 19] = [
+        let rows: [(&str, &str, &str, u64); 18] = [
             ("generation", "gauge", "Number of the running generation.", snapshot.generation.0),
             ("configuration_problems", "gauge", "Problems of the configuration on disk.", problems as u64),
             ("policy_slots_refused", "gauge", "Slots whose wanted policy is refused.", refused as u64),
@@ -242,7 +242,6 @@ impl Admin {
                 "Lines that found no place.",
                 self.proxy.log_lines_dropped(),
             ),
-            ("task_panics_total", "counter", "Panics of tasks; each is a defect.", task::panics()),
         ];
         for (name, kind, help, value) in rows {
             // Writing to a string cannot fail.

@@ -65,6 +65,7 @@ impl Client {
     /// When nobody listens.
     pub async fn connect(address: SocketAddr, host: &str) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
+        stream.set_nodelay(true).context("send at once")?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.context("start HTTP/1.1")?;
         task::spawn("client", async move { connection.await.ok() });
         Ok(Self { sender, host: host.to_owned() })
@@ -104,6 +105,7 @@ pub async fn get(address: SocketAddr, host: &str, path: &str) -> anyhow::Result<
 /// When nobody listens or the handshake fails.
 pub async fn h2(address: SocketAddr) -> anyhow::Result<http2::SendRequest<Full<Bytes>>> {
     let stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
+    stream.set_nodelay(true).context("send at once")?;
     let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
     let (sender, connection) = handshake.context("start HTTP/2")?;
     task::spawn("client", async move { connection.await.ok() });

@@ -68,6 +68,7 @@ impl Upstream {
                     () = stop.begun() => return,
                     accepted = listener.accept() => accepted.expect("an upstream's connection").0,
                 };
+                stream.set_nodelay(true).expect("an upstream's connection");
                 let (name, requests, stop) = (Arc::clone(&name), Arc::clone(&requests), stop.clone());
                 task::spawn("upstream-connection", async move {
                     let service = service_fn(|request| {

@@ -93,11 +93,11 @@ async fn a_certificate_is_read_again_when_its_file_changes() {
     write(folder.path(), 0);
     let node = Node::start_in(folder).await;
     let address = node.listener(1);
-    let (shown, answer) = client::get_tls(address, "gateway.test", roots.clone()).await.unwrap();
+    let (shown, answer) = client::get_tls(address, "gateway.test", roots.clone(), None).await.unwrap();
     assert_eq!((answer.status.as_u16(), &*shown), (200, certificates[0].cert.der().as_ref()));
     write(node.folder(), 1);
     until("the new certificate", async || {
-        let (shown, _) = client::get_tls(address, "gateway.test", roots.clone()).await.unwrap();
+        let (shown, _) = client::get_tls(address, "gateway.test", roots.clone(), None).await.unwrap();
         shown == certificates[1].cert.der().as_ref()
     })
     .await;
@@ -107,7 +107,7 @@ async fn a_certificate_is_read_again_when_its_file_changes() {
         node.status().await["configuration"]["problems"].to_string().contains("a.pem")
     })
     .await;
-    client::get_tls(address, "gateway.test", roots).await.unwrap();
+    client::get_tls(address, "gateway.test", roots, None).await.unwrap();
 }
 
 #[tokio::test]

@@ -76,6 +76,100 @@ async fn without_a_policy_the_hosts_own_rule_serves() {
 }
 
 #[tokio::test]
+async fn a_websocket_passes_both_ways_and_bytes_after_it_are_not_read_as_http() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let upstream = Upstream::start("web").await;
+    let node = Node::start(&one_region(&[&upstream], "")).await;
+    let mut stream = tokio::net::TcpStream::connect(node.public()).await.unwrap();
+    let head = "GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(stream.read_u8().await.unwrap());
+    }
+    let answer = String::from_utf8(answer).unwrap().to_ascii_lowercase();
+    assert!(answer.starts_with("http/1.1 101") && answer.contains("upgrade: websocket"), "{answer}");
+    for message in
+        [&b"\x81\x05hello"[..], b"GET /smuggled HTTP/1.1\r\nHost : broken\r\n\r\n", &[0, 255, 13, 10]]
+    {
+        stream.write_all(message).await.unwrap();
+        let mut echo = vec![0; message.len()];
+        stream.read_exact(&mut echo).await.unwrap();
+        assert_eq!(echo, message);
+    }
+    drop(stream);
+    until("the tunnel ends", async || node.status().await["connections"] == 0).await;
+    assert_eq!(upstream.requests(), 1);
+}
+
+#[tokio::test]
+async fn a_tenant_is_recognised_by_its_clients_certificate() {
+    let upstream = Upstream::start("web").await;
+    let text = one_region(&[&upstream], "").replace("[expose]", "public_tls = [\"127.0.0.1:0\"]\n[expose]")
+        + "[[tls.certificate]]\ncert = \"server.pem\"\nkey = \"server.key\"\n[tls.clients]\nca = [\"clients.pem\"]\nrequired = true\n\
+           [tenants]\nsources = [{ client_certificate = \"spiffe://test/tenant/\" }]\nunrecognised = \"refuse\"\n";
+    let folder = portolan_tests::node::folder(&text);
+    let server = rcgen::generate_simple_self_signed(vec!["gateway.test".to_owned()]).unwrap();
+    let authority_key = rcgen::KeyPair::generate().unwrap();
+    let mut authority = rcgen::CertificateParams::default();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority_pem = authority.self_signed(&authority_key).unwrap().pem();
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+    for (name, text) in [
+        ("server.pem", server.cert.pem()),
+        ("server.key", server.signing_key.serialize_pem()),
+        ("clients.pem", authority_pem),
+    ] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let node = Node::start_in(folder).await;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(server.cert.der().clone()).unwrap();
+    let identity = |uri: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().unwrap())];
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        (certificate.der().clone(), rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+    };
+    let get = |identity| client::get_tls(node.listener(1), "gateway.test", roots.clone(), identity);
+
+    let (_, answer) = get(Some(identity("spiffe://test/tenant/acme"))).await.unwrap();
+    let told: Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(
+        (&told["headers"]["portolan-tenant"], &told["headers"]["x-forwarded-proto"]),
+        (&json!("acme"), &json!("https"))
+    );
+    let (_, answer) = get(Some(identity("spiffe://test/machine/7"))).await.unwrap();
+    assert_eq!(answer.status, 404, "a certificate that names no tenant");
+    assert!(get(None).await.is_err(), "a client without a certificate");
+}
+
+#[tokio::test]
+async fn an_upstream_of_http_1_0_is_answered_for_in_http_1_1() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    portolan_foundation::task::spawn("old-upstream", async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4_096];
+            let _count = stream.read(&mut request).await.unwrap();
+            stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nold").await.unwrap();
+        }
+    });
+    let upstream = Upstream::start("web").await;
+    let text = one_region(&[&upstream], "").replace(&upstream.address.to_string(), &address.to_string());
+    let node = Node::start(&text).await;
+    let mut stream = tokio::net::TcpStream::connect(node.public()).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("old"), "{answer}");
+}
+
+#[tokio::test]
 async fn grpc_passes_with_its_trailers() {
     let upstream = Upstream::start_h2("grpc").await;
     let node = Node::start(&one_region(&[&upstream], "protocol = \"http2\"\n")).await;

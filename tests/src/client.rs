@@ -112,7 +112,10 @@ pub async fn h2(address: SocketAddr) -> anyhow::Result<http2::SendRequest<Full<B
     Ok(sender)
 }
 
-/// The certificate that a TLS listener shows for a name, and its answer to a GET.
+/// A client's certificate with its key, both DER.
+pub type Identity = (rustls::pki_types::CertificateDer<'static>, rustls::pki_types::PrivateKeyDer<'static>);
+
+/// The certificate that a TLS listener shows for a name, and its answer to a GET. `identity` is shown to the listener.
 ///
 /// # Errors
 /// When the handshake fails: the certificate must be signed by one of `roots`.
@@ -120,12 +123,16 @@ pub async fn get_tls(
     address: SocketAddr,
     name: &str,
     roots: rustls::RootCertStore,
+    identity: Option<Identity>,
 ) -> anyhow::Result<(Vec<u8>, Answer)> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let config = match identity {
+        Some((certificate, key)) => builder.with_client_auth_cert(vec![certificate], key)?,
+        None => builder.with_no_client_auth(),
+    };
     let stream = TcpStream::connect(address).await?;
     let server = rustls::pki_types::ServerName::try_from(name.to_owned())?;
     let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(server, stream).await?;

@@ -84,6 +84,7 @@ impl Upstream {
                         } else {
                             hyper::server::conn::http1::Builder::new()
                                 .serve_connection(io, service)
+                                .with_upgrades()
                                 .await
                                 .ok();
                         }
@@ -106,8 +107,8 @@ impl Drop for Upstream {
 }
 
 /// What the path asks for: `/count` says how many bytes were sent, `/bytes/N` sends so many, `/trickle/N` sends so many
-/// pieces slowly, `/grpc` answers with trailers; anything else is told back as JSON.
-async fn play(name: &str, request: Request<Incoming>) -> Response<Body> {
+/// pieces slowly, `/grpc` answers with trailers, `/upgrade` echoes in another protocol; anything else is told back as JSON.
+async fn play(name: &str, mut request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let number = |prefix: &str| path.strip_prefix(prefix).and_then(|rest| rest.parse::<u64>().ok());
     if path == "/count" {
@@ -123,6 +124,9 @@ async fn play(name: &str, request: Request<Incoming>) -> Response<Body> {
     }
     if let Some(count) = number("/trickle/") {
         return Response::new(pieces(count, Some(std::time::Duration::from_millis(20)), u64::MAX));
+    }
+    if path == "/upgrade" {
+        return upgrade(&mut request);
     }
     if path == "/grpc" {
         let sent = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
@@ -140,6 +144,24 @@ async fn play(name: &str, request: Request<Incoming>) -> Response<Body> {
         .collect();
     let told = serde_json::json!({ "name": name, "method": request.method().as_str(), "path": path, "headers": headers });
     Response::new(whole(told.to_string()))
+}
+
+/// Agrees to the protocol that the request asks for, and then says back whatever it hears.
+fn upgrade(request: &mut Request<Incoming>) -> Response<Body> {
+    let protocol =
+        request.headers().get("upgrade").cloned().unwrap_or_else(|| HeaderValue::from_static("none"));
+    let upgraded = hyper::upgrade::on(request);
+    task::spawn("upstream-echo", async move {
+        if let Ok(upgraded) = upgraded.await {
+            let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
+            tokio::io::copy(&mut reader, &mut writer).await.ok();
+        }
+    });
+    let mut response = Response::new(whole(String::new()));
+    *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().insert("connection", HeaderValue::from_static("upgrade"));
+    response.headers_mut().insert("upgrade", protocol);
+    response
 }
 
 const PIECE: u64 = 64 * 1024;

@@ -120,6 +120,8 @@ pub(crate) fn finish(
     told: Told,
     mut response: Response<Body>,
 ) -> Response<Body> {
+    // The gateway's own version, whatever the upstream speaks (RFC 9112, section 2.3).
+    *response.version_mut() = http::Version::HTTP_11;
     let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if let Some(switch) = &downstream.switch
         && !upgraded

@@ -143,7 +143,11 @@ impl Reconciler {
         // A new picture of the world takes effect with the policy that plans over it, or not at all.
         let new_topology = !Arc::ptr_eq(&topology, &self.topology) && refused.is_none();
         if let Some(refused) = refused.filter(|_| config != self.config) {
-            problems.push(format!("the operator's policy does not take the new configuration: {refused}"));
+            // The slot's report has the whole reason.
+            problems.push(format!(
+                "the new configuration waits: the operator's policy is refused at {}",
+                refused.stage
+            ));
         }
         let restart_needed = needs_restart(&self.config, &config);
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);

@@ -95,6 +95,16 @@ async fn a_bad_configuration_leaves_the_good_one_and_sighup_reads_again() {
     })
     .await;
     assert_eq!(node.status().await["configuration"]["restart_needed"], serde_json::json!(["listen"]));
+    // It stays needed whatever else changes, until the setting is back.
+    let generation = node.generation().await;
+    node.write("conf.d/later.toml", "[tenant.later]\n");
+    node.after(generation).await;
+    assert_eq!(node.status().await["configuration"]["restart_needed"], serde_json::json!(["listen"]));
+    node.write("portolan.toml", &text);
+    until("no restart", async || {
+        node.status().await["configuration"]["restart_needed"] == serde_json::json!([])
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -108,6 +108,13 @@ async fn a_certificate_is_read_again_when_its_file_changes() {
     })
     .await;
     client::get_tls(address, "gateway.test", roots, None).await.unwrap();
+    // Nor does it keep a change of the configuration from taking effect, once.
+    let generation = node.generation().await;
+    node.write("conf.d/later.toml", "[tenant.later]\n");
+    let generation = node.after(generation).await;
+    node.signal(Signal::HUP);
+    node.write("conf.d/last.toml", "[tenant.last]\n");
+    assert_eq!(node.after(generation).await, generation + 1, "only what changed makes a generation");
 }
 
 #[tokio::test]

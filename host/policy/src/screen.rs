@@ -40,7 +40,6 @@ pub(crate) struct Screened {
     pub(crate) decider: bool,
     /// Interfaces imported, by their full names, sorted.
     pub(crate) imports: BTreeSet<String>,
-    pub(crate) memory_initial_bytes: u64,
     pub(crate) planner: bool,
     /// The text of the schema.
     pub(crate) schema: Option<String>,
@@ -275,7 +274,6 @@ impl<'l> Screening<'l> {
     }
 
     fn finish(self) -> Result<Screened, Refused> {
-        let memory_initial_bytes = self.memory_initial_bytes();
         let (planner, decider) = (self.planner.is_some(), self.decider.is_some());
         if !planner && !decider {
             let found: Vec<&str> = self.exports.iter().map(String::as_str).take(16).collect();
@@ -296,7 +294,6 @@ impl<'l> Screening<'l> {
             contract: self.version.unwrap_or(contract::NEWEST),
             decider,
             imports: self.imports,
-            memory_initial_bytes,
             planner,
             schema: self.schema,
         })

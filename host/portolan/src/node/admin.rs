@@ -30,6 +30,8 @@ use super::status::{EndpointStatus, PoolStatus, RegionStatus, Status};
 const QUESTION_BYTES_MAX: usize = 256 * 1024;
 /// Time for a question's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// From one failed accept to the next try.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Questions at the same time; more wait.
 const CONNECTIONS_MAX: usize = 64;
 
@@ -67,12 +69,15 @@ impl Admin {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             tokio::select! {
                 () = self.shutdown.begun() => return,
-                accepted = listener.accept() => if let Ok((stream, _)) = accepted {
-                    let admin = self.clone();
-                    task::spawn("admin", async move {
-                        admin.connection(stream, true).await;
-                        drop(place);
-                    });
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        let admin = self.clone();
+                        task::spawn("admin", async move {
+                            admin.connection(stream, true).await;
+                            drop(place);
+                        });
+                    }
+                    Err(error) => pause_after(&error).await,
                 },
             }
         }
@@ -83,12 +88,15 @@ impl Admin {
         let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            if let Ok((stream, _)) = listener.accept().await {
-                let admin = self.clone();
-                task::spawn("metrics", async move {
-                    admin.connection(stream, false).await;
-                    drop(place);
-                });
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let admin = self.clone();
+                    task::spawn("metrics", async move {
+                        admin.connection(stream, false).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => pause_after(&error).await,
             }
         }
     }
@@ -253,6 +261,12 @@ impl Admin {
         }
         text
     }
+}
+
+/// Out of files or memory: more accepts fail until some connection ends, and asking without pause would take a processor.
+async fn pause_after(error: &std::io::Error) {
+    tracing::warn!(%error, "cannot accept a connection on the admin side");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
 fn region_status(region: &Region, local: bool) -> RegionStatus {

@@ -38,6 +38,8 @@ pub(crate) struct Reconciler {
     report: Report,
     slots: Slots,
     sources: Sources,
+    /// What listeners and threads were made with.
+    started: Config,
     topology: Arc<Topology>,
 }
 
@@ -90,6 +92,7 @@ impl Reconciler {
         Ok(Self {
             cells,
             certificates,
+            started: config.clone(),
             config,
             environment,
             live: Live::new(snapshot),
@@ -115,7 +118,8 @@ impl Reconciler {
     /// One pass. Gives the time at which to come again even if nothing happens.
     fn pass(&mut self) -> Option<Moment> {
         let mut problems = self.reload_certificates();
-        let mut files = None;
+        // Present when what is on disk reads, whatever becomes of it.
+        let mut files: Option<Vec<String>> = None;
         let (config, topology) = match config::load(&self.path, self.environment.iter().cloned()) {
             Ok(Loaded { config, sources }) => {
                 files = Some(sources.iter().map(|source| source.path.display().to_string()).collect());
@@ -149,15 +153,14 @@ impl Reconciler {
                 refused.stage
             ));
         }
-        let restart_needed = needs_restart(&self.config, &config);
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         if problems != report.problems {
             problems.iter().for_each(|problem| {
-                tracing::warn!("{problem}; the configuration before it goes on");
+                tracing::warn!("{problem}; what ran before goes on");
             });
         }
-        if refused.is_none() && problems.is_empty() {
-            report.restart_needed = restart_needed;
+        if let Some(files) = files.filter(|_| refused.is_none()) {
+            report.restart_needed = needs_restart(&self.started, &config);
             if config != self.config {
                 tracing::info!("the configuration has changed");
                 report.loaded_at_ms = clock::unix_ms();
@@ -166,7 +169,7 @@ impl Reconciler {
                     tracing::warn!("these settings take effect at the next start: {settings}");
                 }
             }
-            report.files = files.unwrap_or_default();
+            report.files = files;
             self.config = config;
         }
         report.problems = problems;

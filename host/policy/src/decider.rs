@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Instant;
 
 use portolan_core::breaker::{Admission, Breaker};
@@ -187,7 +187,8 @@ impl Engine {
             ledger: Arc::clone(ledger),
             log: Arc::clone(start.log),
             memo: start.memo.into(),
-            seats: (0..self.config().data_threads.get()).map(|_| seat()).collect(),
+            // One more than data threads, for questions of the control runtime such as `explain`.
+            seats: (0..=self.config().data_threads.get()).map(|_| seat()).collect(),
             start_allowance: Allowance::new(limits.start_fuel, limits.start_deadline),
             tier: start.tier,
             version: Arc::clone(version),
@@ -256,10 +257,10 @@ impl Decide for Decider {
                 return Err(Undecided::Broken);
             }
         };
-        let Some(seat) = self.seats.get(thread_number() % self.seats.len().max(1)) else {
-            unreachable!("there is a seat for at least one thread")
+        let Some((seat, mut held)) = self.free_seat() else {
+            self.breaker.abandon(probe);
+            return Err(self.busy());
         };
-        let mut held = seat.held.lock().unwrap_or_else(PoisonError::into_inner);
         if held.share.as_mut().is_some_and(|share| !share.has_some(began)) {
             drop(held);
             self.breaker.abandon(probe);
@@ -273,7 +274,6 @@ impl Decide for Decider {
         }
         drop(held);
         thread_spend(spent);
-        // Each seat has one writer at a time, its thread; a plain addition would do if atomics had one.
         seat.calls.fetch_add(1, Ordering::Relaxed);
         seat.guest_ns.fetch_add(spent, Ordering::Relaxed);
         match answer {
@@ -322,6 +322,20 @@ impl Decider {
     /// What `plan` left for it.
     pub(crate) fn memo(&self) -> &[u8] {
         &self.memo
+    }
+
+    /// The seat of this thread, or another one that nobody uses. Taking one never waits: a data thread must not stand
+    /// behind a question of the control runtime.
+    fn free_seat(&self) -> Option<(&Arc<Seat>, MutexGuard<'_, Held>)> {
+        let (own, count) = (thread_number(), self.seats.len().max(1));
+        (0..count).find_map(|step| {
+            let seat = self.seats.get((own + step) % count)?;
+            match seat.held.try_lock() {
+                Ok(held) => Some((seat, held)),
+                Err(TryLockError::Poisoned(poisoned)) => Some((seat, poisoned.into_inner())),
+                Err(TryLockError::WouldBlock) => None,
+            }
+        })
     }
 
     fn is_fresh(&self) -> bool {

@@ -28,6 +28,7 @@ use portolan_foundation::clock;
 use portolan_policy::{
     Compile, Config, Decider, Engine, Limits, Log, Slot, SlotSpec, Slots, Source, Start, Tier,
 };
+use portolan_tests::guests::Guest;
 use serde_json::{Map, json};
 
 /// Calls of one measurement, in batches that a clock can tell apart.
@@ -36,14 +37,26 @@ const BATCH: usize = 50;
 const POLICIES: usize = 10_000;
 
 fn main() {
+    // `cargo bench --bench policy -- decide.c` measures that alone, for profilers.
+    let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let wanted = |name: &str| only.as_ref().is_none_or(|only| name.starts_with(only.as_str()));
     let mut figures = Map::new();
-    tables(&mut figures);
+    if wanted("table") {
+        tables(&mut figures);
+    }
     for (name, component) in
         [("rust", bundled("dynamic-example")), ("c", guest("c")), ("javascript", guest("javascript"))]
     {
-        decides(name, &component, &mut figures);
+        if wanted(&format!("decide.{name}")) {
+            decides(name, &component, &mut figures);
+        }
     }
-    many(&mut figures);
+    if wanted("contract") {
+        contract(&mut figures);
+    }
+    if wanted("many") {
+        many(&mut figures);
+    }
     println!("{}", json!({ "bench": "policy", "figures": figures }));
 }
 
@@ -207,6 +220,52 @@ fn decides(name: &str, component: &[u8], figures: &mut Map<String, serde_json::V
     assert!(fresh.stats().fresh, "each call has an instance of its own");
     let at = |quantile| histogram.value_at_quantile(quantile) as f64;
     note(figures, &format!("decide.{name}.fresh.1_headers"), (at(0.5), at(0.99)));
+}
+
+/// What the contract itself costs: values by number and size, memos, and draft calls.
+fn contract(figures: &mut Map<String, serde_json::Value>) {
+    let engine = engine(1);
+    for (name, component) in [("rust", bundled("dynamic-example")), ("c", guest("c"))] {
+        let warm = decider(&engine, &component, Tier::Operator);
+        for (count, bytes) in [1, 3, 8, 16].into_iter().flat_map(|count| [(count, 16), (count, 1_024)]) {
+            let text = "v".repeat(bytes);
+            let values = vec![Some(text.as_str()); count];
+            let call = Call { rule: RuleId(0), now_ms: 1, seed: 2, values: &values, among: 3 };
+            let figure = measure(|| {
+                black_box(warm.decide(black_box(&call)).unwrap());
+            });
+            note(figures, &format!("contract.{name}.{count}_values_of_{bytes}"), figure);
+        }
+    }
+    // A memo is handed over when an instance starts; what a fresh instance costs with it.
+    let version = engine.load(&guest("c")).unwrap();
+    let log = Log::new(PolicyName::new("measured").unwrap(), 10);
+    for bytes in [0, 4 << 10, 64 << 10] {
+        let memo = vec![7; bytes];
+        let start = Start { config: "{}", log: &log, memo: &memo, tier: Tier::Tenant { granted: true } };
+        let fresh = engine.decider(&version, start).unwrap();
+        let values = [Some("/shop/cart"), Some("acme"), Some("user-4711")];
+        let call = Call { rule: RuleId(0), now_ms: 1, seed: 2, values: &values, among: 3 };
+        assert!(fresh.stats().fresh, "each call has an instance of its own");
+        let figure = measure(|| {
+            black_box(fresh.decide(black_box(&call)).unwrap());
+        });
+        note(figures, &format!("contract.fresh.memo_of_{bytes}"), figure);
+    }
+    const CALLS: &str = "(local $left i32) (local.set $left (i32.const 10000))
+        (loop $again (global.set $heap (i32.const 16384)) (drop (call $answer))
+            (local.set $left (i32.sub (local.get $left) (i32.const 1))) (br_if $again (local.get $left)))
+        (call $always (i32.const 0))";
+    let version = engine.load(&Guest::planning(CALLS).component()).unwrap();
+    let facts = Arc::new(facts());
+    let mut plans = histogram();
+    for _ in 0..200 {
+        let begun = Instant::now();
+        black_box(engine.plan(&version, "{}", Arc::clone(&facts), &log).unwrap());
+        plans.saturating_record(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    }
+    let at = |quantile| plans.value_at_quantile(quantile) as f64;
+    note(figures, "contract.plan_of_10000_calls", (at(0.5), at(0.99)));
 }
 
 fn resident_kib() -> u64 {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -103,6 +104,71 @@ async fn a_bad_configuration_leaves_the_good_one_and_sighup_reads_again() {
     node.write("portolan.toml", &text);
     until("no restart", async || {
         node.status().await["configuration"]["restart_needed"] == serde_json::json!([])
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn settings_of_the_data_plane_change_without_a_restart() {
+    let upstream = Upstream::start("web").await;
+    let text = one_region(&[&upstream], "");
+    let node = Node::start(&format!("{text}[log]\naccess = \"access.log\"\n")).await;
+    let lines = |name: &str| {
+        let text = std::fs::read_to_string(node.folder().join(name)).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<serde_json::Value>>()
+    };
+    let ask = async |body: &'static [u8]| {
+        let mut client = Client::connect(node.public(), "a").await.unwrap();
+        let request = Request::post("/count").header("x-forwarded-for", "192.0.2.7");
+        client.send(request, Bytes::from_static(body)).await.unwrap()
+    };
+    assert_eq!(ask(b"four").await.status, 200);
+    until("a line", async || lines("access.log").len() == 1).await;
+    assert_eq!(lines("access.log")[0]["client"], "127.0.0.1");
+
+    // Rotation: the log follows its name.
+    std::fs::rename(node.folder().join("access.log"), node.folder().join("access.log.1")).unwrap();
+    ask(b"four").await;
+    until("a line in the new file", async || lines("access.log").len() == 1).await;
+    assert_eq!(lines("access.log.1").len(), 1, "the old file is left alone");
+
+    let text = text.replace("decision = true", "decision = false");
+    node.write(
+        "portolan.toml",
+        format!(
+            "{text}[log]\naccess = \"other.log\"\nlevel = \"debug\"\n[limits]\nbody_bytes = 3\n[trust]\nproxies = [\"127.0.0.0/8\"]\n"
+        ),
+    );
+    // Each data thread takes them over at its own time.
+    let row = AtomicUsize::new(0);
+    until("the new settings on all threads", async || {
+        let (refused, taken) = (ask(b"four").await, ask(b"two").await);
+        let new =
+            refused.status == 413 && taken.status == 200 && taken.header("portolan-generation").is_empty();
+        row.store(if new { row.load(Ordering::Relaxed) + 1 } else { 0 }, Ordering::Relaxed);
+        row.load(Ordering::Relaxed) > 10
+    })
+    .await;
+    until("lines in the other file", async || lines("other.log").len() > 1).await;
+    assert_eq!(lines("other.log").last().unwrap()["client"], "192.0.2.7", "the proxy is trusted now");
+    let configuration = node.status().await["configuration"].clone();
+    assert_eq!(configuration["restart_needed"], serde_json::json!([]));
+    until("more is told", async || node.log().contains("DEBUG")).await;
+
+    // What cannot be opened changes nothing, and is told until it can.
+    node.write("portolan.toml", format!("{text}[log]\naccess = \"absent/folder.log\"\n"));
+    until("the problem", async || {
+        node.status().await["configuration"]["problems"].to_string().contains("absent/folder.log")
+    })
+    .await;
+    assert_eq!(ask(b"four").await.status, 413, "the old limit goes on");
+    std::fs::create_dir(node.folder().join("absent")).unwrap();
+    node.signal(Signal::HUP);
+    until("the limit is gone", async || ask(b"four").await.status == 200).await;
+    assert_eq!(node.status().await["configuration"]["problems"], serde_json::json!([]));
+    node.write("portolan.toml", format!("{text}[log]\nlevel = \"warn,mine=loud\"\n"));
+    until("the bad level", async || {
+        node.status().await["configuration"]["problems"].to_string().contains("log filter")
     })
     .await;
 }

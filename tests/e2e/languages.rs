@@ -53,6 +53,54 @@ async fn answers(policy: &str, component: Option<PathBuf>) -> Vec<String> {
     all
 }
 
+/// A program in a folder, with what builds for wasm32 here; its output when it succeeds.
+async fn runs(folder: &Path, program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> String {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("target");
+    let environment = std::fs::read_to_string(target.join("wasm-toolchain.env"));
+    let environment = environment.expect("`cargo xtask setup` leaves what builds for wasm32");
+    let mut command = tokio::process::Command::new(program);
+    command.args(arguments).current_dir(folder).env("CARGO_TARGET_DIR", target.join("scaffold"));
+    if arguments == ["plugin", "build"] {
+        command.envs(environment.lines().filter_map(|line| line.split_once('=')));
+    }
+    let output = command.kill_on_drop(true).output().await.unwrap();
+    let all = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?} failed:\n{all}");
+    all.into_owned()
+}
+
+/// The README's way to a policy of one's own: new, test, build, check, serve.
+#[tokio::test]
+async fn a_new_plugin_is_built_checked_and_served() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let upstream = Upstream::start("web").await;
+    let folder = node::folder(&one_region(
+        &[&upstream],
+        "[policy]\nuse = \"my-policy\"\nconfig = { pool = \"web\" }\n",
+    ));
+    let portolan = node::program();
+    let sdk = root.join("plugins/sdk/rust");
+    runs(folder.path(), &portolan, &["plugin", "new", "my-policy", "--sdk", sdk.to_str().unwrap()]).await;
+    let mine = folder.path().join("my-policy");
+    // The versions of our own lock file: they are there already.
+    std::fs::copy(root.join("plugins/Cargo.lock"), mine.join("Cargo.lock")).unwrap();
+    let tested = runs(&mine, "cargo", &["test", "--quiet"]).await;
+    assert!(tested.contains("1 passed"), "{tested}");
+    runs(&mine, &portolan, &["plugin", "build"]).await;
+    let checked = runs(
+        &mine,
+        &portolan,
+        &["plugin", "check", "my-policy.wasm", "--policy-config", "{\"pool\": \"web\"}"],
+    )
+    .await;
+    assert!(checked.contains("my-policy.wasm: good"), "{checked}");
+    std::fs::rename(mine.join("my-policy.wasm"), folder.path().join("policies/my-policy.wasm")).unwrap();
+    let node = Node::start_in(folder).await;
+    let mut client = Client::connect(node.public(), "a").await.unwrap();
+    let answer = client.get("/").await.unwrap();
+    assert_eq!((answer.status.as_u16(), answer.header("portolan-policy")), (200, "my-policy"));
+}
+
 #[tokio::test]
 async fn rust_c_and_javascript_give_the_same_answers() {
     let rust = answers("dynamic-example", None).await;

@@ -1,5 +1,8 @@
 //! Resilience: upstreams die, nodes drain, certificates change, clients are slow, contents are large.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +22,7 @@ use tokio::net::TcpStream;
 use crate::one_region;
 
 /// Asks until told to stop; gives the number of answers, all of which must be good.
-async fn load(address: std::net::SocketAddr, stop: Shutdown) -> u64 {
+async fn load(address: SocketAddr, stop: Shutdown) -> u64 {
     let mut client = Client::connect(address, "a").await.unwrap();
     let mut count = 0;
     while !stop.is_begun() {
@@ -68,6 +71,72 @@ async fn a_drain_lets_what_is_in_flight_end_and_takes_nothing_new() {
     assert_eq!(node.ended().await, 0, "{}", node.log());
     assert!(idle.get("/").await.is_err(), "idle connections were closed");
     assert!(!node.folder().join(".portolan/admin.sock").exists(), "the socket is gone");
+}
+
+/// A rolling restart: clients of a node that drains go on at another. What the first one took comes whole; what it did
+/// not take, it never began.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_under_load_breaks_no_answer() {
+    let upstream = Upstream::start("web").await;
+    let text = one_region(&[&upstream], "[limits]\ndrain = \"20s\"\n");
+    let (mut first, second) = (Node::start(&text).await, Node::start(&text).await);
+    let addresses = [first.public(), second.public()];
+    let slow = task::spawn("slow", {
+        let requests = (0..16).map(move |_| client::get(addresses[0], "a", "/trickle/50"));
+        futures_util::future::join_all(requests)
+    });
+    until("the slow requests have arrived", async || upstream.requests() == 16).await;
+    let stop = Shutdown::new();
+    let moved = Arc::new(AtomicUsize::new(0));
+    let kept = (0..8).map(|_| moving(addresses, false, Arc::clone(&moved), stop.clone()));
+    let fresh = (0..8).map(|_| moving(addresses, true, Arc::clone(&moved), stop.clone()));
+    let loads: Vec<_> = kept.chain(fresh).map(|load| task::spawn("load", load)).collect();
+    until("load", async || upstream.requests() > 1_000).await;
+    first.signal(Signal::TERM);
+    for answer in slow.await.unwrap().unwrap() {
+        let answer = answer.unwrap();
+        assert_eq!((answer.status.as_u16(), answer.body.len()), (200, 50 * 100), "it came whole");
+    }
+    until("all clients have moved", async || moved.load(Ordering::Relaxed) == 16).await;
+    assert_eq!(first.ended().await, 0, "{}", first.log());
+    stop.begin();
+    for load in loads {
+        load.await.unwrap().expect("no answer broke");
+    }
+}
+
+/// Uploads and downloads until told to stop, with a connection each or with one kept; goes on at the second address once
+/// the first takes nothing more.
+async fn moving(addresses: [SocketAddr; 2], fresh: bool, moved: Arc<AtomicUsize>, stop: Shutdown) {
+    let mut at = 0;
+    let mut client: Option<Client> = None;
+    for number in 0_usize.. {
+        if stop.is_begun() {
+            return;
+        }
+        let asked = async {
+            let mut own = match client.take().filter(|_| !fresh) {
+                Some(client) => client,
+                None => Client::connect(addresses[at], "a").await?,
+            };
+            let body = Bytes::from(vec![b'u'; number % 3 * 10_000]);
+            let answer = own.send(Request::post("/count"), body).await?;
+            anyhow::Ok((own, answer))
+        };
+        match asked.await {
+            Ok((own, answer)) => {
+                assert_eq!((answer.status.as_u16(), answer.text()), (200, (number % 3 * 10_000).to_string()));
+                client = Some(own);
+            }
+            Err(error) => {
+                assert_ne!(error.to_string(), "read the answer", "an answer broke off");
+                if at == 0 && TcpStream::connect(addresses[0]).await.is_err() {
+                    at = 1;
+                    moved.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
 }
 
 #[tokio::test]

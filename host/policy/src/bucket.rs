@@ -1,15 +1,15 @@
-//! A token bucket over time: of each span, a share may be used, and what was not used is kept up to a cap.
+//! What may be used over time: tokens that come at a rate, and shares of a thread.
 
 use std::time::{Duration, Instant};
 
 /// Tokens are counted in billionths, so that slow rates and short times add up.
 const SCALE: u128 = 1_000_000_000;
 
-/// A bucket. What a token stands for is its owner's affair: a line, a plan, a nanosecond of a guest.
+/// A bucket. What a token stands for is its owner's affair: a line, a plan.
 #[derive(Clone, Debug)]
 pub(crate) struct Bucket {
     cap: i128,
-    /// Billionths of a token; below zero after a use that was larger than what was left.
+    /// Billionths of a token.
     left: i128,
     /// Billionths of a token that come in a nanosecond.
     rate: i128,
@@ -27,17 +27,6 @@ impl Bucket {
         Self::new(1, span, i128::from(cap), now)
     }
 
-    /// A full one of nanoseconds: `percent` of all time, as much as `window` gives.
-    pub(crate) fn share(percent: u32, window: Duration, now: Instant) -> Self {
-        let cap = window.as_nanos().saturating_mul(u128::from(percent)) / 100;
-        Self::new(
-            i128::from(percent),
-            Duration::from_nanos(100),
-            i128::try_from(cap).unwrap_or(i128::MAX),
-            now,
-        )
-    }
-
     fn new(tokens: i128, span: Duration, cap: i128, now: Instant) -> Self {
         let scale = i128::try_from(SCALE).unwrap_or(1);
         let span = i128::try_from(span.as_nanos()).unwrap_or(i128::MAX).max(1);
@@ -45,33 +34,17 @@ impl Bucket {
         Self { cap, left: cap, rate: tokens.saturating_mul(scale) / span, filled: now }
     }
 
-    /// Is there anything left? Fills up first.
-    pub(crate) fn has_some(&mut self, now: Instant) -> bool {
+    fn fill(&mut self, now: Instant) {
         let gone = now.saturating_duration_since(self.filled).as_nanos();
         let gained = i128::try_from(gone).unwrap_or(i128::MAX).saturating_mul(self.rate);
         self.left = self.left.saturating_add(gained).min(self.cap);
         self.filled = now;
-        self.left > 0
-    }
-
-    /// Takes tokens that were used, more than are left if need be.
-    pub(crate) fn spend(&mut self, tokens: u64) {
-        let scale = i128::try_from(SCALE).unwrap_or(1);
-        self.left = self.left.saturating_sub(i128::from(tokens).saturating_mul(scale));
-    }
-
-    /// The part that is left, from 0 to 1000.
-    pub(crate) fn left_permille(&self) -> u32 {
-        if self.cap <= 0 {
-            return 0;
-        }
-        u32::try_from((self.left.max(0) / (self.cap / 1000).max(1)).min(1000)).unwrap_or(0)
     }
 
     /// Takes one token if there is a whole one.
     pub(crate) fn take_one(&mut self, now: Instant) -> bool {
         let scale = i128::try_from(SCALE).unwrap_or(1);
-        self.has_some(now);
+        self.fill(now);
         let whole = self.left >= scale;
         if whole {
             self.left -= scale;
@@ -87,6 +60,49 @@ impl Bucket {
     }
 }
 
+/// A share of a thread's time. What was not used is kept for a while, and what was used beyond is owed.
+///
+/// Asked on each call of a guest, hence small numbers: nanoseconds, good for 292 years.
+#[derive(Clone, Debug)]
+pub(crate) struct Share {
+    cap: i64,
+    filled: Instant,
+    left: i64,
+    percent: i64,
+}
+
+impl Share {
+    /// A full one: `percent` of all time, and as much at once as `window` gives.
+    pub(crate) fn new(percent: u32, window: Duration, now: Instant) -> Self {
+        let percent = i64::from(percent);
+        let cap = nanoseconds(window).saturating_mul(percent) / 100;
+        Self { cap, filled: now, left: cap, percent }
+    }
+
+    /// Is more left than so many thousandths of the window's share?
+    pub(crate) fn has_more_than(&mut self, permille: u16, now: Instant) -> bool {
+        let floor = self.cap / 1_000 * i64::from(permille);
+        if self.left > floor {
+            // What time has brought is counted when it is needed: the cap holds then as well.
+            return true;
+        }
+        let gained =
+            nanoseconds(now.saturating_duration_since(self.filled)).saturating_mul(self.percent) / 100;
+        self.left = self.left.saturating_add(gained).min(self.cap);
+        self.filled = now;
+        self.left > floor
+    }
+
+    /// Takes time that was used.
+    pub(crate) fn spend(&mut self, time: Duration) {
+        self.left = self.left.saturating_sub(nanoseconds(time));
+    }
+}
+
+fn nanoseconds(time: Duration) -> i64 {
+    i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,13 +110,13 @@ mod tests {
     #[test]
     fn a_share_of_time_is_kept() {
         let start = Instant::now();
-        let mut bucket = Bucket::share(25, Duration::from_millis(100), start);
+        let mut share = Share::new(25, Duration::from_millis(100), start);
         let mut now = start;
         let mut used = Duration::ZERO;
         // A guest that always wants a millisecond more, for ten seconds.
         while now - start < Duration::from_secs(10) {
-            if bucket.has_some(now) {
-                bucket.spend(1_000_000);
+            if share.has_more_than(0, now) {
+                share.spend(Duration::from_millis(1));
                 used += Duration::from_millis(1);
             }
             now += Duration::from_millis(1);

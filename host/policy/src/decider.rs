@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use portolan_core::breaker::{Admission, Breaker};
 use portolan_core::decide::{Call, Decide, Undecided};
@@ -16,7 +16,7 @@ use serde::Serialize;
 use wasmtime::Store;
 
 use crate::bindings::exports::portolan::policy::decider::Guest;
-use crate::bucket::Bucket;
+use crate::bucket::Share;
 use crate::config::Limits;
 use crate::defaults::SHARE_WINDOW;
 use crate::engine::{Engine, Inner};
@@ -30,7 +30,7 @@ use crate::version::Version;
 /// What a warm instance takes beside its memory: store, tables, descriptions. About, for the ledger.
 const INSTANCE_OVERHEAD_BYTES: usize = 16 * 1024;
 /// Tenants stop when this part of the guests' share of a thread is left, in thousandths: it is the operator's.
-const THREAD_RESERVE_PERMILLE: u32 = 250;
+const THREAD_RESERVE_PERMILLE: u16 = 250;
 
 /// For whom a decider works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -100,7 +100,7 @@ struct Seat {
 
 struct Held {
     /// A tenant's own share of the thread.
-    share: Option<Bucket>,
+    share: Option<Share>,
     until_check: u32,
     warm: Option<Box<Warm>>,
 }
@@ -165,7 +165,7 @@ impl Engine {
         };
         let now = Instant::now();
         let seat = || {
-            let share = tenant.then(|| Bucket::share(limits.tenant_share_percent, SHARE_WINDOW, now));
+            let share = tenant.then(|| Share::new(limits.tenant_share_percent, SHARE_WINDOW, now));
             let held = Held { share, until_check: draw_check(limits.purity_check_every.get()), warm: None };
             Arc::new(Seat {
                 calls: AtomicU64::new(0),
@@ -261,20 +261,21 @@ impl Decide for Decider {
             self.breaker.abandon(probe);
             return Err(self.busy());
         };
-        if held.share.as_mut().is_some_and(|share| !share.has_some(began)) {
+        if held.share.as_mut().is_some_and(|share| !share.has_more_than(0, began)) {
             drop(held);
             self.breaker.abandon(probe);
             return Err(self.busy());
         }
         seat.place.touch(now.0);
         let answer = self.ask(seat, &mut held, call);
-        let spent = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let spent = began.elapsed();
         if let Some(share) = &mut held.share {
             share.spend(spent);
         }
         drop(held);
         thread_spend(spent);
         seat.calls.fetch_add(1, Ordering::Relaxed);
+        let spent = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
         seat.guest_ns.fetch_add(spent, Ordering::Relaxed);
         match answer {
             Ok(index) if index < call.among => {
@@ -570,7 +571,7 @@ fn thread_number() -> usize {
 
 thread_local! {
     /// The guests' share of this thread, with the percentage it was made for.
-    static SHARE: RefCell<Option<(u32, Bucket)>> = const { RefCell::new(None) };
+    static SHARE: RefCell<Option<(u32, Share)>> = const { RefCell::new(None) };
 }
 
 /// May a guest of this tier run on this thread now?
@@ -579,16 +580,16 @@ fn thread_has_time(limits: &Limits, tier: Tier, now: Instant) -> bool {
     SHARE.with_borrow_mut(|share| {
         let bucket = match share {
             Some((made_for, bucket)) if *made_for == percent => bucket,
-            other => &mut other.insert((percent, Bucket::share(percent, SHARE_WINDOW, now))).1,
+            other => &mut other.insert((percent, Share::new(percent, SHARE_WINDOW, now))).1,
         };
-        bucket.has_some(now) && (tier == Tier::Operator || bucket.left_permille() > THREAD_RESERVE_PERMILLE)
+        bucket.has_more_than(if tier == Tier::Operator { 0 } else { THREAD_RESERVE_PERMILLE }, now)
     })
 }
 
-fn thread_spend(nanoseconds: u64) {
+fn thread_spend(time: Duration) {
     SHARE.with_borrow_mut(|share| {
-        if let Some((_, bucket)) = share {
-            bucket.spend(nanoseconds);
+        if let Some((_, share)) = share {
+            share.spend(time);
         }
     });
 }

@@ -16,7 +16,9 @@ use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::tls::{self, CertificateFiles, CertificateStore, ClientAuth, PeerIdentity};
 use portolan_foundation::{net, task, telemetry};
 use portolan_policy::{Compile, Engine};
-use portolan_proxy::{AccessLog, ClientNetwork, Listener, ListenerKind, Prober, Proxy, Trust};
+use portolan_proxy::{
+    AccessLog, ClientNetwork, Listener, ListenerKind, LiveSettings, Prober, Proxy, Settings, Trust,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
@@ -55,9 +57,9 @@ pub(crate) fn serve(path: &Path, loaded: Loaded, environment: Vec<(String, Strin
     };
     let reconciler = Reconciler::start(engine.clone(), start)?;
     let live = Arc::clone(reconciler.live());
-    let trust = Arc::new(trust(&config)?);
-    let settings = proxy_config(&config, &trust, certificates.as_ref(), peer.clone(), threads)?;
-    let proxy = Proxy::bind(settings, Arc::clone(&live)).context("start the data plane")?;
+    let settings = LiveSettings::new(settings(&config)).context("start the data plane")?;
+    let proxy = proxy_config(&config, &settings, certificates.as_ref(), peer.clone(), threads)?;
+    let proxy = Proxy::bind(proxy, Arc::clone(&live)).context("start the data plane")?;
     let shutdown = Shutdown::new();
     let admin = Admin {
         begun,
@@ -67,7 +69,7 @@ pub(crate) fn serve(path: &Path, loaded: Loaded, environment: Vec<(String, Strin
         proxy: proxy.handle(),
         report: reconciler.report(),
         shutdown: shutdown.clone(),
-        trust,
+        settings: Arc::clone(&settings),
     };
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -83,7 +85,7 @@ pub(crate) fn serve(path: &Path, loaded: Loaded, environment: Vec<(String, Strin
     start_signals(&shutdown, &nudges)?;
     let broken = shutdown.clone();
     let reconciling = task::spawn("reconciler", async move {
-        let result = reconcile::run(reconciler, nudges, observations, broken.clone()).await;
+        let result = reconcile::run(reconciler, settings, nudges, observations, broken.clone()).await;
         if let Err(error) = &result {
             tracing::error!("{error:#}");
         }
@@ -194,10 +196,35 @@ fn peer(config: &Config) -> anyhow::Result<Option<PeerIdentity>> {
     config.peer.as_ref().map(load).transpose().context("read this node's identity")
 }
 
-fn trust(config: &Config) -> anyhow::Result<Trust> {
-    let header = |name: &Option<String>| name.as_deref().map(http::HeaderName::try_from).transpose();
-    Ok(Trust {
-        country_header: header(&config.country_header).context("read trust.country_header")?,
+/// What of the data plane changes without a restart.
+fn settings(config: &Config) -> Settings {
+    let defaults = Settings::default();
+    let limits = &config.limits;
+    let mut screen = defaults.limits.screen;
+    screen.fields_max = limits.fields_max.unwrap_or(screen.fields_max);
+    screen.head_bytes_max = limits.head_bytes_max.unwrap_or(screen.head_bytes_max);
+    Settings {
+        access_log: config.log_access.clone().map(|log| match log {
+            config::AccessLog::File(path) => AccessLog::File(path),
+            config::AccessLog::Stdout => AccessLog::Stdout,
+        }),
+        drain_timeout: limits.drain.unwrap_or(defaults.drain_timeout),
+        expose_decision: config.expose_decision,
+        limits: portolan_proxy::Limits {
+            body_idle_timeout: limits.body_idle.unwrap_or(defaults.limits.body_idle_timeout),
+            body_bytes_max: limits.body_bytes_max,
+            connections_max: limits.connections_max.unwrap_or(defaults.limits.connections_max),
+            header_timeout: limits.header.unwrap_or(defaults.limits.header_timeout),
+            idle_timeout: limits.idle.unwrap_or(defaults.limits.idle_timeout),
+            screen,
+        },
+        trust: trust(config),
+    }
+}
+
+fn trust(config: &Config) -> Trust {
+    Trust {
+        country_header: config.country_header.clone(),
         networks: config
             .networks
             .iter()
@@ -208,19 +235,17 @@ fn trust(config: &Config) -> anyhow::Result<Trust> {
             })
             .collect(),
         proxies: config.proxies.clone(),
-        region_header: header(&config.region_header).context("read trust.region_header")?,
-    })
+        region_header: config.region_header.clone(),
+    }
 }
 
 fn proxy_config(
     config: &Config,
-    trust: &Trust,
+    settings: &Arc<LiveSettings>,
     certificates: Option<&Arc<CertificateStore>>,
     peer: Option<PeerIdentity>,
     threads: NonZeroUsize,
 ) -> anyhow::Result<portolan_proxy::Config> {
-    let defaults = portolan_proxy::Limits::default();
-    let limits = &config.limits;
     let mut listeners: Vec<Listener> = Vec::new();
     listeners
         .extend(config.listen.public.iter().map(|&address| Listener { address, kind: ListenerKind::Public }));
@@ -237,29 +262,7 @@ fn proxy_config(
     }
     listeners
         .extend(config.listen.peer.iter().map(|&address| Listener { address, kind: ListenerKind::Peer }));
-    let mut screen = defaults.screen;
-    screen.fields_max = limits.fields_max.unwrap_or(screen.fields_max);
-    screen.head_bytes_max = limits.head_bytes_max.unwrap_or(screen.head_bytes_max);
-    Ok(portolan_proxy::Config {
-        access_log: config.log_access.clone().map(|log| match log {
-            config::AccessLog::File(path) => AccessLog::File(path),
-            config::AccessLog::Stdout => AccessLog::Stdout,
-        }),
-        drain_timeout: limits.drain.unwrap_or(portolan_proxy::defaults::DRAIN_TIMEOUT),
-        expose_decision: config.expose_decision,
-        limits: portolan_proxy::Limits {
-            body_idle_timeout: limits.body_idle.unwrap_or(defaults.body_idle_timeout),
-            body_bytes_max: limits.body_bytes_max,
-            connections_max: limits.connections_max.unwrap_or(defaults.connections_max),
-            header_timeout: limits.header.unwrap_or(defaults.header_timeout),
-            idle_timeout: limits.idle.unwrap_or(defaults.idle_timeout),
-            screen,
-        },
-        listeners,
-        peer,
-        threads,
-        trust: trust.clone(),
-    })
+    Ok(portolan_proxy::Config { listeners, peer, settings: Arc::clone(settings), threads })
 }
 
 /// What exists by a configuration, with nothing observed yet; for checks.

@@ -11,28 +11,20 @@ use portolan_core::ids::RegionName;
 use portolan_core::screen;
 use portolan_foundation::tls::PeerIdentity;
 
-use crate::access::AccessLog;
 use crate::defaults;
+use crate::settings::LiveSettings;
 
-/// The data plane of one node.
+/// The data plane of one node: what it is made with.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to write what was served; `None` for nowhere.
-    pub access_log: Option<AccessLog>,
-    /// How long requests in flight may take to end after the shutdown began.
-    pub drain_timeout: Duration,
-    /// Tell clients which generation, policy and region served them.
-    pub expose_decision: bool,
-    /// Bounds on what clients may do.
-    pub limits: Limits,
     /// Where to listen.
     pub listeners: Vec<Listener>,
     /// Who this node is among regions; needed by peer listeners and by pools with peer TLS.
     pub peer: Option<PeerIdentity>,
+    /// What may change while it runs.
+    pub settings: Arc<LiveSettings>,
     /// How many data threads.
     pub threads: NonZeroUsize,
-    /// What to believe of what requests say about their clients.
-    pub trust: Trust,
 }
 
 /// One address.
@@ -56,7 +48,7 @@ pub enum ListenerKind {
 }
 
 /// Bounds on what clients may do.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Time between two pieces of a content.
     pub body_idle_timeout: Duration,
@@ -86,7 +78,7 @@ impl Default for Limits {
 }
 
 /// What to believe of what requests say about their clients.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trust {
     /// The header in which a trusted proxy names the client's country.
     pub country_header: Option<HeaderName>,

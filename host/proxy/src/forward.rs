@@ -194,7 +194,7 @@ impl Attempts {
         if let Some(answer) = outbound.answer {
             headers::edit(&mut head.headers, &answer.edits, Message::Response);
         }
-        let body = Body::upstream(incoming, lease, worker.config.limits.body_idle_timeout);
+        let body = Body::upstream(incoming, lease, worker.applied().settings.limits.body_idle_timeout);
         let response = Box::new(Response::from_parts(head, body));
         if stale {
             return Answered::Bad { error: Error::Stale, response: None, unseen: true };

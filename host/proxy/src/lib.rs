@@ -21,6 +21,7 @@ mod probe;
 mod resolve;
 mod respond;
 mod server;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod tunnel;
@@ -32,3 +33,4 @@ pub use explain::{Asked, Candidate, Explanation, Question};
 pub use metrics::Metrics;
 pub use probe::Prober;
 pub use server::{Handle, Proxy, StartError};
+pub use settings::{LiveSettings, Settings};

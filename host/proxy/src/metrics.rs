@@ -1,7 +1,6 @@
 //! What is counted: one shard per data thread, added up when somebody asks, and the books of each request.
 
 use std::fmt::Write as _;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,9 +11,10 @@ use portolan_core::screen::Violation;
 use portolan_core::time::Moment;
 use portolan_foundation::clock;
 
-use crate::access::{Line, Writer};
+use crate::access::Line;
 use crate::error::Error;
 use crate::io::Switch;
+use crate::settings::Held;
 
 /// Upper bounds of the duration histogram, in microseconds.
 const BUCKETS_US: [u64; 14] = [
@@ -115,7 +115,7 @@ pub(crate) struct Ticket {
     pub(crate) status: StatusCode,
     pub(crate) sent_bytes: u64,
     pub(crate) broken: Option<Error>,
-    pub(crate) line: Option<(Rc<Writer>, Box<Line>)>,
+    pub(crate) line: Option<(Held, Box<Line>)>,
     pub(crate) switch: Option<Arc<Switch>>,
 }
 
@@ -137,7 +137,9 @@ impl Drop for Ticket {
         if let Some(switch) = &self.switch {
             switch.end();
         }
-        if let Some((writer, mut line)) = self.line.take() {
+        if let Some((applied, mut line)) = self.line.take()
+            && let Some(writer) = &applied.log
+        {
             line.status = self.status.as_u16();
             line.sent_bytes = self.sent_bytes;
             line.duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);

@@ -41,7 +41,9 @@ pub(crate) async fn handle(
         switch.begin();
     }
     let (mut parts, incoming) = request.into_parts();
-    let inbound = Inbound::read(&mut parts, &downstream, &worker.config.trust, &snapshot.topology.local);
+    let applied = worker.applied();
+    let trust = &applied.settings.trust;
+    let inbound = Inbound::read(&mut parts, &downstream, trust, &snapshot.topology.local);
     let mut inbound = match inbound {
         Ok(inbound) => inbound,
         Err(error) => {
@@ -126,7 +128,7 @@ fn recognise(snapshot: &Snapshot, inbound: &mut Inbound) -> Result<(), Error> {
 
 /// The request's content: kept whole when it is small, so that it can be sent again; streamed otherwise.
 async fn take_body(worker: &Worker, inbound: &Inbound, incoming: Incoming) -> Result<Upload, Error> {
-    let limits = &worker.config.limits;
+    let limits = worker.applied().settings.limits;
     let max = limits.body_bytes_max.unwrap_or(u64::MAX);
     if incoming.is_end_stream() {
         return Ok(Upload::Empty);

@@ -62,7 +62,7 @@ impl Told {
         decision.undecided.into_iter().for_each(|why| worker.shard.undecided(why));
         let source = decision.sources.first();
         self.policy = source.map(|source| source.policy.name.as_str().into());
-        if worker.log.is_some() {
+        if worker.applied().log.is_some() {
             self.line = Some(Box::new(Line {
                 at_ms: clock::unix_ms(),
                 request_id: self.request_id.to_str().unwrap_or_default().to_owned(),
@@ -153,7 +153,7 @@ pub(crate) fn finish(
         status: response.status(),
         sent_bytes: 0,
         broken: None,
-        line: worker.log.clone().zip(line),
+        line: line.map(|line| (worker.applied(), line)),
         switch: downstream.switch.clone(),
     };
     response.map(|body| body.with_ticket(ticket))
@@ -172,7 +172,7 @@ fn tell_client(worker: &Worker, told: &Told, fields: &mut http::HeaderMap) {
     if attempts > 1 {
         headers::own(fields, "portolan-attempts", &attempts.to_string());
     }
-    if worker.config.expose_decision {
+    if worker.applied().settings.expose_decision {
         headers::own(fields, "portolan-generation", &told.generation.to_string());
         let policy = told.policy.as_deref().unwrap_or("-");
         headers::own(fields, "portolan-policy", policy);

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -28,13 +29,13 @@ use tokio::task::LocalSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use crate::access::Writer;
 use crate::config::{Config, ListenerKind};
 use crate::defaults;
 use crate::inbound::Downstream;
 use crate::io::{Rewound, Screened, Spoken, Switch, detect};
 use crate::metrics::{Metrics, Shard};
 use crate::pipeline;
+use crate::settings::Held;
 use crate::tunnel;
 use crate::upstream::{LocalExecutor, Upstreams};
 
@@ -67,7 +68,6 @@ pub struct Proxy {
     live: Arc<Live>,
     /// For each thread, a socket for each listener.
     sockets: Vec<Vec<std::net::TcpListener>>,
-    log: Option<Writer>,
     peer_tls: Option<Arc<rustls::ServerConfig>>,
 }
 
@@ -76,7 +76,6 @@ pub struct Proxy {
 pub struct Handle {
     addresses: Arc<[SocketAddr]>,
     gate: Gate,
-    log: Option<Writer>,
     metrics: Metrics,
 }
 
@@ -97,12 +96,6 @@ impl Handle {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.gate.count()
-    }
-
-    /// Lines of the access log that found no place in its queue.
-    #[must_use]
-    pub fn log_lines_dropped(&self) -> u64 {
-        self.log.as_ref().map_or(0, Writer::dropped)
     }
 }
 
@@ -129,14 +122,9 @@ impl Proxy {
                 peer_tls = Some(config.peer.as_ref().ok_or(StartError::NoIdentity)?.server_config()?);
             }
         }
-        let log = config.access_log.as_ref().map(Writer::start).transpose()?;
-        let handle = Handle {
-            addresses: addresses.into(),
-            gate: Gate::default(),
-            log: log.clone(),
-            metrics: Metrics::new(threads),
-        };
-        Ok(Self { config: Arc::new(config), handle, live, sockets, log, peer_tls })
+        let handle =
+            Handle { addresses: addresses.into(), gate: Gate::default(), metrics: Metrics::new(threads) };
+        Ok(Self { config: Arc::new(config), handle, live, sockets, peer_tls })
     }
 
     /// What others may know of it.
@@ -150,7 +138,7 @@ impl Proxy {
     /// # Errors
     /// When a thread or its runtime cannot be made.
     pub fn run(self, shutdown: &Shutdown) -> io::Result<()> {
-        let Self { config, handle, live, sockets, log, peer_tls } = self;
+        let Self { config, handle, live, sockets, peer_tls } = self;
         let (senders, receivers): (Vec<_>, Vec<_>) =
             sockets.iter().map(|_| mpsc::channel(HANDOVER_MAX)).unzip();
         let mut threads = Vec::new();
@@ -158,7 +146,6 @@ impl Proxy {
             let start = Start {
                 config: Arc::clone(&config),
                 live: Arc::clone(&live),
-                log: log.clone(),
                 metrics: handle.metrics.clone(),
                 gate: handle.gate.clone(),
                 number,
@@ -186,7 +173,6 @@ type Handed = (std::net::TcpStream, SocketAddr, usize);
 struct Start {
     config: Arc<Config>,
     live: Arc<Live>,
-    log: Option<Writer>,
     metrics: Metrics,
     gate: Gate,
     number: usize,
@@ -199,31 +185,31 @@ struct Start {
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) budget: RefCell<Budget>,
-    pub(crate) config: Arc<Config>,
     pub(crate) gate: Gate,
-    pub(crate) log: Option<Rc<Writer>>,
     pub(crate) shard: Arc<Shard>,
     pub(crate) shutdown: Shutdown,
     pub(crate) upstreams: Upstreams,
+    config: Arc<Config>,
     metrics: Metrics,
     number: usize,
     others: Vec<mpsc::Sender<Handed>>,
     peer_tls: Option<Arc<rustls::ServerConfig>>,
     reader: RefCell<Reader>,
+    settings: RefCell<Held>,
 }
 
 impl Start {
     async fn run(self, sockets: Vec<std::net::TcpListener>, mut handed: mpsc::Receiver<Handed>) {
-        let Self { config, live, log, metrics, gate, number, peer_tls, shutdown, others } = self;
+        let Self { config, live, metrics, gate, number, peer_tls, shutdown, others } = self;
         let shard = metrics.shards.get(number).cloned().unwrap_or_default();
         let worker = Rc::new(Worker {
             budget: RefCell::default(),
             upstreams: Upstreams::new(config.peer.clone(), Arc::clone(&shard)),
-            config,
             gate,
-            log: log.map(Rc::new),
             shard,
             shutdown: shutdown.clone(),
+            settings: RefCell::new(config.settings.hold()),
+            config,
             metrics,
             number,
             others,
@@ -231,10 +217,11 @@ impl Start {
             reader: RefCell::new(live.reader()),
         });
         let keeper = task::spawn_local("keeper", keep(Rc::clone(&worker)));
-        for (listener, socket) in sockets.into_iter().enumerate() {
+        let accept = |(listener, socket)| {
             let worker = Rc::clone(&worker);
-            task::spawn_local("accept", async move { worker.accept(socket, listener).await });
-        }
+            task::spawn_local("accept", async move { worker.accept(socket, listener).await })
+        };
+        let accepting: Vec<_> = sockets.into_iter().enumerate().map(accept).collect();
         loop {
             tokio::select! {
                 () = shutdown.begun() => break,
@@ -246,7 +233,18 @@ impl Start {
                 }
             }
         }
-        let limit = worker.config.drain_timeout;
+        for listener in accepting {
+            _ = listener.await;
+        }
+        // From here on the other threads keep their connections.
+        handed.close();
+        while let Some((stream, address, listener)) = handed.recv().await {
+            if let Ok(stream) = TcpStream::from_std(stream) {
+                worker.start(stream, address, listener);
+            }
+        }
+        worker.refresh();
+        let limit = worker.applied().settings.drain_timeout;
         if let Err(inside) = worker.gate.wait_empty(limit).await {
             tracing::warn!(?inside, ?limit, "connections did not end within the drain time and are closed");
         }
@@ -254,7 +252,7 @@ impl Start {
     }
 }
 
-/// Wakes ten times a second. Samples the thread's CPU time for the balance of connections, and closes idle upstream
+/// Wakes ten times a second. Takes over changed settings, samples the thread's CPU time for the balance of connections, and closes idle upstream
 /// connections once a second.
 async fn keep(worker: Rc<Worker>) {
     let mut ticks = interval(KEEPER_INTERVAL);
@@ -262,6 +260,7 @@ async fn keep(worker: Rc<Worker>) {
     let (mut cpu_before, mut then) = (thread_cpu_us(), clock::now());
     for round in 0_u64.. {
         ticks.tick().await;
+        worker.refresh();
         let (cpu, now) = (thread_cpu_us(), clock::now());
         let passed = u64::try_from(now.since(then).as_micros()).unwrap_or(u64::MAX).max(1);
         let permille = cpu.saturating_sub(cpu_before).saturating_mul(1_000) / passed;
@@ -287,6 +286,19 @@ impl Worker {
         Arc::clone(self.reader.borrow_mut().load())
     }
 
+    /// The settings that this thread has, held.
+    pub(crate) fn applied(&self) -> Held {
+        Rc::clone(&self.settings.borrow())
+    }
+
+    fn refresh(&self) {
+        let live = &self.config.settings;
+        let mut held = self.settings.borrow_mut();
+        if !live.is_current(&held) {
+            *held = live.hold();
+        }
+    }
+
     async fn accept(self: Rc<Self>, socket: std::net::TcpListener, listener: usize) {
         let socket = match tokio::net::TcpListener::from_std(socket) {
             Ok(socket) => socket,
@@ -294,7 +306,7 @@ impl Worker {
         };
         loop {
             let accepted = tokio::select! {
-                () = self.shutdown.begun() => return,
+                () = self.shutdown.begun() => break,
                 accepted = socket.accept() => accepted,
             };
             match accepted {
@@ -305,6 +317,10 @@ impl Worker {
                     tokio::time::sleep(KEEPER_INTERVAL).await;
                 }
             }
+        }
+        // Clients whose connection the kernel has made already would be reset with the listener.
+        while let Some(Ok((stream, address))) = socket.accept().now_or_never() {
+            self.start(stream, address, listener);
         }
     }
 
@@ -356,15 +372,15 @@ impl Worker {
 
     fn start(self: &Rc<Self>, stream: TcpStream, address: SocketAddr, listener: usize) {
         let open = self.shard.connections_open.load(Ordering::Relaxed);
-        if usize::try_from(open).unwrap_or(0) >= self.config.limits.connections_max {
+        if usize::try_from(open).unwrap_or(0) >= self.applied().settings.limits.connections_max {
             // Closed at once: an answer would cost what is not there.
             return tracing::warn!(%address, "too many connections; raise limits.connections or add nodes");
         }
         self.shard.connections.add(1);
         self.shard.connections_open.fetch_add(1, Ordering::Relaxed);
         let worker = Rc::clone(self);
+        let guard = worker.gate.enter("connection");
         task::spawn_local("connection", async move {
-            let guard = worker.gate.enter("connection");
             worker.connection(stream, address, listener).await;
             worker.shard.connections_open.fetch_sub(1, Ordering::Relaxed);
             drop(guard);
@@ -377,7 +393,7 @@ impl Worker {
         let mut downstream = Downstream { address, tls: false, uris: Vec::new(), peer: None, switch: None };
         let acceptor = match &listener.kind {
             ListenerKind::Public => {
-                let limit = self.config.limits.header_timeout;
+                let limit = self.applied().settings.limits.header_timeout;
                 return match timeout(limit, detect(&mut stream)).await {
                     Ok(Ok(Spoken::Http1(before))) => self.http1(Rewound { before, stream }, downstream).await,
                     Ok(Ok(Spoken::Http2(before))) => self.http2(Rewound { before, stream }, downstream).await,
@@ -391,7 +407,7 @@ impl Worker {
                 None => return,
             },
         };
-        let accepted = timeout(self.config.limits.header_timeout, acceptor.accept(stream)).await;
+        let accepted = timeout(self.applied().settings.limits.header_timeout, acceptor.accept(stream)).await;
         let stream = match accepted {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return tracing::debug!(%address, %error, "TLS handshake failed"),
@@ -418,7 +434,7 @@ impl Worker {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let limits = &self.config.limits;
+        let limits = self.applied().settings.limits;
         let switch = Arc::new(Switch::default());
         downstream.switch = Some(Arc::clone(&switch));
         let downstream = Rc::new(downstream);
@@ -459,7 +475,7 @@ impl Worker {
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let limits = &self.config.limits;
+        let limits = self.applied().settings.limits;
         let downstream = Rc::new(downstream);
         let service = service_fn(|request| {
             let (worker, downstream) = (Rc::clone(self), Rc::clone(&downstream));

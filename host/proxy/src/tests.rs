@@ -26,7 +26,7 @@ use portolan_foundation::task;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::{Config, Handle, Limits, Listener, ListenerKind, Proxy, Trust};
+use crate::{Config, Handle, Listener, ListenerKind, LiveSettings, Proxy, Settings, Trust};
 
 fn region(text: &str) -> RegionName {
     RegionName::new(text).unwrap()
@@ -223,19 +223,17 @@ impl Drop for Gateway {
     }
 }
 
-fn start(topology: Topology, policies: Policies, change: impl FnOnce(&mut Config)) -> Gateway {
+fn start(topology: Topology, policies: Policies, change: impl FnOnce(&mut Settings)) -> Gateway {
     let live = Live::new(Snapshot { generation: Generation(1), topology: Arc::new(topology), policies });
-    let mut config = Config {
-        access_log: None,
-        drain_timeout: Duration::from_secs(5),
-        expose_decision: true,
-        limits: Limits::default(),
+    let mut settings =
+        Settings { drain_timeout: Duration::from_secs(5), expose_decision: true, ..Settings::default() };
+    change(&mut settings);
+    let config = Config {
         listeners: vec![Listener { address: "127.0.0.1:0".parse().unwrap(), kind: ListenerKind::Public }],
         peer: None,
+        settings: LiveSettings::new(settings).unwrap(),
         threads: NonZeroUsize::new(2).unwrap(),
-        trust: Trust::default(),
     };
-    change(&mut config);
     let proxy = Proxy::bind(config, Arc::clone(&live)).unwrap();
     let handle = proxy.handle();
     let shutdown = Shutdown::new();
@@ -308,8 +306,8 @@ async fn without_a_policy_the_local_pool_answers_and_headers_are_clean() {
 async fn a_trusted_proxy_is_believed_and_its_chain_kept() {
     let eu = upstream("eu").await;
     let trust = Trust { proxies: vec!["127.0.0.0/8".parse().unwrap()], ..Trust::default() };
-    let gateway = start(topology(&[("eu", &[eu])], Protocol::Http1), Policies::default(), |config| {
-        config.trust = trust
+    let gateway = start(topology(&[("eu", &[eu])], Protocol::Http1), Policies::default(), |settings| {
+        settings.trust = trust
     });
     let request =
         get("/").header("x-forwarded-for", "6.6.6.6, 203.0.113.7").header("x-forwarded-proto", "https");
@@ -436,8 +434,8 @@ async fn failures_of_upstreams_are_repeated_only_where_that_is_safe() {
 #[tokio::test]
 async fn contents_stream_both_ways_and_large_ones_are_bounded() {
     let eu = upstream("eu").await;
-    let gateway = start(topology(&[("eu", &[eu])], Protocol::Http1), Policies::default(), |config| {
-        config.limits.body_bytes_max = Some(4 << 20);
+    let gateway = start(topology(&[("eu", &[eu])], Protocol::Http1), Policies::default(), |settings| {
+        settings.limits.body_bytes_max = Some(4 << 20);
     });
     let large = Bytes::from(vec![b'y'; 3 << 20]);
     let post = Request::post("/echo").header("host", "a").body(Full::new(large.clone())).unwrap();

@@ -33,6 +33,7 @@ pub(crate) enum Toolchain {
 /// With the command that installs what is missing.
 pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
     let toolchain = toolchain(root)?;
+    toolchain.note(root)?;
     guests::build(root, &toolchain)
 }
 
@@ -62,16 +63,32 @@ impl Toolchain {
     /// A cargo command that builds for wasm32 in release mode.
     pub(crate) fn cargo_build(&self) -> Command {
         let mut cargo = Command::new("cargo");
-        cargo.args(["build", "--release", "--target", TARGET]);
-        if let Self::Debian { prefix, linker } = self {
-            cargo
-                .arg("-Zbuild-std=std,panic_abort")
-                .env("RUSTC_BOOTSTRAP", "1")
-                .env("RUSTC", prefix.join("usr/bin/rustc"))
-                .env("LD_LIBRARY_PATH", library_path(prefix))
-                .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
-        }
+        cargo.args(["build", "--release", "--target", TARGET]).envs(self.environment());
         cargo
+    }
+
+    /// What makes any `cargo build` for wasm32 use it.
+    fn environment(&self) -> Vec<(&'static str, PathBuf)> {
+        match self {
+            Self::Usual => Vec::new(),
+            Self::Debian { prefix, linker } => vec![
+                ("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker.clone()),
+                ("CARGO_UNSTABLE_BUILD_STD", "std,panic_abort".into()),
+                ("LD_LIBRARY_PATH", library_path(prefix)),
+                ("RUSTC", prefix.join("usr/bin/rustc")),
+                ("RUSTC_BOOTSTRAP", "1".into()),
+            ],
+        }
+    }
+
+    /// Leaves the environment for tests that build policies as their writers do.
+    fn note(&self, root: &Path) -> anyhow::Result<()> {
+        let place = target(root).join("wasm-toolchain.env");
+        let lines =
+            self.environment().into_iter().map(|(name, value)| format!("{name}={}\n", value.display()));
+        std::fs::create_dir_all(target(root)).context("create target/")?;
+        std::fs::write(&place, lines.collect::<String>())
+            .with_context(|| format!("write {}", place.display()))
     }
 }
 

@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
 use ipnet::IpNet;
 use portolan_core::ids::{NameError, PolicyName, PoolName, RegionName, ResidencyName, TenantName};
 use portolan_core::screen::check_host;
 use portolan_core::tenant::{Source, Unrecognised};
 use portolan_core::topology::{BreakerLimits, Probe, Protocol, UpstreamTls};
+use portolan_foundation::telemetry;
 
 use super::defaults;
 use super::problem::Problem;
@@ -44,8 +46,8 @@ pub(crate) struct Config {
     pub(crate) policies_folder: PathBuf,
     pub(crate) policy: Option<PolicySlot>,
     pub(crate) proxies: Vec<IpNet>,
-    pub(crate) country_header: Option<String>,
-    pub(crate) region_header: Option<String>,
+    pub(crate) country_header: Option<HeaderName>,
+    pub(crate) region_header: Option<HeaderName>,
     pub(crate) regions: BTreeMap<RegionName, RegionConfig>,
     pub(crate) residencies: BTreeMap<ResidencyName, BTreeSet<RegionName>>,
     pub(crate) state: PathBuf,
@@ -273,7 +275,7 @@ impl Builder<'_> {
         let country_header = self.header(&["trust", "country_header"], raw.trust.country_header);
         let region_header = self.header(&["trust", "region_header"], raw.trust.region_header);
         let limits = self.limits(&raw.limits);
-        let log_level = raw.log.level.unwrap_or_else(|| defaults::LOG_LEVEL.to_owned());
+        let log_level = self.log_level(raw.log.level);
         let (folder, path) = (self.folder, |path: PathBuf| self.folder.join(path));
         Some(Config {
             certificates: raw
@@ -429,7 +431,7 @@ impl Builder<'_> {
             (Some(prefix), None, None, None) => Some(Source::ClientCertificate { uri_prefix: prefix.into() }),
             (None, Some(name), None, None) => {
                 let name = self.header(&[&at[..], &["header"]].concat(), Some(name))?;
-                Some(Source::Header { name: name.into() })
+                Some(Source::Header { name: name.as_str().into() })
             }
             (None, None, Some(suffix), None) => {
                 let suffix = suffix.to_ascii_lowercase();
@@ -610,17 +612,29 @@ impl Builder<'_> {
         network
     }
 
-    fn header(&mut self, at: At<'_>, text: Option<String>) -> Option<String> {
+    fn header(&mut self, at: At<'_>, text: Option<String>) -> Option<HeaderName> {
         let text = text?;
-        let good = portolan_core::attribute::Attribute::parse(&format!("header:{text}")).is_ok();
-        if !good {
+        let name = HeaderName::try_from(text.as_str()).ok();
+        if name.is_none() {
             self.problem(
                 at,
                 format!("`{text}` is no name of a header"),
                 "use an HTTP token, such as `x-tenant`",
             );
         }
-        good.then(|| text.to_ascii_lowercase())
+        name
+    }
+
+    fn log_level(&mut self, text: Option<String>) -> String {
+        let text = text.unwrap_or_else(|| defaults::LOG_LEVEL.to_owned());
+        if let Err(error) = telemetry::check(&text) {
+            self.problem(
+                &["log", "level"],
+                error,
+                "use a level, such as `info`, or directives, such as `warn,portolan_policy=debug`",
+            );
+        }
+        text
     }
 
     fn time(&mut self, at: At<'_>, text: Option<String>) -> Option<Duration> {

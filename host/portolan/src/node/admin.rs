@@ -19,7 +19,7 @@ use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::task;
 use portolan_foundation::tls::CertificateStore;
 use portolan_policy::Engine;
-use portolan_proxy::{Explanation, Handle, Question, Trust};
+use portolan_proxy::{Explanation, Handle, LiveSettings, Question};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -44,8 +44,8 @@ pub(crate) struct Admin {
     pub(crate) live: Arc<Live>,
     pub(crate) proxy: Handle,
     pub(crate) report: Report,
+    pub(crate) settings: Arc<LiveSettings>,
     pub(crate) shutdown: Shutdown,
-    pub(crate) trust: Arc<Trust>,
 }
 
 /// The body of a question to `/explain`.
@@ -181,7 +181,7 @@ impl Admin {
             tenant: tenant.map_err(|error| error.to_string())?,
             near: question.near,
         };
-        let (live, trust) = (Arc::clone(&self.live), Arc::clone(&self.trust));
+        let (live, trust) = (Arc::clone(&self.live), self.settings.trust());
         // A dynamic rule asks its policy, which may take its time.
         let thought = tokio::task::spawn_blocking(move || Explanation::of(&live.load(), &trust, question));
         thought.await.map_err(|_| "the host failed over this question; please report it".to_owned())?
@@ -248,7 +248,7 @@ impl Admin {
                 "access_log_lines_dropped_total",
                 "counter",
                 "Lines that found no place.",
-                self.proxy.log_lines_dropped(),
+                self.settings.log_lines_dropped(),
             ),
         ];
         for (name, kind, help, value) in rows {

@@ -15,9 +15,11 @@ use portolan_core::time::Moment;
 use portolan_core::topology::Topology;
 use portolan_foundation::clock;
 use portolan_foundation::shutdown::Shutdown;
+use portolan_foundation::telemetry;
 use portolan_foundation::tls::{CertificateStore, PeerIdentity};
 use portolan_foundation::watch::Folders;
 use portolan_policy::{Engine, Event, Slot, Slots};
+use portolan_proxy::LiveSettings;
 use tokio::sync::Notify;
 
 use super::policies::Sources;
@@ -116,7 +118,7 @@ impl Reconciler {
     }
 
     /// One pass. Gives the time at which to come again even if nothing happens.
-    fn pass(&mut self) -> Option<Moment> {
+    fn pass(&mut self, settings: &LiveSettings) -> Option<Moment> {
         let mut problems = self.reload_certificates();
         // Present when what is on disk reads, whatever becomes of it.
         let mut files: Option<Vec<String>> = None;
@@ -152,6 +154,10 @@ impl Reconciler {
                 "the new configuration waits: the operator's policy is refused at {}",
                 refused.stage
             ));
+        }
+        if refused.is_none() {
+            // Also when nothing changed on disk: what failed before may succeed now.
+            problems.extend(apply(settings, &self.config, &config).err());
         }
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         if problems != report.problems {
@@ -217,6 +223,7 @@ impl Reconciler {
 /// When its blocking part panicked: then nothing would ever change again, and the node must say so.
 pub(crate) async fn run(
     mut reconciler: Reconciler,
+    settings: Arc<LiveSettings>,
     nudges: Arc<Notify>,
     observations: Arc<Notify>,
     shutdown: Shutdown,
@@ -240,8 +247,9 @@ pub(crate) async fn run(
             () = watched.changed() => {}
             () = retry => {}
         }
+        let settings = Arc::clone(&settings);
         let pass = tokio::task::spawn_blocking(move || {
-            let retry_at = reconciler.pass();
+            let retry_at = reconciler.pass(&settings);
             (reconciler, retry_at)
         });
         (reconciler, retry_at) =
@@ -278,6 +286,15 @@ fn tell(event: &Event) {
     }
 }
 
+/// Changes what needs neither a snapshot nor a restart.
+fn apply(settings: &LiveSettings, old: &Config, new: &Config) -> Result<(), String> {
+    if old.log_level != new.log_level {
+        telemetry::refilter(&new.log_level)?;
+    }
+    let applied = settings.apply(super::settings(new));
+    applied.map_err(|error| format!("these settings of the data plane wait: {error}"))
+}
+
 /// Settings that the running listeners and threads were made with.
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let mut settings = Vec::new();
@@ -289,22 +306,8 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     check(old.listen == new.listen, "listen");
     check(old.certificates == new.certificates && old.client_authority == new.client_authority, "tls");
     check(old.local == new.local && old.state == new.state && old.threads == new.threads, "node");
-    check(old.limits == new.limits, "limits");
     check(old.peer == new.peer, "peer");
-    check(old.expose_decision == new.expose_decision, "expose");
-    check(
-        old.proxies == new.proxies
-            && old.country_header == new.country_header
-            && old.region_header == new.region_header
-            && old.networks == new.networks,
-        "trust and client_network",
-    );
-    check(
-        old.log_access == new.log_access
-            && old.log_format == new.log_format
-            && old.log_level == new.log_level,
-        "log",
-    );
+    check(old.log_format == new.log_format, "log.format");
     check(
         old.instances_max == new.instances_max && old.component_bytes_max == new.component_bytes_max,
         "policies",

@@ -56,8 +56,8 @@ async fn answers(policy: &str, component: Option<PathBuf>) -> Vec<String> {
 /// A program in a folder, with what builds for wasm32 here; its output when it succeeds.
 async fn runs(folder: &Path, program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> String {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("target");
-    let environment = std::fs::read_to_string(target.join("wasm-toolchain.env"));
-    let environment = environment.expect("`cargo xtask setup` leaves what builds for wasm32");
+    // `cargo xtask setup` leaves what builds for wasm32.
+    let environment = std::fs::read_to_string(target.join("wasm-toolchain.env")).unwrap();
     let mut command = tokio::process::Command::new(program);
     command.args(arguments).current_dir(folder).env("CARGO_TARGET_DIR", target.join("scaffold"));
     if arguments == ["plugin", "build"] {

@@ -4,10 +4,13 @@
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::panic,
     reason = "a test that cannot be set up is to fail at once"
 )]
 
 pub mod client;
+#[path = "../fixtures/etcd.rs"]
+pub mod etcd;
 #[path = "../fixtures/guests.rs"]
 pub mod guests;
 pub mod node;

@@ -79,12 +79,28 @@ impl Node {
     /// # Panics
     /// When it does not come up; the message has its log.
     pub async fn start_in(folder: TempDir) -> Self {
+        Self::start_with(folder, &[]).await
+    }
+
+    /// Ends it with SIGKILL, and starts it anew in its folder with these arguments for `serve`.
+    ///
+    /// # Panics
+    /// When it does not come up; the message has its log.
+    pub async fn restarted(self, arguments: &[&str]) -> Self {
+        let Self { mut child, folder, .. } = self;
+        child.kill().await.expect("it is ours");
+        std::fs::remove_file(folder.path().join(".portolan/admin.sock")).ok();
+        Self::start_with(folder, arguments).await
+    }
+
+    async fn start_with(folder: TempDir, arguments: &[&str]) -> Self {
         let log = std::fs::File::create(folder.path().join("log")).expect("a log");
         let access = std::fs::File::create(folder.path().join("stdout")).expect("a file");
         let mut command = Command::new(program());
         command
             .current_dir(folder.path())
             .arg("serve")
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(access)
             .stderr(log)

@@ -177,6 +177,34 @@ impl fmt::Display for Digest {
     }
 }
 
+impl std::str::FromStr for Digest {
+    type Err = NotADigest;
+
+    fn from_str(text: &str) -> Result<Self, NotADigest> {
+        let mut bytes = [0; 32];
+        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(NotADigest);
+        }
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            let digits = text.get(at * 2..at * 2 + 2).ok_or(NotADigest)?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| NotADigest)?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+/// A text that is no SHA-256.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotADigest;
+
+impl fmt::Display for NotADigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a SHA-256 has 64 hexadecimal digits")
+    }
+}
+
+impl std::error::Error for NotADigest {}
+
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -204,9 +232,13 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_prints_as_hexadecimal() {
+    fn a_digest_prints_and_reads_as_hexadecimal() {
         let digest = Digest([0xab; 32]);
         assert_eq!(digest.to_string(), "ab".repeat(32));
         assert_eq!(digest.short(), "abababababab");
+        assert_eq!(digest.to_string().parse(), Ok(digest));
+        for bad in ["", "ab", &"ag".repeat(32), &"é".repeat(32)] {
+            assert_eq!(bad.parse::<Digest>(), Err(NotADigest));
+        }
     }
 }

@@ -19,6 +19,13 @@ pub fn at(instant: Instant) -> Moment {
     Moment::default().plus(instant.saturating_duration_since(*START))
 }
 
+/// A point of the wall clock, from its milliseconds since 1970-01-01T00:00:00Z; for printing.
+#[must_use]
+#[expect(clippy::disallowed_types, reason = "the one place that knows the wall clock")]
+pub fn from_unix_ms(ms: u64) -> std::time::SystemTime {
+    std::time::SystemTime::UNIX_EPOCH + Duration::from_millis(ms)
+}
+
 /// The wall clock in milliseconds since 1970-01-01T00:00:00Z; 0 for clocks set before that.
 #[must_use]
 #[expect(clippy::disallowed_types, reason = "the one place that reads the wall clock")]

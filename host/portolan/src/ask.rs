@@ -24,9 +24,9 @@ pub(crate) fn socket(given: Option<&Path>, config: &Path) -> anyhow::Result<Path
     if let Some(socket) = given {
         return Ok(socket.to_owned());
     }
-    let loaded =
-        crate::load(config)?.context("name the node's socket with --socket, or mend the configuration")?;
-    Ok(loaded.config.state.join(SOCKET))
+    let local = crate::shown(crate::config::local(config, crate::environment()));
+    let local = local.context("name the node's socket with --socket, or mend the configuration")?;
+    Ok(local.state.join(SOCKET))
 }
 
 /// Sends one question and gives the answer's JSON.

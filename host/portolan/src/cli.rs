@@ -28,6 +28,12 @@ pub(crate) enum Command {
     Init(Init),
     /// Check a configuration, and its policies against it.
     Validate(Validate),
+    /// Put `conf.d` into the control store, as one change.
+    Apply(Apply),
+    /// List the generations of the control store, the newest first.
+    Generations(Generations),
+    /// Make what is intended as it was in a generation, as a new one.
+    Revert(Revert),
     /// Show how a running node stands.
     Status(Status),
     /// Show step by step what would become of a request.
@@ -85,6 +91,9 @@ pub(crate) struct ConfigFile {
 pub(crate) struct Serve {
     #[command(flatten)]
     pub(crate) file: ConfigFile,
+    /// Serve this generation from the node's own disk, and follow no control store: for emergencies.
+    #[arg(long)]
+    pub(crate) generation: Option<u64>,
     /// End when the process that started this one ends.
     #[arg(long, hide = true)]
     pub(crate) with_parent: bool,
@@ -132,6 +141,56 @@ pub(crate) struct Validate {
     /// Only the files: compile and plan nothing.
     #[arg(long)]
     pub(crate) no_policies: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Apply {
+    #[command(flatten)]
+    pub(crate) file: ConfigFile,
+    /// Only show what would change.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Leave objects alone whose files are gone.
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Also take over objects that the admin API manages.
+    #[arg(long)]
+    pub(crate) take_over: bool,
+    /// Why, for the log of changes.
+    #[arg(short, long, default_value = "")]
+    pub(crate) message: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Generations {
+    #[command(flatten)]
+    pub(crate) file: ConfigFile,
+    /// How many.
+    #[arg(short, long, default_value_t = 20)]
+    pub(crate) number: u64,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Revert {
+    /// The generation.
+    pub(crate) generation: u64,
+    #[command(flatten)]
+    pub(crate) file: ConfigFile,
+    /// Only show what would change.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Why, for the log of changes.
+    #[arg(short, long, default_value = "")]
+    pub(crate) message: String,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,12 +1,14 @@
 //! `portolan`: the command line and the wiring of services. Every command ends with 0 when all is well, 1 when something
 //! failed, 2 when what runs differs from what is wanted, and 64 for wrong usage.
 
+mod apply;
 mod ask;
 mod bundled;
 mod cli;
 mod config;
 mod demo;
 mod explain;
+mod generations;
 mod init;
 mod node;
 mod pki;
@@ -20,9 +22,11 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
+use portolan_control::Store;
 
 use self::cli::{Cli, Command};
-use self::config::Loaded;
+use self::config::{Loaded, Rejected};
+use self::node::Intent;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -58,12 +62,22 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 demo::end_with_parent()?;
             }
             let path = &options.file.config;
-            let Some(loaded) = load(path)? else { return Ok(ExitCode::FAILURE) };
-            node::serve(path, loaded, environment())?;
+            let Some(local) = shown(config::local(path, environment())) else { return Ok(ExitCode::FAILURE) };
+            let control = node::control_runtime()?;
+            let intent = control.block_on(Intent::open(&local, options.generation))?;
+            let state = intent.state();
+            let Some(loaded) = shown(config::load(path, environment(), state.as_deref())) else {
+                intent.hint();
+                return Ok(ExitCode::FAILURE);
+            };
+            node::serve(path, loaded, intent, environment(), &control)?;
         }
         Command::Demo(options) => return demo::run(&options),
         Command::Init(options) => init::run(&options)?,
         Command::Validate(options) => return validate::run(&options),
+        Command::Apply(options) => return apply::run(&options),
+        Command::Generations(options) => generations::list(&options)?,
+        Command::Revert(options) => return generations::revert(&options),
         Command::Status(options) => return status::run(&options),
         Command::Explain(options) => return explain::run(&options),
         Command::Plugin(command) => return plugin::run(command),
@@ -91,18 +105,31 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Loads the configuration, or shows what is wrong with it.
-fn load(path: &Path) -> anyhow::Result<Option<Loaded>> {
-    match config::load(path, environment()) {
-        Ok(loaded) => Ok(Some(loaded)),
-        Err(rejected) => {
-            let color = std::io::stderr().is_terminal();
-            eprint!("{}", config::render(&rejected.problems, &rejected.sources, color));
-            let count = rejected.problems.len();
-            eprintln!("the configuration has {count} problem{}", if count == 1 { "" } else { "s" });
-            Ok(None)
+/// Loads the configuration that a node with this file would have now, for a look.
+fn load(path: &Path) -> anyhow::Result<Result<Loaded, Box<Rejected>>> {
+    let local = match config::local(path, environment()) {
+        Ok(local) => local,
+        Err(rejected) => return Ok(Err(rejected)),
+    };
+    let state = match &local.control {
+        Some(engine) => {
+            let runtime = node::control_runtime()?;
+            Some(runtime.block_on(Store::peek(engine, &local.generations()))?)
         }
-    }
+        None => None,
+    };
+    Ok(config::load(path, environment(), state.as_ref()))
+}
+
+/// What was read, or none when it is shown what is wrong with it.
+fn shown<T>(read: Result<T, Box<Rejected>>) -> Option<T> {
+    read.map_err(|rejected| {
+        let color = std::io::stderr().is_terminal();
+        eprint!("{}", config::render(&rejected.problems, &rejected.sources, color));
+        let count = rejected.problems.len();
+        eprintln!("the configuration has {count} problem{}", if count == 1 { "" } else { "s" });
+    })
+    .ok()
 }
 
 /// The environment, read once and here.

@@ -1,6 +1,7 @@
 //! `portolan serve`: one node. Wires the services together, and owns nothing that a service could own.
 
 pub(crate) mod admin;
+mod intent;
 pub(crate) mod policies;
 mod reconcile;
 pub(crate) mod status;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
+use portolan_control::Health;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::tls::{self, CertificateFiles, CertificateStore, ClientAuth, PeerIdentity};
 use portolan_foundation::{net, task, telemetry};
@@ -23,6 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use self::admin::Admin;
+pub(crate) use self::intent::Intent;
 use self::reconcile::{Reconciler, Start};
 use crate::config::{self, Config, Loaded, LogFormat};
 
@@ -33,7 +36,13 @@ pub(crate) const SOCKET: &str = "admin.sock";
 ///
 /// # Errors
 /// Everything that keeps a node from starting, with what to do.
-pub(crate) fn serve(path: &Path, loaded: Loaded, environment: Vec<(String, String)>) -> anyhow::Result<()> {
+pub(crate) fn serve(
+    path: &Path,
+    loaded: Loaded,
+    intent: Intent,
+    environment: Vec<(String, String)>,
+    control: &tokio::runtime::Runtime,
+) -> anyhow::Result<()> {
     let begun = Instant::now();
     let config = &loaded.config;
     let format = match config.log_format {
@@ -48,9 +57,15 @@ pub(crate) fn serve(path: &Path, loaded: Loaded, environment: Vec<(String, Strin
     let peer = peer(&config)?;
     let threads = threads(&config);
     let engine = Engine::new(engine_config(&config, threads)?).context("start the policy engine")?;
+    if let Some(Health::Away { reason, .. } | Health::Damaged { reason }) =
+        intent.control(0).and_then(|control| control.health)
+    {
+        tracing::warn!("the last good generation is served: {reason}");
+    }
     let start = Start {
         certificates: certificates.clone(),
         environment,
+        intent: intent.clone(),
         loaded,
         path: path.to_owned(),
         peer: peer.clone(),
@@ -65,19 +80,15 @@ pub(crate) fn serve(path: &Path, loaded: Loaded, environment: Vec<(String, Strin
         begun,
         certificates,
         engine,
+        intent: intent.clone(),
         live: Arc::clone(&live),
         proxy: proxy.handle(),
         report: reconciler.report(),
         shutdown: shutdown.clone(),
         settings: Arc::clone(&settings),
     };
-    let control = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("control")
-        .enable_all()
-        .build()
-        .context("start the control runtime")?;
     let _entered = control.enter();
+    intent.start(&shutdown);
     let socket = config.state.join(SOCKET);
     start_control(&config, admin, &socket)?;
     let (nudges, observations) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -104,6 +115,15 @@ pub(crate) fn serve(path: &Path, loaded: Loaded, environment: Vec<(String, Strin
         Ok(Some(result)) => result,
         _ => bail!("the reconciler panicked; please report this with the lines before it"),
     }
+}
+
+/// The runtime of everything that is not on the way of a request.
+///
+/// # Errors
+/// When the system gives no threads.
+pub(crate) fn control_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).thread_name("control").enable_all().build().context("start the control runtime")
 }
 
 fn start_control(config: &Config, admin: Admin, socket: &Path) -> anyhow::Result<()> {

@@ -41,7 +41,30 @@ fn differs(status: &Value) -> bool {
     let slots = list(status, "/configuration/slots");
     !list(status, "/configuration/problems").is_empty()
         || !list(status, "/configuration/restart_needed").is_empty()
+        || control_differs(status)
         || slots.iter().any(|slot| slot.get("refused").is_some_and(|refused| !refused.is_null()))
+}
+
+fn control_differs(status: &Value) -> bool {
+    let control = status.pointer("/control").filter(|control| !control.is_null());
+    control.is_some_and(|control| {
+        text(control, "/health/is") != "connected" || control.get("running") != control.get("wanted")
+    })
+}
+
+/// How it stands with the control store, in a line.
+fn control(control: &Value) -> String {
+    let (running, wanted) = (number(control, "/running"), number(control, "/wanted"));
+    let runs = if running == wanted {
+        format!("generation {running} runs")
+    } else {
+        format!("generation {running} runs, {wanted} is wanted")
+    };
+    match text(control, "/health/is") {
+        "connected" => format!("control store: {runs}"),
+        "-" => format!("control store: {runs}, PINNED; nothing is followed"),
+        _ => format!("control store: {runs}; LOST: {}", text(control, "/health/reason")),
+    }
 }
 
 /// The name of a slot as JSON has it: `"operator"` or `{"tenant": "acme"}`.
@@ -63,7 +86,7 @@ fn render(status: &Value) -> String {
     let mut lines = Vec::new();
     let draining = if status.get("draining") == Some(&Value::Bool(true)) { ", draining" } else { "" };
     lines.push(format!(
-        "portolan {} in {}: generation {}, up {} s{draining}",
+        "portolan {} in {}: snapshot {}, up {} s{draining}",
         text(status, "/version"),
         text(status, "/region"),
         number(status, "/generation"),
@@ -78,6 +101,7 @@ fn render(status: &Value) -> String {
     for problem in list(status, "/configuration/problems").iter().filter_map(Value::as_str) {
         lines.push(format!("PROBLEM  {problem}; the configuration before it runs"));
     }
+    lines.extend(status.pointer("/control").filter(|control| !control.is_null()).map(control));
     let restart: Vec<&str> =
         list(status, "/configuration/restart_needed").iter().filter_map(Value::as_str).collect();
     if !restart.is_empty() {

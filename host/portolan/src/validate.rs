@@ -9,7 +9,7 @@ use portolan_policy::{Engine, Event, Slots};
 use serde_json::json;
 
 use crate::cli::Validate;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::node;
 use crate::node::policies::Sources;
 use crate::node::topology_of;
@@ -21,7 +21,7 @@ use crate::print;
 /// When the check itself cannot be made.
 pub(crate) fn run(options: &Validate) -> anyhow::Result<ExitCode> {
     let path = &options.file.config;
-    let loaded = match config::load(path, crate::environment()) {
+    let loaded = match crate::load(path)? {
         Ok(loaded) => loaded,
         Err(rejected) => {
             if options.json {
@@ -29,7 +29,7 @@ pub(crate) fn run(options: &Validate) -> anyhow::Result<ExitCode> {
                     rejected.problems.iter().map(|problem| problem.line(&rejected.sources)).collect();
                 print(&serde_json::to_string_pretty(&json!({ "ok": false, "problems": lines }))?)?;
             } else {
-                crate::load(path)?;
+                crate::shown::<()>(Err(rejected));
             }
             return Ok(ExitCode::FAILURE);
         }

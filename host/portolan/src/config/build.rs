@@ -10,17 +10,19 @@ use std::time::Duration;
 
 use http::HeaderName;
 use ipnet::IpNet;
+use portolan_control::{Engine, EtcdConfig};
 use portolan_core::ids::{NameError, PolicyName, PoolName, RegionName, ResidencyName, TenantName};
 use portolan_core::screen::check_host;
 use portolan_core::tenant::{Source, Unrecognised};
 use portolan_core::topology::{BreakerLimits, Probe, Protocol, UpstreamTls};
 use portolan_foundation::telemetry;
 
+use super::Local;
 use super::defaults;
 use super::problem::Problem;
 use super::raw::{
-    Raw, RawBreaker, RawFormat, RawLimits, RawPolicy, RawPool, RawProbe, RawProtocol, RawRegion, RawSource,
-    RawUnrecognised,
+    Raw, RawBreaker, RawControl, RawEtcd, RawFormat, RawLimits, RawPolicy, RawPool, RawProbe, RawProtocol,
+    RawRegion, RawSource, RawUnrecognised,
 };
 use super::shape::suggest;
 use super::tree::Tree;
@@ -31,6 +33,7 @@ pub(crate) struct Config {
     pub(crate) certificates: Vec<(PathBuf, PathBuf)>,
     pub(crate) client_authority: Option<(Vec<PathBuf>, bool)>,
     pub(crate) component_bytes_max: Option<usize>,
+    pub(crate) control: Option<Engine>,
     pub(crate) expose_decision: bool,
     pub(crate) instances_max: Option<u32>,
     pub(crate) known_tenants_only: bool,
@@ -41,6 +44,7 @@ pub(crate) struct Config {
     pub(crate) log_access: Option<AccessLog>,
     pub(crate) log_format: LogFormat,
     pub(crate) log_level: String,
+    pub(crate) name: String,
     pub(crate) networks: Vec<Network>,
     pub(crate) peer: Option<GatewayTls>,
     pub(crate) policies_folder: PathBuf,
@@ -161,6 +165,25 @@ pub(super) fn build(raw: Raw, tree: &Tree, folder: &Path, problems: &mut Vec<Pro
     builder.config(raw)
 }
 
+/// Builds what a node knows of itself, whatever else is wrong.
+pub(super) fn local(tree: &Tree, folder: &Path, problems: &mut Vec<Problem>) -> Option<Local> {
+    let value = tree.to_value();
+    let state = value.get("node").and_then(|node| node.get("state")).and_then(toml::Value::as_str);
+    let state = folder.join(state.unwrap_or(defaults::STATE_FOLDER));
+    let Some(control) = value.get("control").cloned() else { return Some(Local { control: None, state }) };
+    match serde::Deserialize::deserialize(control) {
+        Ok(control) => {
+            let control = Builder { tree, folder, problems }.control(control)?;
+            Some(Local { control: Some(control), state })
+        }
+        Err(error) => {
+            let error: toml::de::Error = error;
+            problems.push(Problem::new(tree.origin(&["control"]), error.message().to_owned()));
+            None
+        }
+    }
+}
+
 struct Builder<'b> {
     tree: &'b Tree,
     folder: &'b Path,
@@ -275,6 +298,9 @@ impl Builder<'_> {
         let country_header = self.header(&["trust", "country_header"], raw.trust.country_header);
         let region_header = self.header(&["trust", "region_header"], raw.trust.region_header);
         let limits = self.limits(&raw.limits);
+        let control = raw.control.and_then(|control| self.control(control));
+        let name = raw.node.name.unwrap_or_else(|| raw.node.region.clone());
+        self.name(&["node", "name"], &name, RegionName::new);
         let log_level = self.log_level(raw.log.level);
         let (folder, path) = (self.folder, |path: PathBuf| self.folder.join(path));
         Some(Config {
@@ -288,6 +314,7 @@ impl Builder<'_> {
                 .tls
                 .clients
                 .map(|clients| (clients.ca.into_iter().map(path).collect(), clients.required)),
+            control,
             component_bytes_max: raw.policies.component_bytes.map(|bytes| bytes as usize),
             expose_decision: raw.expose.decision,
             instances_max: raw.policies.instances,
@@ -305,6 +332,7 @@ impl Builder<'_> {
                 Some(RawFormat::Text) | None => LogFormat::Text,
             },
             log_level,
+            name,
             networks,
             peer: raw.peer.map(|peer| GatewayTls {
                 ca: peer.ca.into_iter().map(path).collect(),
@@ -318,7 +346,7 @@ impl Builder<'_> {
             region_header,
             regions,
             residencies,
-            state: path(raw.node.state.unwrap_or_else(|| PathBuf::from(".portolan"))),
+            state: path(raw.node.state.unwrap_or_else(|| PathBuf::from(defaults::STATE_FOLDER))),
             tenant_sources,
             tenants,
             threads: raw.node.threads.and_then(|threads| NonZeroUsize::new(usize::from(threads))),
@@ -623,6 +651,66 @@ impl Builder<'_> {
             );
         }
         name
+    }
+
+    fn control(&mut self, raw: RawControl) -> Option<Engine> {
+        match (raw.sqlite, raw.etcd) {
+            (Some(file), None) => Some(Engine::Sqlite(self.folder.join(file))),
+            (None, Some(etcd)) => self.etcd(etcd),
+            _ => {
+                let help = "name one: `sqlite = \"control.db\"` on one machine, `[control.etcd]` on several";
+                self.problem(&["control"], "a control store is either a file or a cluster", help);
+                None
+            }
+        }
+    }
+
+    fn etcd(&mut self, raw: RawEtcd) -> Option<Engine> {
+        let before = self.problems.len();
+        let path = |path: PathBuf| self.folder.join(path);
+        let (ca, cert, key) = (raw.ca.map(path), raw.cert.map(path), raw.key.map(path));
+        let tls = ca.is_some();
+        if raw.endpoints.is_empty() {
+            let help = "name at least one, such as `http://10.0.0.1:2379`";
+            self.problem(&["control", "etcd", "endpoints"], "there is no member to ask", help);
+        }
+        for (index, endpoint) in raw.endpoints.iter().enumerate() {
+            let wanted = if tls { "https" } else { "http" };
+            let uri = endpoint.parse::<http::Uri>().ok();
+            let good = uri.is_some_and(|uri| uri.scheme_str() == Some(wanted) && uri.authority().is_some());
+            if !good {
+                let at = ["control", "etcd", "endpoints", &index.to_string()];
+                let help = format!("write `{wanted}://HOST:PORT`; with `ca` it is https, without http");
+                self.problem(&at, format!("`{endpoint}` is no member's address"), help);
+            }
+        }
+        let identity = match (cert, key) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            _ => {
+                self.problem(&["control", "etcd"], "`cert` and `key` come together", "add the other one");
+                None
+            }
+        };
+        let user = match (raw.user, raw.password) {
+            (Some(user), Some(password)) => Some((user, password)),
+            (None, None) => None,
+            _ => {
+                self.problem(
+                    &["control", "etcd"],
+                    "`user` and `password` come together",
+                    "add the other one",
+                );
+                None
+            }
+        };
+        let prefix = raw.prefix.unwrap_or_else(|| defaults::ETCD_PREFIX.to_owned());
+        if !prefix.starts_with('/') || prefix.ends_with('/') || prefix.len() > 200 {
+            let help = "begin it with `/`, and do not end it with one";
+            self.problem(&["control", "etcd", "prefix"], format!("`{prefix}` is no prefix"), help);
+        }
+        let config = EtcdConfig { ca, endpoints: raw.endpoints, identity, prefix, user };
+        (self.problems.len() == before).then_some(Engine::Etcd(config))
     }
 
     fn log_level(&mut self, text: Option<String>) -> String {

@@ -32,3 +32,7 @@ pub(crate) const GATEWAY_PROBE_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) const GATEWAY_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The node's own log.
 pub(crate) const LOG_LEVEL: &str = "info";
+/// Where a node keeps its own, beside its configuration.
+pub(crate) const STATE_FOLDER: &str = ".portolan";
+/// What keys in etcd begin with.
+pub(crate) const ETCD_PREFIX: &str = "/portolan";

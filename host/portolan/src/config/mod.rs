@@ -7,12 +7,15 @@
 
 mod build;
 pub(crate) mod defaults;
+pub(crate) mod intent;
 mod problem;
 mod raw;
 mod shape;
 mod tree;
 
 use std::path::{Path, PathBuf};
+
+use portolan_control::{Engine, State};
 
 pub(crate) use self::build::{
     AccessLog, Authority, Config, GatewayTls, LogFormat, PolicySlot, PoolConfig, RegionConfig,
@@ -42,15 +45,65 @@ pub(crate) struct Rejected {
     pub(crate) sources: Vec<Source>,
 }
 
-/// Reads everything. `environment` are the variables of the process.
+/// What a node knows of itself before it knows what is intended.
+#[derive(Clone, Debug)]
+pub(crate) struct Local {
+    /// Where intent is kept; none for `conf.d`.
+    pub(crate) control: Option<Engine>,
+    /// Its folder.
+    pub(crate) state: PathBuf,
+}
+
+impl Local {
+    /// Where it keeps generations of intent.
+    pub(crate) fn generations(&self) -> PathBuf {
+        self.state.join("generations")
+    }
+}
+
+/// Reads what a node knows of itself. Only what is needed for that is checked.
+///
+/// # Errors
+/// All problems at once.
+pub(crate) fn local(
+    path: &Path,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Local, Box<Rejected>> {
+    let mut problems = Vec::new();
+    let mut tree = Tree::default();
+    let source = match text(path) {
+        Ok(source) => source,
+        Err(problem) => return Err(Box::new(Rejected { problems: vec![problem], sources: Vec::new() })),
+    };
+    tree.add_file(0, &source.text, &mut problems);
+    tree.add_environment(environment, &mut problems);
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    let local = build::local(&tree, folder, &mut problems);
+    match local {
+        Some(local) if problems.is_empty() => Ok(local),
+        _ => Err(Box::new(Rejected { problems, sources: vec![source] })),
+    }
+}
+
+/// Reads everything: the first file, then what is intended, or without a control store `conf.d`. `environment` are the
+/// variables of the process.
 ///
 /// # Errors
 /// All problems at once.
 pub(crate) fn load(
     path: &Path,
     environment: impl IntoIterator<Item = (String, String)>,
+    intent: Option<&State>,
 ) -> Result<Loaded, Box<Rejected>> {
-    match sources(path) {
+    let sources = match intent {
+        Some(state) => text(path).map(|first| {
+            let mut sources = vec![first];
+            sources.extend(intent::sources(state));
+            sources
+        }),
+        None => sources(path),
+    };
+    match sources {
         Ok(sources) => read(sources, environment, path.parent().unwrap_or_else(|| Path::new("."))),
         Err(problem) => Err(Box::new(Rejected { problems: vec![problem], sources: Vec::new() })),
     }
@@ -108,20 +161,28 @@ pub(crate) fn conf_d(path: &Path) -> PathBuf {
     path.parent().unwrap_or_else(|| Path::new("")).join("conf.d")
 }
 
+fn text(path: &Path) -> Result<Source, Problem> {
+    std::fs::read_to_string(path).map(|text| Source { path: path.to_owned(), text }).map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                "; `portolan init` writes a first one, `--config FILE` names another"
+            }
+            std::io::ErrorKind::InvalidData => "; a configuration is UTF-8",
+            _ => "",
+        };
+        Problem::nowhere(format!("read {}: {error}{hint}", path.display()))
+    })
+}
+
 fn sources(path: &Path) -> Result<Vec<Source>, Problem> {
-    let text = |path: &Path| {
-        std::fs::read_to_string(path).map(|text| Source { path: path.to_owned(), text }).map_err(|error| {
-            let hint = match error.kind() {
-                std::io::ErrorKind::NotFound => {
-                    "; `portolan init` writes a first one, `--config FILE` names another"
-                }
-                std::io::ErrorKind::InvalidData => "; a configuration is UTF-8",
-                _ => "",
-            };
-            Problem::nowhere(format!("read {}: {error}{hint}", path.display()))
-        })
-    };
     let mut sources = vec![text(path)?];
+    sources.extend(more_sources(path)?);
+    Ok(sources)
+}
+
+/// The files of `conf.d`.
+pub(crate) fn more_sources(path: &Path) -> Result<Vec<Source>, Problem> {
+    let mut sources = Vec::new();
     let folder = conf_d(path);
     let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(sources) };
     let mut more: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();

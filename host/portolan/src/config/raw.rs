@@ -14,6 +14,9 @@ pub(super) struct Raw {
     /// Networks whose clients are known to be somewhere.
     #[serde(default)]
     pub(super) client_network: Vec<RawNetwork>,
+    /// Where intent is kept. With a control store, regions, tenants and the like come from there, and `conf.d` is what
+    /// `portolan apply` puts into it.
+    pub(super) control: Option<RawControl>,
     /// What is told to clients.
     #[serde(default)]
     pub(super) expose: RawExpose,
@@ -61,6 +64,8 @@ pub(super) struct Raw {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawNode {
+    /// Its own name among all nodes; the region's when absent.
+    pub(super) name: Option<String>,
     /// The region that it stands in; one of `[region.*]`.
     pub(super) region: String,
     /// A folder for the admin socket and compiled policies; `.portolan` beside the configuration when absent.
@@ -68,6 +73,36 @@ pub(super) struct RawNode {
     /// Data threads; one for each processor when absent.
     #[schemars(range(min = 1, max = 256))]
     pub(super) threads: Option<u16>,
+}
+
+/// Where intent is kept: one of both.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawControl {
+    /// A cluster of etcd, for nodes on several machines.
+    pub(super) etcd: Option<RawEtcd>,
+    /// A file, for the processes of one machine. It is made when it is not there.
+    pub(super) sqlite: Option<PathBuf>,
+}
+
+/// A cluster of etcd.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawEtcd {
+    /// PEM file of the authorities of its members.
+    pub(super) ca: Option<PathBuf>,
+    /// PEM file of this node's certificate, with `key`.
+    pub(super) cert: Option<PathBuf>,
+    /// Its members, such as `https://10.0.0.1:2379`.
+    pub(super) endpoints: Vec<String>,
+    /// PEM file of the private key.
+    pub(super) key: Option<PathBuf>,
+    /// The password, with `user`. From the environment, better than from here: `PORTOLAN__CONTROL__ETCD__PASSWORD`.
+    pub(super) password: Option<String>,
+    /// What all keys begin with; `/portolan` when absent.
+    pub(super) prefix: Option<String>,
+    /// The user.
+    pub(super) user: Option<String>,
 }
 
 /// Addresses such as `0.0.0.0:8080` or `[::]:8443`.

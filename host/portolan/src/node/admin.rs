@@ -23,6 +23,7 @@ use portolan_proxy::{Explanation, Handle, LiveSettings, Question};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::intent::Intent;
 use super::reconcile::Report;
 use super::status::{EndpointStatus, PoolStatus, RegionStatus, Status};
 
@@ -41,6 +42,7 @@ pub(crate) struct Admin {
     pub(crate) begun: Instant,
     pub(crate) certificates: Option<Arc<CertificateStore>>,
     pub(crate) engine: Engine,
+    pub(crate) intent: Intent,
     pub(crate) live: Arc<Live>,
     pub(crate) proxy: Handle,
     pub(crate) report: Report,
@@ -144,6 +146,7 @@ impl Admin {
             connections: self.proxy.connections(),
             task_panics: task::panics(),
             configuration: &report,
+            control: self.intent.control(report.running),
             engine: self.engine.stats(),
             regions: topology
                 .regions

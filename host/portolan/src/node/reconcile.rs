@@ -1,6 +1,6 @@
 //! The one task that changes what runs.
 //!
-//! What wakes it: files that change, SIGHUP, a verdict or latency that changes, the time of a retry. What it reads: all of
+//! What wakes it: files that change, a new generation of the control store, SIGHUP, a verdict or latency that changes, the time of a retry. What it reads: all of
 //! the configuration and what is observed. What it writes: the running snapshot, certificates, and its report. On
 //! failure at any step what ran before goes on, and the report says why.
 
@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
+use portolan_control::NodeReport;
 use portolan_core::ids::Generation;
 use portolan_core::snapshot::{Live, Snapshot};
 use portolan_core::time::Moment;
@@ -22,10 +23,14 @@ use portolan_policy::{Engine, Event, Slot, Slots};
 use portolan_proxy::LiveSettings;
 use tokio::sync::Notify;
 
+use super::intent::Intent;
 use super::policies::Sources;
 use super::status::Reconciled;
 use super::topology::{self, Cells};
-use crate::config::{self, Config, Loaded, Rejected};
+use crate::config::{self, Config, Loaded, Rejected, Source};
+
+/// Problems of a node that others are told.
+const PROBLEMS_TOLD: usize = 10;
 
 /// Everything that is needed to change what runs. Its methods block.
 #[derive(Debug)]
@@ -34,10 +39,13 @@ pub(crate) struct Reconciler {
     certificates: Option<Arc<CertificateStore>>,
     config: Config,
     environment: Vec<(String, String)>,
+    intent: Intent,
     live: Arc<Live>,
     path: PathBuf,
     peer: Option<PeerIdentity>,
     report: Report,
+    /// The generation of the control store that runs.
+    running: u64,
     slots: Slots,
     sources: Sources,
     /// What listeners and threads were made with.
@@ -53,6 +61,7 @@ pub(crate) type Report = Arc<Mutex<Reconciled>>;
 pub(crate) struct Start {
     pub(crate) certificates: Option<Arc<CertificateStore>>,
     pub(crate) environment: Vec<(String, String)>,
+    pub(crate) intent: Intent,
     pub(crate) loaded: Loaded,
     pub(crate) path: PathBuf,
     pub(crate) peer: Option<PeerIdentity>,
@@ -65,8 +74,9 @@ impl Reconciler {
     /// When the operator's policy is refused: a node does not start without what decides. A tenant's refused policy
     /// stops nobody.
     pub(crate) fn start(engine: Engine, start: Start) -> anyhow::Result<Self> {
-        let Start { certificates, environment, loaded: Loaded { config, sources: files }, path, peer } =
-            start;
+        let Start { certificates, environment, intent, loaded, path, peer } = start;
+        let Loaded { config, sources: files } = loaded;
+        let running = intent.state().map_or(0, |state| state.generation());
         let mut cells = Cells::default();
         let topology = Arc::new(topology::build(&config, &mut cells));
         let mut slots = Slots::new(engine);
@@ -86,8 +96,9 @@ impl Reconciler {
         let snapshot =
             Snapshot { generation: Generation(1), topology: Arc::clone(&topology), policies: first.policies };
         let report = Reconciled {
-            files: files.iter().map(|source| source.path.display().to_string()).collect(),
+            files: names(&files),
             loaded_at_ms: clock::unix_ms(),
+            running,
             slots: slots.reports(now),
             ..Reconciled::default()
         };
@@ -97,10 +108,12 @@ impl Reconciler {
             started: config.clone(),
             config,
             environment,
+            intent,
             live: Live::new(snapshot),
             path,
             peer,
             report: Arc::new(Mutex::new(report)),
+            running,
             slots,
             sources,
             topology,
@@ -122,9 +135,11 @@ impl Reconciler {
         let mut problems = self.reload_certificates();
         // Present when what is on disk reads, whatever becomes of it.
         let mut files: Option<Vec<String>> = None;
-        let (config, topology) = match config::load(&self.path, self.environment.iter().cloned()) {
+        let state = self.intent.state();
+        let loaded = config::load(&self.path, self.environment.iter().cloned(), state.as_deref());
+        let (config, topology) = match loaded {
             Ok(Loaded { config, sources }) => {
-                files = Some(sources.iter().map(|source| source.path.display().to_string()).collect());
+                files = Some(names(&sources));
                 if config == self.config {
                     (config, Arc::clone(&self.topology))
                 } else {
@@ -177,7 +192,9 @@ impl Reconciler {
             }
             report.files = files;
             self.config = config;
+            self.running = state.map_or(0, |state| state.generation());
         }
+        report.running = self.running;
         report.problems = problems;
         report.slots = slots;
         drop(report);
@@ -190,7 +207,24 @@ impl Reconciler {
             self.live.swap(Snapshot { generation, topology, policies: result.policies });
             tracing::info!(generation = generation.0, "a new generation runs");
         }
+        self.tell_others();
         result.retry_at
+    }
+
+    /// Tells the other nodes how it stands here.
+    fn tell_others(&self) {
+        self.intent.report(|| {
+            let report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+            let refused = report.slots.iter().filter(|slot| slot.refused.is_some());
+            let refused = refused.map(|slot| format!("{}: the policy is refused", slot.slot));
+            NodeReport {
+                name: self.config.name.clone(),
+                problems: report.problems.iter().cloned().chain(refused).take(PROBLEMS_TOLD).collect(),
+                region: self.config.local.to_string(),
+                running: self.running,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+            }
+        });
     }
 
     /// Certificates are read again on each pass: they are few, and a renewal is not to be missed.
@@ -205,7 +239,9 @@ impl Reconciler {
         let parent = |path: &PathBuf| path.parent().map(PathBuf::from);
         let mut folders: BTreeSet<PathBuf> = BTreeSet::new();
         folders.extend(parent(&self.path));
-        folders.insert(config::conf_d(&self.path));
+        if self.intent.state().is_none() {
+            folders.insert(config::conf_d(&self.path));
+        }
         folders.insert(self.config.policies_folder.clone());
         folders.extend(self.certificates.iter().flat_map(|store| store.folders()));
         folders.extend(self.config.peer.iter().filter_map(|peer| parent(&peer.cert)));
@@ -228,6 +264,7 @@ pub(crate) async fn run(
     observations: Arc<Notify>,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
+    let mut news = reconciler.intent.news();
     let mut folders = reconciler.folders();
     let mut identities = identities(&folders);
     let mut watched = Folders::watch(folders.clone());
@@ -244,6 +281,7 @@ pub(crate) async fn run(
             () = shutdown.begun() => return Ok(()),
             () = nudges.notified() => {}
             () = observations.notified() => {}
+            () = news.changed() => {}
             () = watched.changed() => {}
             () = retry => {}
         }
@@ -264,6 +302,12 @@ pub(crate) async fn run(
             retry_at = Some(clock::now());
         }
     }
+}
+
+fn names(sources: &[Source]) -> Vec<String> {
+    let names = sources.iter().map(|source| source.path.display().to_string());
+    // Objects of the control store are too many to name; it has a list of its own.
+    names.filter(|name| !name.starts_with(config::intent::PREFIX)).collect()
 }
 
 /// What tells one folder from another of the same name; none for one that does not exist.
@@ -305,7 +349,14 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     };
     check(old.listen == new.listen, "listen");
     check(old.certificates == new.certificates && old.client_authority == new.client_authority, "tls");
-    check(old.local == new.local && old.state == new.state && old.threads == new.threads, "node");
+    check(old.control == new.control, "control");
+    check(
+        old.local == new.local
+            && old.name == new.name
+            && old.state == new.state
+            && old.threads == new.threads,
+        "node",
+    );
     check(old.peer == new.peer, "peer");
     check(old.log_format == new.log_format, "log.format");
     check(

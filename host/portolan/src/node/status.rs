@@ -1,5 +1,6 @@
 //! What a node tells of itself: plain data, written by the reconciler and the admin listener, read by `portolan status`.
 
+use super::intent::Control;
 use portolan_policy::{SlotReport, Stats};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,6 +14,8 @@ pub(crate) struct Reconciled {
     pub(crate) loaded_at_ms: u64,
     /// What is wrong with what is on disk now, one line each; then an earlier configuration runs.
     pub(crate) problems: Vec<String>,
+    /// The generation of the control store that runs; 0 without one.
+    pub(crate) running: u64,
     /// Settings that changed on disk and take effect at the next start.
     pub(crate) restart_needed: Vec<&'static str>,
     /// The slots of policies.
@@ -32,6 +35,8 @@ pub(crate) struct Status<'s> {
     pub(crate) connections: usize,
     pub(crate) task_panics: u64,
     pub(crate) configuration: &'s Reconciled,
+    /// How it stands with the control store; none when files say what is intended.
+    pub(crate) control: Option<Control>,
     pub(crate) engine: Stats,
     pub(crate) regions: Vec<RegionStatus>,
     pub(crate) certificates: Vec<Value>,

@@ -1,0 +1,124 @@
+//! The last generations on this node's own disk: what it starts with when the store is away, and what an operator can go
+//! back to without one.
+//!
+//! A file holds one whole state, and begins with the digest of the rest. It is put into place as a whole; one that does not
+//! read is passed over for the one before it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use portolan_core::ids::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::change::digest;
+use crate::defaults::SAVED_MAX;
+use crate::object::{Key, Object};
+use crate::state::State;
+
+/// The layout of a file.
+const FORMAT: u32 = 1;
+
+/// The folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Saved {
+    folder: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    format: u32,
+    generation: u64,
+    head: String,
+    objects: BTreeMap<&'a Key, &'a Object>,
+}
+
+#[derive(Deserialize)]
+struct Read {
+    format: u32,
+    generation: u64,
+    head: String,
+    objects: BTreeMap<Key, Object>,
+}
+
+impl Saved {
+    pub(crate) fn open(folder: &Path) -> io::Result<Self> {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        Ok(Self::at(folder))
+    }
+
+    /// A folder that is only read.
+    pub(crate) fn at(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
+    /// Puts a state on disk, and lets go of the oldest.
+    pub(crate) fn save(&self, state: &State) -> io::Result<()> {
+        let objects = state.objects.iter().map(|(key, object)| (key, &**object)).collect();
+        let written =
+            Written { format: FORMAT, generation: state.generation, head: state.head.to_string(), objects };
+        let text = serde_json::to_vec(&written).map_err(io::Error::other)?;
+        let partial = self.folder.join("partial");
+        let mut file = File::create(&partial)?;
+        writeln!(file, "{}", digest(&text))?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        std::fs::rename(&partial, self.path(state.generation))?;
+        File::open(&self.folder)?.sync_all()?;
+        for old in self.generations()?.iter().rev().skip(SAVED_MAX) {
+            std::fs::remove_file(self.path(*old))?;
+        }
+        Ok(())
+    }
+
+    /// The generations that are there, in order.
+    pub(crate) fn generations(&self) -> io::Result<Vec<u64>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.folder)? {
+            let name = entry?.file_name();
+            found.extend(
+                name.to_string_lossy().strip_suffix(".json").and_then(|number| number.parse::<u64>().ok()),
+            );
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// The newest state that reads; what does not is told.
+    pub(crate) fn newest(&self) -> io::Result<Option<State>> {
+        for generation in self.generations()?.into_iter().rev() {
+            match self.load(generation) {
+                Ok(state) => return Ok(Some(state)),
+                Err(error) => {
+                    let path = self.path(generation);
+                    tracing::warn!(path = %path.display(), "a saved generation does not read, an older one is taken: {error}");
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// One state.
+    pub(crate) fn load(&self, generation: u64) -> io::Result<State> {
+        let bytes = std::fs::read(self.path(generation))?;
+        let bad = |reason: &str| io::Error::new(io::ErrorKind::InvalidData, reason.to_owned());
+        let cut = bytes.iter().position(|byte| *byte == b'\n').ok_or_else(|| bad("it is cut off"))?;
+        let (sum, text) = bytes.split_at_checked(cut + 1).ok_or_else(|| bad("it is cut off"))?;
+        if sum != format!("{}\n", digest(text)).as_bytes() {
+            return Err(bad("its digest is another"));
+        }
+        let read: Read = serde_json::from_slice(text)?;
+        if read.format != FORMAT || read.generation != generation {
+            return Err(bad("it is of another format or generation"));
+        }
+        let head: Digest = read.head.parse().map_err(|_| bad("its head is no digest"))?;
+        let objects = read.objects.into_iter().map(|(key, object)| (key, object.into())).collect();
+        Ok(State { generation, head, objects })
+    }
+
+    fn path(&self, generation: u64) -> PathBuf {
+        self.folder.join(format!("{generation:020}.json"))
+    }
+}

@@ -1,0 +1,106 @@
+//! Objects of the control store as parts of the configuration, and back.
+//!
+//! An object is what a section of a file is: `region/eu` is `[region.eu]`, `settings/limits` is `[limits]`. As a text it goes
+//! the way of every file, so that there is one reader of configurations and one way to tell what is wrong with it.
+
+use std::path::PathBuf;
+
+use portolan_control::{Body, Key, State};
+use serde_json::Value as Json;
+
+use super::Source;
+
+/// What objects' texts are called by, before their keys.
+pub(crate) const PREFIX: &str = "control:";
+/// Kinds whose objects are tables within a table of the same name.
+const NAMED: [&str; 3] = ["region", "residency", "tenant"];
+/// The kind of sections that there is one of.
+const SETTINGS: &str = "settings";
+/// Sections that there is one of. All others are the node's own, and stay in its file.
+const SECTIONS: [&str; 7] = ["client_network", "expose", "latency", "limits", "policy", "tenants", "trust"];
+/// Where a section that is a list stands in its object.
+const LIST: &str = "list";
+
+/// The objects as texts. Kinds that are no part of the configuration are left out.
+pub(crate) fn sources(state: &State) -> Vec<Source> {
+    state.objects().filter_map(|(key, object)| source(key, &object.body)).collect()
+}
+
+/// One object as a text.
+pub(crate) fn source(key: &Key, body: &Body) -> Option<Source> {
+    let mut table = toml::Table::new();
+    if NAMED.contains(&key.kind()) {
+        let mut named = toml::Table::new();
+        named.insert(key.name().to_owned(), to_toml(&Json::Object(body.clone())));
+        table.insert(key.kind().to_owned(), toml::Value::Table(named));
+    } else if key.kind() == SETTINGS && SECTIONS.contains(&key.name()) {
+        let value = body.get(LIST).map_or_else(|| to_toml(&Json::Object(body.clone())), to_toml);
+        table.insert(key.name().to_owned(), value);
+    } else {
+        return None;
+    }
+    // What was made of JSON has only what TOML has.
+    let text = toml::to_string(&table).unwrap_or_default();
+    Some(Source { path: PathBuf::from(format!("{PREFIX}{key}")), text })
+}
+
+/// The objects that a file has.
+///
+/// # Errors
+/// What is none, a line each.
+pub(crate) fn objects(source: &Source) -> Result<Vec<(Key, Body)>, Vec<String>> {
+    let file = source.path.display();
+    let table: toml::Table =
+        source.text.parse().map_err(|error: toml::de::Error| vec![format!("{file}: {error}")])?;
+    let (mut objects, mut problems) = (Vec::new(), Vec::new());
+    let mut add = |kind: &str, name: &str, value: toml::Value| match (Key::new(kind, name), to_json(value)) {
+        (Ok(key), Json::Object(body)) => objects.push((key, body)),
+        (Ok(key), list @ Json::Array(_)) => objects.push((key, Body::from_iter([(LIST.to_owned(), list)]))),
+        (Ok(key), _) => problems.push(format!("{file}: `{key}` is to be a table")),
+        (Err(error), _) => problems.push(format!("{file}: {error}")),
+    };
+    let mut own = Vec::new();
+    for (section, value) in table {
+        match value {
+            toml::Value::Table(named) if NAMED.contains(&section.as_str()) => {
+                named.into_iter().for_each(|(name, value)| add(&section, &name, value));
+            }
+            value if SECTIONS.contains(&section.as_str()) => add(SETTINGS, &section, value),
+            _ => own.push(section),
+        }
+    }
+    problems.extend(own.iter().map(|section| {
+        format!("{file}: `{section}` is each node's own: write it in portolan.toml, not in what all share")
+    }));
+    if problems.is_empty() { Ok(objects) } else { Err(problems) }
+}
+
+fn to_toml(value: &Json) -> toml::Value {
+    match value {
+        // TOML has no null; a text shows where it stood, and is refused there.
+        Json::Null => toml::Value::String("null".to_owned()),
+        Json::Bool(value) => toml::Value::Boolean(*value),
+        Json::Number(number) => number
+            .as_i64()
+            .map_or_else(|| toml::Value::Float(number.as_f64().unwrap_or(f64::NAN)), toml::Value::Integer),
+        Json::String(text) => toml::Value::String(text.clone()),
+        Json::Array(items) => toml::Value::Array(items.iter().map(to_toml).collect()),
+        Json::Object(table) => {
+            toml::Value::Table(table.iter().map(|(name, value)| (name.clone(), to_toml(value))).collect())
+        }
+    }
+}
+
+fn to_json(value: toml::Value) -> Json {
+    match value {
+        toml::Value::String(text) => Json::String(text),
+        toml::Value::Integer(number) => number.into(),
+        toml::Value::Float(number) => number.into(),
+        toml::Value::Boolean(value) => Json::Bool(value),
+        toml::Value::Datetime(time) => Json::String(time.to_string()),
+        toml::Value::Array(items) => items.into_iter().map(to_json).collect(),
+        toml::Value::Table(table) => {
+            Json::Object(table.into_iter().map(|(name, value)| (name, to_json(value))).collect())
+        }
+    }
+}

@@ -193,11 +193,13 @@ impl Run<'_> {
             return self.finish("fresh clone, before any set-up", false, begun);
         }
         let target = self.root.join("target");
+        // protoc is the one tool that a clone may ask for by name.
+        let protoc = self.root.join(".cargo/protoc");
         let mut check = cargo(&clone);
-        check.args(["check", "--workspace"]).env("CARGO_TARGET_DIR", &target);
+        check.args(["check", "--workspace"]).env("CARGO_TARGET_DIR", &target).env("PROTOC", &protoc);
         self.command("fresh clone: cargo check", &mut check);
         let mut test = cargo(&clone);
-        test.args(["test", "-p", "portolan-core"]).env("CARGO_TARGET_DIR", &target);
+        test.args(["test", "-p", "portolan-core"]).env("CARGO_TARGET_DIR", &target).env("PROTOC", &protoc);
         self.counted("fresh clone: cargo test -p portolan-core", &mut test);
         self.told("fresh clone: a binary without policies says how to get them", &clone);
         drop(std::fs::remove_dir_all(&clone));
@@ -211,7 +213,7 @@ impl Run<'_> {
         eprintln!("\n== {step}");
         let mut run = cargo(clone);
         run.args(["run", "--quiet", "--package", "portolan", "--", "policies"]);
-        run.env("CARGO_TARGET_DIR", self.root.join("target"));
+        run.env("CARGO_TARGET_DIR", self.root.join("target")).env("PROTOC", self.root.join(".cargo/protoc"));
         let told = run.stdin(Stdio::null()).output().is_ok_and(|output| {
             let text = String::from_utf8_lossy(&output.stderr);
             eprint!("{text}");

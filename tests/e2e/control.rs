@@ -93,9 +93,23 @@ async fn what_is_applied_reaches_every_node_and_what_is_wrong_none() {
         assert_eq!((answer.status.as_u16(), answer.header("portolan-policy")), (200, "weighted"));
     }
 
+    until("the reports", async || {
+        let nodes = one.status().await["nodes"].clone();
+        nodes
+            .as_array()
+            .is_some_and(|nodes| nodes.len() == 2 && nodes.iter().all(|node| node["running"] == 2))
+    })
+    .await;
+    let (_, text) = says(one.folder(), &["status"]).await;
+    assert!(text.contains("two            in here: portolan 0.1.0, generation 2\n"), "{text}");
+    let metrics = one.ask_plain("GET", "/metrics", Value::Null).await.unwrap().text();
+    assert!(metrics.contains("portolan_control_running 2\n"), "{metrics}");
+    assert!(metrics.contains("portolan_control_connected 1\n"), "{metrics}");
+
     // What no node could run is refused before it is made, with the object that is wrong.
     for (more, says_so) in [
         ("[tenant.acme]\nresidency = \"nowhere\"\n", "there is no residency class `nowhere`"),
+        ("[tenant.acme]\nresidency = \"nowhere\"\n", "conf.d/all.toml:6:13"),
         ("[listen]\npublic = []\n", "`listen` is each node's own"),
         ("[tenant.acme", "all.toml"),
         ("[tenent.acme]\n", "`tenent` is each node's own"),

@@ -36,6 +36,7 @@ struct Shared {
     current: watch::Sender<Arc<State>>,
     engine: Engine,
     health: watch::Sender<Health>,
+    nodes: Mutex<Vec<NodeReport>>,
     report: Mutex<Option<NodeReport>>,
     report_changed: tokio::sync::Notify,
     saved: Option<Saved>,
@@ -102,6 +103,7 @@ impl Store {
             current: watch::Sender::new(Arc::new(state.unwrap_or_default())),
             engine,
             health: watch::Sender::new(Health::Connected),
+            nodes: Mutex::default(),
             report: Mutex::default(),
             report_changed: tokio::sync::Notify::new(),
             saved,
@@ -277,14 +279,10 @@ impl Store {
         }
     }
 
-    /// What the nodes that are there tell.
-    ///
-    /// # Errors
-    /// When the store is away.
-    pub async fn nodes(&self) -> Result<Vec<NodeReport>, Error> {
-        let connection = self.connection().ok_or_else(|| Away("not connected".to_owned()))?;
-        let reports = connection.reports(clock::unix_ms()).await?;
-        Ok(reports.iter().filter_map(|(_, report)| serde_json::from_slice(report).ok()).collect())
+    /// What the nodes that are there told, some seconds ago at most while the store answers.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<NodeReport> {
+        self.0.nodes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Follows the log until the shutdown.
@@ -339,17 +337,24 @@ impl Store {
             tokio::select! {
                 changed = watcher.changed() => changed?,
                 () = save => {}
-                _ = ticks.tick() => self.tell(&connection).await?,
-                () = self.0.report_changed.notified() => self.tell(&connection).await?,
+                _ = ticks.tick() => self.exchange(&connection).await?,
+                () = self.0.report_changed.notified() => self.exchange(&connection).await?,
             }
         }
     }
 
-    async fn tell(&self, connection: &Connection) -> Result<(), Away> {
+    /// Tells of this node, and asks for the others.
+    async fn exchange(&self, connection: &Connection) -> Result<(), Away> {
         let report = self.0.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(report) = report else { return Ok(()) };
-        let bytes = serde_json::to_vec(&report).unwrap_or_default();
-        connection.report(&report.name, clock::unix_ms(), &bytes).await
+        let now_ms = clock::unix_ms();
+        if let Some(report) = report {
+            let bytes = serde_json::to_vec(&report).unwrap_or_default();
+            connection.report(&report.name, now_ms, &bytes).await?;
+        }
+        let reports = connection.reports(now_ms).await?;
+        let nodes = reports.iter().filter_map(|(_, report)| serde_json::from_slice(report).ok()).collect();
+        *self.0.nodes.lock().unwrap_or_else(PoisonError::into_inner) = nodes;
+        Ok(())
     }
 
     /// Applies what came after the state that is there, and publishes the outcome.

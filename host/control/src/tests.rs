@@ -201,11 +201,7 @@ async fn contract(mut place: Place) {
         running: 42,
         version: "0".to_owned(),
     });
-    let deadline = Instant::now() + PATIENCE;
-    while two.nodes().await.unwrap().first().is_none_or(|node| node.running != 42) {
-        assert!(Instant::now() < deadline, "the report did not come");
-        sleep(Duration::from_millis(10)).await;
-    }
+    until("the report", || two.nodes().first().is_some_and(|node| node.running == 42)).await;
 
     // The store goes away: what is known goes on and says so; a node that starts meanwhile has it from its disk.
     let saved = place.folder.path().join(format!("one/{:020}.json", 42));

@@ -1,7 +1,6 @@
 //! `portolan apply`: puts `conf.d` into the control store, as one change that every node takes over.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -9,7 +8,7 @@ use portolan_control::{Body, Committed, Draft, Expect, Key, Manager, Object, Sta
 use serde_json::json;
 
 use crate::cli::Apply;
-use crate::config::{self, Local, intent};
+use crate::config::{self, Local, Source, intent};
 use crate::{node, print};
 
 /// Applies, or shows what applying would change.
@@ -25,14 +24,24 @@ pub(crate) fn run(options: &Apply) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let store = open(&local).await?;
         let state = store.state();
-        let files = files(path)?;
+        let sources = config::more_sources(path).map_err(|problem| anyhow::anyhow!(problem.message))?;
+        let files = files(&sources)?;
         let draft = Draft {
             author: author(),
             message: options.message.clone(),
             source: "apply".to_owned(),
-            wishes: wishes(&state, files, options),
+            wishes: wishes(&state, &files, options),
         };
-        propose(path, &store, draft, options.dry_run, options.json).await
+        // What a file says is checked as it stands there, so that problems are found where they are.
+        let next = state.after(&draft)?;
+        let others = next.objects().filter(|(key, _)| !files.contains_key(*key));
+        let others = others.filter_map(|(key, object)| intent::source(key, &object.body));
+        let intended = sources.into_iter().chain(others).collect();
+        if crate::shown(config::load(path, crate::environment(), Some(intended))).is_none() {
+            eprintln!("nothing was changed");
+            return Ok(ExitCode::FAILURE);
+        }
+        propose(&store, draft, options.dry_run, options.json).await
     })
 }
 
@@ -51,12 +60,11 @@ pub(crate) async fn open(local: &Local) -> anyhow::Result<Store> {
     Ok(Store::open(engine, None).await?)
 }
 
-/// Checks what would be, shows what changes, and makes it so unless it is only shown.
+/// Shows what changes, and makes it so unless it is only shown.
 ///
 /// # Errors
 /// When the store does not take it.
 pub(crate) async fn propose(
-    path: &Path,
     store: &Store,
     draft: Draft,
     dry_run: bool,
@@ -64,10 +72,6 @@ pub(crate) async fn propose(
 ) -> anyhow::Result<ExitCode> {
     let state = store.state();
     let next = state.after(&draft)?;
-    if crate::shown(config::load(path, crate::environment(), Some(&next))).is_none() {
-        eprintln!("nothing was changed");
-        return Ok(ExitCode::FAILURE);
-    }
     let differences = differences(&state, &next);
     if !as_json {
         differences.iter().try_for_each(|line| print(line))?;
@@ -99,14 +103,13 @@ pub(crate) async fn propose(
 }
 
 /// What `conf.d` says, by object: the body and the file.
-fn files(path: &Path) -> anyhow::Result<BTreeMap<Key, (Body, String)>> {
-    let sources = config::more_sources(path).map_err(|problem| anyhow::anyhow!(problem.message))?;
+fn files(sources: &[Source]) -> anyhow::Result<BTreeMap<Key, (Body, String)>> {
     let mut objects: BTreeMap<Key, (Body, String)> = BTreeMap::new();
     let mut problems = Vec::new();
     for source in sources {
         let name = source.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let file = format!("conf.d/{name}");
-        match intent::objects(&source) {
+        match intent::objects(source) {
             Ok(found) => {
                 for (key, body) in found {
                     if let Some((_, other)) = objects.get(&key) {
@@ -127,7 +130,7 @@ fn files(path: &Path) -> anyhow::Result<BTreeMap<Key, (Body, String)>> {
 }
 
 /// What is to become of each object: what files say, and no more of what files said before.
-fn wishes(state: &State, files: BTreeMap<Key, (Body, String)>, options: &Apply) -> Vec<Wish> {
+fn wishes(state: &State, files: &BTreeMap<Key, (Body, String)>, options: &Apply) -> Vec<Wish> {
     let of_a_file = |object: &Object| matches!(object.managed_by, Manager::File(_));
     let gone: Vec<Wish> = state
         .objects()
@@ -140,14 +143,14 @@ fn wishes(state: &State, files: BTreeMap<Key, (Body, String)>, options: &Apply) 
             take_over: false,
         })
         .collect();
-    let there = files.into_iter().map(|(key, (body, file))| {
+    let there = files.iter().map(|(key, (body, file))| {
         // From file to file an object moves freely.
-        let moves = state.get(&key).is_some_and(|object| of_a_file(object));
+        let moves = state.get(key).is_some_and(|object| of_a_file(object));
         Wish {
-            key,
-            body: Some(body),
+            key: key.clone(),
+            body: Some(body.clone()),
             expect: Expect::Any,
-            manager: Manager::File(file),
+            manager: Manager::File(file.clone()),
             take_over: moves || options.take_over,
         }
     });

@@ -80,7 +80,12 @@ pub(crate) fn revert(options: &Revert) -> anyhow::Result<ExitCode> {
             source: "revert".to_owned(),
             wishes: wishes(&now, &then),
         };
-        apply::propose(path, &store, draft, options.dry_run, options.json).await
+        let intended = config::intent::sources(&now.after(&draft)?);
+        if crate::shown(config::load(path, crate::environment(), Some(intended))).is_none() {
+            eprintln!("nothing was changed");
+            return Ok(ExitCode::FAILURE);
+        }
+        apply::propose(&store, draft, options.dry_run, options.json).await
     })
 }
 

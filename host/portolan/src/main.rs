@@ -65,8 +65,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let Some(local) = shown(config::local(path, environment())) else { return Ok(ExitCode::FAILURE) };
             let control = node::control_runtime()?;
             let intent = control.block_on(Intent::open(&local, options.generation))?;
-            let state = intent.state();
-            let Some(loaded) = shown(config::load(path, environment(), state.as_deref())) else {
+            let intended = intent.state().as_deref().map(config::intent::sources);
+            let Some(loaded) = shown(config::load(path, environment(), intended)) else {
                 intent.hint();
                 return Ok(ExitCode::FAILURE);
             };
@@ -118,7 +118,7 @@ fn load(path: &Path) -> anyhow::Result<Result<Loaded, Box<Rejected>>> {
         }
         None => None,
     };
-    Ok(config::load(path, environment(), state.as_ref()))
+    Ok(config::load(path, environment(), state.as_ref().map(config::intent::sources)))
 }
 
 /// What was read, or none when it is shown what is wrong with it.

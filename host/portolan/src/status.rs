@@ -52,6 +52,20 @@ fn control_differs(status: &Value) -> bool {
     })
 }
 
+/// Another node, in a line.
+fn node(node: &Value, wanted: u64) -> String {
+    let running = number(node, "/running");
+    let behind = if running < wanted { ", BEHIND" } else { "" };
+    let problems = list(node, "/problems").iter().filter_map(Value::as_str);
+    let problems: String = problems.map(|problem| format!("\n    {problem}")).collect();
+    format!(
+        "  {:14} in {}: portolan {}, generation {running}{behind}{problems}",
+        text(node, "/name"),
+        text(node, "/region"),
+        text(node, "/version")
+    )
+}
+
 /// How it stands with the control store, in a line.
 fn control(control: &Value) -> String {
     let (running, wanted) = (number(control, "/running"), number(control, "/wanted"));
@@ -102,6 +116,8 @@ fn render(status: &Value) -> String {
         lines.push(format!("PROBLEM  {problem}; the configuration before it runs"));
     }
     lines.extend(status.pointer("/control").filter(|control| !control.is_null()).map(control));
+    let wanted = number(status, "/control/wanted");
+    lines.extend(list(status, "/nodes").iter().map(|other| node(other, wanted)));
     let restart: Vec<&str> =
         list(status, "/configuration/restart_needed").iter().filter_map(Value::as_str).collect();
     if !restart.is_empty() {

@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::{demo, languages, setup};
+use crate::{demo, languages, setup, tools};
 
 /// What a benchmark found: figures by name, units at the end of the name.
 #[derive(Debug, Serialize, Deserialize)]
@@ -40,9 +40,21 @@ struct Target {
 pub(crate) fn run(root: &Path, name: &str, json: Option<&Path>, check: bool) -> anyhow::Result<()> {
     setup::run(root)?;
     let report = match name {
-        "policy" => policy(root)?,
-        "proxy" => proxy::run(root)?,
-        _ => bail!("there is no benchmark `{name}`: there are policy, proxy"),
+        "platform" => {
+            tools::etcd(root)?;
+            release(root)?;
+            target(root, name)?
+        }
+        "policy" => {
+            demo::build(root)?;
+            languages::build(root)?;
+            target(root, name)?
+        }
+        "proxy" => {
+            release(root)?;
+            proxy::run(root)?
+        }
+        _ => bail!("there is no benchmark `{name}`: there are platform, policy, proxy"),
     };
     for (name, value) in &report.figures {
         println!("{name:48} {value:>14.2}");
@@ -54,12 +66,21 @@ pub(crate) fn run(root: &Path, name: &str, json: Option<&Path>, check: bool) -> 
     if check { hold(root, &report) } else { Ok(()) }
 }
 
-fn policy(root: &Path) -> anyhow::Result<Report> {
-    demo::build(root)?;
-    languages::build(root)?;
+/// Builds the binary that ships.
+fn release(root: &Path) -> anyhow::Result<()> {
+    eprintln!("== build the release binary (takes some minutes the first time)");
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(root).args(["build", "--release", "--package", "portolan"]);
+    let built = cargo.stdout(std::io::stderr()).status().context("start cargo")?;
+    anyhow::ensure!(built.success(), "portolan does not build");
+    Ok(())
+}
+
+/// Runs a benchmark that is a target of cargo.
+fn target(root: &Path, name: &str) -> anyhow::Result<Report> {
     eprintln!("== build and run the benchmark (the release build takes some minutes)");
     let mut cargo = Command::new("cargo");
-    cargo.current_dir(root).args(["bench", "--package", "portolan-tests", "--bench", "policy"]);
+    cargo.current_dir(root).args(["bench", "--package", "portolan-tests", "--bench", name]);
     let output = cargo.stderr(std::process::Stdio::inherit()).output().context("start cargo")?;
     anyhow::ensure!(output.status.success(), "the benchmark failed; its messages are above");
     let text = String::from_utf8_lossy(&output.stdout);

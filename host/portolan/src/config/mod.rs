@@ -15,7 +15,7 @@ mod tree;
 
 use std::path::{Path, PathBuf};
 
-use portolan_control::{Engine, State};
+use portolan_control::Engine;
 
 pub(crate) use self::build::{
     AccessLog, Authority, Config, GatewayTls, LogFormat, PolicySlot, PoolConfig, RegionConfig,
@@ -85,22 +85,18 @@ pub(crate) fn local(
     }
 }
 
-/// Reads everything: the first file, then what is intended, or without a control store `conf.d`. `environment` are the
-/// variables of the process.
+/// Reads everything: the first file, then what is intended, or without a control store (`None`) `conf.d`. `environment` are
+/// the variables of the process.
 ///
 /// # Errors
 /// All problems at once.
 pub(crate) fn load(
     path: &Path,
     environment: impl IntoIterator<Item = (String, String)>,
-    intent: Option<&State>,
+    intended: Option<Vec<Source>>,
 ) -> Result<Loaded, Box<Rejected>> {
-    let sources = match intent {
-        Some(state) => text(path).map(|first| {
-            let mut sources = vec![first];
-            sources.extend(intent::sources(state));
-            sources
-        }),
+    let sources = match intended {
+        Some(intended) => text(path).map(|first| std::iter::once(first).chain(intended).collect()),
         None => sources(path),
     };
     match sources {

@@ -12,6 +12,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use portolan_control::Health;
 use portolan_core::ids::TenantName;
 use portolan_core::snapshot::Live;
 use portolan_core::topology::{Pool, Region};
@@ -23,7 +24,7 @@ use portolan_proxy::{Explanation, Handle, LiveSettings, Question};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::intent::Intent;
+use super::intent::{Control, Intent};
 use super::reconcile::Report;
 use super::status::{EndpointStatus, PoolStatus, RegionStatus, Status};
 
@@ -147,6 +148,7 @@ impl Admin {
             task_panics: task::panics(),
             configuration: &report,
             control: self.intent.control(report.running),
+            nodes: self.intent.nodes(),
             engine: self.engine.stats(),
             regions: topology
                 .regions
@@ -198,6 +200,7 @@ impl Admin {
         let report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = report.slots.iter().filter(|slot| slot.refused.is_some()).count();
         let problems = report.problems.len();
+        let control = self.intent.control(report.running);
         drop(report);
         let rows: [(&str, &str, &str, u64); 18] = [
             ("generation", "gauge", "Number of the running generation.", snapshot.generation.0),
@@ -254,7 +257,15 @@ impl Admin {
                 self.settings.log_lines_dropped(),
             ),
         ];
-        for (name, kind, help, value) in rows {
+        let connected = |control: &Control| control.health == Some(Health::Connected);
+        let control = control.iter().flat_map(|control| {
+            [
+                ("control_running", "gauge", "Generation of the control store that runs.", control.running),
+                ("control_wanted", "gauge", "Newest generation of the control store.", control.wanted),
+                ("control_connected", "gauge", "Does the store answer?", u64::from(connected(control))),
+            ]
+        });
+        for (name, kind, help, value) in rows.into_iter().chain(control) {
             // Writing to a string cannot fail.
             writeln!(
                 text,

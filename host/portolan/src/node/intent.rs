@@ -56,6 +56,14 @@ impl Intent {
         }
     }
 
+    /// What the nodes told of themselves.
+    pub(crate) fn nodes(&self) -> Vec<NodeReport> {
+        match self {
+            Self::Following(store) => store.nodes(),
+            Self::Files | Self::Pinned(_) => Vec::new(),
+        }
+    }
+
     /// How it stands, with the generation that runs.
     pub(crate) fn control(&self, running: u64) -> Option<Control> {
         let wanted = self.state()?.generation();

@@ -136,7 +136,8 @@ impl Reconciler {
         // Present when what is on disk reads, whatever becomes of it.
         let mut files: Option<Vec<String>> = None;
         let state = self.intent.state();
-        let loaded = config::load(&self.path, self.environment.iter().cloned(), state.as_deref());
+        let intended = state.as_deref().map(config::intent::sources);
+        let loaded = config::load(&self.path, self.environment.iter().cloned(), intended);
         let (config, topology) = match loaded {
             Ok(Loaded { config, sources }) => {
                 files = Some(names(&sources));

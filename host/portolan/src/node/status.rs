@@ -1,6 +1,7 @@
 //! What a node tells of itself: plain data, written by the reconciler and the admin listener, read by `portolan status`.
 
 use super::intent::Control;
+use portolan_control::NodeReport;
 use portolan_policy::{SlotReport, Stats};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -37,6 +38,8 @@ pub(crate) struct Status<'s> {
     pub(crate) configuration: &'s Reconciled,
     /// How it stands with the control store; none when files say what is intended.
     pub(crate) control: Option<Control>,
+    /// All nodes that follow the same control store.
+    pub(crate) nodes: Vec<NodeReport>,
     pub(crate) engine: Stats,
     pub(crate) regions: Vec<RegionStatus>,
     pub(crate) certificates: Vec<Value>,

@@ -54,13 +54,6 @@ struct Sample {
 /// When a peer cannot be installed or started.
 pub(super) fn run(root: &Path) -> anyhow::Result<Report> {
     install()?;
-    eprintln!("== build the release binary (takes some minutes the first time)");
-    let mut cargo = Command::new("cargo");
-    cargo.current_dir(root).args(["build", "--release", "--package", "portolan"]);
-    anyhow::ensure!(
-        cargo.stdout(std::io::stderr()).status().context("start cargo")?.success(),
-        "portolan does not build"
-    );
     let folder = setup::target(root).join("bench-proxy");
     drop(std::fs::remove_dir_all(&folder));
     std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use portolan_tests::client;
 use portolan_tests::etcd::Cluster;
+use portolan_tests::guests::responding;
 use portolan_tests::node::{self, Node, run};
 use portolan_tests::upstream::Upstream;
 use portolan_tests::{PATIENCE, until};
@@ -212,4 +213,95 @@ async fn three_nodes_follow_one_etcd_of_which_a_member_dies() {
     for node in &nodes {
         runs(node, generation).await;
     }
+}
+
+/// A version is pushed once and runs on every node; whatever happens to files, a node runs those bytes or says why not.
+#[tokio::test]
+async fn a_pushed_version_runs_on_every_node() {
+    let (place, upstream) = (tempfile::tempdir().unwrap(), Upstream::start("web").await);
+    let own = folder("one", &sqlite(&place));
+    std::fs::write(own.path().join("first.wasm"), responding("first")).unwrap();
+    std::fs::write(own.path().join("second.wasm"), responding("second")).unwrap();
+    std::fs::write(own.path().join("broken.wasm"), b"no component").unwrap();
+    let (code, text) = says(own.path(), &["plugin", "push", "mine", "broken.wasm"]).await;
+    assert!(code == 1 && text.contains("refused at screen"), "{text}");
+    let mut versions = Vec::new();
+    for file in ["first.wasm", "second.wasm"] {
+        let (code, text) = says(own.path(), &["plugin", "push", "mine", file, "--json"]).await;
+        let told: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((code, &told["new"]), (0, &json!(true)), "{text}");
+        versions.push(told["version"].as_str().unwrap().to_owned());
+    }
+    let (_, text) = says(own.path(), &["plugin", "push", "mine", "first.wasm", "--json"]).await;
+    let told: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (&told["new"], &told["generation"]),
+        (&json!(false), &json!(2)),
+        "pushed once is pushed for good"
+    );
+    let (_, text) = says(own.path(), &["plugin", "versions", "mine"]).await;
+    assert!(text.lines().count() == 2 && versions.iter().all(|version| text.contains(version)), "{text}");
+
+    let policy = |version: &str| format!("[policy]\nuse = \"mine\"\nversion = \"{version}\"\n");
+    write(own.path(), &upstream, &policy(&"ab".repeat(32)));
+    let (code, text) = says(own.path(), &["apply"]).await;
+    assert!(code == 1 && text.contains("the store has no version abababababab of mine"), "{text}");
+    write(own.path(), &upstream, &policy("latest"));
+    let (code, text) = says(own.path(), &["apply"]).await;
+    assert!(code == 1 && text.contains("this is no version"), "{text}");
+    write(own.path(), &upstream, &policy(&versions[0]));
+    let generation = apply(own.path()).await;
+
+    // A file of the same name in a node's own folder changes nothing.
+    let one = Node::start_in(own).await;
+    let two = folder("two", &sqlite(&place));
+    std::fs::write(two.path().join("policies/mine.wasm"), responding("another")).unwrap();
+    let two = Node::start_in(two).await;
+    for node in [&one, &two] {
+        runs(node, generation).await;
+        assert_eq!(client::get(node.public(), "a", "/").await.unwrap().text(), "first");
+    }
+    write(one.folder(), &upstream, &policy(&versions[1]));
+    let generation = apply(one.folder()).await;
+    for node in [&one, &two] {
+        runs(node, generation).await;
+        assert_eq!(client::get(node.public(), "a", "/").await.unwrap().text(), "second");
+    }
+
+    // With its own copy a node starts though the shared place is away; a copy that is broken is fetched anew.
+    let (shared, away) = (place.path().join("components"), place.path().join("away"));
+    std::fs::rename(&shared, &away).unwrap();
+    let two = two.restarted(&[]).await;
+    assert_eq!(client::get(two.public(), "a", "/").await.unwrap().text(), "second");
+    std::fs::rename(&away, &shared).unwrap();
+    let copy = two.folder().join(format!(".portolan/components/{}.wasm", versions[1]));
+    std::fs::write(&copy, b"broken").unwrap();
+    let two = two.restarted(&[]).await;
+    assert_eq!(client::get(two.public(), "a", "/").await.unwrap().text(), "second");
+
+    // A node that cannot fetch what is wanted keeps what it runs, and says so.
+    std::fs::write(shared.join(format!("{}.wasm", versions[0])), b"other bytes").unwrap();
+    std::fs::remove_file(two.folder().join(format!(".portolan/components/{}.wasm", versions[0]))).unwrap();
+    write(one.folder(), &upstream, &policy(&versions[0]));
+    let generation = apply(one.folder()).await;
+    runs(&one, generation).await;
+    until("the problem", async || {
+        two.status()
+            .await
+            .to_string()
+            .contains("the shared place holds other bytes under the name of component")
+    })
+    .await;
+    assert_eq!(client::get(two.public(), "a", "/").await.unwrap().text(), "second");
+    assert_eq!(control(&two).await["running"], generation - 1);
+    until("the other node hears of it", async || {
+        one.status().await["nodes"].to_string().contains("operator: the policy is refused")
+    })
+    .await;
+    // Pushed again it is right again, and taken over without anybody's hand.
+    std::fs::remove_file(shared.join(format!("{}.wasm", versions[0]))).unwrap();
+    let (code, text) = says(one.folder(), &["plugin", "push", "mine", "first.wasm"]).await;
+    assert!(code == 0 && text.contains("(known already)"), "{text}");
+    runs(&two, generation).await;
+    assert_eq!(client::get(two.public(), "a", "/").await.unwrap().text(), "first");
 }

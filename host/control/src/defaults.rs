@@ -20,6 +20,8 @@ pub const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const COMMIT_TRIES: u32 = 32;
 /// How long one question to the store may take.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long putting or fetching a component may take.
+pub const COMPONENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often SQLite's followers look for a change: it costs one read of shared memory.
 pub const SQLITE_POLL: Duration = Duration::from_millis(20);
 /// How long SQLite waits for another process's write.

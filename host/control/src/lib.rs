@@ -7,6 +7,7 @@
 //! A node that loses the store goes on with what it last saw, which is on its own disk.
 
 mod change;
+mod components;
 pub mod defaults;
 mod engine;
 mod error;
@@ -18,6 +19,7 @@ mod state;
 mod store;
 
 pub use change::{Change, Draft, Edit, Expect, Wish};
+pub use components::{Components, Missing};
 pub use engine::{Engine, EtcdConfig};
 pub use error::{Away, Conflict, Damaged, Error};
 pub use object::{Body, Key, KeyError, Manager, Object};

@@ -1,15 +1,18 @@
 //! `portolan apply`: puts `conf.d` into the control store, as one change that every node takes over.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::bail;
 use portolan_control::{Body, Committed, Draft, Expect, Key, Manager, Object, State, Store, Wish};
+use portolan_core::ids::Digest;
+use portolan_policy::{Refused, Slot, Stage};
 use serde_json::json;
 
 use crate::cli::Apply;
-use crate::config::{self, Local, Source, intent};
-use crate::{node, print};
+use crate::config::{self, Config, Loaded, Local, Source, intent};
+use crate::{node, print, registry, validate};
 
 /// Applies, or shows what applying would change.
 ///
@@ -21,28 +24,25 @@ pub(crate) fn run(options: &Apply) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     };
     let runtime = node::control_runtime()?;
-    runtime.block_on(async {
-        let store = open(&local).await?;
-        let state = store.state();
-        let sources = config::more_sources(path).map_err(|problem| anyhow::anyhow!(problem.message))?;
-        let files = files(&sources)?;
-        let draft = Draft {
-            author: author(),
-            message: options.message.clone(),
-            source: "apply".to_owned(),
-            wishes: wishes(&state, &files, options),
-        };
-        // What a file says is checked as it stands there, so that problems are found where they are.
-        let next = state.after(&draft)?;
-        let others = next.objects().filter(|(key, _)| !files.contains_key(*key));
-        let others = others.filter_map(|(key, object)| intent::source(key, &object.body));
-        let intended = sources.into_iter().chain(others).collect();
-        if crate::shown(config::load(path, crate::environment(), Some(intended))).is_none() {
-            eprintln!("nothing was changed");
-            return Ok(ExitCode::FAILURE);
-        }
-        propose(&store, draft, options.dry_run, options.json).await
-    })
+    let store = runtime.block_on(open(&local))?;
+    let state = store.state();
+    let sources = config::more_sources(path).map_err(|problem| anyhow::anyhow!(problem.message))?;
+    let files = files(&sources)?;
+    let draft = Draft {
+        author: author(),
+        message: options.message.clone(),
+        source: "apply".to_owned(),
+        wishes: wishes(&state, &files, options),
+    };
+    // What a file says is checked as it stands there, so that problems are found where they are.
+    let next = state.after(&draft)?;
+    let others = next.objects().filter(|(key, _)| !files.contains_key(*key));
+    let others = others.filter_map(|(key, object)| intent::source(key, &object.body));
+    let intended = sources.into_iter().chain(others).collect();
+    if !checked(path, intended, &next)? {
+        return Ok(ExitCode::FAILURE);
+    }
+    runtime.block_on(propose(&store, draft, options.dry_run, options.json))
 }
 
 /// Opens the store that a node's file names, without a node's folder of its own.
@@ -58,6 +58,41 @@ pub(crate) async fn open(local: &Local) -> anyhow::Result<Store> {
     };
     // A change is never based on what this machine last saw.
     Ok(Store::open(engine, None).await?)
+}
+
+/// Would a node run this? Shows what is wrong with it. Blocks while policies are compiled and planned.
+///
+/// # Errors
+/// When that cannot be found out.
+pub(crate) fn checked(path: &Path, intended: Vec<Source>, next: &State) -> anyhow::Result<bool> {
+    let mut problems = Vec::new();
+    let loaded = crate::shown(config::load(path, crate::environment(), Some(intended)));
+    if let Some(Loaded { config, .. }) = &loaded {
+        problems = registry::unknown(config, next);
+        if problems.is_empty() {
+            let refused = validate::refused(config)?;
+            // A file of a node's own folder of policies need not be on the machine of whoever applies.
+            let own_file = |slot: &Slot, refused: &Refused| {
+                refused.stage == Stage::Read && version(config, slot).is_none()
+            };
+            let refused = refused.iter().filter(|(slot, refused)| !own_file(slot, refused));
+            problems.extend(refused.map(|(slot, refused)| format!("{slot}: {refused}")));
+        }
+    }
+    problems.iter().for_each(|line| eprintln!("{line}"));
+    let good = loaded.is_some() && problems.is_empty();
+    if !good {
+        eprintln!("nothing was changed");
+    }
+    Ok(good)
+}
+
+fn version(config: &Config, slot: &Slot) -> Option<Digest> {
+    let policy = match slot {
+        Slot::Operator => config.policy.as_ref(),
+        Slot::Tenant(name) => config.tenants.get(name).and_then(|tenant| tenant.policy.as_ref()),
+    };
+    policy.and_then(|policy| policy.version)
 }
 
 /// Shows what changes, and makes it so unless it is only shown.

@@ -270,6 +270,31 @@ pub(crate) enum Plugin {
         #[arg(long)]
         json: bool,
     },
+    /// Put a component into the control store as an immutable version.
+    Push {
+        /// The plugin's name.
+        name: String,
+        /// The component.
+        component: PathBuf,
+        /// Why, for the log of changes.
+        #[arg(short, long, default_value = "")]
+        message: String,
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the versions in the control store.
+    Versions {
+        /// Only of this plugin.
+        name: Option<String>,
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Write the contract into a folder: WIT files for bindings generators, and bindings for C.
     Wit {
         /// The folder.

@@ -59,34 +59,27 @@ pub(crate) fn revert(options: &Revert) -> anyhow::Result<ExitCode> {
     let local = crate::shown(config::local(path, crate::environment()));
     let local = local.context("mend the configuration first")?;
     let runtime = node::control_runtime()?;
-    runtime.block_on(async {
-        let store = apply::open(&local).await?;
-        let now = store.state();
-        anyhow::ensure!(
-            (1..=now.generation()).contains(&options.generation),
-            "there is no generation {}: the newest is {}; `portolan generations` lists them",
-            options.generation,
-            now.generation()
-        );
-        let then = store.state_at(options.generation).await?;
-        let message = if options.message.is_empty() {
-            format!("revert to generation {}", options.generation)
-        } else {
-            options.message.clone()
-        };
-        let draft = Draft {
-            author: apply::author(),
-            message,
-            source: "revert".to_owned(),
-            wishes: wishes(&now, &then),
-        };
-        let intended = config::intent::sources(&now.after(&draft)?);
-        if crate::shown(config::load(path, crate::environment(), Some(intended))).is_none() {
-            eprintln!("nothing was changed");
-            return Ok(ExitCode::FAILURE);
-        }
-        apply::propose(&store, draft, options.dry_run, options.json).await
-    })
+    let store = runtime.block_on(apply::open(&local))?;
+    let now = store.state();
+    anyhow::ensure!(
+        (1..=now.generation()).contains(&options.generation),
+        "there is no generation {}: the newest is {}; `portolan generations` lists them",
+        options.generation,
+        now.generation()
+    );
+    let then = runtime.block_on(store.state_at(options.generation))?;
+    let message = if options.message.is_empty() {
+        format!("revert to generation {}", options.generation)
+    } else {
+        options.message.clone()
+    };
+    let draft =
+        Draft { author: apply::author(), message, source: "revert".to_owned(), wishes: wishes(&now, &then) };
+    let next = now.after(&draft)?;
+    if !apply::checked(path, config::intent::sources(&next), &next)? {
+        return Ok(ExitCode::FAILURE);
+    }
+    runtime.block_on(apply::propose(&store, draft, options.dry_run, options.json))
 }
 
 fn wishes(now: &State, then: &State) -> Vec<Wish> {

@@ -13,6 +13,7 @@ mod init;
 mod node;
 mod pki;
 mod plugin;
+mod registry;
 mod status;
 mod validate;
 
@@ -65,12 +66,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let Some(local) = shown(config::local(path, environment())) else { return Ok(ExitCode::FAILURE) };
             let control = node::control_runtime()?;
             let intent = control.block_on(Intent::open(&local, options.generation))?;
-            let intended = intent.state().as_deref().map(config::intent::sources);
-            let Some(loaded) = shown(config::load(path, environment(), intended)) else {
+            let loaded = config::load_intended(path, &environment(), intent.state().as_deref());
+            let Some(loaded) = shown(loaded) else {
                 intent.hint();
                 return Ok(ExitCode::FAILURE);
             };
-            node::serve(path, loaded, intent, environment(), &control)?;
+            node::serve(path, loaded, intent, local.components()?, environment(), &control)?;
         }
         Command::Demo(options) => return demo::run(&options),
         Command::Init(options) => init::run(&options)?,
@@ -118,7 +119,7 @@ fn load(path: &Path) -> anyhow::Result<Result<Loaded, Box<Rejected>>> {
         }
         None => None,
     };
-    Ok(config::load(path, environment(), state.as_ref().map(config::intent::sources)))
+    Ok(config::load_intended(path, &environment(), state.as_ref()))
 }
 
 /// What was read, or none when it is shown what is wrong with it.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
-use portolan_control::Health;
+use portolan_control::{Components, Health};
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::tls::{self, CertificateFiles, CertificateStore, ClientAuth, PeerIdentity};
 use portolan_foundation::{net, task, telemetry};
@@ -26,6 +26,7 @@ use tokio::sync::Notify;
 
 use self::admin::Admin;
 pub(crate) use self::intent::Intent;
+use self::policies::Sources;
 use self::reconcile::{Reconciler, Start};
 use crate::config::{self, Config, Loaded, LogFormat};
 
@@ -40,6 +41,7 @@ pub(crate) fn serve(
     path: &Path,
     loaded: Loaded,
     intent: Intent,
+    components: Option<Components>,
     environment: Vec<(String, String)>,
     control: &tokio::runtime::Runtime,
 ) -> anyhow::Result<()> {
@@ -69,6 +71,7 @@ pub(crate) fn serve(
         loaded,
         path: path.to_owned(),
         peer: peer.clone(),
+        sources: Sources::with_components(components, control.handle()),
     };
     let reconciler = Reconciler::start(engine.clone(), start)?;
     let live = Arc::clone(reconciler.live());

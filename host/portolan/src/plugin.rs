@@ -15,7 +15,7 @@ use wit_component::ComponentEncoder;
 use crate::cli::Plugin;
 use crate::config;
 use crate::node::topology_of;
-use crate::print;
+use crate::{print, registry};
 
 const TARGET: &str = "wasm32-unknown-unknown";
 /// The contract, for bindings generators.
@@ -41,6 +41,10 @@ pub(crate) fn run(command: Plugin) -> anyhow::Result<ExitCode> {
         Plugin::Check { component, policy_config, config, json } => {
             return check(&component, &policy_config, config.as_deref(), json);
         }
+        Plugin::Push { name, component, message, file, json } => {
+            return registry::push(&name, &component, &file.config, &message, json);
+        }
+        Plugin::Versions { name, file, json } => registry::versions(name.as_deref(), &file.config, json)?,
         Plugin::Wit { folder, c } => wit(&folder, c.as_deref())?,
     }
     Ok(ExitCode::SUCCESS)

@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::HeaderName;
 use ipnet::IpNet;
 use portolan_control::{Engine, EtcdConfig};
-use portolan_core::ids::{NameError, PolicyName, PoolName, RegionName, ResidencyName, TenantName};
+use portolan_core::ids::{Digest, NameError, PolicyName, PoolName, RegionName, ResidencyName, TenantName};
 use portolan_core::screen::check_host;
 use portolan_core::tenant::{Source, Unrecognised};
 use portolan_core::topology::{BreakerLimits, Probe, Protocol, UpstreamTls};
@@ -33,6 +33,7 @@ pub(crate) struct Config {
     pub(crate) certificates: Vec<(PathBuf, PathBuf)>,
     pub(crate) client_authority: Option<(Vec<PathBuf>, bool)>,
     pub(crate) component_bytes_max: Option<usize>,
+    pub(crate) components: Option<PathBuf>,
     pub(crate) control: Option<Engine>,
     pub(crate) expose_decision: bool,
     pub(crate) instances_max: Option<u32>,
@@ -120,6 +121,8 @@ pub(crate) struct PolicySlot {
     pub(crate) config: Arc<str>,
     pub(crate) dynamic_granted: bool,
     pub(crate) name: PolicyName,
+    /// A version in the control store; none for the folder of policies and bundled ones.
+    pub(crate) version: Option<Digest>,
 }
 
 /// A region.
@@ -170,11 +173,13 @@ pub(super) fn local(tree: &Tree, folder: &Path, problems: &mut Vec<Problem>) -> 
     let value = tree.to_value();
     let state = value.get("node").and_then(|node| node.get("state")).and_then(toml::Value::as_str);
     let state = folder.join(state.unwrap_or(defaults::STATE_FOLDER));
-    let Some(control) = value.get("control").cloned() else { return Some(Local { control: None, state }) };
+    let Some(control) = value.get("control").cloned() else {
+        return Some(Local { components: None, control: None, state });
+    };
     match serde::Deserialize::deserialize(control) {
         Ok(control) => {
-            let control = Builder { tree, folder, problems }.control(control)?;
-            Some(Local { control: Some(control), state })
+            let (control, components) = Builder { tree, folder, problems }.control(control)?;
+            Some(Local { components, control: Some(control), state })
         }
         Err(error) => {
             let error: toml::de::Error = error;
@@ -298,7 +303,10 @@ impl Builder<'_> {
         let country_header = self.header(&["trust", "country_header"], raw.trust.country_header);
         let region_header = self.header(&["trust", "region_header"], raw.trust.region_header);
         let limits = self.limits(&raw.limits);
-        let control = raw.control.and_then(|control| self.control(control));
+        let (control, components) = raw
+            .control
+            .and_then(|control| self.control(control))
+            .map_or((None, None), |(engine, components)| (Some(engine), components));
         let name = raw.node.name.unwrap_or_else(|| raw.node.region.clone());
         self.name(&["node", "name"], &name, RegionName::new);
         let log_level = self.log_level(raw.log.level);
@@ -315,6 +323,7 @@ impl Builder<'_> {
                 .clients
                 .map(|clients| (clients.ca.into_iter().map(path).collect(), clients.required)),
             control,
+            components,
             component_bytes_max: raw.policies.component_bytes.map(|bytes| bytes as usize),
             expose_decision: raw.expose.decision,
             instances_max: raw.policies.instances,
@@ -436,10 +445,21 @@ impl Builder<'_> {
 
     fn policy(&mut self, at: At<'_>, raw: RawPolicy) -> Option<PolicySlot> {
         let name = self.name(&[at, &["use"]].concat(), &raw.name, PolicyName::new)?;
-        match serde_json::to_string(&raw.config) {
-            Ok(config) => {
-                Some(PolicySlot { config: config.into(), dynamic_granted: raw.dynamic_granted, name })
+        let version = match raw.version.as_deref().map(str::parse::<Digest>).transpose() {
+            Ok(version) => version,
+            Err(error) => {
+                let help = "`portolan plugin versions` lists those that there are";
+                self.problem(&[at, &["version"]].concat(), format!("this is no version: {error}"), help);
+                return None;
             }
+        };
+        match serde_json::to_string(&raw.config) {
+            Ok(config) => Some(PolicySlot {
+                config: config.into(),
+                dynamic_granted: raw.dynamic_granted,
+                name,
+                version,
+            }),
             Err(error) => {
                 let help = "give values that JSON has";
                 self.problem(
@@ -653,10 +673,17 @@ impl Builder<'_> {
         name
     }
 
-    fn control(&mut self, raw: RawControl) -> Option<Engine> {
+    /// The store, and the folder of components.
+    fn control(&mut self, raw: RawControl) -> Option<(Engine, Option<PathBuf>)> {
+        let components = raw.components.map(|folder| self.folder.join(folder));
         match (raw.sqlite, raw.etcd) {
-            (Some(file), None) => Some(Engine::Sqlite(self.folder.join(file))),
-            (None, Some(etcd)) => self.etcd(etcd),
+            (Some(file), None) => {
+                let file = self.folder.join(file);
+                let components =
+                    components.unwrap_or_else(|| file.with_file_name(defaults::COMPONENTS_FOLDER));
+                Some((Engine::Sqlite(file), Some(components)))
+            }
+            (None, Some(etcd)) => self.etcd(etcd).map(|engine| (engine, components)),
             _ => {
                 let help = "name one: `sqlite = \"control.db\"` on one machine, `[control.etcd]` on several";
                 self.problem(&["control"], "a control store is either a file or a cluster", help);

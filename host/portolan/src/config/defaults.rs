@@ -34,5 +34,7 @@ pub(crate) const GATEWAY_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) const LOG_LEVEL: &str = "info";
 /// Where a node keeps its own, beside its configuration.
 pub(crate) const STATE_FOLDER: &str = ".portolan";
+/// Where plugins' components are kept, beside a control store in a file; and below a node's own folder.
+pub(crate) const COMPONENTS_FOLDER: &str = "components";
 /// What keys in etcd begin with.
 pub(crate) const ETCD_PREFIX: &str = "/portolan";

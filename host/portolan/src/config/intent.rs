@@ -3,6 +3,7 @@
 //! An object is what a section of a file is: `region/eu` is `[region.eu]`, `settings/limits` is `[limits]`. As a text it goes
 //! the way of every file, so that there is one reader of configurations and one way to tell what is wrong with it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use portolan_control::{Body, Key, State};
@@ -11,7 +12,7 @@ use serde_json::Value as Json;
 use super::Source;
 
 /// What objects' texts are called by, before their keys.
-pub(crate) const PREFIX: &str = "control:";
+const PREFIX: &str = "control:";
 /// Kinds whose objects are tables within a table of the same name.
 const NAMED: [&str; 3] = ["region", "residency", "tenant"];
 /// The kind of sections that there is one of.
@@ -28,20 +29,44 @@ pub(crate) fn sources(state: &State) -> Vec<Source> {
 
 /// One object as a text.
 pub(crate) fn source(key: &Key, body: &Body) -> Option<Source> {
-    let mut table = toml::Table::new();
-    if NAMED.contains(&key.kind()) {
-        let mut named = toml::Table::new();
-        named.insert(key.name().to_owned(), to_toml(&Json::Object(body.clone())));
-        table.insert(key.kind().to_owned(), toml::Value::Table(named));
-    } else if key.kind() == SETTINGS && SECTIONS.contains(&key.name()) {
-        let value = body.get(LIST).map_or_else(|| to_toml(&Json::Object(body.clone())), to_toml);
-        table.insert(key.name().to_owned(), value);
-    } else {
-        return None;
-    }
+    let (name, value) = section(key, body)?;
+    let table = toml::Table::from_iter([(name, value)]);
     // What was made of JSON has only what TOML has.
     let text = toml::to_string(&table).unwrap_or_default();
     Some(Source { path: PathBuf::from(format!("{PREFIX}{key}")), text })
+}
+
+/// The objects as sections of a configuration: the section's name and what stands below it. Named objects of one kind come
+/// together.
+pub(crate) fn sections(state: &State) -> Vec<(String, toml::Value)> {
+    let mut named: BTreeMap<String, toml::Table> = BTreeMap::new();
+    let mut single = Vec::new();
+    for (key, object) in state.objects() {
+        match section(key, &object.body) {
+            Some((kind, toml::Value::Table(table))) if NAMED.contains(&key.kind()) => {
+                named.entry(kind).or_default().extend(table);
+            }
+            other => single.extend(other),
+        }
+    }
+    single.extend(named.into_iter().map(|(kind, table)| (kind, toml::Value::Table(table))));
+    single
+}
+
+/// One object as a section.
+fn section(key: &Key, body: &Body) -> Option<(String, toml::Value)> {
+    if NAMED.contains(&key.kind()) {
+        let named = toml::Table::from_iter([(key.name().to_owned(), table(body))]);
+        Some((key.kind().to_owned(), toml::Value::Table(named)))
+    } else if key.kind() == SETTINGS && SECTIONS.contains(&key.name()) {
+        Some((key.name().to_owned(), body.get(LIST).map_or_else(|| table(body), to_toml)))
+    } else {
+        None
+    }
+}
+
+fn table(body: &Body) -> toml::Value {
+    toml::Value::Table(body.iter().map(|(name, value)| (name.clone(), to_toml(value))).collect())
 }
 
 /// The objects that a file has.
@@ -85,9 +110,7 @@ fn to_toml(value: &Json) -> toml::Value {
             .map_or_else(|| toml::Value::Float(number.as_f64().unwrap_or(f64::NAN)), toml::Value::Integer),
         Json::String(text) => toml::Value::String(text.clone()),
         Json::Array(items) => toml::Value::Array(items.iter().map(to_toml).collect()),
-        Json::Object(table) => {
-            toml::Value::Table(table.iter().map(|(name, value)| (name.clone(), to_toml(value))).collect())
-        }
+        Json::Object(body) => table(body),
     }
 }
 

@@ -15,7 +15,7 @@ mod tree;
 
 use std::path::{Path, PathBuf};
 
-use portolan_control::Engine;
+use portolan_control::{Components, Engine, State};
 
 pub(crate) use self::build::{
     AccessLog, Authority, Config, GatewayTls, LogFormat, PolicySlot, PoolConfig, RegionConfig,
@@ -48,6 +48,8 @@ pub(crate) struct Rejected {
 /// What a node knows of itself before it knows what is intended.
 #[derive(Clone, Debug)]
 pub(crate) struct Local {
+    /// Where components are kept that all nodes share.
+    pub(crate) components: Option<PathBuf>,
     /// Where intent is kept; none for `conf.d`.
     pub(crate) control: Option<Engine>,
     /// Its folder.
@@ -55,10 +57,27 @@ pub(crate) struct Local {
 }
 
 impl Local {
+    /// Components by their digests; none without a place for them.
+    ///
+    /// # Errors
+    /// When the folders cannot be used.
+    pub(crate) fn components(&self) -> anyhow::Result<Option<Components>> {
+        components(self.components.as_deref(), &self.state)
+    }
+
     /// Where it keeps generations of intent.
     pub(crate) fn generations(&self) -> PathBuf {
         self.state.join("generations")
     }
+}
+
+/// Components in a shared folder and a node's own.
+///
+/// # Errors
+/// When the folders cannot be used.
+pub(crate) fn components(shared: Option<&Path>, state: &Path) -> anyhow::Result<Option<Components>> {
+    let own = state.join(defaults::COMPONENTS_FOLDER);
+    Ok(shared.map(|shared| Components::open(shared, &own)).transpose()?)
 }
 
 /// Reads what a node knows of itself. Only what is needed for that is checked.
@@ -105,6 +124,32 @@ pub(crate) fn load(
     }
 }
 
+/// Reads the first file and what is intended: the objects of a control store, or without one (`None`) `conf.d`.
+///
+/// # Errors
+/// All problems at once.
+pub(crate) fn load_intended(
+    path: &Path,
+    environment: &[(String, String)],
+    state: Option<&State>,
+) -> Result<Loaded, Box<Rejected>> {
+    let Some(state) = state else { return load(path, environment.iter().cloned(), None) };
+    let first = text(path).map_err(|problem| Rejected { problems: vec![problem], sources: Vec::new() })?;
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    let mut problems = Vec::new();
+    let mut tree = Tree::default();
+    tree.add_file(0, &first.text, &mut problems);
+    for (section, value) in intent::sections(state) {
+        tree.add_section(section, value, &mut problems);
+    }
+    tree.add_environment(environment.iter().cloned(), &mut problems);
+    if let Some(config) = finish(&tree, folder, &mut problems) {
+        return Ok(Loaded { config, sources: vec![first] });
+    }
+    // Something is wrong: where, texts can tell. With ten thousand objects that takes its time.
+    load(path, environment.iter().cloned(), Some(intent::sources(state)))
+}
+
 /// The same over texts that are in memory. Relative paths are taken from `folder`.
 ///
 /// # Errors
@@ -120,27 +165,31 @@ pub(crate) fn read(
         tree.add_file(number, &source.text, &mut problems);
     }
     tree.add_environment(environment, &mut problems);
-    // What is missing from a file that does not read is nobody's fault.
-    if problems.is_empty() {
-        shape::check(&tree, &schema(), &mut problems);
-    }
-    if problems.is_empty() {
-        match serde::Deserialize::deserialize(tree.to_value()) {
-            Ok(raw) => {
-                let config = build::build(raw, &tree, folder, &mut problems);
-                if let (true, Some(config)) = (problems.is_empty(), config) {
-                    return Ok(Loaded { config, sources });
-                }
-            }
-            Err(error) => {
-                let error: toml::de::Error = error;
-                problems.push(Problem::nowhere(error.message().to_owned()));
-            }
-        }
+    if let Some(config) = finish(&tree, folder, &mut problems) {
+        return Ok(Loaded { config, sources });
     }
     debug_assert!(!problems.is_empty(), "a configuration is refused with a reason");
     problems.sort_by_key(Problem::place);
     Err(Box::new(Rejected { problems, sources }))
+}
+
+/// From the tree to what it means.
+fn finish(tree: &Tree, folder: &Path, problems: &mut Vec<Problem>) -> Option<Config> {
+    // What is missing from a file that does not read is nobody's fault.
+    if problems.is_empty() {
+        shape::check(tree, &schema(), problems);
+    }
+    if !problems.is_empty() {
+        return None;
+    }
+    match serde::Deserialize::deserialize(tree.to_value()) {
+        Ok(raw) => build::build(raw, tree, folder, problems).filter(|_| problems.is_empty()),
+        Err(error) => {
+            let error: toml::de::Error = error;
+            problems.push(Problem::nowhere(error.message().to_owned()));
+            None
+        }
+    }
 }
 
 /// The JSON Schema of the configuration, from the types that read it.

@@ -79,6 +79,8 @@ pub(super) struct RawNode {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawControl {
+    /// The folder, shared by all nodes, of plugins' components; `components` beside the file of SQLite when absent.
+    pub(super) components: Option<PathBuf>,
     /// A cluster of etcd, for nodes on several machines.
     pub(super) etcd: Option<RawEtcd>,
     /// A file, for the processes of one machine. It is made when it is not there.
@@ -419,6 +421,8 @@ pub(super) struct RawPolicy {
     /// `NAME` for `NAME.wasm` in the folder of policies, or a bundled policy.
     #[serde(rename = "use")]
     pub(super) name: String,
+    /// The SHA-256 of a version that `portolan plugin push` put into the control store; `use` is then the plugin's name.
+    pub(super) version: Option<String>,
 }
 
 /// Where policies come from.

@@ -62,6 +62,14 @@ impl Tree {
         merge(&mut self.root, node, problems);
     }
 
+    /// Adds a section that is not in a file. It joins as a file's does; whoever needs places of problems reads it as a text.
+    pub(crate) fn add_section(&mut self, name: String, value: toml::Value, problems: &mut Vec<Problem>) {
+        let origin = Origin::Nowhere;
+        let entry = Entry { key: origin.clone(), node: from_value(value, &origin) };
+        let node = Node { origin, kind: Kind::Table(BTreeMap::from([(name, entry)])) };
+        merge(&mut self.root, node, problems);
+    }
+
     /// Adds what the environment overrides: `PORTOLAN__A__B=value` is `a.b`. A value that reads as TOML is taken as such,
     /// any other as text.
     pub(crate) fn add_environment(

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use portolan_core::ids::PolicyName;
+use portolan_control::{Components, Missing};
+use portolan_core::ids::{Digest, PolicyName};
 use portolan_policy::{Refused, Slot, SlotSpec, Source, Stage};
+use tokio::runtime::Handle;
 
 use crate::bundled;
 use crate::config::{Config, PolicySlot};
@@ -17,10 +19,18 @@ type Stamp = (u64, u64, u64, i64, i64);
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
     bundled: HashMap<&'static str, Source>,
+    /// Versions in the control store, and what waits for them.
+    components: Option<(Components, Handle)>,
     files: HashMap<PathBuf, (Stamp, Source)>,
 }
 
 impl Sources {
+    /// The same, with versions of the control store. Whoever looks for sources then must be allowed to block.
+    pub(crate) fn with_components(components: Option<Components>, handle: &Handle) -> Self {
+        let components = components.map(|components| (components, handle.clone()));
+        Self { components, ..Self::default() }
+    }
+
     /// What every slot of the configuration is to run.
     pub(crate) fn specs(&mut self, config: &Config, component_bytes_max: usize) -> Vec<SlotSpec> {
         let operator = config.policy.iter().map(|policy| (Slot::Operator, policy));
@@ -35,9 +45,48 @@ impl Sources {
                 dynamic_granted: policy.dynamic_granted,
                 policy: policy.name.clone(),
                 slot,
-                source: self.find(&policy.name, &config.policies_folder, component_bytes_max),
+                source: match policy.version {
+                    Some(version) => self.version(&policy.name, version, component_bytes_max),
+                    None => self.find(&policy.name, &config.policies_folder, component_bytes_max),
+                },
             })
             .collect()
+    }
+
+    /// A version of the control store, from this node's own disk; fetched before if need be.
+    fn version(&mut self, name: &PolicyName, version: Digest, bytes_max: usize) -> Result<Source, Refused> {
+        let Some((components, handle)) = &self.components else {
+            return Err(Refused::new(
+                Stage::Read,
+                format!("`{name}` names a version, and there is no place to fetch it from"),
+                "set control.components to a folder that all nodes share, or use a file: remove `version`",
+            ));
+        };
+        let file = handle.block_on(components.file(version, bytes_max)).map_err(|missing| {
+            let fix = "look whether the place of components answers and has it: `portolan plugin push` puts it there";
+            match missing {
+                Missing::TooLarge(..) => Refused::new(Stage::Read, missing.to_string(), "raise policies.component_bytes"),
+                _ => Refused::passing(Stage::Read, missing.to_string(), fix),
+            }
+        })?;
+        let meta = std::fs::metadata(&file).map_err(|error| {
+            Refused::passing(
+                Stage::Read,
+                format!("read `{}`: {error}", file.display()),
+                "let portolan read its own folder",
+            )
+        })?;
+        let source = self.file(file.clone(), &meta, bytes_max)?;
+        if source.digest() == version {
+            return Ok(source);
+        }
+        // A broken disk, or a hand: the next look fetches it anew.
+        std::fs::remove_file(&file).ok();
+        Err(Refused::passing(
+            Stage::Read,
+            format!("`{}` is not what its name says", file.display()),
+            "nothing: it is fetched again; look at this node's disk",
+        ))
     }
 
     /// A file of the name wins over a bundled policy.

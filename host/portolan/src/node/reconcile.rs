@@ -65,6 +65,7 @@ pub(crate) struct Start {
     pub(crate) loaded: Loaded,
     pub(crate) path: PathBuf,
     pub(crate) peer: Option<PeerIdentity>,
+    pub(crate) sources: Sources,
 }
 
 impl Reconciler {
@@ -74,13 +75,12 @@ impl Reconciler {
     /// When the operator's policy is refused: a node does not start without what decides. A tenant's refused policy
     /// stops nobody.
     pub(crate) fn start(engine: Engine, start: Start) -> anyhow::Result<Self> {
-        let Start { certificates, environment, intent, loaded, path, peer } = start;
+        let Start { certificates, environment, intent, loaded, path, peer, mut sources } = start;
         let Loaded { config, sources: files } = loaded;
         let running = intent.state().map_or(0, |state| state.generation());
         let mut cells = Cells::default();
         let topology = Arc::new(topology::build(&config, &mut cells));
         let mut slots = Slots::new(engine);
-        let mut sources = Sources::default();
         let now = clock::now();
         let specs = sources.specs(&config, slots.engine().config().limits.component_bytes_max);
         let facts = Arc::new(topology.facts(clock::unix_ms()));
@@ -136,8 +136,7 @@ impl Reconciler {
         // Present when what is on disk reads, whatever becomes of it.
         let mut files: Option<Vec<String>> = None;
         let state = self.intent.state();
-        let intended = state.as_deref().map(config::intent::sources);
-        let loaded = config::load(&self.path, self.environment.iter().cloned(), intended);
+        let loaded = config::load_intended(&self.path, &self.environment, state.as_deref());
         let (config, topology) = match loaded {
             Ok(Loaded { config, sources }) => {
                 files = Some(names(&sources));
@@ -306,9 +305,7 @@ pub(crate) async fn run(
 }
 
 fn names(sources: &[Source]) -> Vec<String> {
-    let names = sources.iter().map(|source| source.path.display().to_string());
-    // Objects of the control store are too many to name; it has a list of its own.
-    names.filter(|name| !name.starts_with(config::intent::PREFIX)).collect()
+    sources.iter().map(|source| source.path.display().to_string()).collect()
 }
 
 /// What tells one folder from another of the same name; none for one that does not exist.
@@ -350,7 +347,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     };
     check(old.listen == new.listen, "listen");
     check(old.certificates == new.certificates && old.client_authority == new.client_authority, "tls");
-    check(old.control == new.control, "control");
+    check(old.control == new.control && old.components == new.components, "control");
     check(
         old.local == new.local
             && old.name == new.name

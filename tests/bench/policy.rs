@@ -306,7 +306,7 @@ fn many(figures: &mut Map<String, serde_json::Value>) {
         let all_s = begun.elapsed().as_secs_f64();
         assert_eq!(result.policies.tenants.len(), POLICIES, "{:?}", result.events.first());
         let deciders: Vec<Arc<dyn Decide>> =
-            result.policies.tenants.values().map(|policy| Arc::clone(&policy.decider)).collect();
+            result.policies.tenants.values().map(|lane| Arc::clone(&lane.stable.decider)).collect();
         let asked = ask_all(&deciders, threads);
         note(figures, &format!("many.{threads}_threads.decide"), asked);
         let resident_mib = resident_kib().saturating_sub(idle) as f64 / 1_024.0;

@@ -16,6 +16,7 @@ pub mod endpoint;
 pub mod facts;
 pub mod health;
 pub mod ids;
+pub mod lane;
 pub mod plan;
 pub mod retry;
 pub mod screen;

@@ -8,6 +8,7 @@ use arc_swap::cache::Cache;
 
 use crate::decide::Decide;
 use crate::ids::{Digest, Generation, PolicyName, TenantName};
+use crate::lane::Lane;
 use crate::table::Table;
 use crate::topology::Topology;
 
@@ -27,9 +28,9 @@ pub struct Snapshot {
 #[derive(Clone, Debug, Default)]
 pub struct Policies {
     /// The global slot.
-    pub operator: Option<Arc<Policy>>,
+    pub operator: Option<Arc<Lane>>,
     /// The slots of tenants.
-    pub tenants: Arc<HashMap<TenantName, Arc<Policy>>>,
+    pub tenants: Arc<HashMap<TenantName, Arc<Lane>>>,
 }
 
 /// One policy at work: an immutable version with one configuration and the table that it planned.

@@ -13,6 +13,7 @@ use std::time::Instant;
 use portolan_core::backoff::full_jitter;
 use portolan_core::facts::{Facts, Reads};
 use portolan_core::ids::{Digest, PolicyName, TenantName};
+use portolan_core::lane::Lane;
 use portolan_core::snapshot::{Policies, Policy};
 use portolan_core::time::Moment;
 use portolan_foundation::random;
@@ -69,7 +70,7 @@ pub struct Slots {
     engine: Engine,
     facts: Option<Arc<Facts>>,
     slots: HashMap<Slot, State>,
-    tenants: Arc<HashMap<TenantName, Arc<Policy>>>,
+    tenants: Arc<HashMap<TenantName, Arc<Lane>>>,
 }
 
 #[derive(Debug)]
@@ -266,16 +267,14 @@ impl Slots {
     fn publish(&mut self, result: &mut Reconciled) {
         if result.changed {
             let tenant = |(slot, state): (&Slot, &State)| match (slot, &state.running) {
-                (Slot::Tenant(tenant), Some(active)) => Some((tenant.clone(), Arc::clone(&active.policy))),
+                (Slot::Tenant(tenant), Some(active)) => Some((tenant.clone(), active.lane())),
                 _ => None,
             };
             self.tenants = Arc::new(self.slots.iter().filter_map(tenant).collect());
         }
         let operator = self.slots.get(&Slot::Operator).and_then(|state| state.running.as_ref());
-        result.policies = Policies {
-            operator: operator.map(|active| Arc::clone(&active.policy)),
-            tenants: Arc::clone(&self.tenants),
-        };
+        result.policies =
+            Policies { operator: operator.map(Active::lane), tenants: Arc::clone(&self.tenants) };
     }
 }
 
@@ -369,6 +368,10 @@ impl State {
 }
 
 impl Active {
+    fn lane(&self) -> Arc<Lane> {
+        Arc::new(Lane::stable(Arc::clone(&self.policy)))
+    }
+
     fn is_same_as(&self, other: &Self) -> bool {
         self.wanted == other.wanted
             && self.decider.as_ref().map(Arc::as_ptr) == other.decider.as_ref().map(Arc::as_ptr)

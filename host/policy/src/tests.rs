@@ -372,12 +372,15 @@ fn a_slot_keeps_what_runs_when_its_successor_is_refused() {
     let facts = Arc::new(facts());
     let first = slots.reconcile(&[spec(Slot::Operator, &HELLO.component(), "{}")], &facts, Moment(1));
     assert!(first.changed);
-    let running = first.policies.operator.unwrap();
+    let running = Arc::clone(&first.policies.operator.unwrap().stable);
 
     let bad = Guest::planning("(unreachable)").component();
     let second = slots.reconcile(&[spec(Slot::Operator, &bad, "{}")], &facts, Moment(2));
     assert!(!second.changed);
-    assert!(Arc::ptr_eq(&running, second.policies.operator.as_ref().unwrap()), "the very same goes on");
+    assert!(
+        Arc::ptr_eq(&running, &second.policies.operator.as_ref().unwrap().stable),
+        "the very same goes on"
+    );
     assert!(matches!(second.events.as_slice(), [Event::Refused { kept: Some(_), .. }]));
     assert!(second.retry_at.is_some(), "a trap may pass");
     let report = slots.reports(Moment(2)).remove(0);

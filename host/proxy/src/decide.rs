@@ -94,7 +94,8 @@ pub(crate) fn decide(
 ) -> Result<Decision, Error> {
     let mut decision = Decision::default();
     let of_tenant = || request.tenant.as_ref().and_then(|tenant| snapshot.policies.tenants.get(tenant));
-    for policy in [snapshot.policies.operator.as_ref(), of_tenant()].into_iter().flatten() {
+    for lane in [snapshot.policies.operator.as_ref(), of_tenant()].into_iter().flatten() {
+        let policy = lane.choose(request.tenant.as_ref(), &snapshot.topology.local, request.client);
         if !ask(&mut decision, policy, request, seed, now_ms)? {
             return Ok(decision);
         }

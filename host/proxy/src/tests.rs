@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use portolan_core::decide::{Call, Decide, Undecided};
 use portolan_core::endpoint::{EndpointCell, RegionCell};
 use portolan_core::ids::{Digest, Generation, PolicyName, PoolName, RegionName, ResidencyName, TenantName};
+use portolan_core::lane::Lane;
 use portolan_core::plan::{ConditionText, Draft, Limits as PlanLimits};
 use portolan_core::snapshot::{Live, Policies, Policy, Snapshot};
 use portolan_core::table::Table;
@@ -205,7 +206,7 @@ fn policy(topology: &Topology, write: impl FnOnce(&mut Draft)) -> Policies {
         table: Table::compile(draft.finish().unwrap().0),
         decider: Arc::new(Script),
     };
-    Policies { operator: Some(Arc::new(policy)), tenants: Arc::default() }
+    Policies { operator: Some(Arc::new(Lane::stable(Arc::new(policy)))), tenants: Arc::default() }
 }
 
 struct Gateway {

@@ -103,7 +103,7 @@ async fn what_is_applied_reaches_every_node_and_what_is_wrong_none() {
     .await;
     let (_, text) = says(one.folder(), &["status"]).await;
     assert!(text.contains("two            in here: portolan 0.1.0, generation 2\n"), "{text}");
-    let metrics = one.ask_plain("GET", "/metrics", Value::Null).await.unwrap().text();
+    let metrics = one.ask_plain("GET", "/api/v1/metrics", Value::Null).await.unwrap().text();
     assert!(metrics.contains("portolan_control_running 2\n"), "{metrics}");
     assert!(metrics.contains("portolan_control_connected 1\n"), "{metrics}");
 
@@ -117,12 +117,12 @@ async fn what_is_applied_reaches_every_node_and_what_is_wrong_none() {
     ] {
         write(one.folder(), &upstream, more);
         let (code, text) = says(one.folder(), &["apply"]).await;
-        assert!(code == 1 && text.contains(says_so), "{text}");
+        assert!(code == 3 && text.contains(says_so), "{text}");
     }
     write(one.folder(), &upstream, "[tenant.acme]\n");
     one.write("conf.d/twice.toml", "[tenant.acme]\n");
     let (code, text) = says(one.folder(), &["apply"]).await;
-    assert!(code == 1 && text.contains("`tenant/acme` is in conf.d/all.toml already"), "{text}");
+    assert!(code == 3 && text.contains("`tenant/acme` is in conf.d/all.toml already"), "{text}");
     assert_eq!(control(&two).await["wanted"], 2);
 
     // What a file no longer says is gone; going back is a generation of its own.
@@ -139,7 +139,7 @@ async fn what_is_applied_reaches_every_node_and_what_is_wrong_none() {
     let (_, text) = says(one.folder(), &["generations", "-n", "2"]).await;
     assert!(text.contains("by revert: acme must wait") && text.lines().count() == 4, "{text}");
     let (code, text) = says(one.folder(), &["revert", "9"]).await;
-    assert!(code == 1 && text.contains("there is no generation 9: the newest is 4"), "{text}");
+    assert!(code == 4 && text.contains("there is no generation 9: the newest is 4"), "{text}");
     let (code, text) = says(one.folder(), &["validate"]).await;
     assert!(code == 0 && text.contains("is good"), "{text}");
 }
@@ -245,10 +245,10 @@ async fn a_pushed_version_runs_on_every_node() {
     let policy = |version: &str| format!("[policy]\nuse = \"mine\"\nversion = \"{version}\"\n");
     write(own.path(), &upstream, &policy(&"ab".repeat(32)));
     let (code, text) = says(own.path(), &["apply"]).await;
-    assert!(code == 1 && text.contains("the store has no version abababababab of mine"), "{text}");
+    assert!(code == 3 && text.contains("the store has no version abababababab of mine"), "{text}");
     write(own.path(), &upstream, &policy("latest"));
     let (code, text) = says(own.path(), &["apply"]).await;
-    assert!(code == 1 && text.contains("this is no version"), "{text}");
+    assert!(code == 3 && text.contains("this is no version"), "{text}");
     write(own.path(), &upstream, &policy(&versions[0]));
     let generation = apply(own.path()).await;
 

@@ -7,6 +7,7 @@
     reason = "helpers of tests fail as tests do"
 )]
 
+mod admin;
 mod cli;
 mod control;
 mod examples;

@@ -31,7 +31,7 @@ async fn a_bundled_policy_serves_and_everything_tells_so() {
     assert_eq!(status["configuration"]["slots"][0]["running"]["policy"], "nearest-region");
     assert_eq!(status["regions"][0]["pools"][0]["endpoints"][0]["up"], true);
 
-    let metrics = node.ask_plain("GET", "/metrics", Value::Null).await.unwrap().text();
+    let metrics = node.ask_plain("GET", "/api/v1/metrics", Value::Null).await.unwrap().text();
     for line in ["portolan_generation 1", "portolan_policy_plans_total 1", "portolan_task_panics_total 0"] {
         assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
     }
@@ -49,7 +49,7 @@ async fn a_bundled_policy_serves_and_everything_tells_so() {
     assert!(line["policy"].as_str().unwrap().starts_with("nearest-region@"), "{line}");
 
     let question = json!({ "method": "GET", "url": "http://acme.apps.test/orders" });
-    let explanation = node.ask("POST", "/explain", question).await.unwrap();
+    let explanation = node.ask("POST", "/api/v1/explain", question).await.unwrap();
     assert_eq!(explanation["outcome"], "forward to web in here");
     assert_eq!(explanation["tenant"], "acme");
 }
@@ -270,7 +270,7 @@ async fn eight_grpc_connections_are_spread_over_the_threads() {
 
 /// The values of a metric that has one line for each data thread.
 async fn per_thread(node: &Node, name: &str) -> Vec<f64> {
-    let metrics = node.ask_plain("GET", "/metrics", Value::Null).await.unwrap().text();
+    let metrics = node.ask_plain("GET", "/api/v1/metrics", Value::Null).await.unwrap().text();
     let lines = metrics.lines().filter(|line| line.starts_with(&format!("{name}{{")));
     lines.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect()
 }

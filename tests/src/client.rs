@@ -125,6 +125,20 @@ pub async fn get_tls(
     roots: rustls::RootCertStore,
     identity: Option<Identity>,
 ) -> anyhow::Result<(Vec<u8>, Answer)> {
+    get_tls_at(address, name, "/", roots, identity).await
+}
+
+/// The same at a path.
+///
+/// # Errors
+/// As [`get_tls`].
+pub async fn get_tls_at(
+    address: SocketAddr,
+    name: &str,
+    path: &str,
+    roots: rustls::RootCertStore,
+    identity: Option<Identity>,
+) -> anyhow::Result<(Vec<u8>, Answer)> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -140,6 +154,6 @@ pub async fn get_tls(
     let certificate = certificates.first().map(|certificate| certificate.to_vec()).unwrap_or_default();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     task::spawn("client", async move { connection.await.ok() });
-    let request = Request::get("/").header("host", name).body(Full::<Bytes>::default())?;
+    let request = Request::get(path).header("host", name).body(Full::<Bytes>::default())?;
     Ok((certificate, Answer::read(sender.send_request(request).await?).await?))
 }

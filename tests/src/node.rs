@@ -109,7 +109,7 @@ impl Node {
         let mut node = Self { child, folder, listeners: Vec::new() };
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Ok(status) = node.ask("GET", "/status", Value::Null).await {
+            if let Ok(status) = node.ask("GET", "/api/v1/status", Value::Null).await {
                 let texts = status["listeners"].as_array().cloned().unwrap_or_default();
                 node.listeners = texts.iter().filter_map(|text| text.as_str()?.parse().ok()).collect();
                 return node;
@@ -173,7 +173,7 @@ impl Node {
     /// # Panics
     /// When it does not answer.
     pub async fn status(&self) -> Value {
-        self.ask("GET", "/status", Value::Null).await.expect("the node's status")
+        self.ask("GET", "/api/v1/status", Value::Null).await.expect("the node's status")
     }
 
     /// The generation that it runs.
@@ -239,13 +239,33 @@ impl Node {
     /// # Errors
     /// When it does not answer.
     pub async fn ask_plain(&self, method: &str, path: &str, body: Value) -> anyhow::Result<Answer> {
+        self.ask_with(method, path, &[], body).await
+    }
+
+    /// The same, with header fields.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn ask_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Value,
+    ) -> anyhow::Result<Answer> {
         let socket = self.folder.path().join(".portolan/admin.sock");
         let stream = UnixStream::connect(socket).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         task::spawn("admin-client", async move { connection.await.ok() });
         let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
-        let request =
-            Request::builder().method(method).uri(path).header("host", "portolan").body(Full::new(body))?;
+        let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
+        if !body.is_empty() {
+            request = request.header("content-type", "application/json");
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body))?;
         Answer::read(sender.send_request(request).await?).await
     }
 }

@@ -19,8 +19,21 @@ const FENCES: &[(&str, &[&str], &str)] = &[
         &["portolan", "xtask", "portolan-tests"],
         "libraries give an error enum of their own (thiserror)",
     ),
-    ("hyper", &["portolan-proxy", "portolan", "portolan-tests"], "HTTP is the proxy's business"),
-    ("http", &["portolan-proxy", "portolan", "portolan-tests"], "HTTP is the proxy's business"),
+    (
+        "axum",
+        &["portolan-admin"],
+        "it serves the admin API alone; the data plane is hyper, and answers in nanoseconds",
+    ),
+    (
+        "hyper",
+        &["portolan-admin", "portolan-proxy", "portolan", "portolan-tests"],
+        "HTTP is the business of the proxy and of the admin API",
+    ),
+    (
+        "http",
+        &["portolan-admin", "portolan-proxy", "portolan", "portolan-tests"],
+        "HTTP is the business of the proxy and of the admin API",
+    ),
     ("wasmtime", &["portolan-policy"], "components are the policy engine's business"),
 ];
 

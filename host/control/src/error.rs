@@ -60,6 +60,14 @@ pub enum Conflict {
         /// By whom.
         manager: Manager,
     },
+    /// Another change came before.
+    #[error("another change came before: generation {newest} is the newest, not {wanted}")]
+    Moved {
+        /// The newest generation.
+        newest: u64,
+        /// The one that the change was to follow.
+        wanted: u64,
+    },
     /// It was to be new, and is there.
     #[error("{key} is there already, since generation {revision}")]
     Present {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use portolan_core::ids::Digest;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::{clock, random};
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use crate::change::{Change, Draft, digest};
 use crate::defaults::{COMMIT_TRIES, PAGE_ENTRIES, REPORT_EVERY, RETRY_MAX, RETRY_MIN};
 use crate::engine::{Appended, Connection, Engine};
-use crate::error::{Away, Damaged, Error};
+use crate::error::{Away, Conflict, Damaged, Error};
 use crate::saved::Saved;
 use crate::state::State;
 
@@ -84,6 +85,47 @@ pub enum Committed {
     Changed(Box<Change>),
     /// All was as wished already, at this generation.
     Unchanged(u64),
+}
+
+/// How far the log is whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Entries that were looked at and are good.
+    pub entries: u64,
+    /// The last good generation.
+    pub generation: u64,
+    /// Its entry's digest.
+    pub head: Digest,
+    /// The first entry that is not good.
+    pub broken: Option<Damaged>,
+    /// Do more entries follow that were not looked at?
+    pub more: bool,
+}
+
+impl Verified {
+    fn step(&mut self, generation: u64, entry: &[u8], followed: &State) -> Result<(), Damaged> {
+        let damaged = |generation: u64, reason: &str| Damaged { generation, reason: reason.to_owned() };
+        let next = self.generation.saturating_add(1);
+        if generation != next {
+            return Err(damaged(next, "is missing"));
+        }
+        let change = Change::decode(generation, entry)?;
+        if change.generation != generation {
+            return Err(damaged(generation, "says that it is another"));
+        }
+        if change.previous != self.head.to_string() {
+            return Err(damaged(
+                generation,
+                "does not name the digest of the one before it: one of both was changed",
+            ));
+        }
+        let own = digest(entry);
+        if generation == followed.generation && own != followed.head {
+            return Err(damaged(generation, "is not the one that this node has followed"));
+        }
+        (self.entries, self.generation, self.head) = (self.entries + 1, generation, own);
+        Ok(())
+    }
 }
 
 impl Store {
@@ -176,11 +218,35 @@ impl Store {
         })
     }
 
+    /// Catches up with the store: whoever is to change something looks at the newest state first.
+    ///
+    /// # Errors
+    /// When the store is away, or holds what does not follow.
+    pub async fn refresh(&self) -> Result<(), Error> {
+        let connection = match self.connection() {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        self.catch_up(&connection).await
+    }
+
     /// Makes a change; returns when this process has it too.
     ///
     /// # Errors
     /// [`Error`]; after [`Error::Unknown`] nobody knows whether it was made.
     pub async fn commit(&self, draft: &Draft) -> Result<Committed, Error> {
+        self.commit_after(draft, None).await
+    }
+
+    /// The same, if this generation is still the newest: for a change that was checked against it.
+    ///
+    /// # Errors
+    /// [`Conflict::Moved`](crate::Conflict::Moved) when another came before; as [`Store::commit`].
+    pub async fn commit_on(&self, draft: &Draft, generation: u64) -> Result<Committed, Error> {
+        self.commit_after(draft, Some(generation)).await
+    }
+
+    async fn commit_after(&self, draft: &Draft, wanted: Option<u64>) -> Result<Committed, Error> {
         let connection = match self.connection() {
             Some(connection) => connection,
             None => self.connect().await?,
@@ -189,6 +255,9 @@ impl Store {
         self.catch_up(&connection).await?;
         for _ in 0..COMMIT_TRIES {
             let state = self.state();
+            if let Some(wanted) = wanted.filter(|wanted| *wanted != state.generation) {
+                return Err(Conflict::Moved { newest: state.generation, wanted }.into());
+            }
             let edits = state.grant(draft)?;
             if edits.is_empty() {
                 return Ok(Committed::Unchanged(state.generation));
@@ -247,6 +316,45 @@ impl Store {
         let connection = self.connection().ok_or_else(|| Away("not connected".to_owned()))?;
         let entries = connection.entries(after, max.min(PAGE_ENTRIES)).await?;
         entries.iter().map(|(number, bytes)| Ok(Change::decode(*number, bytes)?)).collect()
+    }
+
+    /// Entries of the log after a generation, in order, each with its digest.
+    ///
+    /// # Errors
+    /// As [`Store::changes`].
+    pub async fn log(&self, after: u64, max: usize) -> Result<Vec<(Change, Digest)>, Error> {
+        let connection = self.connection().ok_or_else(|| Away("not connected".to_owned()))?;
+        let entries = connection.entries(after, max.min(PAGE_ENTRIES)).await?;
+        entries.iter().map(|(number, bytes)| Ok((Change::decode(*number, bytes)?, digest(bytes)))).collect()
+    }
+
+    /// Walks through the log after an entry whose digest is known, and looks whether each entry follows from the one before
+    /// it, and whether it is the log that this process has followed.
+    ///
+    /// # Errors
+    /// When the store is away.
+    pub async fn verify(&self, from: (u64, Digest), entries_max: u64) -> Result<Verified, Error> {
+        let connection = self.connection().ok_or_else(|| Away("not connected".to_owned()))?;
+        let followed = self.state();
+        let mut walked = Verified { entries: 0, generation: from.0, head: from.1, broken: None, more: false };
+        while walked.entries < entries_max {
+            let entries = connection.entries(walked.generation, PAGE_ENTRIES).await?;
+            if entries.is_empty() {
+                if walked.generation < followed.generation {
+                    let reason = "is missing, and this node has followed it".to_owned();
+                    walked.broken = Some(Damaged { generation: walked.generation + 1, reason });
+                }
+                return Ok(walked);
+            }
+            for (generation, bytes) in &entries {
+                if let Err(damaged) = walked.step(*generation, bytes, &followed) {
+                    walked.broken = Some(damaged);
+                    return Ok(walked);
+                }
+            }
+        }
+        walked.more = true;
+        Ok(walked)
     }
 
     /// The state at a generation, made again from the log.

@@ -106,13 +106,31 @@ pub fn upstream_config(ca_file: Option<&Path>, alpn: &[u8]) -> Result<Arc<Client
 /// The URIs among a certificate's subject alternative names (RFC 5280, section 4.2.1.6).
 #[must_use]
 pub fn uris_of(certificate: &CertificateDer<'_>) -> Vec<String> {
-    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return Vec::new() };
-    let Ok(Some(names)) = parsed.subject_alternative_name() else { return Vec::new() };
-    let uri = |name: &GeneralName<'_>| match name {
+    alternative_names(certificate, |name| match name {
         GeneralName::URI(uri) => Some((*uri).to_owned()),
         _ => None,
-    };
-    names.value.general_names.iter().filter_map(uri).collect()
+    })
+}
+
+/// The URIs, host names and mail addresses among a certificate's subject alternative names, as `uri:`, `dns:` and `email:` and the
+/// name, so that none is taken for another.
+#[must_use]
+pub fn names_of(certificate: &CertificateDer<'_>) -> Vec<String> {
+    alternative_names(certificate, |name| match name {
+        GeneralName::DNSName(name) => Some(format!("dns:{}", name.to_ascii_lowercase())),
+        GeneralName::RFC822Name(name) => Some(format!("email:{name}")),
+        GeneralName::URI(uri) => Some(format!("uri:{uri}")),
+        _ => None,
+    })
+}
+
+fn alternative_names(
+    certificate: &CertificateDer<'_>,
+    take: impl Fn(&GeneralName<'_>) -> Option<String>,
+) -> Vec<String> {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return Vec::new() };
+    let Ok(Some(names)) = parsed.subject_alternative_name() else { return Vec::new() };
+    names.value.general_names.iter().filter_map(take).collect()
 }
 
 pub(crate) fn authorities(files: &[PathBuf]) -> Result<RootCertStore, Error> {

@@ -10,9 +10,12 @@ pub(crate) const COMPILE: &str = "compile-policy";
 /// The name of the hidden command that serves the demo's applications.
 pub(crate) const DEMO_APPS: &str = "demo-apps";
 
+const EXIT_CODES: &str = "Ends with 0 when all is well, 1 when something failed, 2 when what runs differs from what is wanted, \
+3 when a check refuses it, 4 when it is not there, 5 when something stands against it, 6 when you may not, 64 for wrong usage.";
+
 /// Multi-region gateway for multi-tenant platforms, with WebAssembly policies.
 #[derive(Debug, Parser)]
-#[command(name = "portolan", version, about, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "portolan", version, about, after_help = EXIT_CODES, max_term_width = 100, arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -34,6 +37,17 @@ pub(crate) enum Command {
     Generations(Generations),
     /// Make what is intended as it was in a generation, as a new one.
     Revert(Revert),
+    /// Show the log of changes with its digests, or check that it is whole.
+    Audit(Audit),
+    /// Make, list and revoke tokens of the admin API.
+    #[command(subcommand)]
+    Token(Token),
+    /// Show what has happened on a node, and what happens.
+    Events(Events),
+    /// Show requests as they end.
+    Tail(Tail),
+    /// Print the description of the admin API (OpenAPI 3.1).
+    Openapi,
     /// Show how a running node stands.
     Status(Status),
     /// Show step by step what would become of a request.
@@ -77,6 +91,26 @@ pub(crate) enum Command {
         /// `NAME=ADDRESS`
         apps: Vec<String>,
     },
+}
+
+/// Which node is asked: the one of the configuration's folder, or another. Where none runs, changes of intent are made over the
+/// configuration itself.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Target {
+    #[command(flatten)]
+    pub(crate) file: ConfigFile,
+    /// The node's admin socket; the one in the configuration's state folder when absent.
+    #[arg(long)]
+    pub(crate) socket: Option<PathBuf>,
+    /// The admin API of a node elsewhere, such as https://gateway.example.com:9180.
+    #[arg(long, env = "PORTOLAN_API", conflicts_with = "socket")]
+    pub(crate) api: Option<String>,
+    /// PEM file of the authorities of that node's certificate; the system's when absent.
+    #[arg(long, env = "PORTOLAN_API_CA")]
+    pub(crate) api_ca: Option<PathBuf>,
+    /// A token; other users of the machine see command lines, so better in the environment.
+    #[arg(long, env = "PORTOLAN_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
 }
 
 /// Where the configuration is.
@@ -149,7 +183,7 @@ pub(crate) struct Validate {
 #[derive(Debug, Args)]
 pub(crate) struct Apply {
     #[command(flatten)]
-    pub(crate) file: ConfigFile,
+    pub(crate) target: Target,
     /// Only show what would change.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -170,7 +204,7 @@ pub(crate) struct Apply {
 #[derive(Debug, Args)]
 pub(crate) struct Generations {
     #[command(flatten)]
-    pub(crate) file: ConfigFile,
+    pub(crate) target: Target,
     /// How many.
     #[arg(short, long, default_value_t = 20)]
     pub(crate) number: u64,
@@ -184,7 +218,7 @@ pub(crate) struct Revert {
     /// The generation.
     pub(crate) generation: u64,
     #[command(flatten)]
-    pub(crate) file: ConfigFile,
+    pub(crate) target: Target,
     /// Only show what would change.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -197,12 +231,128 @@ pub(crate) struct Revert {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Audit {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Walk through the whole log, and check that each entry names the digest of the one before it.
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// Only changes by authors in whose name this text is.
+    #[arg(long)]
+    pub(crate) author: Option<String>,
+    /// Only changes that came by this way: api, apply, push, revert, rollout, token.
+    #[arg(long)]
+    pub(crate) source: Option<String>,
+    /// Only changes of this object, KIND/NAME, or of this kind.
+    #[arg(long)]
+    pub(crate) object: Option<String>,
+    /// How many.
+    #[arg(short, long, default_value_t = 20)]
+    pub(crate) number: u64,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Make a token, and print it once.
+    Create {
+        /// What people call it.
+        name: String,
+        /// What its holder is: admin, auditor, operator, tenant-admin or tenant-dev.
+        #[arg(long)]
+        role: String,
+        /// Whose it is, for a tenant's roles.
+        #[arg(long)]
+        tenant: Option<String>,
+        /// What its holder may, when that is less than the role; can be given several times.
+        #[arg(long = "scope")]
+        scopes: Vec<String>,
+        /// When it ends, such as `12h`; after 90 days when absent.
+        #[arg(long, value_parser = humantime::parse_duration)]
+        expires_in: Option<std::time::Duration>,
+        #[command(flatten)]
+        target: Target,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List tokens, with when each was last used on the node that is asked.
+    List {
+        #[command(flatten)]
+        target: Target,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Revoke a token: nobody gets in by it any more, on any node.
+    Revoke {
+        /// Its id.
+        id: String,
+        #[command(flatten)]
+        target: Target,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Go on as they come.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only of these types, with commas between.
+    #[arg(long)]
+    pub(crate) types: Option<String>,
+    /// Only of this tenant.
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
+    /// Only after the event of this id.
+    #[arg(long)]
+    pub(crate) after: Option<String>,
+    /// Print one JSON object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Tail {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Only of this tenant.
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
+    /// Only with this status, or of this class, such as 404 or 5xx.
+    #[arg(long)]
+    pub(crate) status: Option<String>,
+    /// Only with this method.
+    #[arg(long)]
+    pub(crate) method: Option<String>,
+    /// Only decided by this policy.
+    #[arg(long)]
+    pub(crate) policy: Option<String>,
+    /// Only with paths that begin so.
+    #[arg(long)]
+    pub(crate) path: Option<String>,
+    /// Of a thousand requests that fit, so many.
+    #[arg(long)]
+    pub(crate) permille: Option<u32>,
+    /// End after so many.
+    #[arg(short, long)]
+    pub(crate) number: Option<u64>,
+    /// Print one JSON object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Status {
     #[command(flatten)]
-    pub(crate) file: ConfigFile,
-    /// The node's admin socket; the one in the configuration's state folder when absent.
-    #[arg(long)]
-    pub(crate) socket: Option<PathBuf>,
+    pub(crate) target: Target,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -227,10 +377,7 @@ pub(crate) struct Explain {
     #[arg(long)]
     pub(crate) region: Option<String>,
     #[command(flatten)]
-    pub(crate) file: ConfigFile,
-    /// The node's admin socket; the one in the configuration's state folder when absent.
-    #[arg(long)]
-    pub(crate) socket: Option<PathBuf>,
+    pub(crate) target: Target,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

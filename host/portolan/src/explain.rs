@@ -3,12 +3,11 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use http::Method;
+use portolan_admin::backend::Question;
 use serde_json::Value;
 
-use crate::ask;
 use crate::cli::Explain;
-use crate::node::admin;
+use crate::client::Client;
 use crate::print;
 
 /// Asks the node and shows its answer.
@@ -21,7 +20,7 @@ pub(crate) fn run(options: &Explain) -> anyhow::Result<ExitCode> {
             line.split_once(':').with_context(|| format!("`{line}` is no header: write `Name: value`"))?;
         Ok((name.trim().to_owned(), value.trim().to_owned()))
     });
-    let question = admin::Explain {
+    let question = Question {
         method: options.method.clone(),
         url: options.url.clone(),
         headers: headers.collect::<anyhow::Result<_>>()?,
@@ -29,8 +28,7 @@ pub(crate) fn run(options: &Explain) -> anyhow::Result<ExitCode> {
         tenant: options.tenant.clone(),
         near: options.region.clone(),
     };
-    let socket = ask::socket(options.socket.as_deref(), &options.file.config)?;
-    let answer = ask::ask(&socket, Method::POST, "/explain", serde_json::to_vec(&question)?)?;
+    let answer: Value = Client::open(&options.target)?.post("/api/v1/explain", &question)?;
     if options.json {
         print(&serde_json::to_string_pretty(&answer)?)?;
     } else {

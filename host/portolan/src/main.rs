@@ -1,20 +1,23 @@
 //! `portolan`: the command line and the wiring of services. Every command ends with 0 when all is well, 1 when something
-//! failed, 2 when what runs differs from what is wanted, and 64 for wrong usage.
+//! failed, 2 when what runs differs from what is wanted, 3 when a check refuses it, 4 when it is not there, 5 when something
+//! stands against it, 6 when the caller may not, and 64 for wrong usage.
 
 mod apply;
-mod ask;
 mod bundled;
 mod cli;
+mod client;
 mod config;
 mod demo;
 mod explain;
 mod generations;
 mod init;
+mod live;
 mod node;
 mod pki;
 mod plugin;
 mod registry;
 mod status;
+mod tokens;
 mod validate;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -23,6 +26,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
+use portolan_admin::{Code, Problem};
 use portolan_control::Store;
 
 use self::cli::{Cli, Command};
@@ -34,6 +38,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// What runs differs from what is wanted.
 const DIFFERS: u8 = 2;
+/// A check refuses it.
+const REFUSED: u8 = 3;
+/// It is not there.
+const NOT_FOUND: u8 = 4;
+/// Something stands against it.
+const CONFLICT: u8 = 5;
+/// The caller is unknown, or may not.
+const AUTH: u8 = 6;
 /// Wrong usage (sysexits: EX_USAGE).
 const USAGE: u8 = 64;
 
@@ -52,7 +64,35 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         eprintln!("error: {error:#}");
-        ExitCode::FAILURE
+        error.downcast_ref::<Problem>().map_or(ExitCode::FAILURE, tell)
+    })
+}
+
+/// Tells the rest of a problem, and gives what the command ends with.
+fn tell(problem: &Problem) -> ExitCode {
+    for fault in &problem.errors {
+        let place = match (&fault.source, &fault.pointer) {
+            (Some(place), _) => format!("{}:{}:{}: ", place.file, place.line, place.column),
+            (None, Some(pointer)) => format!("{pointer}: "),
+            (None, None) => String::new(),
+        };
+        eprintln!("{place}{}", fault.detail);
+    }
+    if let Some(undo) = &problem.undo {
+        eprintln!("undo: {undo}");
+    }
+    ExitCode::from(match problem.code {
+        Code::Refused => REFUSED,
+        Code::NotFound => NOT_FOUND,
+        Code::Conflict
+        | Code::IdempotencyReused
+        | Code::IdempotencyRunning
+        | Code::ManagedElsewhere
+        | Code::NoStore
+        | Code::PreconditionFailed
+        | Code::PreconditionRequired => CONFLICT,
+        Code::Forbidden | Code::HostRefused | Code::OriginRefused | Code::Unauthenticated => AUTH,
+        _ => return ExitCode::FAILURE,
     })
 }
 
@@ -79,6 +119,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Apply(options) => return apply::run(&options),
         Command::Generations(options) => generations::list(&options)?,
         Command::Revert(options) => return generations::revert(&options),
+        Command::Audit(options) => return generations::audit(&options),
+        Command::Token(command) => return tokens::run(&command),
+        Command::Events(options) => live::events(&options)?,
+        Command::Tail(options) => live::tail(&options)?,
+        Command::Openapi => print(&portolan_admin::openapi().to_pretty_json()?)?,
         Command::Status(options) => return status::run(&options),
         Command::Explain(options) => return explain::run(&options),
         Command::Plugin(command) => return plugin::run(command),

@@ -1,7 +1,9 @@
 //! `portolan serve`: one node. Wires the services together, and owns nothing that a service could own.
 
-pub(crate) mod admin;
+mod admin;
+pub(crate) mod changes;
 mod intent;
+mod listen;
 pub(crate) mod policies;
 mod reconcile;
 pub(crate) mod status;
@@ -16,7 +18,7 @@ use anyhow::{Context as _, bail};
 use portolan_control::{Components, Health};
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::tls::{self, CertificateFiles, CertificateStore, ClientAuth, PeerIdentity};
-use portolan_foundation::{net, task, telemetry};
+use portolan_foundation::{task, telemetry};
 use portolan_policy::{Compile, Engine};
 use portolan_proxy::{
     AccessLog, ClientNetwork, Listener, ListenerKind, LiveSettings, Prober, Proxy, Settings, Trust,
@@ -66,7 +68,7 @@ pub(crate) fn serve(
     }
     let start = Start {
         certificates: certificates.clone(),
-        environment,
+        environment: environment.clone(),
         intent: intent.clone(),
         loaded,
         path: path.to_owned(),
@@ -80,6 +82,7 @@ pub(crate) fn serve(
     let proxy = Proxy::bind(proxy, Arc::clone(&live)).context("start the data plane")?;
     let shutdown = Shutdown::new();
     let admin = Admin {
+        address: None,
         begun,
         certificates,
         engine,
@@ -93,7 +96,7 @@ pub(crate) fn serve(
     let _entered = control.enter();
     intent.start(&shutdown);
     let socket = config.state.join(SOCKET);
-    start_control(&config, admin, &socket)?;
+    listen::start(&config, admin, path, &environment, &socket)?;
     let (nudges, observations) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     task::spawn("prober", Prober::new(live, peer, Arc::clone(&observations)).run(shutdown.clone()));
     start_signals(&shutdown, &nudges)?;
@@ -127,22 +130,6 @@ pub(crate) fn serve(
 pub(crate) fn control_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(1).thread_name("control").enable_all().build().context("start the control runtime")
-}
-
-fn start_control(config: &Config, admin: Admin, socket: &Path) -> anyhow::Result<()> {
-    let unix =
-        tokio::net::UnixListener::from_std(net::listen_unix(socket)?).context("use the admin socket")?;
-    if let Some(address) = config.listen.metrics {
-        let listener = std::net::TcpListener::bind(address)
-            .with_context(|| format!("listen on {address} for metrics"))?;
-        listener.set_nonblocking(true).context("use the metrics socket")?;
-        let listener = tokio::net::TcpListener::from_std(listener).context("use the metrics socket")?;
-        let address = listener.local_addr().context("look at the metrics socket")?;
-        tracing::info!(%address, "metrics");
-        task::spawn("metrics-listener", admin.clone().serve_metrics(listener));
-    }
-    task::spawn("admin-listener", admin.serve_unix(unix));
-    Ok(())
 }
 
 /// SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reads everything again.

@@ -2,11 +2,10 @@
 
 use std::process::ExitCode;
 
-use http::Method;
 use serde_json::Value;
 
-use crate::ask;
 use crate::cli::Status;
+use crate::client::Client;
 use crate::print;
 
 /// Shows it. Exits with 2 when what runs differs from what is wanted.
@@ -14,8 +13,7 @@ use crate::print;
 /// # Errors
 /// When no node answers.
 pub(crate) fn run(options: &Status) -> anyhow::Result<ExitCode> {
-    let socket = ask::socket(options.socket.as_deref(), &options.file.config)?;
-    let status = ask::ask(&socket, Method::GET, "/status", Vec::new())?;
+    let status: Value = Client::open(&options.target)?.get("/api/v1/status")?;
     if options.json {
         print(&serde_json::to_string_pretty(&status)?)?;
     } else {

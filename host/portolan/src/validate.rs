@@ -34,7 +34,7 @@ pub(crate) fn run(options: &Validate) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let refused = if options.no_policies { Vec::new() } else { refused(&loaded.config)? };
+    let refused = if options.no_policies { Vec::new() } else { refused(&loaded.config, None, None)? };
     let refused: Vec<String> = refused.iter().map(|(slot, refused)| format!("{slot}: {refused}")).collect();
     if options.json {
         print(&serde_json::to_string_pretty(&json!({ "ok": refused.is_empty(), "problems": refused }))?)?;
@@ -51,16 +51,29 @@ pub(crate) fn run(options: &Validate) -> anyhow::Result<ExitCode> {
     Ok(if refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The policies that would be refused, each compiled and planned here.
+/// The policies that would be refused, each compiled and planned here; of those that differ from a configuration that is known to
+/// be good, when there is one. By an engine of its own, unless it is given one.
 ///
 /// # Errors
 /// When that cannot be found out.
-pub(crate) fn refused(config: &Config) -> anyhow::Result<Vec<(Slot, Refused)>> {
-    let mut settings = node::engine_config(config, std::num::NonZeroUsize::MIN)?;
-    // A check leaves nothing behind.
-    settings.cache_dir = None;
-    let engine = Engine::new(settings).context("start the policy engine")?;
-    let topology = topology_of(config);
+pub(crate) fn refused(
+    config: &Config,
+    good: Option<&Config>,
+    engine: Option<Engine>,
+) -> anyhow::Result<Vec<(Slot, Refused)>> {
+    let (config, topology) = (&differing(config, good), topology_of(config));
+    if config.policy.is_none() && config.tenants.values().all(|tenant| tenant.policy.is_none()) {
+        return Ok(Vec::new());
+    }
+    let engine = match engine {
+        Some(engine) => engine,
+        None => {
+            let mut settings = node::engine_config(config, std::num::NonZeroUsize::MIN)?;
+            // A check leaves nothing behind.
+            settings.cache_dir = None;
+            Engine::new(settings).context("start the policy engine")?
+        }
+    };
     let facts = Arc::new(topology.facts(clock::unix_ms()));
     let runtime = node::control_runtime()?;
     let components = config::components(config.components.as_deref(), &config.state)?;
@@ -72,4 +85,25 @@ pub(crate) fn refused(config: &Config) -> anyhow::Result<Vec<(Slot, Refused)>> {
         _ => None,
     });
     Ok(refused.collect())
+}
+
+/// A configuration without the policies that another has too, if plans would see the same world in both.
+fn differing(config: &Config, good: Option<&Config>) -> Config {
+    let mut differing = config.clone();
+    let same_world = |good: &&Config| {
+        good.local == config.local
+            && good.regions == config.regions
+            && good.residencies == config.residencies
+            && good.latency_us == config.latency_us
+    };
+    let Some(good) = good.filter(same_world) else { return differing };
+    if good.policy == differing.policy {
+        differing.policy = None;
+    }
+    for (name, tenant) in &mut differing.tenants {
+        if good.tenants.get(name).is_some_and(|good| good.policy == tenant.policy) {
+            tenant.policy = None;
+        }
+    }
+    differing
 }

@@ -22,6 +22,7 @@ mod resolve;
 mod respond;
 mod server;
 mod settings;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod tunnel;
@@ -34,3 +35,4 @@ pub use metrics::Metrics;
 pub use probe::Prober;
 pub use server::{Handle, Proxy, StartError};
 pub use settings::{LiveSettings, Settings};
+pub use tap::{Tap, TapFilter, TapPlace, Untold};

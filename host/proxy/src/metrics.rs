@@ -15,6 +15,7 @@ use crate::access::Line;
 use crate::error::Error;
 use crate::io::Switch;
 use crate::settings::Held;
+use crate::tap::Taps;
 
 /// Upper bounds of the duration histogram, in microseconds.
 const BUCKETS_US: [u64; 14] = [
@@ -115,7 +116,7 @@ pub(crate) struct Ticket {
     pub(crate) status: StatusCode,
     pub(crate) sent_bytes: u64,
     pub(crate) broken: Option<Error>,
-    pub(crate) line: Option<(Held, Box<Line>)>,
+    pub(crate) line: Option<(Held, Taps, Box<Line>)>,
     pub(crate) switch: Option<Arc<Switch>>,
 }
 
@@ -137,14 +138,15 @@ impl Drop for Ticket {
         if let Some(switch) = &self.switch {
             switch.end();
         }
-        if let Some((applied, mut line)) = self.line.take()
-            && let Some(writer) = &applied.log
-        {
+        if let Some((applied, taps, mut line)) = self.line.take() {
             line.status = self.status.as_u16();
             line.sent_bytes = self.sent_bytes;
             line.duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
             line.error = line.error.or_else(|| self.broken.map(Error::as_str));
-            writer.write(*line);
+            taps.tell(&line);
+            if let Some(writer) = &applied.log {
+                writer.write(*line);
+            }
         }
     }
 }

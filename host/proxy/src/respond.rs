@@ -62,7 +62,7 @@ impl Told {
         decision.undecided.into_iter().for_each(|why| worker.shard.undecided(why));
         let source = decision.sources.first();
         self.policy = source.map(|source| source.policy.name.as_str().into());
-        if worker.applied().log.is_some() {
+        if worker.applied().log.is_some() || worker.taps.want(inbound.tenant.as_ref()) {
             self.line = Some(Box::new(Line {
                 at_ms: clock::unix_ms(),
                 request_id: self.request_id.to_str().unwrap_or_default().to_owned(),
@@ -153,7 +153,7 @@ pub(crate) fn finish(
         status: response.status(),
         sent_bytes: 0,
         broken: None,
-        line: line.map(|line| (worker.applied(), line)),
+        line: line.map(|line| (worker.applied(), worker.taps.clone(), line)),
         switch: downstream.switch.clone(),
     };
     response.map(|body| body.with_ticket(ticket))

@@ -36,6 +36,7 @@ use crate::io::{Rewound, Screened, Spoken, Switch, detect};
 use crate::metrics::{Metrics, Shard};
 use crate::pipeline;
 use crate::settings::Held;
+use crate::tap::{Tap, TapFilter, Taps};
 use crate::tunnel;
 use crate::upstream::{LocalExecutor, Upstreams};
 
@@ -77,6 +78,7 @@ pub struct Handle {
     addresses: Arc<[SocketAddr]>,
     gate: Gate,
     metrics: Metrics,
+    taps: Taps,
 }
 
 impl Handle {
@@ -90,6 +92,12 @@ impl Handle {
     #[must_use]
     pub const fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Begins to listen to requests as they end.
+    #[must_use]
+    pub fn listen(&self, filter: TapFilter) -> Tap {
+        self.taps.listen(filter)
     }
 
     /// Connections that are open.
@@ -122,8 +130,12 @@ impl Proxy {
                 peer_tls = Some(config.peer.as_ref().ok_or(StartError::NoIdentity)?.server_config()?);
             }
         }
-        let handle =
-            Handle { addresses: addresses.into(), gate: Gate::default(), metrics: Metrics::new(threads) };
+        let handle = Handle {
+            addresses: addresses.into(),
+            gate: Gate::default(),
+            metrics: Metrics::new(threads),
+            taps: Taps::default(),
+        };
         Ok(Self { config: Arc::new(config), handle, live, sockets, peer_tls })
     }
 
@@ -148,6 +160,7 @@ impl Proxy {
                 live: Arc::clone(&live),
                 metrics: handle.metrics.clone(),
                 gate: handle.gate.clone(),
+                taps: handle.taps.clone(),
                 number,
                 peer_tls: peer_tls.clone(),
                 shutdown: shutdown.clone(),
@@ -178,6 +191,7 @@ struct Start {
     number: usize,
     peer_tls: Option<Arc<rustls::ServerConfig>>,
     shutdown: Shutdown,
+    taps: Taps,
     others: Vec<mpsc::Sender<Handed>>,
 }
 
@@ -188,6 +202,7 @@ pub(crate) struct Worker {
     pub(crate) gate: Gate,
     pub(crate) shard: Arc<Shard>,
     pub(crate) shutdown: Shutdown,
+    pub(crate) taps: Taps,
     pub(crate) upstreams: Upstreams,
     config: Arc<Config>,
     metrics: Metrics,
@@ -200,7 +215,7 @@ pub(crate) struct Worker {
 
 impl Start {
     async fn run(self, sockets: Vec<std::net::TcpListener>, mut handed: mpsc::Receiver<Handed>) {
-        let Self { config, live, metrics, gate, number, peer_tls, shutdown, others } = self;
+        let Self { config, live, metrics, gate, number, peer_tls, shutdown, taps, others } = self;
         let shard = metrics.shards.get(number).cloned().unwrap_or_default();
         let worker = Rc::new(Worker {
             budget: RefCell::default(),
@@ -208,6 +223,7 @@ impl Start {
             gate,
             shard,
             shutdown: shutdown.clone(),
+            taps,
             settings: RefCell::new(config.settings.hold()),
             config,
             metrics,

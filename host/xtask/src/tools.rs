@@ -78,6 +78,32 @@ pub(crate) fn etcd(root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Schemathesis, which asks the admin API what its description allows, and looks whether the answers are as it says.
+///
+/// # Errors
+/// As [`nextest`].
+pub(crate) fn schemathesis(root: &Path) -> anyhow::Result<()> {
+    const PACKAGE: &str = "schemathesis==4.32.5";
+    let folder = setup::target(root).join("tools/schemathesis");
+    let works = || {
+        let mut python = Command::new("python3");
+        python.args(["-m", "schemathesis.cli", "--version"]).env("PYTHONPATH", &folder);
+        python.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        folder.is_dir() && python.status().is_ok_and(|status| status.success())
+    };
+    if works() {
+        return Ok(());
+    }
+    eprintln!("== install {PACKAGE} under {}", folder.display());
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade", "--target"]);
+    let installed = pip.arg(&folder).arg(PACKAGE).stdout(std::io::stderr()).status();
+    if !installed.is_ok_and(|status| status.success()) || !works() {
+        bail!("schemathesis is missing and could not be installed: run `python3 -m pip install {PACKAGE}`");
+    }
+    Ok(())
+}
+
 fn executable(path: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))

@@ -1,6 +1,8 @@
 //! From what is written to what is meant: every name checked, every reference resolved, every time and address read. All
 //! problems are collected; a configuration comes out only when there is none.
 
+mod admin;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -17,6 +19,7 @@ use portolan_core::tenant::{Source, Unrecognised};
 use portolan_core::topology::{BreakerLimits, Probe, Protocol, UpstreamTls};
 use portolan_foundation::telemetry;
 
+pub(crate) use self::admin::{AdminConfig, AdminTls, OidcKeys};
 use super::Local;
 use super::defaults;
 use super::problem::Problem;
@@ -30,6 +33,7 @@ use super::tree::Tree;
 /// A configuration whose every part is valid.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Config {
+    pub(crate) admin: AdminConfig,
     pub(crate) certificates: Vec<(PathBuf, PathBuf)>,
     pub(crate) client_authority: Option<(Vec<PathBuf>, bool)>,
     pub(crate) component_bytes_max: Option<usize>,
@@ -78,6 +82,7 @@ pub(crate) struct Limits {
 /// Addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listen {
+    pub(crate) admin: Option<SocketAddr>,
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) peer: Vec<SocketAddr>,
     pub(crate) public: Vec<SocketAddr>,
@@ -248,12 +253,14 @@ impl Builder<'_> {
         }
         let policy = raw.policy.and_then(|policy| self.policy(&["policy"], policy));
         let listen = Listen {
+            admin: raw.listen.admin.and_then(|text| self.address(&["listen", "admin"], &text)),
             metrics: raw.listen.metrics.and_then(|text| self.address(&["listen", "metrics"], &text)),
             peer: self.addresses("peer", &raw.listen.peer),
             public: self.addresses("public", &raw.listen.public),
             public_tls: self.addresses("public_tls", &raw.listen.public_tls),
         };
         self.check_listen(&listen, raw.peer.is_some(), raw.tls.certificate.is_empty());
+        let admin = self.admin(raw.admin, &listen);
         let networks = (0..)
             .zip(raw.client_network)
             .filter_map(|(index, network): (usize, _)| {
@@ -312,6 +319,7 @@ impl Builder<'_> {
         let log_level = self.log_level(raw.log.level);
         let (folder, path) = (self.folder, |path: PathBuf| self.folder.join(path));
         Some(Config {
+            admin,
             certificates: raw
                 .tls
                 .certificate

@@ -36,6 +36,16 @@ pub(crate) fn source(key: &Key, body: &Body) -> Option<Source> {
     Some(Source { path: PathBuf::from(format!("{PREFIX}{key}")), text })
 }
 
+/// The key of the object that a text was made of; none for a file.
+pub(crate) fn key_of(path: &str) -> Option<&str> {
+    path.strip_prefix(PREFIX)
+}
+
+/// Is an object of this key a part of the configuration?
+pub(crate) fn is_configuration(key: &Key) -> bool {
+    NAMED.contains(&key.kind()) || key.kind() == SETTINGS
+}
+
 /// The objects as sections of a configuration: the section's name and what stands below it. Named objects of one kind come
 /// together.
 pub(crate) fn sections(state: &State) -> Vec<(String, toml::Value)> {

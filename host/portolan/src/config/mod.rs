@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 use portolan_control::{Components, Engine, State};
 
 pub(crate) use self::build::{
-    AccessLog, Authority, Config, GatewayTls, LogFormat, PolicySlot, PoolConfig, RegionConfig,
+    AccessLog, AdminConfig, AdminTls, Authority, Config, GatewayTls, LogFormat, OidcKeys, PolicySlot,
+    PoolConfig, RegionConfig,
 };
 pub(crate) use self::problem::{Problem, render};
 use self::raw::Raw;

@@ -48,20 +48,33 @@ impl Problem {
         }
     }
 
-    /// One line: `file:line:column: message (help)`.
-    pub(crate) fn line(&self, sources: &[Source]) -> String {
-        let place = match &self.origin {
+    /// Where it was written: file, line and column, from 1.
+    pub(crate) fn file_place(&self, sources: &[Source]) -> Option<(String, u32, u32)> {
+        let Origin::File(number, span) = &self.origin else { return None };
+        let source = sources.get(*number)?;
+        let before = source.text.get(..span.start).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        let column = before.chars().rev().take_while(|character| *character != '\n').count() + 1;
+        let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Some((source.path.display().to_string(), number(line), number(column)))
+    }
+
+    /// What is wrong, without its place in a file: `message (help)`.
+    pub(crate) fn text(&self) -> String {
+        let variable = match &self.origin {
             Origin::Environment(name) => format!("${name}: "),
-            Origin::File(number, span) => sources.get(*number).map_or_else(String::new, |source| {
-                let before = source.text.get(..span.start).unwrap_or_default();
-                let line = before.matches('\n').count() + 1;
-                let column = before.chars().rev().take_while(|character| *character != '\n').count() + 1;
-                format!("{}:{line}:{column}: ", source.path.display())
-            }),
-            Origin::Nowhere => String::new(),
+            Origin::File(..) | Origin::Nowhere => String::new(),
         };
         let help = self.help.as_deref().map_or_else(String::new, |help| format!(" ({help})"));
-        format!("{place}{}{help}", self.message)
+        format!("{variable}{}{help}", self.message)
+    }
+
+    /// One line: `file:line:column: message (help)`.
+    pub(crate) fn line(&self, sources: &[Source]) -> String {
+        let place = self.file_place(sources);
+        let place =
+            place.map_or_else(String::new, |(file, line, column)| format!("{file}:{line}:{column}: "));
+        format!("{place}{}", self.text())
     }
 }
 

@@ -1,16 +1,23 @@
 //! The configuration as it is written. These types are also the source of `portolan schema`; what cannot be said by a type
 //! is checked in `build`.
 
+mod admin;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub(super) use self::admin::{RawAdmin, RawAdminTls, RawBinding, RawOidc};
+
 /// Everything.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Raw {
+    /// Who may use the admin API, besides the node's own user on its socket and the holders of tokens.
+    #[serde(default)]
+    pub(super) admin: RawAdmin,
     /// Networks whose clients are known to be somewhere.
     #[serde(default)]
     pub(super) client_network: Vec<RawNetwork>,
@@ -111,6 +118,8 @@ pub(super) struct RawEtcd {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawListen {
+    /// For the admin API over TCP; a loopback address, unless `[admin.tls]` is there. A token is always asked for.
+    pub(super) admin: Option<String>,
     /// For Prometheus and load balancers: `/metrics`, `/ready`. Without a token, so keep it private.
     pub(super) metrics: Option<String>,
     /// For gateways of other regions. Needs `[peer]`.

@@ -6,7 +6,6 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use http::Method;
 use portolan_core::ids::RegionName;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -14,7 +13,7 @@ use tokio::process::{Child, Command};
 use super::SETTLE;
 use crate::node::SOCKET;
 use crate::pki::{Authority, IdentityFiles};
-use crate::{ask, cli};
+use crate::{cli, client};
 
 /// The regions.
 pub(crate) const REGIONS: [&str; 3] = ["eu-west", "eu-central", "us-east"];
@@ -267,7 +266,7 @@ impl Cluster {
 
 /// The generation that a region runs.
 async fn generation(state: &Path) -> anyhow::Result<u64> {
-    let status = ask::exchange(&state.join(SOCKET), Method::GET, "/status", Vec::new()).await?;
+    let status = client::ask_socket(&state.join(SOCKET), "/api/v1/status").await?;
     let problems = status.pointer("/configuration/problems").and_then(serde_json::Value::as_array);
     if let Some(problem) = problems.and_then(|problems| problems.first()) {
         bail!("a region refuses what was written: {problem}");

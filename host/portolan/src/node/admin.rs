@@ -1,17 +1,19 @@
-//! What a node tells and who may ask: everything on a Unix socket that only the node's user can open, `/metrics` and
-//! `/ready` on an address of the operator's choice.
+//! What a node tells: the admin API's view of it, and `/metrics` and `/ready` on an address of the operator's choice.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use portolan_admin::Problem;
+use portolan_admin::backend::{Node, Question as Asked, Tail, TailFilter, Untold};
 use portolan_control::Health;
 use portolan_core::ids::TenantName;
 use portolan_core::snapshot::Live;
@@ -20,16 +22,14 @@ use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::task;
 use portolan_foundation::tls::CertificateStore;
 use portolan_policy::Engine;
-use portolan_proxy::{Explanation, Handle, LiveSettings, Question};
-use serde::{Deserialize, Serialize};
+use portolan_proxy::{Explanation, Handle, LiveSettings, Question, TapFilter};
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::intent::{Control, Intent};
 use super::reconcile::Report;
 use super::status::{EndpointStatus, PoolStatus, RegionStatus, Status};
 
-/// Questions are small.
-const QUESTION_BYTES_MAX: usize = 256 * 1024;
 /// Time for a question's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// From one failed accept to the next try.
@@ -40,6 +40,8 @@ const CONNECTIONS_MAX: usize = 64;
 /// What the admin listener looks at.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
+    /// Where the admin API listens on TCP.
+    pub(crate) address: Option<std::net::SocketAddr>,
     pub(crate) begun: Instant,
     pub(crate) certificates: Option<Arc<CertificateStore>>,
     pub(crate) engine: Engine,
@@ -51,41 +53,7 @@ pub(crate) struct Admin {
     pub(crate) shutdown: Shutdown,
 }
 
-/// The body of a question to `/explain`.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Explain {
-    pub(crate) method: String,
-    pub(crate) url: String,
-    #[serde(default)]
-    pub(crate) headers: Vec<(String, String)>,
-    pub(crate) client: Option<IpAddr>,
-    pub(crate) tenant: Option<String>,
-    pub(crate) near: Option<String>,
-}
-
 impl Admin {
-    /// Answers on the Unix socket until the shutdown.
-    pub(crate) async fn serve_unix(self, listener: tokio::net::UnixListener) {
-        let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
-        loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            tokio::select! {
-                () = self.shutdown.begun() => return,
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => {
-                        let admin = self.clone();
-                        task::spawn("admin", async move {
-                            admin.connection(stream, true).await;
-                            drop(place);
-                        });
-                    }
-                    Err(error) => pause_after(&error).await,
-                },
-            }
-        }
-    }
-
     /// Answers metrics and readiness over TCP, also while the node drains.
     pub(crate) async fn serve_metrics(self, listener: tokio::net::TcpListener) {
         let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
@@ -95,7 +63,7 @@ impl Admin {
                 Ok((stream, _)) => {
                     let admin = self.clone();
                     task::spawn("metrics", async move {
-                        admin.connection(stream, false).await;
+                        admin.connection(stream).await;
                         drop(place);
                     });
                 }
@@ -104,34 +72,27 @@ impl Admin {
         }
     }
 
-    async fn connection(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send, all: bool) {
-        let service =
-            service_fn(|request| async move { Ok::<_, Infallible>(self.answer(request, all).await) });
+    async fn connection(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send) {
+        let service = service_fn(|request| async move { Ok::<_, Infallible>(self.answer(&request)) });
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
         if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
-            tracing::debug!("admin connection: {error}");
+            tracing::debug!("metrics connection: {error}");
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, all: bool) -> Response<Full<Bytes>> {
-        let path = request.uri().path().to_owned();
-        match (request.method(), path.as_str()) {
-            (&Method::GET, "/metrics") => text("text/plain; version=0.0.4", StatusCode::OK, self.metrics()),
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        match (request.method(), request.uri().path()) {
+            (&Method::GET, "/metrics") => text("text/plain; version=0.0.4", StatusCode::OK, self.counted()),
             (&Method::GET, "/ready") if self.shutdown.is_begun() => {
                 text("text/plain", StatusCode::SERVICE_UNAVAILABLE, "draining\n")
             }
             (&Method::GET, "/ready") => text("text/plain", StatusCode::OK, "ready\n"),
-            (&Method::GET, "/status") if all => json(StatusCode::OK, &self.status()),
-            (&Method::POST, "/explain") if all => match self.explain(request).await {
-                Ok(explanation) => json(StatusCode::OK, &explanation),
-                Err(reason) => json(StatusCode::BAD_REQUEST, &serde_json::json!({ "error": reason })),
-            },
             _ => text("text/plain", StatusCode::NOT_FOUND, "there are /metrics and /ready\n"),
         }
     }
 
-    fn status(&self) -> serde_json::Value {
+    fn stands(&self) -> Value {
         let snapshot = self.live.load();
         let topology = &snapshot.topology;
         let report = self.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -142,6 +103,7 @@ impl Admin {
             region: topology.local.to_string(),
             generation: snapshot.generation.0,
             uptime_s: self.begun.elapsed().as_secs(),
+            admin: self.address.map(|address| address.to_string()),
             draining: self.shutdown.is_begun(),
             listeners: self.proxy.addresses().iter().map(ToString::to_string).collect(),
             connections: self.proxy.connections(),
@@ -162,37 +124,7 @@ impl Admin {
         serde_json::to_value(status).unwrap_or_default()
     }
 
-    async fn explain(&self, request: Request<Incoming>) -> Result<Explanation, String> {
-        let body = Limited::new(request.into_body(), QUESTION_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| format!("read the question: {error}"))?.to_bytes();
-        let question: Explain =
-            serde_json::from_slice(&body).map_err(|error| format!("read the question: {error}"))?;
-        let mut headers = HeaderMap::new();
-        for (name, value) in &question.headers {
-            let name = HeaderName::try_from(name.as_str())
-                .map_err(|_| format!("`{name}` is no name of a header"))?;
-            let value = HeaderValue::try_from(value.as_str())
-                .map_err(|_| format!("`{value}` is no value of a header"))?;
-            headers.append(name, value);
-        }
-        let uri: Uri =
-            question.url.parse().map_err(|error| format!("`{}` is no URL: {error}", question.url))?;
-        let tenant = question.tenant.as_deref().map(TenantName::new).transpose();
-        let question = Question {
-            method: question.method.parse().map_err(|_| format!("`{}` is no method", question.method))?,
-            uri,
-            headers,
-            client: question.client.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)),
-            tenant: tenant.map_err(|error| error.to_string())?,
-            near: question.near,
-        };
-        let (live, trust) = (Arc::clone(&self.live), self.settings.trust());
-        // A dynamic rule asks its policy, which may take its time.
-        let thought = tokio::task::spawn_blocking(move || Explanation::of(&live.load(), &trust, question));
-        thought.await.map_err(|_| "the host failed over this question; please report it".to_owned())?
-    }
-
-    fn metrics(&self) -> String {
+    fn counted(&self) -> String {
         use std::fmt::Write as _;
         let mut text = self.proxy.metrics().render();
         let stats = self.engine.stats();
@@ -277,9 +209,84 @@ impl Admin {
     }
 }
 
+#[async_trait]
+impl Node for Admin {
+    fn status(&self) -> Result<Value, Problem> {
+        Ok(self.stands())
+    }
+
+    fn metrics(&self) -> Result<String, Problem> {
+        Ok(self.counted())
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.shutdown.is_begun()
+    }
+
+    fn nodes(&self) -> Result<Vec<Value>, Problem> {
+        let nodes = self.intent.nodes().into_iter().map(serde_json::to_value);
+        nodes.collect::<Result<_, _>>().map_err(Problem::internal)
+    }
+
+    async fn explain(&self, asked: Asked) -> Result<Value, Problem> {
+        let question = question(asked)?;
+        let (live, trust) = (Arc::clone(&self.live), self.settings.trust());
+        // A dynamic rule asks its policy, which may take its time.
+        let thought =
+            tokio::task::spawn_blocking(move || Explanation::of(&live.load(), &trust, question)).await;
+        let thought = thought.map_err(|error| Problem::internal(format!("explain a request: {error}")))?;
+        let explanation = thought.map_err(Problem::invalid)?;
+        serde_json::to_value(explanation).map_err(Problem::internal)
+    }
+
+    fn tail(&self, filter: TailFilter) -> Result<Tail, Problem> {
+        let TailFilter { tenant, status, method, policy, path, permille } = filter;
+        let tap = self.proxy.listen(TapFilter { tenant, status, method, policy, path, permille });
+        Ok(Tail { lines: tap.lines, place: Box::new(tap.place), untold: Arc::new(Counts(tap.untold)) })
+    }
+}
+
+/// What a listener was not told, as the admin API sees it.
+#[derive(Debug)]
+struct Counts(Arc<portolan_proxy::Untold>);
+
+impl Untold for Counts {
+    fn sampled(&self) -> u64 {
+        self.0.sampled()
+    }
+
+    fn dropped(&self) -> u64 {
+        self.0.dropped()
+    }
+}
+
+fn question(asked: Asked) -> Result<Question, Problem> {
+    let at = |pointer: &str, detail: String| Problem::invalid(&*detail).at(pointer, detail.clone());
+    let mut headers = HeaderMap::new();
+    for (place, (name, value)) in asked.headers.iter().enumerate() {
+        let pointer = format!("/headers/{place}");
+        let read = HeaderName::try_from(name.as_str());
+        let name = read.map_err(|_| at(&pointer, format!("`{name}` is no name of a header")))?;
+        let read = HeaderValue::try_from(value.as_str());
+        let value = read.map_err(|_| at(&pointer, format!("`{value}` is no value of a header")))?;
+        headers.append(name, value);
+    }
+    let uri = asked.url.parse::<Uri>();
+    let method = asked.method.parse();
+    let tenant = asked.tenant.as_deref().map(TenantName::new).transpose();
+    Ok(Question {
+        method: method.map_err(|_| at("/method", format!("`{}` is no method", asked.method)))?,
+        uri: uri.map_err(|error| at("/url", format!("`{}` is no URL: {error}", asked.url)))?,
+        headers,
+        client: asked.client.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)),
+        tenant: tenant.map_err(|error| at("/tenant", error.to_string()))?,
+        near: asked.near,
+    })
+}
+
 /// Out of files or memory: more accepts fail until some connection ends, and asking without pause would take a processor.
 async fn pause_after(error: &std::io::Error) {
-    tracing::warn!(%error, "cannot accept a connection on the admin side");
+    tracing::warn!(%error, "cannot accept a connection for metrics");
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
@@ -309,8 +316,4 @@ fn text(kind: &'static str, status: StatusCode, body: impl Into<Bytes>) -> Respo
     *response.status_mut() = status;
     response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
-}
-
-fn json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
-    text("application/json", status, serde_json::to_vec(value).unwrap_or_default())
 }

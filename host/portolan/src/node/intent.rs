@@ -8,6 +8,7 @@ use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::task;
 use serde::Serialize;
 
+use super::changes::Intended;
 use crate::config::Local;
 
 /// Where intent comes from.
@@ -72,6 +73,15 @@ impl Intent {
             Self::Files | Self::Pinned(_) => None,
         };
         Some(Control { health, running, wanted })
+    }
+
+    /// The same as the admin API sees it.
+    pub(crate) fn intended(&self) -> Intended {
+        match self {
+            Self::Files => Intended::Files,
+            Self::Following(store) => Intended::Following(store.clone()),
+            Self::Pinned(state) => Intended::Pinned(state.generation()),
+        }
     }
 
     /// Says what an empty store wants.

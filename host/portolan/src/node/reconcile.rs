@@ -345,6 +345,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
             settings.push(name);
         }
     };
+    check(old.admin == new.admin, "admin");
     check(old.listen == new.listen, "listen");
     check(old.certificates == new.certificates && old.client_authority == new.client_authority, "tls");
     check(old.control == new.control && old.components == new.components, "control");

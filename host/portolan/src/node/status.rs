@@ -23,7 +23,7 @@ pub(crate) struct Reconciled {
     pub(crate) slots: Vec<SlotReport>,
 }
 
-/// Everything, as `/status` tells it.
+/// Everything, as the admin API's `/status` tells it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Status<'s> {
     pub(crate) version: &'static str,
@@ -31,6 +31,8 @@ pub(crate) struct Status<'s> {
     pub(crate) region: String,
     pub(crate) generation: u64,
     pub(crate) uptime_s: u64,
+    /// Where the admin API listens on TCP.
+    pub(crate) admin: Option<String>,
     pub(crate) draining: bool,
     pub(crate) listeners: Vec<String>,
     pub(crate) connections: usize,

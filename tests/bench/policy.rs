@@ -26,7 +26,8 @@ use portolan_core::plan::{ConditionText, Draft, Limits as PlanLimits, RuleId};
 use portolan_core::table::Table;
 use portolan_foundation::clock;
 use portolan_policy::{
-    Compile, Config, Decider, Engine, Limits, Log, Slot, SlotSpec, Slots, Source, Start, Tier,
+    Account, Budget, Compile, Config, Decider, Engine, Limits, Log, Slot, SlotSpec, Slots, Source, Start,
+    Terms, Tier,
 };
 use portolan_tests::guests::Guest;
 use serde_json::{Map, json};
@@ -35,6 +36,14 @@ use serde_json::{Map, json};
 const BATCHES: usize = 4_000;
 const BATCH: usize = 50;
 const POLICIES: usize = 10_000;
+/// A measurement asks without pause, and pushes more often than a tenant may.
+const GENEROUS: Budget = Budget {
+    fuel_burst: 1 << 40,
+    fuel_per_second: 1 << 40,
+    plan_burst: 1_000,
+    plan_fuel_per_minute: 1 << 40,
+    ..portolan_policy::defaults::TENANT_BUDGET
+};
 
 fn main() {
     // `cargo bench --bench policy -- decide.c` measures that alone, for profilers.
@@ -184,7 +193,9 @@ fn decider(engine: &Engine, component: &[u8], tier: Tier) -> Arc<Decider> {
     let log = Log::new(PolicyName::new("measured").unwrap(), 10);
     let config = if version.schema().is_some() { r#"{"pools":["a","b","c"]}"# } else { "{}" };
     let planned = engine.plan(&version, config, Arc::new(facts()), &log).unwrap();
-    engine.decider(&version, Start { config, log: &log, memo: &planned.plan.memo, tier }).unwrap()
+    let account = Account::unbounded();
+    let start = Start { account: &account, config, log: &log, memo: &planned.plan.memo, tier };
+    engine.decider(&version, start).unwrap()
 }
 
 fn decides(name: &str, component: &[u8], figures: &mut Map<String, serde_json::Value>) {
@@ -242,7 +253,14 @@ fn contract(figures: &mut Map<String, serde_json::Value>) {
     let log = Log::new(PolicyName::new("measured").unwrap(), 10);
     for bytes in [0, 4 << 10, 64 << 10] {
         let memo = vec![7; bytes];
-        let start = Start { config: "{}", log: &log, memo: &memo, tier: Tier::Tenant { granted: true } };
+        let account = Account::unbounded();
+        let start = Start {
+            account: &account,
+            config: "{}",
+            log: &log,
+            memo: &memo,
+            tier: Tier::Tenant { granted: true },
+        };
         let fresh = engine.decider(&version, start).unwrap();
         let values = [Some("/shop/cart"), Some("acme"), Some("user-4711")];
         let call = Call { rule: RuleId(0), now_ms: 1, seed: 2, values: &values, among: 3 };
@@ -296,6 +314,7 @@ fn many(figures: &mut Map<String, serde_json::Value>) {
                 policy: PolicyName::new("measured").unwrap(),
                 slot: Slot::Tenant(TenantName::new(&format!("tenant-{number}")).unwrap()),
                 source: Ok(source.clone()),
+                terms: Terms { budget: Some(GENEROUS), ..Terms::default() },
             }
         };
         let mut specs: Vec<SlotSpec> = (0..POLICIES).map(|number| spec(number, 0)).collect();

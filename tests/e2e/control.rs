@@ -174,7 +174,10 @@ async fn without_its_store_a_node_serves_on_starts_again_and_goes_back() {
     assert_eq!(client::get(node.public(), "a", "/").await.unwrap().status, 200);
     assert_eq!(control(&node).await["running"], 2);
     let node = node.restarted(&["--generation", "1"]).await;
-    assert_eq!(control(&node).await, json!({ "health": null, "running": 1, "wanted": 1 }));
+    assert_eq!(
+        control(&node).await,
+        json!({ "applied_after_ms": null, "health": null, "running": 1, "wanted": 1 })
+    );
     let (_, text) = says(node.folder(), &["status"]).await;
     assert!(text.contains("PINNED"), "{text}");
 

@@ -16,6 +16,7 @@ mod hot;
 mod languages;
 mod resilience;
 mod serving;
+mod tenants;
 
 use portolan_tests::upstream::Upstream;
 

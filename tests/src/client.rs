@@ -71,6 +71,11 @@ impl Client {
         Ok(Self { sender, host: host.to_owned() })
     }
 
+    /// Speaks to another host from now on, over the same connection.
+    pub fn host(&mut self, host: &str) {
+        host.clone_into(&mut self.host);
+    }
+
     /// GETs a path.
     ///
     /// # Errors

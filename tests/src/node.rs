@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
@@ -79,7 +80,15 @@ impl Node {
     /// # Panics
     /// When it does not come up; the message has its log.
     pub async fn start_in(folder: TempDir) -> Self {
-        Self::start_with(folder, &[]).await
+        Self::start_with(folder, &[], PATIENCE).await
+    }
+
+    /// The same with arguments for `serve`, and another patience.
+    ///
+    /// # Panics
+    /// When it does not come up; the message has its log.
+    pub async fn start_within(folder: TempDir, arguments: &[&str], patience: Duration) -> Self {
+        Self::start_with(folder, arguments, patience).await
     }
 
     /// Ends it with SIGKILL, and starts it anew in its folder with these arguments for `serve`.
@@ -90,10 +99,10 @@ impl Node {
         let Self { mut child, folder, .. } = self;
         child.kill().await.expect("it is ours");
         std::fs::remove_file(folder.path().join(".portolan/admin.sock")).ok();
-        Self::start_with(folder, arguments).await
+        Self::start_with(folder, arguments, PATIENCE).await
     }
 
-    async fn start_with(folder: TempDir, arguments: &[&str]) -> Self {
+    async fn start_with(folder: TempDir, arguments: &[&str], patience: Duration) -> Self {
         let log = std::fs::File::create(folder.path().join("log")).expect("a log");
         let access = std::fs::File::create(folder.path().join("stdout")).expect("a file");
         let mut command = Command::new(program());
@@ -107,7 +116,7 @@ impl Node {
             .kill_on_drop(true);
         let child = command.spawn().expect("the program starts");
         let mut node = Self { child, folder, listeners: Vec::new() };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience;
         loop {
             if let Ok(status) = node.ask("GET", "/api/v1/status", Value::Null).await {
                 let texts = status["listeners"].as_array().cloned().unwrap_or_default();

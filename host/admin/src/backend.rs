@@ -352,6 +352,17 @@ pub struct Question {
     pub near: Option<String>,
 }
 
+/// What a tenant looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TenantSide {
+    /// What its policy wrote, and where it failed.
+    Log,
+    /// What it may use.
+    Quota,
+    /// What was refused.
+    Refusals,
+}
+
 /// The node that is asked.
 #[async_trait]
 pub trait Node: Debug + Send + Sync {
@@ -381,6 +392,18 @@ pub trait Node: Debug + Send + Sync {
     /// # Errors
     /// When no node runs here, or the request cannot be thought through.
     async fn explain(&self, question: Question) -> Result<Value, Problem>;
+
+    /// One side of a tenant's policy; none where it has none.
+    ///
+    /// # Errors
+    /// When no node runs here.
+    fn tenant(&self, tenant: &TenantName, side: TenantSide) -> Result<Option<Value>, Problem>;
+
+    /// What everybody used since then, by tenant, or by hour and tenant: a row each.
+    ///
+    /// # Errors
+    /// When no node runs here, or its folder does not read.
+    async fn usage(&self, since_ms: u64, by_hour: bool) -> Result<Vec<Value>, Problem>;
 
     /// Begins to listen to requests.
     ///

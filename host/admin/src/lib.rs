@@ -33,6 +33,7 @@ mod sse;
 mod status;
 mod streams;
 mod tail;
+mod tenants;
 mod token;
 mod tokens;
 

@@ -27,6 +27,7 @@ pub(crate) fn routes() -> Routes {
         crate::operations::add,
         crate::status::add,
         crate::tail::add,
+        crate::tenants::add,
         crate::tokens::add,
     ] {
         routes = add(routes);

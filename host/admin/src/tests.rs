@@ -4,6 +4,7 @@ mod access;
 mod changing;
 mod identity;
 mod live;
+mod tenants;
 mod twin;
 
 use std::sync::Arc;

@@ -32,6 +32,7 @@ struct Written<'a> {
     format: u32,
     generation: u64,
     head: String,
+    made_at_ms: u64,
     objects: BTreeMap<&'a Key, &'a Object>,
 }
 
@@ -40,6 +41,8 @@ struct Read {
     format: u32,
     generation: u64,
     head: String,
+    #[serde(default)]
+    made_at_ms: u64,
     objects: BTreeMap<Key, Object>,
 }
 
@@ -57,8 +60,13 @@ impl Saved {
     /// Puts a state on disk, and lets go of the oldest.
     pub(crate) fn save(&self, state: &State) -> io::Result<()> {
         let objects = state.objects.iter().map(|(key, object)| (key, &**object)).collect();
-        let written =
-            Written { format: FORMAT, generation: state.generation, head: state.head.to_string(), objects };
+        let written = Written {
+            format: FORMAT,
+            generation: state.generation,
+            head: state.head.to_string(),
+            made_at_ms: state.made_at_ms,
+            objects,
+        };
         let text = serde_json::to_vec(&written).map_err(io::Error::other)?;
         let partial = self.folder.join("partial");
         let mut file = File::create(&partial)?;
@@ -115,7 +123,7 @@ impl Saved {
         }
         let head: Digest = read.head.parse().map_err(|_| bad("its head is no digest"))?;
         let objects = read.objects.into_iter().map(|(key, object)| (key, object.into())).collect();
-        Ok(State { generation, head, objects })
+        Ok(State { generation, head, made_at_ms: read.made_at_ms, objects })
     }
 
     fn path(&self, generation: u64) -> PathBuf {

@@ -17,12 +17,13 @@ pub struct State {
     pub(crate) generation: u64,
     /// The digest of the entry that made it.
     pub(crate) head: Digest,
+    pub(crate) made_at_ms: u64,
     pub(crate) objects: BTreeMap<Key, Arc<Object>>,
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self { generation: 0, head: Digest([0; 32]), objects: BTreeMap::new() }
+        Self { generation: 0, head: Digest([0; 32]), made_at_ms: 0, objects: BTreeMap::new() }
     }
 }
 
@@ -37,6 +38,12 @@ impl State {
     #[must_use]
     pub const fn head(&self) -> Digest {
         self.head
+    }
+
+    /// When the entry that made it was written, in milliseconds since 1970, by its author's machine; 0 when that is not known.
+    #[must_use]
+    pub const fn made_at_ms(&self) -> u64 {
+        self.made_at_ms
     }
 
     /// An object.
@@ -130,6 +137,7 @@ impl State {
         }
         self.generation = generation;
         self.head = digest(entry);
+        self.made_at_ms = change.at_ms;
         self.edit(change.edits.clone());
         Ok(change)
     }

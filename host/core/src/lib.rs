@@ -10,6 +10,7 @@
 pub mod attribute;
 pub mod backoff;
 pub mod balance;
+pub mod bounds;
 pub mod breaker;
 pub mod decide;
 pub mod endpoint;

@@ -22,6 +22,7 @@ pub use limits::Limits;
 pub use redirect::fill_location;
 
 use crate::attribute::Attribute;
+use crate::bounds::Bounds;
 use crate::ids::{PoolName, RegionName};
 
 /// The place of an answer in [`Plan::answers`].
@@ -138,6 +139,8 @@ pub struct Rule {
     pub then: Then,
     /// Limits and habits of the exchange.
     pub exchange: Exchange,
+    /// What the tenant's policy may choose where this rule leaves a request to it; anything when absent.
+    pub bounds: Option<Box<Bounds>>,
 }
 
 /// What a rule does when it matches.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 
-use crate::decide::Decide;
+use crate::decide::{Decide, FailRule};
 use crate::ids::{Digest, Generation, PolicyName, TenantName};
 use crate::lane::Lane;
 use crate::table::Table;
@@ -44,6 +44,8 @@ pub struct Policy {
     pub table: Table,
     /// Who answers dynamic rules.
     pub decider: Arc<dyn Decide>,
+    /// What becomes of requests when it fails.
+    pub on_fail: FailRule,
 }
 
 /// The place where the running snapshot hangs: one writer swaps, any thread reads.

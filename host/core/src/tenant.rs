@@ -1,7 +1,9 @@
 //! Who a request belongs to. The operator lists the sources in order; the first one that names a tenant decides.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use crate::bounds::Bounds;
 use crate::ids::{PolicyName, ResidencyName, TenantName};
 
 /// The tenants of the platform and the ways to recognise them.
@@ -20,6 +22,8 @@ pub struct Tenants {
 /// What one tenant has of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tenant {
+    /// What its policy may choose.
+    pub bounds: Arc<Bounds>,
     /// The residency class that bounds where its requests may go.
     pub residency: Option<ResidencyName>,
     /// The policy in its routing slot.
@@ -102,6 +106,15 @@ impl Tenants {
         Ok(Some(name))
     }
 
+    /// Does a path name another tenant than this one? Only where paths name tenants at all.
+    #[must_use]
+    pub fn is_anothers(&self, path: &str, tenant: Option<&TenantName>) -> bool {
+        self.sources.iter().any(|source| {
+            let Source::PathPrefix { .. } = source else { return false };
+            source.segment(path).is_some_and(|named| tenant.is_none_or(|own| own.as_str() != named))
+        })
+    }
+
     /// What the tenant has of its own.
     #[must_use]
     pub fn of(&self, name: Option<&TenantName>) -> Option<&Tenant> {
@@ -122,11 +135,14 @@ impl Source {
                 .host()
                 .strip_suffix(&**suffix)
                 .filter(|label| !label.is_empty() && !label.contains('.')),
-            Self::PathPrefix { prefix } => {
-                let rest = request.path().strip_prefix(&**prefix)?;
-                rest.split('/').next().filter(|segment| !segment.is_empty())
-            }
+            Self::PathPrefix { .. } => self.segment(request.path()),
         }
+    }
+
+    /// The path's segment that names a tenant.
+    fn segment<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let Self::PathPrefix { prefix } = self else { return None };
+        path.strip_prefix(&**prefix)?.split('/').next().filter(|segment| !segment.is_empty())
     }
 }
 

@@ -31,7 +31,9 @@ impl Folders {
     #[must_use]
     pub fn watch(folders: Vec<PathBuf>) -> Self {
         let (sender, changes) = watch::channel(0);
-        task::spawn("watch-folders", run(folders, sender));
+        // Here and not in the task: what happens after this call is seen, however late the task begins.
+        let (events, watcher) = begin(&folders);
+        task::spawn("watch-folders", run(events, watcher, sender));
         Self { changes }
     }
 
@@ -47,8 +49,8 @@ impl Folders {
     }
 }
 
-async fn run(folders: Vec<PathBuf>, changes: watch::Sender<u64>) {
-    let (sender, mut events) = mpsc::channel(64);
+fn begin(folders: &[PathBuf]) -> (mpsc::Receiver<()>, notify::Result<notify::RecommendedWatcher>) {
+    let (sender, events) = mpsc::channel(64);
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let interesting = event.map_or(true, |event| !event.kind.is_access());
         if interesting {
@@ -63,6 +65,14 @@ async fn run(folders: Vec<PathBuf>, changes: watch::Sender<u64>) {
         }
         Ok(watcher)
     });
+    (events, watching)
+}
+
+async fn run(
+    mut events: mpsc::Receiver<()>,
+    watching: notify::Result<notify::RecommendedWatcher>,
+    changes: watch::Sender<u64>,
+) {
     let _watcher = match watching {
         Ok(watcher) => watcher,
         Err(error) => {

@@ -27,6 +27,11 @@ impl Bucket {
         Self::new(1, span, i128::from(cap), now)
     }
 
+    /// A full one that gains `per_minute` tokens in each minute and holds `cap`.
+    pub(crate) fn paced(per_minute: u32, cap: u32, now: Instant) -> Self {
+        Self::new(i128::from(per_minute), Duration::from_secs(60), i128::from(cap), now)
+    }
+
     fn new(tokens: i128, span: Duration, cap: i128, now: Instant) -> Self {
         let scale = i128::try_from(SCALE).unwrap_or(1);
         let span = i128::try_from(span.as_nanos()).unwrap_or(i128::MAX).max(1);

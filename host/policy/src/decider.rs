@@ -3,18 +3,19 @@
 //! Nothing here waits for more than the guest itself: shares of time, breaker and pool say no at once. An instance
 //! that failed is dropped, and none is made anew within the request that it failed.
 
-use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use portolan_core::breaker::{Admission, Breaker};
 use portolan_core::decide::{Call, Decide, Undecided};
+use portolan_core::time::Moment;
 use portolan_foundation::{clock, random};
 use serde::Serialize;
 use wasmtime::Store;
 
+use crate::account::{Account, SeatCost, Warmth};
 use crate::bindings::exports::portolan::policy::decider::Guest;
 use crate::bucket::Share;
 use crate::config::Limits;
@@ -25,12 +26,11 @@ use crate::guest::{self, Allowance, Failure, State};
 use crate::ledger::{Lease, Ledger, Place, Seated, Vacated};
 use crate::log::Log;
 use crate::stats::Counter;
+use crate::thread;
 use crate::version::Version;
 
 /// What a warm instance takes beside its memory: store, tables, descriptions. About, for the ledger.
 const INSTANCE_OVERHEAD_BYTES: usize = 16 * 1024;
-/// Tenants stop when this part of the guests' share of a thread is left, in thousandths: it is the operator's.
-const THREAD_RESERVE_PERMILLE: u16 = 250;
 
 /// For whom a decider works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -48,6 +48,8 @@ pub enum Tier {
 /// What a decider is started with.
 #[derive(Clone, Copy, Debug)]
 pub struct Start<'a> {
+    /// What its slot has used and may use.
+    pub account: &'a Arc<Account>,
     /// The slot's configuration.
     pub config: &'a str,
     /// Where the guest writes.
@@ -60,6 +62,7 @@ pub struct Start<'a> {
 
 /// A version with one configuration and memo, answering dynamic rules.
 pub struct Decider {
+    account: Arc<Account>,
     allowance: Allowance,
     breaker: Breaker,
     config: Box<str>,
@@ -91,14 +94,14 @@ struct Counts {
 
 /// The place of one data thread.
 struct Seat {
-    calls: AtomicU64,
-    fuel: AtomicU64,
-    guest_ns: AtomicU64,
+    cost: Arc<SeatCost>,
     held: Mutex<Held>,
     place: Place,
 }
 
 struct Held {
+    /// Fuel that was drawn from the account and is not used yet.
+    credit: i64,
     /// A tenant's own share of the thread.
     share: Option<Share>,
     until_check: u32,
@@ -110,6 +113,7 @@ struct Warm {
     guest: Guest,
     lease: Lease,
     store: Store<State>,
+    warmth: Option<Warmth>,
 }
 
 /// The state of a decider at one moment. Numbers without another unit count since it was made.
@@ -166,16 +170,12 @@ impl Engine {
         let now = Instant::now();
         let seat = || {
             let share = tenant.then(|| Share::new(limits.tenant_share_percent, SHARE_WINDOW, now));
-            let held = Held { share, until_check: draw_check(limits.purity_check_every.get()), warm: None };
-            Arc::new(Seat {
-                calls: AtomicU64::new(0),
-                fuel: AtomicU64::new(0),
-                guest_ns: AtomicU64::new(0),
-                held: Mutex::new(held),
-                place: ledger.place(),
-            })
+            let until_check = draw_check(limits.purity_check_every.get());
+            let held = Held { credit: 0, share, until_check, warm: None };
+            Arc::new(Seat { cost: Arc::default(), held: Mutex::new(held), place: ledger.place() })
         };
         let decider = Decider {
+            account: Arc::clone(start.account),
             allowance: Allowance::new(limits.decide_fuel, limits.decide_deadline),
             breaker: Breaker::default(),
             config: start.config.into(),
@@ -194,7 +194,8 @@ impl Engine {
             version: Arc::clone(version),
             limits,
         };
-        decider.instance().map(drop).map_err(|failure| not_started(&failure))?;
+        decider.account.open(decider.seats.iter().map(|seat| Arc::clone(&seat.cost)));
+        decider.instance(None).map(drop).map_err(|failure| not_started(&failure))?;
         Ok(Arc::new(decider))
     }
 }
@@ -246,7 +247,7 @@ impl Decide for Decider {
     fn decide(&self, call: &Call<'_>) -> Result<u32, Undecided> {
         let began = Instant::now();
         let now = clock::at(began);
-        if !thread_has_time(&self.limits, self.tier, began) {
+        if !thread::has_time(&self.limits, self.tier, began) {
             return Err(self.busy());
         }
         let probe = match self.breaker.admit(now) {
@@ -266,17 +267,26 @@ impl Decide for Decider {
             self.breaker.abandon(probe);
             return Err(self.busy());
         }
+        if !self.has_budget(&mut held, now) {
+            drop(held);
+            self.breaker.abandon(probe);
+            return Err(Undecided::Demoted);
+        }
         seat.place.touch(now.0);
+        let fuel_before = seat.cost.fuel.load(Ordering::Relaxed);
         let answer = self.ask(seat, &mut held, call);
-        let spent = began.elapsed();
+        let fuel = seat.cost.fuel.load(Ordering::Relaxed).saturating_sub(fuel_before);
+        held.credit = held.credit.saturating_sub(i64::try_from(fuel).unwrap_or(i64::MAX));
+        let ended = Instant::now();
+        let spent = ended.saturating_duration_since(began);
         if let Some(share) = &mut held.share {
             share.spend(spent);
         }
         drop(held);
-        thread_spend(spent);
-        seat.calls.fetch_add(1, Ordering::Relaxed);
+        thread::spend(spent, ended);
+        seat.cost.calls.fetch_add(1, Ordering::Relaxed);
         let spent = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
-        seat.guest_ns.fetch_add(spent, Ordering::Relaxed);
+        seat.cost.guest_ns.fetch_add(spent, Ordering::Relaxed);
         match answer {
             Ok(index) if index < call.among => {
                 if probe {
@@ -294,8 +304,8 @@ impl Decider {
     /// The counters now.
     #[must_use]
     pub fn stats(&self) -> DeciderStats {
-        let sum = |of: fn(&Seat) -> &AtomicU64| {
-            self.seats.iter().map(|seat| of(seat).load(Ordering::Relaxed)).sum::<u64>()
+        let sum = |of: fn(&SeatCost) -> &std::sync::atomic::AtomicU64| {
+            self.seats.iter().map(|seat| of(&seat.cost).load(Ordering::Relaxed)).sum::<u64>()
         };
         let warm = |seat: &&Arc<Seat>| match seat.held.try_lock() {
             Ok(held) => held.warm.is_some(),
@@ -328,7 +338,7 @@ impl Decider {
     /// The seat of this thread, or another one that nobody uses. Taking one never waits: a data thread must not stand
     /// behind a question of the control runtime.
     fn free_seat(&self) -> Option<(&Arc<Seat>, MutexGuard<'_, Held>)> {
-        let (own, count) = (thread_number(), self.seats.len().max(1));
+        let (own, count) = (thread::number(), self.seats.len().max(1));
         (0..count).find_map(|step| {
             let seat = self.seats.get((own + step) % count)?;
             match seat.held.try_lock() {
@@ -339,13 +349,27 @@ impl Decider {
         })
     }
 
+    /// Is there fuel for another call? Small numbers here, the account itself for many calls at once.
+    fn has_budget(&self, held: &mut Held, now: Moment) -> bool {
+        if !self.account.is_bounded() || (held.credit > 0 && !self.account.is_demoted()) {
+            return true;
+        }
+        if held.credit < 0 {
+            // What the last calls took beyond their portion is owed.
+            self.account.settle(std::mem::take(&mut held.credit));
+        }
+        let drawn = self.account.draw(now, &self.log);
+        held.credit = held.credit.saturating_add(drawn.unwrap_or(0));
+        drawn.is_some()
+    }
+
     fn is_fresh(&self) -> bool {
         self.fresh || self.impure.load(Ordering::Relaxed)
     }
 
     fn ask(&self, seat: &Arc<Seat>, held: &mut Held, call: &Call<'_>) -> Result<u32, Failure> {
         if self.is_fresh() {
-            let (mut store, guest) = self.instance()?;
+            let (mut store, guest) = self.instance(Some(seat))?;
             return self.call(&mut store, &guest, call, Some(seat));
         }
         let mut warm = match held.warm.take() {
@@ -354,7 +378,9 @@ impl Decider {
         };
         // On failure the instance goes with this function's end.
         let mut index = self.call(&mut warm.store, &warm.guest, call, Some(seat))?;
-        warm.lease.resize(warm.store.data().limiter.memory_bytes() + INSTANCE_OVERHEAD_BYTES);
+        let bytes = warm.store.data().limiter.memory_bytes() + INSTANCE_OVERHEAD_BYTES;
+        warm.lease.resize(bytes);
+        let may_stay = warm.warmth.as_mut().is_some_and(|warmth| warmth.resize(bytes));
         held.until_check = held.until_check.saturating_sub(1);
         if held.until_check == 0 {
             held.until_check = draw_check(self.limits.purity_check_every.get());
@@ -363,7 +389,7 @@ impl Decider {
             index = self.check_purity(call, index);
         }
         warm.calls_left = warm.calls_left.saturating_sub(1);
-        if warm.calls_left > 0 && !self.impure.load(Ordering::Relaxed) {
+        if warm.calls_left > 0 && may_stay && !self.impure.load(Ordering::Relaxed) {
             held.warm = Some(warm);
         }
         Ok(index)
@@ -380,7 +406,7 @@ impl Decider {
         let answer = guest.call_decide(&mut *store, call.rule.0, call.now_ms, call.seed, call.values);
         if let Some(seat) = seat {
             let left = store.get_fuel().unwrap_or(0);
-            seat.fuel.fetch_add(self.allowance.fuel.saturating_sub(left), Ordering::Relaxed);
+            seat.cost.fuel.fetch_add(self.allowance.fuel.saturating_sub(left), Ordering::Relaxed);
         }
         answer.map_err(|error| guest::failure(&error, Some(store)))
     }
@@ -389,7 +415,8 @@ impl Decider {
     fn check_purity(&self, call: &Call<'_>, index: u32) -> u32 {
         self.counts.purity_checks.add(1);
         self.engine.counters.purity_checks.add(1);
-        let again = self.instance().and_then(|(mut store, guest)| self.call(&mut store, &guest, call, None));
+        let again =
+            self.instance(None).and_then(|(mut store, guest)| self.call(&mut store, &guest, call, None));
         match again {
             Ok(again) if again == index => index,
             // A fresh instance has more to do, and may find no place: that says nothing about purity.
@@ -422,22 +449,22 @@ impl Decider {
         }
     }
 
-    /// A new instance, started.
-    fn instance(&self) -> Result<(Store<State>, Guest), Failure> {
-        match self.try_instance() {
+    /// A new instance, started. What starting takes is on the seat's account.
+    fn instance(&self, seat: Option<&Seat>) -> Result<(Store<State>, Guest), Failure> {
+        match self.try_instance(seat) {
             Err(Failure::Full(_)) if self.engine.warm_tenant.make_room() || self.ledger.make_room() => {
-                self.try_instance()
+                self.try_instance(seat)
             }
             other => other,
         }
     }
 
-    fn try_instance(&self) -> Result<(Store<State>, Guest), Failure> {
+    fn try_instance(&self, seat: Option<&Seat>) -> Result<(Store<State>, Guest), Failure> {
         let Some(indices) = self.version.decider() else {
             return Err(Failure::Trapped("the component exports no decider".to_owned()));
         };
         let engine = &*self.engine;
-        let memory = self.limits.decide_memory_bytes_max;
+        let memory = self.account.instance_bytes_max(self.limits.decide_memory_bytes_max);
         let mut store = guest::store(&engine.machine, &self.limits, memory, &self.log, &engine.counters);
         guest::arm(&mut store, self.start_allowance)?;
         let loaded = self
@@ -449,6 +476,10 @@ impl Decider {
                 let started = guest.call_start(&mut store, &self.config, &self.memo)?;
                 Ok((guest, started))
             });
+        if let Some(seat) = seat {
+            let used = self.start_allowance.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
+            seat.cost.fuel.fetch_add(used, Ordering::Relaxed);
+        }
         match loaded {
             Ok((guest, Ok(()))) => Ok((store, guest)),
             Ok((_, Err(text))) => Err(Failure::Trapped(format!("it said no: {}", printable(&text, 512)))),
@@ -457,7 +488,7 @@ impl Decider {
     }
 
     fn warm_up(&self, seat: &Arc<Seat>) -> Result<Box<Warm>, Failure> {
-        let (store, guest) = self.instance()?;
+        let (store, guest) = self.instance(Some(seat))?;
         let calls = match self.tier {
             Tier::Operator => self.limits.recycle_operator_calls,
             Tier::Tenant { .. } => self.limits.recycle_tenant_calls,
@@ -465,7 +496,9 @@ impl Decider {
         let bytes = store.data().limiter.memory_bytes() + INSTANCE_OVERHEAD_BYTES;
         let seated: Arc<dyn Seated> = Arc::<Seat>::clone(seat);
         let lease = self.ledger.enter(&seated, bytes);
-        Ok(Box::new(Warm { calls_left: draw(calls).max(1), guest, lease, store }))
+        // A tenant that keeps all that it may keep gets an instance for this call alone.
+        let warmth = self.account.warm(bytes);
+        Ok(Box::new(Warm { calls_left: draw(calls).max(1), guest, lease, store, warmth }))
     }
 
     fn busy(&self) -> Undecided {
@@ -530,6 +563,7 @@ impl fmt::Debug for Decider {
 
 impl Drop for Decider {
     fn drop(&mut self) {
+        self.account.close(self.seats.iter().map(|seat| Arc::clone(&seat.cost)));
         for seat in &self.seats {
             self.ledger.leave(&seat.place);
         }
@@ -552,44 +586,4 @@ impl Seated for Seat {
             None => Vacated::Empty,
         }
     }
-}
-
-/// The small numbers of threads that ask: the first to ask is 0.
-fn thread_number() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static NUMBER: Cell<Option<usize>> = const { Cell::new(None) };
-    }
-    NUMBER.with(|number| {
-        number.get().unwrap_or_else(|| {
-            let own = NEXT.fetch_add(1, Ordering::Relaxed);
-            number.set(Some(own));
-            own
-        })
-    })
-}
-
-thread_local! {
-    /// The guests' share of this thread, with the percentage it was made for.
-    static SHARE: RefCell<Option<(u32, Share)>> = const { RefCell::new(None) };
-}
-
-/// May a guest of this tier run on this thread now?
-fn thread_has_time(limits: &Limits, tier: Tier, now: Instant) -> bool {
-    let percent = limits.guest_share_percent;
-    SHARE.with_borrow_mut(|share| {
-        let bucket = match share {
-            Some((made_for, bucket)) if *made_for == percent => bucket,
-            other => &mut other.insert((percent, Share::new(percent, SHARE_WINDOW, now))).1,
-        };
-        bucket.has_more_than(if tier == Tier::Operator { 0 } else { THREAD_RESERVE_PERMILLE }, now)
-    })
-}
-
-fn thread_spend(time: Duration) {
-    SHARE.with_borrow_mut(|share| {
-        if let Some((_, share)) = share {
-            share.spend(time);
-        }
-    });
 }

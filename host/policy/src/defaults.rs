@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use portolan_core::topology::BreakerLimits;
 
+use crate::account::Budget;
+
 /// The largest component. A Rust policy has some ten KiB, a JavaScript one 1.1 to 1.6 MiB, a Go one up to 5.4 MB, a
 /// Python one 18 MB; the last wants an operator who raises this.
 pub const COMPONENT_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -76,12 +78,34 @@ pub const PLAN_DEADLINE: Duration = Duration::from_secs(5);
 pub const DECIDE_FUEL: u64 = 2_000_000;
 /// Wall time of one `decide`: fuel stops it first, unless the thread itself was held up.
 pub const DECIDE_DEADLINE: Duration = Duration::from_millis(50);
-/// The part of a data thread's time that all guests together may take.
-pub const GUEST_SHARE_PERCENT: u32 = 25;
+/// The part of a data thread's time that all guests together may take. What a window has saved up comes on top, so that in
+/// no second it is more than a quarter.
+pub const GUEST_SHARE_PERCENT: u32 = 22;
 /// The part that one tenant's decider may take.
 pub const TENANT_SHARE_PERCENT: u32 = 5;
 /// The window over which shares are counted.
 pub const SHARE_WINDOW: Duration = Duration::from_millis(100);
+/// Over what the part of guests in a thread's time is measured.
+pub const OCCUPANCY_WINDOW: Duration = Duration::from_secs(1);
+/// What a tenant may use on one node, unless its operator says otherwise. Fuel: a tenth of one processor, with five seconds
+/// of it saved up. Memory: a warm instance of an interpreter on each of 16 threads. Plans: one a second, and a twelfth of a
+/// processor for them.
+pub const TENANT_BUDGET: Budget = Budget {
+    fuel_burst: 1_000_000_000,
+    fuel_per_second: 200_000_000,
+    memory_bytes: 64 * 1024 * 1024,
+    plan_burst: 30,
+    plan_fuel_per_minute: 10_000_000_000,
+    plans_per_minute: 60,
+    warm_instances: 64,
+};
+/// A data thread takes a tenant's fuel in so many portions of all that it may use at once: few enough that threads seldom
+/// meet, and small enough that what lies unused on one thread is not missed on another.
+pub const FUEL_PORTIONS: i64 = 64;
+/// The smallest portion: some hundred small calls.
+pub const FUEL_PORTION_MIN: i64 = 100_000;
+/// A demoted tenant is asked again when so much of its burst is back: less would demote it again at once.
+pub const RESUME_PERCENT: i64 = 25;
 /// A tenant's component that is larger answers no dynamic rules without a grant: it is an interpreter, whose calls cost
 /// 10 to 50 µs and whose instances hold 350 KiB and more.
 pub const TENANT_DECIDER_BYTES_MAX: usize = 256 * 1024;
@@ -126,6 +150,14 @@ pub const LOG_LINES_PER_CALL: u32 = 32;
 pub const LOG_LINES_PER_SECOND: u32 = 50;
 /// Log lines of one slot that are kept for `portolan status`.
 pub const LOG_LINES_KEPT: usize = 64;
+/// Calls of one slot that ended badly and are kept with their frames.
+pub const FAULTS_KEPT: usize = 16;
+/// Frames of one such call.
+pub const FRAMES_KEPT: usize = 20;
+/// Bytes of a function's name. Those of generic code grow long.
+pub const FRAME_BYTES_MAX: usize = 256;
+/// Refusals of one slot that are kept.
+pub const REFUSALS_KEPT: usize = 32;
 /// Bytes of a policy's configuration.
 pub const CONFIG_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of a configuration's schema.

@@ -1,6 +1,6 @@
 //! The way of a component from bytes to a version, and what all versions share.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use portolan_core::ids::{Digest, PolicyName};
 use wasmtime::component::{Component, InstancePre, Linker};
 
+use crate::account::Account;
 use crate::artefact::Artefact;
 use crate::bindings::exports::portolan::policy::{decider, planner};
 use crate::cache::{Cache, Found};
@@ -20,7 +21,9 @@ use crate::ledger::Ledger;
 use crate::log::Log;
 use crate::schema::Schema;
 use crate::screen::{self, Screened};
+use crate::slots::Slot;
 use crate::stats::{Counters, Stats};
+use crate::thread::{self, ThreadShare};
 use crate::version::{About, Exports, Version, wrong_export};
 use crate::{compile, machine};
 
@@ -29,12 +32,14 @@ use crate::{compile, machine};
 pub struct Engine(Arc<Inner>);
 
 pub(crate) struct Inner {
+    accounts: Mutex<BTreeMap<Slot, Weak<Account>>>,
     cache: Option<Cache>,
     cache_off: Option<String>,
     compiles: Permits,
     config: Config,
     pub(crate) counters: Arc<Counters>,
     linker: Linker<State>,
+    logs: Mutex<BTreeMap<Slot, Weak<Log>>>,
     pub(crate) machine: wasmtime::Engine,
     pool_slots: u32,
     /// Where guests write that run for no policy yet.
@@ -72,11 +77,13 @@ impl Engine {
         let reserve = |all: usize| all.saturating_mul(limits.operator_reserve_percent.min(100)) / 100;
         let (kept, bytes_kept) = (reserve(instances), reserve(limits.warm_bytes_max));
         Ok(Self(Arc::new(Inner {
+            accounts: Mutex::default(),
             cache,
             cache_off,
             compiles: Permits::new(threads.min(COMPILES_MAX)),
             counters: Arc::new(Counters::default()),
             linker,
+            logs: Mutex::default(),
             machine,
             pool_slots,
             nowhere: Log::new(nobody, 0),
@@ -149,6 +156,50 @@ impl Engine {
     pub(crate) fn loaded(&self, digest: Digest) -> Option<Arc<Version>> {
         let versions = self.0.versions.lock().unwrap_or_else(PoisonError::into_inner);
         versions.get(&digest).and_then(Weak::upgrade)
+    }
+
+    /// What each slot has used and may use, as of now.
+    #[must_use]
+    pub fn accounts(&self) -> Vec<(Slot, Arc<Account>)> {
+        let mut accounts = self.0.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        accounts.retain(|_, account| account.strong_count() > 0);
+        accounts.iter().filter_map(|(slot, account)| Some((slot.clone(), account.upgrade()?))).collect()
+    }
+
+    /// The log of a slot, as it is written.
+    #[must_use]
+    pub fn log(&self, slot: &Slot) -> Option<Arc<Log>> {
+        self.0.logs.lock().unwrap_or_else(PoisonError::into_inner).get(slot)?.upgrade()
+    }
+
+    /// A new log for a slot.
+    pub(crate) fn open_log(&self, slot: &Slot, policy: PolicyName) -> Arc<Log> {
+        let log = Log::new(policy, self.0.config.limits.log_lines_per_second);
+        let mut logs = self.0.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        logs.insert(slot.clone(), Arc::downgrade(&log));
+        log
+    }
+
+    /// Forgets the log of a slot that is no more.
+    pub(crate) fn close_log(&self, slot: &Slot) {
+        self.0.logs.lock().unwrap_or_else(PoisonError::into_inner).remove(slot);
+    }
+
+    /// How much of each thread that asks deciders their guests take.
+    #[must_use]
+    pub fn thread_shares(&self) -> Vec<ThreadShare> {
+        thread::shares()
+    }
+
+    /// The account of a slot, the same one as long as somebody holds it.
+    pub(crate) fn account(&self, slot: &Slot) -> Arc<Account> {
+        let mut accounts = self.0.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(account) = accounts.get(slot).and_then(Weak::upgrade) {
+            return account;
+        }
+        let account = Account::unbounded();
+        accounts.insert(slot.clone(), Arc::downgrade(&account));
+        account
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {

@@ -7,12 +7,12 @@ use portolan_core::facts::{Fact, FactValue};
 use portolan_core::ids::NAME_BYTES_MAX;
 use portolan_core::plan::{AnswerId, ConditionText, Draft, Refusal};
 use wasmtime::component::{HasSelf, Linker};
-use wasmtime::{PoolConcurrencyLimitError, Store, Trap};
+use wasmtime::{PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
 
 use crate::bindings::Routing;
 use crate::bindings::portolan::policy as wit;
 use crate::config::Limits;
-use crate::defaults::{HOSTCALL_BYTES_MAX, TICK};
+use crate::defaults::{FRAME_BYTES_MAX, FRAMES_KEPT, HOSTCALL_BYTES_MAX, TICK};
 use crate::error::{Error, printable};
 use crate::limiter::Limiter;
 use crate::log::Log;
@@ -117,19 +117,48 @@ pub(crate) fn failure(error: &wasmtime::Error, store: Option<&Store<State>>) -> 
     if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
         return Failure::Full(format!("{error:#}"));
     }
-    match error.downcast_ref::<Trap>() {
+    let frames = frames(error);
+    let failure = match error.downcast_ref::<Trap>() {
         Some(Trap::OutOfFuel) => {
-            return Failure::Overrun("it used up its fuel; is there an endless loop?".to_owned());
+            Failure::Overrun("it used up its fuel; is there an endless loop?".to_owned())
         }
-        Some(Trap::Interrupt) => return Failure::Overrun("it ran past its deadline".to_owned()),
-        _ => {}
+        Some(Trap::Interrupt) => Failure::Overrun("it ran past its deadline".to_owned()),
+        _ => Failure::Trapped(trapped(error, &frames, store)),
+    };
+    if let Some(store) = store {
+        store.data().log.fault(failure.text(), frames);
     }
-    let mut text = printable(&format!("{error:#}"), 1_024);
+    failure
+}
+
+/// What happened, and in which function.
+fn trapped(error: &wasmtime::Error, frames: &[String], store: Option<&Store<State>>) -> String {
+    let mut text = match frames.first() {
+        // The whole chain would begin with all frames.
+        Some(innermost) => format!("{}, in {innermost}", printable(&error.root_cause().to_string(), 512)),
+        None => printable(&format!("{error:#}"), 1_024),
+    };
     if let Some(denied) = store.and_then(|store| store.data().limiter.denied()) {
         text.push_str("; before that it was refused ");
         text.push_str(denied);
     }
-    Failure::Trapped(text)
+    text
+}
+
+/// The functions that were running, the innermost first. Names are the guest's own, so they are made printable.
+fn frames(error: &wasmtime::Error) -> Vec<String> {
+    let backtrace = error.downcast_ref::<WasmBacktrace>();
+    let frames = backtrace.iter().flat_map(|backtrace| backtrace.frames()).take(FRAMES_KEPT);
+    let name = |frame: &wasmtime::FrameInfo| {
+        let function = match frame.func_name() {
+            // Rust's hash at the end tells a reader nothing.
+            Some(name) => format!("{:#}", rustc_demangle::demangle(name)),
+            None => format!("function {}", frame.func_index()),
+        };
+        let place = frame.module_offset().map_or_else(String::new, |offset| format!(" at {offset:#x}"));
+        format!("{}{place}", printable(&function, FRAME_BYTES_MAX).replace('\n', "\\n"))
+    };
+    frames.map(name).collect()
 }
 
 impl State {

@@ -4,6 +4,7 @@
 //! [`Engine::decider`] makes what answers dynamic rules, and [`Slots`] does all that for a node whose slots, facts and
 //! files change. No type of wasmtime leaves this crate, and it knows nothing of HTTP.
 
+mod account;
 mod artefact;
 mod bindings;
 mod bucket;
@@ -26,19 +27,22 @@ mod screen;
 mod slots;
 mod source;
 mod stats;
+mod thread;
 mod version;
 
+pub use account::{Account, Budget, BudgetReport, Cost};
 pub use compile::compile_child;
 pub use config::{Compile, Config, Limits};
 pub use contract::ContractVersion;
 pub use decider::{Decider, DeciderStats, Start, Tier};
 pub use engine::Engine;
 pub use error::{Error, Refused, Stage};
-pub use log::{Line, Log};
+pub use log::{Fault, Line, Log, PastRefusal};
 pub use plan::Planned;
-pub use slots::{Event, Reconciled, Running, Slot, SlotReport, SlotSpec, Slots};
+pub use slots::{Event, Reconciled, Running, Slot, SlotReport, SlotSpec, Slots, Terms};
 pub use source::Source;
 pub use stats::Stats;
+pub use thread::ThreadShare;
 pub use version::{About, Version};
 
 #[cfg(test)]

@@ -4,9 +4,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use portolan_core::bounds::Bounds;
 use portolan_core::facts::{Fact, FactValue, Facts, Reads};
 use portolan_core::plan::{Draft, Plan, Refusal, Then};
 
+use crate::account::Account;
 use crate::bindings::exports::portolan::policy::planner;
 use crate::defaults::{PLAN_THREAD_NICE, PLAN_THREAD_STACK_BYTES};
 use crate::engine::{Engine, not_instantiated};
@@ -18,6 +20,20 @@ use crate::version::Version;
 
 /// What the host's own plan hands to a policy that only decides.
 const NEEDS: [&str; 6] = ["method", "host", "path", "tenant", "client.country", "client.region"];
+
+/// What a plan is made from.
+pub(crate) struct Asked<'a> {
+    /// What its slot has used.
+    pub(crate) account: &'a Account,
+    /// What a tenant's policy may choose; none for the operator's.
+    pub(crate) bounds: Option<Arc<Bounds>>,
+    /// A JSON object.
+    pub(crate) config: &'a str,
+    /// What the policy may see.
+    pub(crate) facts: Arc<Facts>,
+    /// Where the guest writes.
+    pub(crate) log: &'a Arc<Log>,
+}
 
 /// A plan and what making it took.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,10 +62,11 @@ impl Engine {
         facts: Arc<Facts>,
         log: &Arc<Log>,
     ) -> Result<Planned, Refused> {
+        let account = Account::unbounded();
         std::thread::scope(|scope| {
             let planning = || {
                 be_polite();
-                self.plan_here(version, config, facts, log)
+                self.plan_here(version, Asked { account: &account, bounds: None, config, facts, log })
             };
             match planning_thread().spawn_scoped(scope, planning).map(std::thread::ScopedJoinHandle::join) {
                 Ok(Ok(planned)) => planned,
@@ -68,29 +85,21 @@ impl Engine {
     }
 
     /// The same on the caller's thread, which must be one of [`planning_thread`].
-    pub(crate) fn plan_here(
-        &self,
-        version: &Version,
-        config: &str,
-        facts: Arc<Facts>,
-        log: &Arc<Log>,
-    ) -> Result<Planned, Refused> {
-        self.try_plan(version, config, facts, log).map_err(|refused| self.count(refused))
+    pub(crate) fn plan_here(&self, version: &Version, asked: Asked<'_>) -> Result<Planned, Refused> {
+        self.try_plan(version, asked).map_err(|refused| self.count(refused))
     }
 
-    fn try_plan(
-        &self,
-        version: &Version,
-        config: &str,
-        facts: Arc<Facts>,
-        log: &Arc<Log>,
-    ) -> Result<Planned, Refused> {
+    fn try_plan(&self, version: &Version, asked: Asked<'_>) -> Result<Planned, Refused> {
+        let Asked { account, bounds, config, facts, log } = asked;
         let began = Instant::now();
         let limits = &self.config().limits;
         schema::check(version.checker(), config, limits)?;
-        let draft = Draft::new(facts, limits.plan);
+        let draft = match bounds {
+            Some(bounds) => Draft::of_tenant(facts, limits.plan, bounds),
+            None => Draft::new(facts, limits.plan),
+        };
         let (draft, fuel_used) = match version.planner() {
-            Some(planner) => self.ask(version, planner, config, draft, log)?,
+            Some(planner) => self.ask(version, planner, config, draft, log, account)?,
             None => (host_plan(draft).map_err(|refusal| not_planned(&refusal))?, 0),
         };
         let (plan, reads) = draft.finish().map_err(|refusal| {
@@ -117,6 +126,7 @@ impl Engine {
         config: &str,
         draft: Draft,
         log: &Arc<Log>,
+        account: &Account,
     ) -> Result<(Draft, u64), Refused> {
         let inner = self.inner();
         let limits = &self.config().limits;
@@ -137,11 +147,11 @@ impl Engine {
         guest::lend_draft(&mut store, draft);
         let called = guest.call_plan(&mut store, config);
         let draft = guest::take_draft(&mut store);
+        let fuel_used = allowance.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
+        // Also of plans that come to nothing.
+        account.planned(fuel_used);
         match (called, draft) {
-            (Ok(Ok(())), Some(draft)) => {
-                let fuel_used = allowance.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
-                Ok((draft, fuel_used))
-            }
+            (Ok(Ok(())), Some(draft)) => Ok((draft, fuel_used)),
             (Ok(Ok(())), None) => unreachable!("nobody takes the draft while the guest plans"),
             (Ok(Err(refusal)), _) => {
                 let message = printable(&refusal.message, 1_024);

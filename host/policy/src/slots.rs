@@ -4,6 +4,7 @@
 //! watches nothing and keeps no clock. A slot whose new policy is refused keeps the one that it has.
 
 mod report;
+mod terms;
 mod work;
 
 use std::collections::{HashMap, HashSet};
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use portolan_core::backoff::full_jitter;
+use portolan_core::decide::FailRule;
 use portolan_core::facts::{Facts, Reads};
 use portolan_core::ids::{Digest, PolicyName, TenantName};
 use portolan_core::lane::Lane;
@@ -20,7 +22,10 @@ use portolan_foundation::random;
 use serde::Serialize;
 
 pub use self::report::{Event, Reconciled, Running, SlotReport};
+use self::terms::Pictures;
+pub use self::terms::Terms;
 use self::work::{Job, Made};
+use crate::account::Account;
 use crate::bucket::Bucket;
 use crate::decider::{Decider, Tier};
 use crate::defaults::{RETRY_MAX, RETRY_MIN, RETRY_ON_CHANGE};
@@ -62,11 +67,15 @@ pub struct SlotSpec {
     pub slot: Slot,
     /// The component, or why there is none: the slot then keeps what it has, and says so.
     pub source: Result<Source, Refused>,
+    /// What it may do and use, and what becomes of requests when it fails.
+    pub terms: Terms,
 }
 
 /// The slots of a node.
 #[derive(Debug)]
 pub struct Slots {
+    /// Slots that are no part of what runs although they could be, or that are although nothing runs in them.
+    apart: HashSet<(Slot, Apart)>,
     engine: Engine,
     facts: Option<Arc<Facts>>,
     slots: HashMap<Slot, State>,
@@ -75,6 +84,8 @@ pub struct Slots {
 
 #[derive(Debug)]
 struct State {
+    account: Arc<Account>,
+    disabled: bool,
     log: Arc<Log>,
     /// Why what is wanted does not run.
     trouble: Option<Trouble>,
@@ -92,6 +103,8 @@ struct Wanted {
     config: Arc<str>,
     digest: Option<Digest>,
     policy: PolicyName,
+    /// Without what needs no new plan.
+    terms: Terms,
     tier: Tier,
 }
 
@@ -117,6 +130,15 @@ struct Trouble {
     wanted: Wanted,
 }
 
+/// How a slot stands apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Apart {
+    /// Nothing runs, and nobody may pass.
+    Closed,
+    /// It is passed by.
+    Disabled,
+}
+
 /// What a slot needs.
 enum Need {
     Nothing,
@@ -131,7 +153,8 @@ impl Slots {
     /// No slot yet.
     #[must_use]
     pub fn new(engine: Engine) -> Self {
-        Self { engine, facts: None, slots: HashMap::new(), tenants: Arc::default() }
+        let (apart, slots, tenants) = Default::default();
+        Self { apart, engine, facts: None, slots, tenants }
     }
 
     /// The engine.
@@ -146,23 +169,33 @@ impl Slots {
         let mut result = Reconciled::default();
         let facts_changed = self.facts.as_ref().is_none_or(|last| !same(last, facts));
         self.forget(specs, &mut result);
+        let mut pictures = Pictures::new(facts);
         let mut jobs = Vec::new();
         let mut seen = HashSet::new();
         for spec in specs {
             if !seen.insert(&spec.slot) {
                 continue;
             }
-            if let Some(job) = self.look(spec, facts, facts_changed, now, &mut result) {
+            if let Some(job) = self.look(spec, &mut pictures, facts_changed, now, &mut result) {
                 jobs.push(job);
             }
         }
-        for made in work::carry_out(&self.engine, jobs, facts) {
+        for made in work::carry_out(&self.engine, jobs) {
             self.take(made, now, &mut result);
         }
         self.facts = Some(Arc::clone(facts));
-        result.changed = !result.events.iter().all(|event| matches!(event, Event::Refused { .. }));
+        let apart = self.slots_apart();
+        result.changed =
+            apart != self.apart || !result.events.iter().all(|event| matches!(event, Event::Refused { .. }));
+        self.apart = apart;
         self.publish(&mut result);
         result
+    }
+
+    /// The picture of the last pass.
+    #[must_use]
+    pub const fn facts(&self) -> Option<&Arc<Facts>> {
+        self.facts.as_ref()
     }
 
     /// What each slot wants and runs, by slot.
@@ -179,6 +212,7 @@ impl Slots {
         let wanted: HashSet<&Slot> = specs.iter().map(|spec| &spec.slot).collect();
         let gone: Vec<Slot> = self.slots.keys().filter(|slot| !wanted.contains(slot)).cloned().collect();
         for slot in gone {
+            self.engine.close_log(&slot);
             if self.slots.remove(&slot).is_some_and(|state| state.running.is_some()) {
                 result.events.push(Event::Removed { slot });
             }
@@ -189,15 +223,18 @@ impl Slots {
     fn look(
         &mut self,
         spec: &SlotSpec,
-        facts: &Facts,
+        pictures: &mut Pictures,
         facts_changed: bool,
         now: Moment,
         result: &mut Reconciled,
     ) -> Option<Job> {
         let limits = &self.engine.config().limits;
         let wanted = Wanted::of(spec);
+        let engine = &self.engine;
         let state = self.slots.entry(spec.slot.clone()).or_insert_with(|| State {
-            log: Log::new(spec.policy.clone(), limits.log_lines_per_second),
+            account: engine.account(&spec.slot),
+            disabled: false,
+            log: engine.open_log(&spec.slot, spec.policy.clone()),
             plan_calls: 0,
             replans: Bucket::slow(limits.replan_every, limits.replan_burst, Instant::now()),
             running: None,
@@ -206,9 +243,16 @@ impl Slots {
             wanted: wanted.clone(),
         });
         if state.log.policy() != &spec.policy {
-            state.log = Log::new(spec.policy.clone(), limits.log_lines_per_second);
+            state.log = engine.open_log(&spec.slot, spec.policy.clone());
         }
         state.wanted = wanted;
+        state.account.set(spec.budget());
+        state.disabled = spec.terms.disabled;
+        let facts = pictures.of(&spec.slot, &spec.terms.scope);
+        if state.disabled {
+            state.look_at_facts(&facts, facts_changed);
+            return None;
+        }
         let source = match &spec.source {
             Ok(source) => source,
             Err(refused) => {
@@ -216,8 +260,10 @@ impl Slots {
                 return None;
             }
         };
-        match state.need(facts, facts_changed, now) {
+        match state.need(&facts, facts_changed, now) {
             Need::Plan => Some(Job {
+                account: Arc::clone(&state.account),
+                facts,
                 log: Arc::clone(&state.log),
                 slot: spec.slot.clone(),
                 source: source.clone(),
@@ -266,15 +312,19 @@ impl Slots {
     /// Puts what runs into the result; the map of tenants is only made anew when one of them changed.
     fn publish(&mut self, result: &mut Reconciled) {
         if result.changed {
-            let tenant = |(slot, state): (&Slot, &State)| match (slot, &state.running) {
-                (Slot::Tenant(tenant), Some(active)) => Some((tenant.clone(), active.lane())),
-                _ => None,
+            let tenant = |(slot, state): (&Slot, &State)| match slot {
+                Slot::Tenant(tenant) => Some((tenant.clone(), state.lane()?)),
+                Slot::Operator => None,
             };
             self.tenants = Arc::new(self.slots.iter().filter_map(tenant).collect());
         }
-        let operator = self.slots.get(&Slot::Operator).and_then(|state| state.running.as_ref());
-        result.policies =
-            Policies { operator: operator.map(Active::lane), tenants: Arc::clone(&self.tenants) };
+        let operator = self.slots.get(&Slot::Operator).and_then(State::lane);
+        result.policies = Policies { operator, tenants: Arc::clone(&self.tenants) };
+    }
+
+    fn slots_apart(&self) -> HashSet<(Slot, Apart)> {
+        let apart = self.slots.iter().filter_map(|(slot, state)| Some((slot.clone(), state.apart()?)));
+        apart.collect()
     }
 }
 
@@ -300,6 +350,7 @@ impl Wanted {
             config: Arc::clone(&spec.config),
             digest: spec.source.as_ref().ok().map(Source::digest),
             policy: spec.policy.clone(),
+            terms: Terms { budget: None, disabled: false, ..spec.terms.clone() },
             tier,
         }
     }
@@ -324,9 +375,15 @@ impl State {
                 trouble.hope(now);
             }
             return match trouble.retry_at {
-                Some(at) if at <= now => Need::Plan,
+                Some(at) if at <= now => match self.account.take_plan(Instant::now()) {
+                    Ok(()) => Need::Plan,
+                    Err(wait) => Need::Later(now.plus(wait)),
+                },
                 at => Need::NotYet(at),
             };
+        }
+        if let Err(wait) = self.account.take_plan(Instant::now()) {
+            return Need::Later(now.plus(wait));
         }
         // A new wish is tried at once; facts that flap cause a bounded number of plans.
         if !is_running || self.replans.take_one(Instant::now()) {
@@ -334,6 +391,36 @@ impl State {
         } else {
             Need::Later(now.plus(self.replans.wait()))
         }
+    }
+
+    /// Notes whether the plan still holds, for when it is asked again.
+    fn look_at_facts(&mut self, facts: &Facts, facts_changed: bool) {
+        if facts_changed && let Some(active) = &self.running {
+            self.stale = !active.reads.hold(facts);
+        }
+    }
+
+    /// What requests of the slot meet: nothing, where nothing runs and all may pass.
+    fn lane(&self) -> Option<Arc<Lane>> {
+        match &self.running {
+            _ if self.disabled => None,
+            Some(active) => Some(active.lane()),
+            None => self.is_closed().then(|| work::closed(&self.wanted)),
+        }
+    }
+
+    fn apart(&self) -> Option<Apart> {
+        match self.disabled {
+            true => Some(Apart::Disabled),
+            false => self.is_closed().then_some(Apart::Closed),
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        !self.disabled
+            && self.running.is_none()
+            && self.trouble.is_some()
+            && self.wanted.terms.on_fail == FailRule::Closed
     }
 
     /// The version that runs, if it is also the one wanted.
@@ -359,6 +446,7 @@ impl State {
         });
         retry_at.into_iter().for_each(|at| result.retry(at));
         if news {
+            self.log.refusal(refused.clone());
             let kept = self.running.as_ref().map(|active| active.version.digest());
             result.events.push(Event::Refused { slot: slot.clone(), refused: refused.clone(), kept });
         }

@@ -3,6 +3,7 @@
 #[path = "../../../tests/fixtures/guests.rs"]
 #[allow(unreachable_pub, dead_code, reason = "shared with the end-to-end tests")]
 mod guests;
+mod tenants;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -65,7 +66,8 @@ fn plan(engine: &Engine, guest: Guest<'_>) -> Result<Planned, Refused> {
 fn decider(engine: &Engine, guest: Guest<'_>, tier: Tier) -> Arc<Decider> {
     let version = engine.load(&guest.component()).unwrap();
     let planned = engine.plan(&version, "{}", Arc::new(facts()), &log()).unwrap();
-    let start = Start { config: "{}", log: &log(), memo: &planned.plan.memo, tier };
+    let start =
+        Start { account: &Account::unbounded(), config: "{}", log: &log(), memo: &planned.plan.memo, tier };
     engine.decider(&version, start).unwrap()
 }
 
@@ -249,7 +251,10 @@ fn a_decider_answers_with_what_it_declared() {
 
 #[test]
 fn failing_deciders_are_replaced_then_left_alone() {
-    let engine = engine();
+    let mut config = config(None);
+    // On a busy machine three overruns are more than a share of time.
+    config.limits.guest_share_percent = 100;
+    let engine = Engine::new(config).unwrap();
     for (body, how) in [
         ("(unreachable)", Undecided::Trapped),
         ("(loop $again (br $again)) (i32.const 0)", Undecided::Overrun),
@@ -363,6 +368,7 @@ fn spec(slot: Slot, component: &[u8], config: &str) -> SlotSpec {
         policy: name("tested"),
         slot,
         source: Ok(Source::bytes(component)),
+        terms: Terms::default(),
     }
 }
 

@@ -55,6 +55,15 @@ pub(crate) enum Command {
     /// Make policies.
     #[command(subcommand)]
     Plugin(Plugin),
+    /// Break glass: hold policies as they are, or take tenants' policies away, without store and API.
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Show a tenant's own side of its policy.
+    #[command(subcommand)]
+    Tenant(Tenant),
+    /// Tell what tenants used.
+    #[command(subcommand)]
+    Usage(Usage),
     /// Make a small certificate authority for the peer link between regions, for trials.
     Pki {
         /// Where to write `ca.crt` and each region's certificate and key.
@@ -451,4 +460,109 @@ pub(crate) enum Plugin {
         #[arg(long)]
         c: Option<PathBuf>,
     },
+}
+
+/// What all break-glass commands have.
+#[derive(Debug, Args)]
+pub(crate) struct Glass {
+    #[command(flatten)]
+    pub(crate) file: ConfigFile,
+    /// On all nodes, by the control store; on this node alone when absent.
+    #[arg(long)]
+    pub(crate) everywhere: bool,
+    /// Why, for status and the log of changes.
+    #[arg(short, long, default_value = "")]
+    pub(crate) message: String,
+}
+
+/// Whose policies.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Whom {
+    /// Those of all tenants.
+    #[arg(long)]
+    pub(crate) all_tenants: bool,
+    /// Those of this tenant; may be given several times.
+    #[arg(long)]
+    pub(crate) tenant: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Policy {
+    /// Hold every slot at the version and configuration that it has. Plans still follow health and latency.
+    Freeze {
+        #[command(flatten)]
+        glass: Glass,
+        /// Make no new plans at all.
+        #[arg(long)]
+        hard: bool,
+    },
+    /// End a freeze.
+    Thaw {
+        #[command(flatten)]
+        glass: Glass,
+    },
+    /// Serve tenants as if they had no policies of their own.
+    Disable {
+        #[command(flatten)]
+        whom: Whom,
+        #[command(flatten)]
+        glass: Glass,
+    },
+    /// Give tenants their policies back.
+    Enable {
+        #[command(flatten)]
+        whom: Whom,
+        #[command(flatten)]
+        glass: Glass,
+    },
+}
+
+/// One tenant on one node.
+#[derive(Debug, Args)]
+pub(crate) struct TenantView {
+    /// The tenant.
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tenant {
+    /// What its policy wrote, and where it failed.
+    Log(TenantView),
+    /// Why what it wanted was refused.
+    Refusals(TenantView),
+    /// What its policy used, and what it may use.
+    Usage(TenantView),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Usage {
+    /// Requests, bytes and guest work of each tenant on this node, from its own folder; up to a few seconds ago.
+    Export {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Only so far back, such as `24h`, in whole hours; all that is kept (35 days) when absent.
+        #[arg(long, value_parser = humantime::parse_duration)]
+        since: Option<std::time::Duration>,
+        /// How it is written.
+        #[arg(long, value_enum, default_value_t = UsageFormat::Csv)]
+        format: UsageFormat,
+        /// A row for each hour and tenant.
+        #[arg(long)]
+        by_hour: bool,
+    },
+}
+
+/// How an export is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum UsageFormat {
+    /// Comma-separated values, with a first line of names.
+    Csv,
+    /// One object.
+    Json,
 }

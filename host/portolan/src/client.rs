@@ -13,9 +13,10 @@ use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use portolan_admin::backend::{Backends, Node, Question, Tail, TailFilter};
+use portolan_admin::backend::{Backends, Node, Question, Tail, TailFilter, TenantSide};
 use portolan_admin::{Api, Code, Events, Peer, Problem, Router, Settings};
 use portolan_control::Store;
+use portolan_core::ids::TenantName;
 use portolan_foundation::{task, tls};
 use rustls::pki_types::ServerName;
 use serde::Serialize;
@@ -395,6 +396,14 @@ impl Node for Nobody {
     }
 
     async fn explain(&self, _: Question) -> Result<Value, Problem> {
+        Err(self.problem())
+    }
+
+    fn tenant(&self, _: &TenantName, _: TenantSide) -> Result<Option<Value>, Problem> {
+        Err(self.problem())
+    }
+
+    async fn usage(&self, _: u64, _: bool) -> Result<Vec<Value>, Problem> {
         Err(self.problem())
     }
 

@@ -15,8 +15,10 @@ mod live;
 mod node;
 mod pki;
 mod plugin;
+mod policy;
 mod registry;
 mod status;
+mod tenant;
 mod tokens;
 mod validate;
 
@@ -127,6 +129,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(options) => return status::run(&options),
         Command::Explain(options) => return explain::run(&options),
         Command::Plugin(command) => return plugin::run(command),
+        Command::Policy(command) => return policy::run(&command),
+        Command::Tenant(command) => return tenant::run(&command),
+        Command::Usage(command) => return tenant::usage(&command),
         Command::Pki { folder, regions } => pki::run(&folder, &regions)?,
         Command::Policies => policies()?,
         Command::Schema => print(&serde_json::to_string_pretty(&config::schema())?)?,

@@ -1,24 +1,27 @@
 //! `portolan serve`: one node. Wires the services together, and owns nothing that a service could own.
 
 mod admin;
+pub(crate) mod break_glass;
 pub(crate) mod changes;
 mod intent;
 mod listen;
 pub(crate) mod policies;
 mod reconcile;
 pub(crate) mod status;
+pub(crate) mod tenancy;
 mod topology;
+pub(crate) mod usage;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use portolan_control::{Components, Health};
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::tls::{self, CertificateFiles, CertificateStore, ClientAuth, PeerIdentity};
-use portolan_foundation::{task, telemetry};
+use portolan_foundation::{clock, task, telemetry};
 use portolan_policy::{Compile, Engine};
 use portolan_proxy::{
     AccessLog, ClientNetwork, Listener, ListenerKind, LiveSettings, Prober, Proxy, Settings, Trust,
@@ -62,7 +65,7 @@ pub(crate) fn serve(
     let threads = threads(&config);
     let engine = Engine::new(engine_config(&config, threads)?).context("start the policy engine")?;
     if let Some(Health::Away { reason, .. } | Health::Damaged { reason }) =
-        intent.control(0).and_then(|control| control.health)
+        intent.control(0, None).and_then(|control| control.health)
     {
         tracing::warn!("the last good generation is served: {reason}");
     }
@@ -81,6 +84,9 @@ pub(crate) fn serve(
     let proxy = proxy_config(&config, &settings, certificates.as_ref(), peer.clone(), threads)?;
     let proxy = Proxy::bind(proxy, Arc::clone(&live)).context("start the data plane")?;
     let shutdown = Shutdown::new();
+    let meter = usage::Meter::open(&config.state, clock::unix_ms()).context("open the folder of usage")?;
+    let meter = Arc::new(Mutex::new(meter));
+    let (counting, handle) = (engine.clone(), proxy.handle());
     let admin = Admin {
         address: None,
         begun,
@@ -92,6 +98,7 @@ pub(crate) fn serve(
         report: reconciler.report(),
         shutdown: shutdown.clone(),
         settings: Arc::clone(&settings),
+        usage: Arc::clone(&meter),
     };
     let _entered = control.enter();
     intent.start(&shutdown);
@@ -99,6 +106,8 @@ pub(crate) fn serve(
     listen::start(&config, admin, path, &environment, &socket)?;
     let (nudges, observations) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     task::spawn("prober", Prober::new(live, peer, Arc::clone(&observations)).run(shutdown.clone()));
+    let counted = usage::run(Arc::clone(&meter), counting.clone(), handle.clone(), shutdown.clone());
+    task::spawn("usage", counted);
     start_signals(&shutdown, &nudges)?;
     let broken = shutdown.clone();
     let reconciling = task::spawn("reconciler", async move {
@@ -114,6 +123,7 @@ pub(crate) fn serve(
     let region = config.local.as_str();
     tracing::info!(region, listeners = addresses.join(" "), "portolan {} serves", env!("CARGO_PKG_VERSION"));
     proxy.run(&shutdown).context("run the data plane")?;
+    usage::finish(&meter, &counting, &handle);
     drop(std::fs::remove_file(&socket));
     let ended = control.block_on(reconciling);
     tracing::info!("portolan has ended");

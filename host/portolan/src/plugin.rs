@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use portolan_core::facts::Facts;
 use portolan_core::ids::PolicyName;
 use portolan_foundation::clock;
-use portolan_policy::{Compile, Engine, Limits, Log, Start, Tier};
+use portolan_policy::{Account, Compile, Engine, Limits, Log, Start, Tier};
 use serde_json::json;
 use wit_component::ComponentEncoder;
 
@@ -160,7 +160,11 @@ fn check(
         if version.about().decider {
             let memo = &planned.plan.memo;
             let tier = Tier::Tenant { granted: true };
-            engine.decider(&version, Start { config: policy_config, log: &log, memo, tier })?;
+            let account = Account::unbounded();
+            engine.decider(
+                &version,
+                Start { account: &account, config: policy_config, log: &log, memo, tier },
+            )?;
         }
         Ok((version, planned))
     });

@@ -124,6 +124,8 @@ fn render(status: &Value) -> String {
             restart.join(", ")
         ));
     }
+    lines.extend(broken_glass(status));
+    lines.extend(list(status, "/tenants").iter().filter_map(demoted));
     lines.push(String::new());
     for region in list(status, "/regions") {
         let here = if region.get("local") == Some(&Value::Bool(true)) { " (here)" } else { "" };
@@ -141,6 +143,46 @@ fn render(status: &Value) -> String {
     }
     slots.iter().for_each(|slot| show_slot(slot, &mut lines));
     lines.join("\n")
+}
+
+/// What is held or taken away by hand, by whom and why.
+fn broken_glass(status: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    let deed = |deed: &Value| {
+        let why = Some(text(deed, "/why")).filter(|why| !why.is_empty());
+        let why = why.map_or_else(String::new, |why| format!(": {why}"));
+        format!("by {}{why}", text(deed, "/by"))
+    };
+    for (side, place) in [("here", "on this node"), ("everywhere", "on all nodes")] {
+        let frozen = status.pointer(&format!("/configuration/break_glass/frozen/{side}"));
+        if let Some(freeze) = frozen.filter(|freeze| !freeze.is_null()) {
+            let hard = if freeze.get("hard") == Some(&Value::Bool(true)) {
+                "no plan is made"
+            } else {
+                "plans follow facts"
+            };
+            lines.push(format!("FROZEN   policies are held {place} ({hard}), {}", deed(freeze)));
+        }
+        let disabled = status.pointer(&format!("/configuration/break_glass/disabled/{side}"));
+        let Some(disabled) = disabled else { continue };
+        if let Some(all) = disabled.get("all").filter(|all| !all.is_null()) {
+            lines.push(format!("DISABLED all tenants' policies {place}, {}", deed(all)));
+        }
+        for (tenant, one) in disabled.get("tenants").and_then(Value::as_object).into_iter().flatten() {
+            lines.push(format!("DISABLED the policy of tenant {tenant} {place}, {}", deed(one)));
+        }
+    }
+    lines
+}
+
+fn demoted(standing: &Value) -> Option<String> {
+    let is = standing.pointer("/budget/demoted") == Some(&Value::Bool(true));
+    is.then(|| {
+        format!(
+            "DEMOTED  tenant {}: its budget of guest work is used up, its table answers alone",
+            text(standing, "/tenant")
+        )
+    })
 }
 
 fn endpoint(endpoint: &Value) -> String {
@@ -163,6 +205,9 @@ fn show_slot(slot: &Value, lines: &mut Vec<String>) {
                 "policy {name}: {} {digest}, {rules} rules, {answers} answers",
                 text(running, "/policy")
             ));
+        }
+        None if slot.get("closed") == Some(&Value::Bool(true)) => {
+            lines.push(format!("policy {name}: nothing runs, and the slot is CLOSED: its requests get 503"));
         }
         None => lines.push(format!("policy {name}: nothing runs")),
     }

@@ -4,6 +4,8 @@
 //! here reads ahead.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::Error;
-use crate::metrics::Ticket;
+use crate::metrics::{Received, Ticket};
 use crate::upstream::Lease;
 
 /// A content that breaks off when nothing moves for a while.
@@ -71,7 +73,20 @@ pub(crate) enum Upload {
         body: Patient,
         /// Bytes that may still come.
         left: u64,
+        /// Bytes that have come.
+        passed: Arc<AtomicU64>,
     },
+}
+
+impl Upload {
+    /// How its bytes are counted.
+    pub(crate) fn received(&self) -> Received {
+        match self {
+            Self::Empty => Received::Nothing,
+            Self::Full(bytes) => Received::Whole(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Stream { passed, .. } => Received::Streamed(Arc::clone(passed)),
+        }
+    }
 }
 
 impl http_body::Body for Upload {
@@ -85,10 +100,12 @@ impl http_body::Body for Upload {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream { body, left } => {
+            Self::Stream { body, left, passed } => {
                 let frame = std::task::ready!(body.poll(context));
                 if let Some(Ok(frame)) = &frame {
                     let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                    // One writer: the thread that reads the content.
+                    passed.store(passed.load(Ordering::Relaxed) + length, Ordering::Relaxed);
                     match left.checked_sub(length) {
                         Some(rest) => *left = rest,
                         None => return Poll::Ready(Some(Err(Stall::Large))),

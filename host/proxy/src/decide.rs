@@ -1,8 +1,10 @@
-//! Which answers a request may get, best first: the operator's table, then the tenant's, then the host's own rule.
+//! Which answers a request may get, best first: the operator's table, then the tenant's within its bounds, then the host's
+//! own rule.
 
 use std::sync::Arc;
 
-use portolan_core::decide::{Call, Undecided};
+use portolan_core::bounds::{Bounds, Breach};
+use portolan_core::decide::{Call, Fallback, Undecided};
 use portolan_core::ids::{PoolName, RegionName};
 use portolan_core::plan::{Action, Answer, AnswerId, Exchange, RuleId, Then};
 use portolan_core::snapshot::{Policy, Snapshot};
@@ -18,6 +20,8 @@ use crate::inbound::Inbound;
 /// A rule of a policy that had something to say.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
+    /// Is it the tenant's policy, which keeps to its bounds?
+    pub(crate) of_tenant: bool,
     pub(crate) policy: Arc<Policy>,
     pub(crate) rule: RuleId,
     pub(crate) sticky: Option<u64>,
@@ -26,6 +30,11 @@ pub(crate) struct Source {
 impl Source {
     pub(crate) fn exchange(&self) -> Option<&Exchange> {
         self.policy.table.rule(self.rule).map(|rule| &rule.exchange)
+    }
+
+    /// What the rule lets the tenant's policy choose.
+    fn bounds(&self) -> Option<&Bounds> {
+        self.policy.table.rule(self.rule)?.bounds.as_deref()
     }
 
     /// The rule's name, or its number.
@@ -53,6 +62,8 @@ pub(crate) struct Decision {
     pub(crate) undecided: Option<Undecided>,
     /// Was a dynamic rule answered by its policy?
     pub(crate) asked: bool,
+    /// What the tenant's policy may choose at all.
+    pub(crate) bounds: Option<Arc<Bounds>>,
 }
 
 impl Decision {
@@ -67,6 +78,35 @@ impl Decision {
         match choice {
             Choice::Own(..) => None,
             Choice::Planned(source, answer) => self.sources.get(*source)?.policy.table.answer(*answer),
+        }
+    }
+
+    /// Holds a choice of the tenant's policy against what the operator allows: in general, and by the rule that left the
+    /// request to it.
+    ///
+    /// # Errors
+    /// How it is broken.
+    pub(crate) fn check(
+        &self,
+        choice: &Choice,
+        topology: &Topology,
+        request: &Inbound,
+    ) -> Result<(), Breach> {
+        if !self.source(choice).is_some_and(|source| source.of_tenant) {
+            return Ok(());
+        }
+        let Some(answer) = self.answer(choice) else { return Ok(()) };
+        if let Some(bounds) = &self.bounds {
+            bounds.check(answer)?;
+        }
+        let operators = self.sources.iter().filter(|source| !source.of_tenant);
+        for bounds in operators.filter_map(Source::bounds) {
+            bounds.check(answer)?;
+        }
+        let rewritten = answer.rewrite.as_ref().and_then(|rule| rule.apply(&request.path));
+        match rewritten {
+            Some(path) if topology.tenants.is_anothers(&path, request.tenant.as_ref()) => Err(Breach::Path),
+            _ => Ok(()),
         }
     }
 
@@ -85,7 +125,8 @@ impl Decision {
 /// Decides. `seed` is the request's random number and `now_ms` its wall time.
 ///
 /// # Errors
-/// [`Error::NotUtf8`] when a dynamic rule declares a value that is not text.
+/// [`Error::NotUtf8`] when a dynamic rule declares a value that is not text, [`Error::PolicyFailed`] when a policy failed
+/// whose slot is closed then.
 pub(crate) fn decide(
     snapshot: &Snapshot,
     request: &Inbound,
@@ -93,10 +134,15 @@ pub(crate) fn decide(
     now_ms: u64,
 ) -> Result<Decision, Error> {
     let mut decision = Decision::default();
-    let of_tenant = || request.tenant.as_ref().and_then(|tenant| snapshot.policies.tenants.get(tenant));
-    for lane in [snapshot.policies.operator.as_ref(), of_tenant()].into_iter().flatten() {
+    let tenants = &snapshot.topology.tenants;
+    let operators = snapshot.policies.operator.as_ref().map(|lane| (lane, false));
+    let of_tenant = request.tenant.as_ref().and_then(|tenant| snapshot.policies.tenants.get(tenant));
+    for (lane, of_tenant) in operators.into_iter().chain(of_tenant.map(|lane| (lane, true))) {
         let policy = lane.choose(request.tenant.as_ref(), &snapshot.topology.local, request.client);
-        if !ask(&mut decision, policy, request, seed, now_ms)? {
+        if of_tenant {
+            decision.bounds = tenants.of(request.tenant.as_ref()).map(|tenant| Arc::clone(&tenant.bounds));
+        }
+        if !ask(&mut decision, policy, of_tenant, request, seed, now_ms)? {
             return Ok(decision);
         }
     }
@@ -108,6 +154,7 @@ pub(crate) fn decide(
 fn ask(
     decision: &mut Decision,
     policy: &Arc<Policy>,
+    of_tenant: bool,
     request: &Inbound,
     seed: u64,
     now_ms: u64,
@@ -131,12 +178,19 @@ fn ask(
                 decision.asked = true;
                 prefer(&mut order, among.get(index as usize).copied());
             }
-            Err(why) => decision.undecided = Some(why),
+            Err(why) => {
+                decision.undecided = Some(why);
+                match policy.on_fail.after(why) {
+                    Fallback::Close => return Err(Error::PolicyFailed(why)),
+                    Fallback::Pass => return Ok(true),
+                    Fallback::Table => {}
+                }
+            }
         }
     }
     let source = decision.sources.len();
     let sticky = policy.table.sticky_hash(rule, request);
-    decision.sources.push(Source { policy: Arc::clone(policy), rule: rule_id, sticky });
+    decision.sources.push(Source { of_tenant, policy: Arc::clone(policy), rule: rule_id, sticky });
     for answer in order {
         let next = policy.table.answer(answer).is_none_or(|answer| answer.action == Action::Next);
         if next {

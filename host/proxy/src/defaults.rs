@@ -21,3 +21,6 @@ pub const STREAMS_MAX: u32 = 128;
 pub const ATTEMPTS_MAX: u32 = 4;
 /// Hops of one request through portolan gateways before it is called a loop. One hop between regions is the rule.
 pub const HOPS_MAX: u32 = 3;
+/// Tenants whose traffic one data thread counts apart until it is taken, which is once a second. More are counted together,
+/// so that names which clients make up take no memory.
+pub const USAGE_TENANTS_MAX: usize = 10_000;

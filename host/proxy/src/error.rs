@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
+use portolan_core::decide::Undecided;
 use portolan_core::screen::Violation;
 
 use crate::body::Body;
@@ -35,6 +36,10 @@ pub(crate) enum Error {
     NoEndpoint,
     #[error("a value that the policy asks for is not UTF-8")]
     NotUtf8,
+    #[error("the tenant's policy answers only what its operator does not allow")]
+    OutOfBounds,
+    #[error("the policy failed, and nobody passes without it")]
+    PolicyFailed(Undecided),
     #[error("the gateway that sent this request works with another topology")]
     Stale,
     #[error("the request is malformed: {0}")]
@@ -56,7 +61,9 @@ impl Error {
             | Self::NotUtf8
             | Self::UnknownTenant => Source::Downstream,
             Self::Loop | Self::Stale => Source::Gateway,
-            Self::NoAllowedRegion | Self::NoAnswer => Source::Policy,
+            Self::NoAllowedRegion | Self::NoAnswer | Self::OutOfBounds | Self::PolicyFailed(_) => {
+                Source::Policy
+            }
             Self::Connect | Self::NoEndpoint | Self::Timeout | Self::UpstreamBroke => Source::Upstream,
         }
     }
@@ -71,7 +78,9 @@ impl Error {
                 StatusCode::from_u16(violation.status()).unwrap_or(StatusCode::BAD_REQUEST)
             }
             Self::NoAllowedRegion => StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS,
-            Self::NoAnswer | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoAnswer | Self::NoEndpoint | Self::OutOfBounds | Self::PolicyFailed(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Stale => StatusCode::MISDIRECTED_REQUEST,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::UnknownTenant => StatusCode::NOT_FOUND,
@@ -90,6 +99,8 @@ impl Error {
             Self::NoAnswer => "no-answer",
             Self::NoEndpoint => "no-endpoint",
             Self::NotUtf8 => "not-utf8",
+            Self::OutOfBounds => "out-of-bounds",
+            Self::PolicyFailed(_) => "policy-failed",
             Self::Stale => "stale",
             Self::Timeout => "timeout",
             Self::UnknownTenant => "unknown-tenant",
@@ -126,7 +137,12 @@ impl Error {
             Self::NoAllowedRegion => "7",
             Self::Timeout => "4",
             Self::UnknownTenant => "5",
-            Self::Connect | Self::NoEndpoint | Self::UpstreamBroke | Self::NoAnswer => "14",
+            Self::Connect
+            | Self::NoEndpoint
+            | Self::UpstreamBroke
+            | Self::NoAnswer
+            | Self::OutOfBounds
+            | Self::PolicyFailed(_) => "14",
             _ => "13",
         }
     }

@@ -150,15 +150,20 @@ fn decide_for(snapshot: &Snapshot, trust: &Trust, question: Question) -> Result<
 
 fn candidate(snapshot: &Snapshot, inbound: &Inbound, decision: &Decision, choice: &Choice) -> Candidate {
     let policy = decision.source(choice).map(|source| source.policy.name.to_string());
+    let broken = decision.check(choice, &snapshot.topology, inbound).err();
+    let broken = broken.map(|breach| format!("outside of what the operator allows this tenant: {breach}"));
     let Some((region, pool)) = decision.target(choice) else {
         let action = match decision.answer(choice).map(|answer| &answer.action) {
             Some(Action::Respond { status, .. }) => format!("respond {status}"),
             Some(Action::Redirect { status, location }) => format!("redirect {status} to {location}"),
             _ => "nothing".to_owned(),
         };
-        return Candidate { action, policy, via: None, rejected: None };
+        return Candidate { action, policy, via: None, rejected: broken };
     };
     let action = format!("forward to {pool} in {region}");
+    if broken.is_some() {
+        return Candidate { action, policy, via: None, rejected: broken };
+    }
     match resolve(&snapshot.topology, inbound.residency.as_ref(), region, pool, clock::now()) {
         Err(rejection) => {
             Candidate { action, policy, via: None, rejected: Some(rejection.as_str().to_owned()) }

@@ -27,6 +27,7 @@ mod tap;
 mod tests;
 mod tunnel;
 mod upstream;
+mod usage;
 
 pub use access::AccessLog;
 pub use config::{ClientNetwork, Config, Limits, Listener, ListenerKind, Trust};
@@ -36,3 +37,4 @@ pub use probe::Prober;
 pub use server::{Handle, Proxy, StartError};
 pub use settings::{LiveSettings, Settings};
 pub use tap::{Tap, TapFilter, TapPlace, Untold};
+pub use usage::{Traffic, Traffics};

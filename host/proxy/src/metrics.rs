@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use portolan_core::decide::Undecided;
+use portolan_core::ids::TenantName;
 use portolan_core::screen::Violation;
 use portolan_core::time::Moment;
 use portolan_foundation::clock;
@@ -16,6 +17,7 @@ use crate::error::Error;
 use crate::io::Switch;
 use crate::settings::Held;
 use crate::tap::Taps;
+use crate::usage::{Tally, Traffics};
 
 /// Upper bounds of the duration histogram, in microseconds.
 const BUCKETS_US: [u64; 14] = [
@@ -37,9 +39,11 @@ const VIOLATIONS: [Violation; 13] = [
     Violation::TransferCoding,
     Violation::Version,
 ];
-const UNDECIDED: [(Undecided, &str); 5] = [
+const UNDECIDED: [(Undecided, &str); 7] = [
     (Undecided::Broken, "broken"),
     (Undecided::Busy, "busy"),
+    (Undecided::Demoted, "demoted"),
+    (Undecided::Empty, "empty"),
     (Undecided::Overrun, "overrun"),
     (Undecided::OutOfRange, "out-of-range"),
     (Undecided::Trapped, "trapped"),
@@ -80,6 +84,7 @@ pub(crate) struct Shard {
     pub(crate) breakers_opened: Count,
     pub(crate) upgrades: Count,
     pub(crate) decided: Count,
+    usage: Tally,
     /// CPU time of the thread in microseconds, as last sampled.
     pub(crate) cpu_us: AtomicU64,
     /// CPU time in the last sampling interval, in thousandths of it.
@@ -112,12 +117,42 @@ impl Shard {
 #[derive(Debug)]
 pub(crate) struct Ticket {
     pub(crate) shard: Arc<Shard>,
+    /// On whose account it goes.
+    pub(crate) account: Option<Payer>,
     pub(crate) begun: Moment,
     pub(crate) status: StatusCode,
     pub(crate) sent_bytes: u64,
     pub(crate) broken: Option<Error>,
     pub(crate) line: Option<(Held, Taps, Box<Line>)>,
     pub(crate) switch: Option<Arc<Switch>>,
+}
+
+/// Who a request is counted for: at the region that took it in, not where it passed through.
+#[derive(Clone, Debug)]
+pub(crate) struct Payer {
+    pub(crate) tenant: Option<TenantName>,
+    pub(crate) received: Received,
+}
+
+/// Bytes of a content that have come in.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Received {
+    #[default]
+    Nothing,
+    /// All of it, before it went on.
+    Whole(u64),
+    /// Those that have passed through so far.
+    Streamed(Arc<AtomicU64>),
+}
+
+impl Received {
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Nothing => 0,
+            Self::Whole(bytes) => *bytes,
+            Self::Streamed(bytes) => bytes.load(Ordering::Relaxed),
+        }
+    }
 }
 
 impl Ticket {
@@ -135,6 +170,9 @@ impl Drop for Ticket {
         let took = clock::now().since(self.begun);
         self.shard.finish(self.status, took, self.broken.is_some());
         self.shard.sent_bytes.add(self.sent_bytes);
+        if let Some(payer) = &self.account {
+            self.shard.usage.count(payer.tenant.as_ref(), payer.received.bytes(), self.sent_bytes);
+        }
         if let Some(switch) = &self.switch {
             switch.end();
         }
@@ -192,6 +230,14 @@ impl Metrics {
     #[must_use]
     pub fn connections_open(&self) -> Vec<i64> {
         self.shards.iter().map(|shard| shard.connections_open.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Takes what was counted for tenants since the last time.
+    #[must_use]
+    pub fn take_usage(&self) -> Traffics {
+        let mut all = Traffics::default();
+        self.shards.iter().for_each(|shard| all.add(&shard.usage.take()));
+        all
     }
 
     /// The text that Prometheus scrapes.

@@ -83,12 +83,18 @@ async fn serve(
         },
         None => {
             recognise(snapshot, inbound)?;
-            decide(snapshot, inbound, random::u64(), clock::unix_ms())?
+            told.belongs(inbound);
+            let decided = decide(snapshot, inbound, random::u64(), clock::unix_ms());
+            if let Err(Error::PolicyFailed(why)) = &decided {
+                worker.shard.undecided(*why);
+            }
+            decided?
         }
     };
     told.decided(worker, inbound, &decision);
     headers::strip_own(&mut inbound.headers);
     let body = take_body(worker, inbound, incoming).await?;
+    told.receives(body.received());
     let mut trip = Trip {
         worker,
         snapshot,
@@ -139,7 +145,7 @@ async fn take_body(worker: &Worker, inbound: &Inbound, incoming: Incoming) -> Re
     }
     let body = Patient::new(incoming, limits.body_idle_timeout);
     let small = declared.is_some_and(|bytes| bytes <= defaults::REPLAY_BYTES_MAX);
-    let stream = Upload::Stream { body, left: max };
+    let stream = Upload::Stream { body, left: max, passed: Arc::default() };
     if small && portolan_core::retry::is_idempotent(inbound.method.as_str()) {
         let whole = stream.collect().await.map_err(|_| Error::BodyBroken)?;
         return Ok(Upload::Full(Some(whole.to_bytes())));
@@ -162,12 +168,16 @@ struct Trip<'a> {
 
 impl Trip<'_> {
     async fn run(&mut self) -> Result<Response<Body>, Error> {
-        let (mut last, mut forbidden, mut tried) = (Error::NoEndpoint, 0, 0);
+        let (mut last, mut forbidden, mut outside, mut tried) = (Error::NoEndpoint, 0, 0, 0);
         if self.decision.choices.is_empty() {
             return Err(Error::NoAnswer);
         }
         for choice in &self.decision.choices {
             tried += 1;
+            if self.decision.check(choice, &self.snapshot.topology, self.inbound).is_err() {
+                outside += 1;
+                continue;
+            }
             let Some((region, pool)) = self.decision.target(choice) else {
                 return self.answer(choice);
             };
@@ -184,7 +194,8 @@ impl Trip<'_> {
         }
         match self.spare.take() {
             Some(response) => Ok(*response),
-            None if forbidden == tried => Err(Error::NoAllowedRegion),
+            None if outside == tried => Err(Error::OutOfBounds),
+            None if forbidden + outside == tried => Err(Error::NoAllowedRegion),
             None => Err(last),
         }
     }

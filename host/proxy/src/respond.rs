@@ -18,7 +18,7 @@ use crate::decide::Decision;
 use crate::error::{Error, Source};
 use crate::headers;
 use crate::inbound::{Downstream, Inbound};
-use crate::metrics::Ticket;
+use crate::metrics::{Payer, Received, Ticket};
 use crate::peer::REFUSED;
 use crate::server::Worker;
 
@@ -28,6 +28,8 @@ pub(crate) struct Told {
     pub(crate) begun: Moment,
     pub(crate) request_id: HeaderValue,
     pub(crate) error: Option<Error>,
+    /// On whose account the request goes.
+    pub(crate) payer: Option<Payer>,
     generation: u64,
     policy: Option<Arc<str>>,
     region: Option<RegionName>,
@@ -42,6 +44,7 @@ impl Told {
             begun,
             request_id: HeaderValue::from_static("-"),
             error: None,
+            payer: None,
             generation: snapshot.generation.0,
             policy: None,
             region: None,
@@ -52,6 +55,18 @@ impl Told {
 
     pub(crate) fn of(begun: Moment, snapshot: &Snapshot, inbound: &Inbound) -> Self {
         Self { request_id: headers::request_id(inbound), ..Self::nothing(begun, snapshot) }
+    }
+
+    /// Writes down whose request it is.
+    pub(crate) fn belongs(&mut self, inbound: &Inbound) {
+        self.payer = Some(Payer { tenant: inbound.tenant.clone(), received: Received::Nothing });
+    }
+
+    /// Writes down how the content comes in.
+    pub(crate) fn receives(&mut self, received: Received) {
+        if let Some(payer) = &mut self.payer {
+            payer.received = received;
+        }
     }
 
     /// Writes down what was decided.
@@ -149,6 +164,7 @@ pub(crate) fn finish(
     });
     let ticket = Ticket {
         shard: Arc::clone(&worker.shard),
+        account: told.payer,
         begun: told.begun,
         status: response.status(),
         sent_bytes: 0,

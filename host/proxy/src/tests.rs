@@ -1,5 +1,7 @@
 //! The data plane through real sockets: clients on one side, small upstreams on the other, a snapshot made by hand.
 
+mod bounds;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -13,7 +15,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use portolan_core::decide::{Call, Decide, Undecided};
+use portolan_core::decide::{Call, Decide, FailRule, Undecided};
 use portolan_core::endpoint::{EndpointCell, RegionCell};
 use portolan_core::ids::{Digest, Generation, PolicyName, PoolName, RegionName, ResidencyName, TenantName};
 use portolan_core::lane::Lane;
@@ -163,8 +165,8 @@ fn topology(pools: &[(&str, &[SocketAddr])], protocol: Protocol) -> Topology {
         (region(name), Arc::new(entry))
     };
     let eu = ResidencyName::new("eu").unwrap();
-    let bound = Tenant { residency: Some(eu.clone()), policy: None };
-    let moon = Tenant { residency: Some(ResidencyName::new("moon").unwrap()), policy: None };
+    let bound = Tenant { residency: Some(eu.clone()), ..Tenant::default() };
+    let moon = Tenant { residency: Some(ResidencyName::new("moon").unwrap()), ..Tenant::default() };
     Topology {
         local: region("eu"),
         latency_us: BTreeMap::new(),
@@ -198,6 +200,10 @@ impl Decide for Script {
 }
 
 fn policy(topology: &Topology, write: impl FnOnce(&mut Draft)) -> Policies {
+    Policies { operator: Some(lane(topology, FailRule::Previous, write)), tenants: Arc::default() }
+}
+
+fn lane(topology: &Topology, on_fail: FailRule, write: impl FnOnce(&mut Draft)) -> Arc<Lane> {
     let mut draft = Draft::new(Arc::new(topology.facts(0)), PlanLimits::default());
     write(&mut draft);
     let policy = Policy {
@@ -205,8 +211,9 @@ fn policy(topology: &Topology, write: impl FnOnce(&mut Draft)) -> Policies {
         digest: Digest([1; 32]),
         table: Table::compile(draft.finish().unwrap().0),
         decider: Arc::new(Script),
+        on_fail,
     };
-    Policies { operator: Some(Arc::new(Lane::stable(Arc::new(policy)))), tenants: Arc::default() }
+    Arc::new(Lane::stable(Arc::new(policy)))
 }
 
 struct Gateway {

@@ -42,6 +42,7 @@ pub(crate) fn run(root: &Path, name: &str, json: Option<&Path>, check: bool) -> 
     let report = match name {
         "platform" => {
             tools::etcd(root)?;
+            languages::build(root)?;
             release(root)?;
             target(root, name)?
         }

@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use portolan_core::ids::TenantName;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use crate::backend::{
     Application, Body, Broken, Change, Difference, Edit, Intent, Key, Kind, Node, Object, ObjectFilter,
-    Outcome, Proposal, Question, Reversion, Tail, TailFilter, Untold, Verification,
+    Outcome, Proposal, Question, Reversion, Tail, TailFilter, TenantSide, Untold, Verification,
 };
 use crate::problem::{Code, Problem};
 
@@ -237,6 +238,15 @@ impl Node for Twin {
 
     fn is_ready(&self) -> bool {
         true
+    }
+
+    fn tenant(&self, tenant: &TenantName, side: TenantSide) -> Result<Option<Value>, Problem> {
+        let known = ["acme", "globex"].contains(&tenant.as_str());
+        Ok(known.then(|| json!({ "tenant": tenant, "side": format!("{side:?}") })))
+    }
+
+    async fn usage(&self, since_ms: u64, _: bool) -> Result<Vec<Value>, Problem> {
+        Ok(["acme", "globex"].map(|tenant| json!({ "from_ms": since_ms, "tenant": tenant })).to_vec())
     }
 
     fn nodes(&self) -> Result<Vec<Value>, Problem> {

@@ -10,6 +10,7 @@ use super::{
     Share, Then, redirect,
 };
 use crate::attribute::Attribute;
+use crate::bounds::{Bounds, FieldPattern};
 use crate::facts::{Fact, Facts, Reads};
 use crate::ids::{PoolName, RegionName, check_name};
 
@@ -35,6 +36,8 @@ pub mod code {
     pub const VALUE: u32 = 4;
     /// A rule without anything to answer, or a redirect that leads to itself.
     pub const SENSELESS: u32 = 5;
+    /// Something that the operator does not let this tenant's policy do.
+    pub const FORBIDDEN: u32 = 6;
 }
 
 /// The longest time that a rule may give an exchange: an hour, in milliseconds.
@@ -56,6 +59,8 @@ pub struct ConditionText {
 /// A plan being written.
 #[derive(Debug)]
 pub struct Draft {
+    /// A tenant's; the operator's draft has none.
+    bounds: Option<Arc<Bounds>>,
     facts: Arc<Facts>,
     limits: Limits,
     reads: Reads,
@@ -75,7 +80,13 @@ impl Draft {
     #[must_use]
     pub fn new(facts: Arc<Facts>, limits: Limits) -> Self {
         let (reads, plan) = Default::default();
-        Self { facts, limits, reads, plan, next: None, calls: 0, text_bytes: 0 }
+        Self { bounds: None, facts, limits, reads, plan, next: None, calls: 0, text_bytes: 0 }
+    }
+
+    /// The same for a tenant's policy, which keeps to these bounds. `facts` are what it may see.
+    #[must_use]
+    pub fn of_tenant(facts: Arc<Facts>, limits: Limits, bounds: Arc<Bounds>) -> Self {
+        Self { bounds: Some(bounds), ..Self::new(facts, limits) }
     }
 
     /// Answers a policy's question and notes it.
@@ -203,16 +214,22 @@ impl Draft {
         if answer.edits.len() >= edits_max {
             return refuse(code::LIMIT, format!("an answer has at most {edits_max} header edits"));
         }
-        answer.edits.push(header_edit(key, value)?);
+        let edit = header_edit(key, value)?;
+        if let Some(bounds) = self.bounds.as_ref().filter(|bounds| !bounds.allows_header(&edit.name)) {
+            return refuse(code::FORBIDDEN, headers_allowed(bounds, &edit.name));
+        }
+        answer.edits.push(edit);
         Ok(())
     }
 
-    /// Sets a property of a rule: `name`, `timeout-ms`, `retry`, `consistency`, `sticky` (an attribute).
+    /// Sets a property of a rule: `name`, `timeout-ms`, `retry`, `consistency`, `sticky` (an attribute); of the operator's
+    /// also `tenant.regions`, `tenant.pools` and `tenant.headers`.
     ///
     /// # Errors
     /// For unknown rules and keys and for values that do not fit.
     pub fn set_rule(&mut self, rule: u32, key: &str, value: &str) -> Result<(), Refusal> {
         self.count(key.len() + value.len())?;
+        let of_tenant = self.bounds.is_some();
         let Some(rule) = self.plan.rules.get_mut(rule as usize) else {
             return refuse(code::UNKNOWN, format!("rule {rule} does not exist in this plan"));
         };
@@ -241,6 +258,10 @@ impl Draft {
                 }
                 _ => return wrong("a number from 1 to 3600000"),
             },
+            "tenant.headers" | "tenant.pools" | "tenant.regions" if !of_tenant => {
+                let bounds = rule.bounds.get_or_insert_default();
+                set_bound(bounds, key, value).map_err(|message| Refusal { code: code::VALUE, message })?;
+            }
             _ => {
                 let message = format!(
                     "rules have no property `{}`; they have consistency, name, retry, sticky and timeout-ms",
@@ -320,7 +341,8 @@ impl Draft {
     /// Checks the whole.
     ///
     /// # Errors
-    /// For a plan without rules, and for redirects that their own rule would catch again.
+    /// For a plan without rules, for redirects that their own rule would catch again, and for an answer of a tenant's policy
+    /// outside of its bounds.
     pub fn finish(self) -> Result<(Plan, Reads), Refusal> {
         if self.plan.rules.is_empty() {
             let fix =
@@ -328,6 +350,17 @@ impl Draft {
             return refuse(code::SENSELESS, format!("a plan without rules answers nothing: {fix}"));
         }
         redirect::check_loops(&self.plan)?;
+        if let Some(bounds) = &self.bounds {
+            for (number, answer) in self.plan.answers.iter().enumerate() {
+                bounds.check(answer).or_else(|breach| {
+                    let message = format!(
+                        "answer {number} ({}) is outside of what the operator allows this tenant: {breach}",
+                        name_of(answer)
+                    );
+                    refuse(code::FORBIDDEN, message)
+                })?;
+            }
+        }
         Ok((self.plan, self.reads))
     }
 
@@ -388,9 +421,55 @@ impl Draft {
         }
         let when = when.iter().map(Condition::parse).collect::<Result<Vec<_>, _>>()?;
         let id = RuleId(u32::try_from(self.plan.rules.len()).unwrap_or(u32::MAX));
-        self.plan.rules.push(Rule { name: None, when, then, exchange: Exchange::default() });
+        self.plan.rules.push(Rule { name: None, when, then, exchange: Exchange::default(), bounds: None });
         Ok(id)
     }
+}
+
+/// An answer in words.
+fn name_of(answer: &Answer) -> String {
+    match &answer.action {
+        Action::Forward { region, pool } => format!("forward to {pool} in {region}"),
+        Action::Next => "next".to_owned(),
+        Action::Redirect { status, .. } => format!("redirect {status}"),
+        Action::Respond { status, .. } => format!("respond {status}"),
+    }
+}
+
+fn headers_allowed(bounds: &Bounds, name: &str) -> String {
+    let allowed = match &bounds.headers {
+        None => "all but those that name tenants".to_owned(),
+        Some(all) if all.is_empty() => "none".to_owned(),
+        Some(all) => all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    };
+    format!("the operator does not let this tenant edit the field `{name}`; it may edit {allowed}")
+}
+
+/// Reads one of the bounds that an operator's rule sets for the tenant's policy behind it: a name a line, none for nothing.
+fn set_bound(bounds: &mut Bounds, key: &str, value: &str) -> Result<(), String> {
+    let names = || value.lines().filter(|line| !line.is_empty());
+    match key {
+        "tenant.headers" => {
+            let pattern = |text| {
+                FieldPattern::parse(text).ok_or_else(|| {
+                    format!(
+                        "`{}` is neither a field's name nor the beginning of some, such as `x-shop-*`",
+                        clip(text)
+                    )
+                })
+            };
+            bounds.headers = Some(names().map(pattern).collect::<Result<_, _>>()?);
+        }
+        "tenant.pools" => {
+            let all = names().map(PoolName::new).collect::<Result<_, _>>();
+            bounds.pools = Some(all.map_err(|error| error.to_string())?);
+        }
+        _ => {
+            let all = names().map(RegionName::new).collect::<Result<_, _>>();
+            bounds.regions = Some(all.map_err(|error| error.to_string())?);
+        }
+    }
+    Ok(())
 }
 
 fn condition_bytes(when: &[ConditionText]) -> usize {

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use portolan_core::decide::FailRule;
 use portolan_core::ids::{Digest, PolicyName};
 use portolan_core::snapshot::Policies;
 use portolan_core::time::Moment;
 use serde::Serialize;
 
 use super::{Slot, State};
+use crate::account::{BudgetReport, Cost};
 use crate::decider::DeciderStats;
 use crate::error::Refused;
-use crate::log::Line;
+use crate::log::{Fault, Line, PastRefusal};
 use crate::version::About;
 
 /// The result of one pass.
@@ -68,10 +70,24 @@ pub enum Event {
 /// How a slot stands.
 #[derive(Clone, Debug, Serialize)]
 pub struct SlotReport {
+    /// How a tenant stood with its budget when something was last reconciled.
+    pub budget: Option<BudgetReport>,
+    /// Does nobody pass, because nothing runs?
+    pub closed: bool,
+    /// What it had used then.
+    pub cost: Cost,
+    /// Is it passed by, by hand?
+    pub disabled: bool,
     /// Questions to the decider, if the plan has dynamic rules.
     pub decider: Option<DeciderStats>,
     /// The version that is wanted; none when its file cannot be read.
     pub desired: Option<Digest>,
+    /// The last calls that ended badly, oldest first.
+    pub faults: Vec<Fault>,
+    /// The last refusals, oldest first.
+    pub past_refusals: Vec<PastRefusal>,
+    /// What becomes of requests when the policy fails.
+    pub on_fail: FailRule,
     /// The last lines of its log, oldest first.
     pub log: Vec<Line>,
     /// Lines that it wrote too fast.
@@ -130,12 +146,19 @@ pub(super) fn of(slot: &Slot, state: &State, now: Moment) -> SlotReport {
     let trouble = state.trouble.as_ref();
     let millis = |wait: Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
     SlotReport {
+        budget: state.account.report(),
+        closed: state.is_closed(),
+        cost: state.account.cost(),
+        disabled: state.disabled,
         decider: state
             .running
             .as_ref()
             .and_then(|active| active.decider.as_ref())
             .map(|decider| decider.stats()),
         desired: state.wanted.digest,
+        faults: state.log.faults(),
+        past_refusals: state.log.refusals(),
+        on_fail: state.wanted.terms.on_fail,
         log: state.log.lines(),
         log_dropped: state.log.dropped(),
         plan_calls: state.plan_calls,

@@ -8,21 +8,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 use portolan_core::decide::{Call, Decide, Undecided};
 use portolan_core::facts::Facts;
 use portolan_core::ids::Digest;
+use portolan_core::lane::Lane;
+use portolan_core::plan::{Action, Answer, AnswerId, Exchange, Plan, Rule, Then};
 use portolan_core::snapshot::Policy;
 use portolan_core::table::Table;
 use portolan_foundation::clock;
 
 use super::{Active, Slot, Wanted};
+use crate::account::Account;
 use crate::decider::{Decider, Start};
 use crate::engine::Engine;
 use crate::error::{Refused, Stage};
 use crate::log::Log;
-use crate::plan::{be_polite, is_dynamic, planning_thread};
+use crate::plan::{Asked, be_polite, is_dynamic, planning_thread};
 use crate::source::Source;
 use crate::version::Version;
 
 /// One slot that needs a plan.
 pub(super) struct Job {
+    pub(super) account: Arc<Account>,
+    /// What the policy may see.
+    pub(super) facts: Arc<Facts>,
     /// The decider to keep if the new plan leaves it the same memo.
     pub(super) decider: Option<Arc<Decider>>,
     pub(super) log: Arc<Log>,
@@ -41,7 +47,7 @@ pub(super) struct Made {
 }
 
 /// Does the jobs: versions first, each once however many slots want it, then plans.
-pub(super) fn carry_out(engine: &Engine, jobs: Vec<Job>, facts: &Arc<Facts>) -> Vec<Made> {
+pub(super) fn carry_out(engine: &Engine, jobs: Vec<Job>) -> Vec<Made> {
     let mut sources: HashMap<Digest, &Source> = HashMap::new();
     for job in jobs.iter().filter(|job| job.version.is_none()) {
         sources.insert(job.source.digest(), &job.source);
@@ -55,7 +61,7 @@ pub(super) fn carry_out(engine: &Engine, jobs: Vec<Job>, facts: &Arc<Facts>) -> 
             Some(version) => Ok(Arc::clone(version)),
             None => versions.get(&job.source.digest()).cloned().unwrap_or_else(|| Err(host_failed())),
         };
-        version.and_then(|version| plan(engine, job, version, facts))
+        version.and_then(|version| plan(engine, job, version))
     });
     jobs.into_iter()
         .zip(outcomes)
@@ -77,21 +83,28 @@ fn load(engine: &Engine, source: &Source) -> Result<Arc<Version>, Refused> {
     }
 }
 
-fn plan(
-    engine: &Engine,
-    job: &Job,
-    version: Arc<Version>,
-    facts: &Arc<Facts>,
-) -> Result<Box<Active>, Refused> {
+fn plan(engine: &Engine, job: &Job, version: Arc<Version>) -> Result<Box<Active>, Refused> {
     let wanted = job.wanted.clone();
-    let planned = engine.plan_here(&version, &wanted.config, Arc::clone(facts), &job.log)?;
+    let asked = Asked {
+        account: &job.account,
+        bounds: match job.slot {
+            Slot::Operator => None,
+            Slot::Tenant(_) => Some(Arc::clone(&wanted.terms.scope.bounds)),
+        },
+        config: &wanted.config,
+        facts: Arc::clone(&job.facts),
+        log: &job.log,
+    };
+    let planned = engine.plan_here(&version, asked)?;
     let decider = if is_dynamic(&planned.plan) {
         let kept = job.decider.as_ref().filter(|decider| decider.memo() == planned.plan.memo);
         Some(match kept {
             Some(decider) => Arc::clone(decider),
             None => {
                 let (config, memo) = (&*wanted.config, &*planned.plan.memo);
-                engine.decider(&version, Start { config, log: &job.log, memo, tier: wanted.tier })?
+                let account = &job.account;
+                let start = Start { account, config, log: &job.log, memo, tier: wanted.tier };
+                engine.decider(&version, start)?
             }
         })
     } else {
@@ -106,6 +119,7 @@ fn plan(
         digest: version.digest(),
         table: Table::compile(planned.plan),
         decider: answering,
+        on_fail: wanted.terms.on_fail,
     };
     Ok(Box::new(Active {
         decider,
@@ -118,13 +132,33 @@ fn plan(
     }))
 }
 
-/// For plans without dynamic rules.
+/// What a slot has in which nothing runs and which lets nobody pass: one rule that nobody answers.
+pub(super) fn closed(wanted: &Wanted) -> Arc<Lane> {
+    let answer = Answer { action: Action::Next, edits: Vec::new(), rewrite: None };
+    let rule = Rule {
+        name: Some("closed".into()),
+        when: Vec::new(),
+        then: Then::Dynamic { needs: Vec::new(), among: vec![AnswerId(0)] },
+        exchange: Exchange::default(),
+        bounds: None,
+    };
+    let plan = Plan { answers: vec![answer], memo: Vec::new(), rules: vec![rule] };
+    Arc::new(Lane::stable(Arc::new(Policy {
+        name: wanted.policy.clone(),
+        digest: wanted.digest.unwrap_or(Digest([0; 32])),
+        table: Table::compile(plan),
+        decider: Arc::new(Nobody),
+        on_fail: wanted.terms.on_fail,
+    })))
+}
+
+/// For plans without dynamic rules, and for slots without a policy.
 #[derive(Debug)]
 struct Nobody;
 
 impl Decide for Nobody {
     fn decide(&self, _: &Call<'_>) -> Result<u32, Undecided> {
-        Err(Undecided::Broken)
+        Err(Undecided::Empty)
     }
 }
 

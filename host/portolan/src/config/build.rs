@@ -13,19 +13,22 @@ use std::time::Duration;
 use http::HeaderName;
 use ipnet::IpNet;
 use portolan_control::{Engine, EtcdConfig};
+use portolan_core::bounds::{Bounds, FieldPattern};
+use portolan_core::decide::FailRule;
 use portolan_core::ids::{Digest, NameError, PolicyName, PoolName, RegionName, ResidencyName, TenantName};
 use portolan_core::screen::check_host;
 use portolan_core::tenant::{Source, Unrecognised};
 use portolan_core::topology::{BreakerLimits, Probe, Protocol, UpstreamTls};
 use portolan_foundation::telemetry;
+use portolan_policy::Budget;
 
 pub(crate) use self::admin::{AdminConfig, AdminTls, OidcKeys};
 use super::Local;
 use super::defaults;
 use super::problem::Problem;
 use super::raw::{
-    Raw, RawBreaker, RawControl, RawEtcd, RawFormat, RawLimits, RawPolicy, RawPool, RawProbe, RawProtocol,
-    RawRegion, RawSource, RawUnrecognised,
+    Raw, RawBounds, RawBreaker, RawBudget, RawControl, RawEtcd, RawFailRule, RawFormat, RawLimits, RawPolicy,
+    RawPool, RawProbe, RawProtocol, RawRegion, RawSource, RawUnrecognised,
 };
 use super::shape::suggest;
 use super::tree::Tree;
@@ -126,6 +129,7 @@ pub(crate) struct PolicySlot {
     pub(crate) config: Arc<str>,
     pub(crate) dynamic_granted: bool,
     pub(crate) name: PolicyName,
+    pub(crate) on_fail: FailRule,
     /// A version in the control store; none for the folder of policies and bundled ones.
     pub(crate) version: Option<Digest>,
 }
@@ -163,6 +167,8 @@ pub(crate) struct Authority {
 /// What a tenant has of its own.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct TenantConfig {
+    pub(crate) bounds: Arc<Bounds>,
+    pub(crate) budget: Budget,
     pub(crate) policy: Option<PolicySlot>,
     pub(crate) residency: Option<ResidencyName>,
 }
@@ -235,8 +241,23 @@ impl Builder<'_> {
                 self.name(&["residency", &name], &name, ResidencyName::new).map(|name| (name, known)),
             );
         }
+        let tenant_sources: Vec<Source> = (0..)
+            .zip(raw.tenants.sources)
+            .filter_map(|(index, source): (usize, _)| self.source(&index.to_string(), source))
+            .collect();
+        let usual = self.bounds(&["tenants", "bounds"], raw.tenants.bounds, &regions);
+        let usual = Bounds { kept_headers: naming_headers(&tenant_sources), ..usual };
+        let usual_budget = budget(portolan_policy::defaults::TENANT_BUDGET, raw.policies.tenant);
         let mut tenants = BTreeMap::new();
         for (name, tenant) in raw.tenant {
+            let own = self.bounds(&["tenant", &name, "bounds"], tenant.bounds, &regions);
+            let bounds = Arc::new(Bounds {
+                headers: own.headers.or_else(|| usual.headers.clone()),
+                kept_headers: usual.kept_headers.clone(),
+                pools: own.pools.or_else(|| usual.pools.clone()),
+                regions: own.regions.or_else(|| usual.regions.clone()),
+            });
+            let budget = budget(usual_budget, tenant.budget);
             let residency = tenant.residency.and_then(|class| {
                 let at = ["tenant", &name, "residency"];
                 let class = self.name(&at, &class, ResidencyName::new)?;
@@ -248,7 +269,7 @@ impl Builder<'_> {
                 Some(class)
             });
             let policy = tenant.policy.and_then(|policy| self.policy(&["tenant", &name, "policy"], policy));
-            let config = TenantConfig { policy, residency };
+            let config = TenantConfig { bounds, budget, policy, residency };
             tenants.extend(self.name(&["tenant", &name], &name, TenantName::new).map(|name| (name, config)));
         }
         let policy = raw.policy.and_then(|policy| self.policy(&["policy"], policy));
@@ -303,10 +324,6 @@ impl Builder<'_> {
                 latency_us.insert((other, one), us);
             }
         }
-        let tenant_sources = (0..)
-            .zip(raw.tenants.sources)
-            .filter_map(|(index, source): (usize, _)| self.source(&index.to_string(), source))
-            .collect();
         let country_header = self.header(&["trust", "country_header"], raw.trust.country_header);
         let region_header = self.header(&["trust", "region_header"], raw.trust.region_header);
         let limits = self.limits(&raw.limits);
@@ -466,6 +483,11 @@ impl Builder<'_> {
                 config: config.into(),
                 dynamic_granted: raw.dynamic_granted,
                 name,
+                on_fail: match raw.on_fail {
+                    Some(RawFailRule::Bypass) => FailRule::Bypass,
+                    Some(RawFailRule::Closed) => FailRule::Closed,
+                    Some(RawFailRule::Previous) | None => FailRule::Previous,
+                },
                 version,
             }),
             Err(error) => {
@@ -478,6 +500,46 @@ impl Builder<'_> {
                 None
             }
         }
+    }
+
+    fn bounds(&mut self, at: At<'_>, raw: RawBounds, regions: &BTreeMap<RegionName, RegionConfig>) -> Bounds {
+        let all: Vec<&PoolName> = regions.values().flat_map(|region| region.pools.keys()).collect();
+        let names: BTreeSet<RegionName> = regions.keys().cloned().collect();
+        let place = |key: &'static str, index: usize| (key, index.to_string());
+        let headers = raw.headers.map(|texts| {
+            let read = |(index, text): (usize, &String)| {
+                let pattern = FieldPattern::parse(text);
+                if pattern.is_none() {
+                    let (key, index) = place("headers", index);
+                    let help = "write a field's name, or the beginning of some with `*` at its end, such as `x-shop-*`";
+                    self.problem(&[at, &[key, &index]].concat(), format!("`{text}` names no header field"), help);
+                }
+                pattern
+            };
+            texts.iter().enumerate().filter_map(read).collect()
+        });
+        let pools = raw.pools.map(|texts| {
+            let mut pools = BTreeSet::new();
+            for (index, text) in texts.iter().enumerate() {
+                let (key, index) = place("pools", index);
+                let at = [at, &[key, &index]].concat();
+                let Some(name) = self.name(&at, text, PoolName::new) else { continue };
+                if !all.contains(&&name) {
+                    let known: Vec<&str> = all.iter().map(|pool| pool.as_str()).collect();
+                    self.problem(&at, format!("no region has a pool `{name}`"), suggest(text, &known));
+                }
+                pools.insert(name);
+            }
+            pools
+        });
+        let regions = raw.regions.map(|texts| {
+            let read = |(index, text): (usize, &String)| {
+                let (key, index) = place("regions", index);
+                self.known_region(&[at, &[key, &index]].concat(), text, &names)
+            };
+            texts.iter().enumerate().filter_map(read).collect()
+        });
+        Bounds { headers, pools, regions, ..Bounds::default() }
     }
 
     fn source(&mut self, index: &str, raw: RawSource) -> Option<Source> {
@@ -775,5 +837,28 @@ impl Builder<'_> {
 
     fn problem(&mut self, at: At<'_>, message: impl Into<String>, help: impl Into<String>) {
         self.problems.push(Problem::new(self.tree.origin(at), message).help(help));
+    }
+}
+
+/// The header fields that name tenants: whoever could edit them could speak for another tenant.
+fn naming_headers(sources: &[Source]) -> BTreeSet<Box<str>> {
+    let name = |source: &Source| match source {
+        Source::Header { name } => Some(name.clone()),
+        Source::ClientCertificate { .. } | Source::HostSuffix { .. } | Source::PathPrefix { .. } => None,
+    };
+    sources.iter().filter_map(name).collect()
+}
+
+/// A budget with some of its parts changed.
+fn budget(usual: Budget, raw: RawBudget) -> Budget {
+    let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    Budget {
+        fuel_burst: raw.fuel_burst.unwrap_or(usual.fuel_burst),
+        fuel_per_second: raw.fuel_per_second.unwrap_or(usual.fuel_per_second),
+        memory_bytes: raw.memory_bytes.map_or(usual.memory_bytes, size),
+        plan_burst: raw.plan_burst.unwrap_or(usual.plan_burst),
+        plan_fuel_per_minute: raw.plan_fuel_per_minute.unwrap_or(usual.plan_fuel_per_minute),
+        plans_per_minute: raw.plans_per_minute.unwrap_or(usual.plans_per_minute),
+        warm_instances: raw.warm_instances.map_or(usual.warm_instances, |number| number as usize),
     }
 }

@@ -373,6 +373,9 @@ pub(super) struct RawResidency {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTenants {
+    /// What tenants' policies may choose, unless `[tenant.NAME.bounds]` says otherwise.
+    #[serde(default)]
+    pub(super) bounds: RawBounds,
     /// Refuse names that have no `[tenant.NAME]`.
     #[serde(default)]
     pub(super) known_only: bool,
@@ -411,10 +414,68 @@ pub(super) enum RawUnrecognised {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTenant {
+    /// What its policy may choose; each key wins over the one in `[tenants.bounds]`.
+    #[serde(default)]
+    pub(super) bounds: RawBounds,
+    /// What its policy may use on each node; each key wins over the one in `[policies.tenant]`.
+    #[serde(default)]
+    pub(super) budget: RawBudget,
     /// Its own routing policy, asked after the operator's.
     pub(super) policy: Option<RawPolicy>,
     /// Its residency class.
     pub(super) residency: Option<String>,
+}
+
+/// What a tenant's policy may choose, and see. What is absent is not bounded; an empty list allows nothing.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBounds {
+    /// Header fields that it may edit: names, or beginnings such as `x-shop-*`. Never those that name tenants.
+    pub(super) headers: Option<Vec<String>>,
+    /// Pools that it may forward to.
+    pub(super) pools: Option<Vec<String>>,
+    /// Regions that it may forward to, within the tenant's residency class.
+    pub(super) regions: Option<Vec<String>>,
+}
+
+/// What a tenant's policy may use on a node. Fuel is the engine's measure of work: two thousand million units are about a
+/// second of straight code.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBudget {
+    /// Fuel that may be used at once, after a time of rest (1000000000).
+    #[schemars(range(min = 1))]
+    pub(super) fuel_burst: Option<u64>,
+    /// Fuel that comes back in a second, over all data threads (200000000).
+    #[schemars(range(min = 1))]
+    pub(super) fuel_per_second: Option<u64>,
+    /// Bytes of all its warm instances, and of any one (67108864).
+    #[schemars(range(min = 65_536))]
+    pub(super) memory_bytes: Option<u64>,
+    /// Plans that may be made at once, after a time of rest (30).
+    #[schemars(range(min = 1))]
+    pub(super) plan_burst: Option<u32>,
+    /// Fuel that plans may use in a minute (10000000000).
+    #[schemars(range(min = 1))]
+    pub(super) plan_fuel_per_minute: Option<u64>,
+    /// Plans in a minute (60).
+    #[schemars(range(min = 1))]
+    pub(super) plans_per_minute: Option<u32>,
+    /// Warm instances (64).
+    #[schemars(range(min = 0, max = 100_000))]
+    pub(super) warm_instances: Option<u32>,
+}
+
+/// What becomes of a slot's requests when its policy fails.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawFailRule {
+    /// They go on as if the slot had no policy.
+    Bypass,
+    /// They are answered 503.
+    Closed,
+    /// The last good version and table go on; where there is none, they go on to the next slot.
+    Previous,
 }
 
 /// A policy in a slot.
@@ -427,6 +488,8 @@ pub(super) struct RawPolicy {
     /// May a tenant's large component answer dynamic rules?
     #[serde(default)]
     pub(super) dynamic_granted: bool,
+    /// What becomes of requests when the policy fails (previous).
+    pub(super) on_fail: Option<RawFailRule>,
     /// `NAME` for `NAME.wasm` in the folder of policies, or a bundled policy.
     #[serde(rename = "use")]
     pub(super) name: String,
@@ -446,4 +509,7 @@ pub(super) struct RawPolicies {
     /// Instances that may exist at the same time (10000).
     #[schemars(range(min = 16, max = 100_000))]
     pub(super) instances: Option<u32>,
+    /// What each tenant's policy may use on this node, unless `[tenant.NAME.budget]` says otherwise.
+    #[serde(default)]
+    pub(super) tenant: RawBudget,
 }

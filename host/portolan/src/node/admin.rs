@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use portolan_admin::Problem;
-use portolan_admin::backend::{Node, Question as Asked, Tail, TailFilter, Untold};
+use portolan_admin::backend::{Node, Question as Asked, Tail, TailFilter, TenantSide, Untold};
 use portolan_control::Health;
 use portolan_core::ids::TenantName;
 use portolan_core::snapshot::Live;
@@ -51,6 +51,7 @@ pub(crate) struct Admin {
     pub(crate) report: Report,
     pub(crate) settings: Arc<LiveSettings>,
     pub(crate) shutdown: Shutdown,
+    pub(crate) usage: super::usage::Shared,
 }
 
 impl Admin {
@@ -109,9 +110,11 @@ impl Admin {
             connections: self.proxy.connections(),
             task_panics: task::panics(),
             configuration: &report,
-            control: self.intent.control(report.running),
+            control: self.intent.control(report.running, report.applied_after_ms),
             nodes: self.intent.nodes(),
             engine: self.engine.stats(),
+            thread_shares: self.engine.thread_shares(),
+            tenants: super::tenancy::standings(&self.engine),
             regions: topology
                 .regions
                 .values()
@@ -132,7 +135,8 @@ impl Admin {
         let report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = report.slots.iter().filter(|slot| slot.refused.is_some()).count();
         let problems = report.problems.len();
-        let control = self.intent.control(report.running);
+        let control = self.intent.control(report.running, report.applied_after_ms);
+        let glass = report.break_glass.clone();
         drop(report);
         let rows: [(&str, &str, &str, u64); 18] = [
             ("generation", "gauge", "Number of the running generation.", snapshot.generation.0),
@@ -189,12 +193,19 @@ impl Admin {
                 self.settings.log_lines_dropped(),
             ),
         ];
+        super::tenancy::render(&self.engine, &glass, &mut text);
         let connected = |control: &Control| control.health == Some(Health::Connected);
         let control = control.iter().flat_map(|control| {
             [
                 ("control_running", "gauge", "Generation of the control store that runs.", control.running),
                 ("control_wanted", "gauge", "Newest generation of the control store.", control.wanted),
                 ("control_connected", "gauge", "Does the store answer?", u64::from(connected(control))),
+                (
+                    "control_applied_after_ms",
+                    "gauge",
+                    "Milliseconds from when the running generation was written to when it took effect here.",
+                    control.applied_after_ms.unwrap_or(0),
+                ),
             ]
         });
         for (name, kind, help, value) in rows.into_iter().chain(control) {
@@ -237,6 +248,21 @@ impl Node for Admin {
         let thought = thought.map_err(|error| Problem::internal(format!("explain a request: {error}")))?;
         let explanation = thought.map_err(Problem::invalid)?;
         serde_json::to_value(explanation).map_err(Problem::internal)
+    }
+
+    fn tenant(&self, tenant: &TenantName, side: TenantSide) -> Result<Option<Value>, Problem> {
+        let report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        super::tenancy::side(&self.engine, &report.slots, tenant, side).map_err(Problem::internal)
+    }
+
+    async fn usage(&self, since_ms: u64, by_hour: bool) -> Result<Vec<Value>, Problem> {
+        let meter = Arc::clone(&self.usage);
+        let rows = tokio::task::spawn_blocking(move || {
+            meter.lock().unwrap_or_else(PoisonError::into_inner).export(since_ms, by_hour)
+        });
+        let rows = rows.await.map_err(|error| Problem::internal(format!("read the usage: {error}")))?;
+        let rows = rows.map_err(|error| Problem::internal(format!("read the usage: {error}")))?;
+        rows.iter().map(serde_json::to_value).collect::<Result<_, _>>().map_err(Problem::internal)
     }
 
     fn tail(&self, filter: TailFilter) -> Result<Tail, Problem> {

@@ -25,6 +25,8 @@ pub(crate) enum Intent {
 /// How it stands with intent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Control {
+    /// How long after it was written the running generation took effect here, in milliseconds.
+    pub(crate) applied_after_ms: Option<u64>,
     /// How it stands with the store; none for a pinned generation.
     pub(crate) health: Option<Health>,
     /// The generation that runs.
@@ -66,13 +68,13 @@ impl Intent {
     }
 
     /// How it stands, with the generation that runs.
-    pub(crate) fn control(&self, running: u64) -> Option<Control> {
+    pub(crate) fn control(&self, running: u64, applied_after_ms: Option<u64>) -> Option<Control> {
         let wanted = self.state()?.generation();
         let health = match self {
             Self::Following(store) => Some(store.health()),
             Self::Files | Self::Pinned(_) => None,
         };
-        Some(Control { health, running, wanted })
+        Some(Control { applied_after_ms, health, running, wanted })
     }
 
     /// The same as the admin API sees it.

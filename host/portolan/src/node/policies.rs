@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use portolan_control::{Components, Missing};
+use portolan_core::bounds::Scope;
 use portolan_core::ids::{Digest, PolicyName};
-use portolan_policy::{Refused, Slot, SlotSpec, Source, Stage};
+use portolan_policy::{Refused, Slot, SlotSpec, Source, Stage, Terms};
 use tokio::runtime::Handle;
 
 use crate::bundled;
@@ -44,6 +46,7 @@ impl Sources {
                 config: policy.config.clone(),
                 dynamic_granted: policy.dynamic_granted,
                 policy: policy.name.clone(),
+                terms: terms(config, &slot, policy),
                 slot,
                 source: match policy.version {
                     Some(version) => self.version(&policy.name, version, component_bytes_max),
@@ -135,5 +138,21 @@ impl Sources {
             ));
         };
         Ok(self.bundled.entry(bundled.name).or_insert_with(|| Source::bytes(bundled.component)).clone())
+    }
+}
+
+/// What the operator says of a slot.
+fn terms(config: &Config, slot: &Slot, policy: &PolicySlot) -> Terms {
+    let tenant = match slot {
+        Slot::Operator => None,
+        Slot::Tenant(name) => config.tenants.get(name),
+    };
+    let scope = tenant
+        .map(|tenant| Scope { bounds: Arc::clone(&tenant.bounds), residency: tenant.residency.clone() });
+    Terms {
+        budget: tenant.map(|tenant| tenant.budget),
+        disabled: false,
+        on_fail: policy.on_fail,
+        scope: scope.unwrap_or_default(),
     }
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use portolan_control::NodeReport;
+use portolan_core::decide::FailRule;
 use portolan_core::ids::Generation;
 use portolan_core::snapshot::{Live, Snapshot};
 use portolan_core::time::Moment;
@@ -19,10 +20,11 @@ use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::telemetry;
 use portolan_foundation::tls::{CertificateStore, PeerIdentity};
 use portolan_foundation::watch::Folders;
-use portolan_policy::{Engine, Event, Slot, Slots};
+use portolan_policy::{Engine, Event, Slot, SlotSpec, Slots};
 use portolan_proxy::LiveSettings;
 use tokio::sync::Notify;
 
+use super::break_glass::{BreakGlass, Files, Freezer};
 use super::intent::Intent;
 use super::policies::Sources;
 use super::status::Reconciled;
@@ -39,6 +41,7 @@ pub(crate) struct Reconciler {
     certificates: Option<Arc<CertificateStore>>,
     config: Config,
     environment: Vec<(String, String)>,
+    freezer: Freezer,
     intent: Intent,
     live: Arc<Live>,
     path: PathBuf,
@@ -48,6 +51,8 @@ pub(crate) struct Reconciler {
     running: u64,
     slots: Slots,
     sources: Sources,
+    /// What every slot is to run, before break-glass.
+    specs: Vec<SlotSpec>,
     /// What listeners and threads were made with.
     started: Config,
     topology: Arc<Topology>,
@@ -82,20 +87,30 @@ impl Reconciler {
         let topology = Arc::new(topology::build(&config, &mut cells));
         let mut slots = Slots::new(engine);
         let now = clock::now();
-        let specs = sources.specs(&config, slots.engine().config().limits.component_bytes_max);
+        let wanted = sources.specs(&config, slots.engine().config().limits.component_bytes_max);
+        let mut freezer = Freezer::new(Files::of(&config.state));
+        freezer.files().create().context("create the folder of break-glass files")?;
+        let glass = BreakGlass::read(freezer.files(), intent.state().as_deref());
+        let specs = freezer.hold(glass.is_frozen(), wanted, None);
+        let mut enabled = specs.clone();
+        glass.apply(&mut enabled);
         let facts = Arc::new(topology.facts(clock::unix_ms()));
-        let first = slots.reconcile(&specs, &facts, now);
+        let first = slots.reconcile(&enabled, &facts, now);
         first.events.iter().for_each(tell);
         let refused = first.events.iter().find_map(|event| match event {
             Event::Refused { slot: Slot::Operator, refused, .. } => Some(refused.clone()),
             _ => None,
         });
+        // Where the operator says what becomes of requests without the policy, that is what they get.
+        let stated = config.policy.as_ref().is_some_and(|policy| policy.on_fail != FailRule::Previous);
+        let refused = refused.filter(|_| !stated);
         if let Some(refused) = refused {
             return Err(anyhow::Error::new(refused).context("the operator's policy is refused"));
         }
         let snapshot =
             Snapshot { generation: Generation(1), topology: Arc::clone(&topology), policies: first.policies };
         let report = Reconciled {
+            break_glass: glass,
             files: names(&files),
             loaded_at_ms: clock::unix_ms(),
             running,
@@ -108,6 +123,7 @@ impl Reconciler {
             started: config.clone(),
             config,
             environment,
+            freezer,
             intent,
             live: Live::new(snapshot),
             path,
@@ -116,6 +132,7 @@ impl Reconciler {
             running,
             slots,
             sources,
+            specs,
             topology,
         })
     }
@@ -153,13 +170,24 @@ impl Reconciler {
                 (self.config.clone(), Arc::clone(&self.topology))
             }
         };
-        let now = clock::now();
-        let specs = self.sources.specs(&config, self.slots.engine().config().limits.component_bytes_max);
-        let facts = Arc::new(topology.facts(clock::unix_ms()));
-        let result = self.slots.reconcile(&specs, &facts, now);
+        let (now, mut made_at_ms) = (clock::now(), 0);
+        let wanted = self.sources.specs(&config, self.slots.engine().config().limits.component_bytes_max);
+        let glass = BreakGlass::read(self.freezer.files(), state.as_deref());
+        problems.extend(glass.problems.iter().cloned());
+        self.specs = self.freezer.hold(glass.is_frozen(), wanted, Some(&self.specs));
+        let mut enabled = self.specs.clone();
+        glass.apply(&mut enabled);
+        let facts = match self.slots.facts().filter(|_| glass.is_hard()) {
+            Some(facts) => Arc::clone(facts),
+            None => Arc::new(topology.facts(clock::unix_ms())),
+        };
+        let result = self.slots.reconcile(&enabled, &facts, now);
         result.events.iter().for_each(tell);
         let slots = self.slots.reports(now);
         let operator = slots.iter().find(|report| report.slot == Slot::Operator);
+        // Where nothing runs and the operator says what requests get then, there is nothing to wait for.
+        let operator =
+            operator.filter(|report| report.running.is_some() || report.on_fail == FailRule::Previous);
         let refused = operator.and_then(|report| report.refused.as_ref());
         // A new picture of the world takes effect with the policy that plans over it, or not at all.
         let new_topology = !Arc::ptr_eq(&topology, &self.topology) && refused.is_none();
@@ -175,6 +203,10 @@ impl Reconciler {
             problems.extend(apply(settings, &self.config, &config).err());
         }
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        if report.break_glass != glass {
+            tracing::warn!(glass = %serde_json::to_string(&glass).unwrap_or_default(), "break-glass has changed");
+        }
+        report.break_glass = glass;
         if problems != report.problems {
             problems.iter().for_each(|problem| {
                 tracing::warn!("{problem}; what ran before goes on");
@@ -192,9 +224,12 @@ impl Reconciler {
             }
             report.files = files;
             self.config = config;
+            made_at_ms = state
+                .as_ref()
+                .filter(|state| state.generation() != self.running)
+                .map_or(0, |state| state.made_at_ms());
             self.running = state.map_or(0, |state| state.generation());
         }
-        report.running = self.running;
         report.problems = problems;
         report.slots = slots;
         drop(report);
@@ -207,6 +242,12 @@ impl Reconciler {
             self.live.swap(Snapshot { generation, topology, policies: result.policies });
             tracing::info!(generation = generation.0, "a new generation runs");
         }
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.running = self.running;
+        if made_at_ms > 0 {
+            report.applied_after_ms = Some(clock::unix_ms().saturating_sub(made_at_ms));
+        }
+        drop(report);
         self.tell_others();
         result.retry_at
     }
@@ -243,6 +284,7 @@ impl Reconciler {
             folders.insert(config::conf_d(&self.path));
         }
         folders.insert(self.config.policies_folder.clone());
+        folders.insert(self.freezer.files().folder().to_owned());
         folders.extend(self.certificates.iter().flat_map(|store| store.folders()));
         folders.extend(self.config.peer.iter().filter_map(|peer| parent(&peer.cert)));
         // `portolan.toml` given as a bare name has the empty path as its parent.
@@ -268,7 +310,8 @@ pub(crate) async fn run(
     let mut folders = reconciler.folders();
     let mut identities = identities(&folders);
     let mut watched = Folders::watch(folders.clone());
-    let mut retry_at: Option<Moment> = None;
+    // What changed between the first look and the watch is found by one pass at once.
+    let mut retry_at: Option<Moment> = Some(clock::now());
     loop {
         let retry = async {
             match retry_at {

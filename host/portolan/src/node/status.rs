@@ -1,14 +1,21 @@
 //! What a node tells of itself: plain data, written by the reconciler and the admin listener, read by `portolan status`.
 
+use super::break_glass::BreakGlass;
 use super::intent::Control;
+use super::tenancy::Standing;
 use portolan_control::NodeReport;
-use portolan_policy::{SlotReport, Stats};
+use portolan_policy::{SlotReport, Stats, ThreadShare};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// What the reconciler knows after each pass.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Reconciled {
+    /// How long after the change of the control store that runs was written it took effect here, in milliseconds. Of
+    /// another machine's clock, so good to its skew; none where no change came since the start.
+    pub(crate) applied_after_ms: Option<u64>,
+    /// What is held or taken away by hand.
+    pub(crate) break_glass: BreakGlass,
     /// The files that the running configuration came from.
     pub(crate) files: Vec<String>,
     /// When the running configuration took effect, in milliseconds since 1970-01-01T00:00:00Z.
@@ -43,6 +50,10 @@ pub(crate) struct Status<'s> {
     /// All nodes that follow the same control store.
     pub(crate) nodes: Vec<NodeReport>,
     pub(crate) engine: Stats,
+    /// How much of each data thread guests take.
+    pub(crate) thread_shares: Vec<ThreadShare>,
+    /// How tenants stand with their budgets, now: those that were demoted, and those that used most.
+    pub(crate) tenants: Vec<Standing>,
     pub(crate) regions: Vec<RegionStatus>,
     pub(crate) certificates: Vec<Value>,
 }

@@ -52,7 +52,10 @@ pub(crate) fn build(config: &Config, cells: &mut Cells) -> Topology {
     cells.forget_gone();
     let known = config.tenants.iter().map(|(name, tenant)| {
         let policy = tenant.policy.as_ref().map(|policy| policy.name.clone());
-        (name.clone(), Tenant { residency: tenant.residency.clone(), policy })
+        (
+            name.clone(),
+            Tenant { bounds: Arc::clone(&tenant.bounds), residency: tenant.residency.clone(), policy },
+        )
     });
     Topology {
         local: config.local.clone(),

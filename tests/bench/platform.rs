@@ -494,8 +494,8 @@ fn flood_of_uploads(folder: &Path, end: &Arc<AtomicBool>) {
     drop(std::thread::spawn(move || {
         for number in 0..1_000 {
             let partial = policies.join("floods.partial");
-            let body = format!("(drop (i32.const {number})) {FLOODS}");
-            let component = Guest::deciding(&body).component();
+            let more = format!("(data (i32.const 9000) \"upload-{number:06}\")");
+            let component = Guest { plan: "(call $ask)", decide: Some(FLOODS), more: &more }.component();
             let written = std::fs::write(&partial, component)
                 .and_then(|()| std::fs::rename(&partial, policies.join("floods.wasm")));
             if written.is_err() || end.load(Ordering::Relaxed) {

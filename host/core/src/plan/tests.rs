@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::exercise::{drive, facts};
 use super::*;
+use crate::bounds::FieldPattern;
 
 fn draft() -> Draft {
     Draft::new(
@@ -131,4 +132,45 @@ proptest! {
         drop(draft.set_rule(number % 4, &a, &b));
         drop(draft.finish());
     }
+}
+
+#[test]
+fn a_tenants_draft_keeps_to_its_bounds_and_sets_none() {
+    let bounds = Bounds {
+        headers: Some(vec![FieldPattern::parse("x-shop-*").unwrap()]),
+        kept_headers: std::collections::BTreeSet::from(["x-shop-tenant".into()]),
+        pools: Some(std::collections::BTreeSet::new()),
+        ..Bounds::default()
+    };
+    let mut draft = Draft::of_tenant(facts(), Limits::default(), std::sync::Arc::new(bounds));
+    let answer = draft.respond(200, "", "").unwrap().0;
+    draft.set_answer(answer, "response.header.set:X-Shop-A", "1").unwrap();
+    for key in ["header.set:cookie", "response.header.add:set-cookie", "header.remove:x-shop-tenant"] {
+        let refusal = draft.set_answer(answer, key, "").unwrap_err();
+        assert_eq!(refusal.code, code::FORBIDDEN, "{refusal}");
+        assert!(refusal.message.contains("it may edit x-shop-*"), "{refusal}");
+    }
+    for key in ["header.set:portolan-tenant", "header.set:connection", "header.set:transfer-encoding"] {
+        assert_eq!(draft.set_answer(answer, key, "x").unwrap_err().code, code::VALUE, "{key}");
+    }
+    let rule = draft.split(&[], &[(answer, 1)], &[]).unwrap().0;
+    for key in ["tenant.headers", "tenant.pools", "tenant.regions"] {
+        assert_eq!(draft.set_rule(rule, key, "a").unwrap_err().code, code::UNSUPPORTED, "{key}");
+    }
+    // What no call should have let through is found in the whole.
+    let forward = draft.forward("eu", "app").unwrap();
+    let refusal = draft.finish().unwrap_err();
+    let said = format!("answer {} (forward to app in eu) is outside", forward.0);
+    assert!(refusal.code == code::FORBIDDEN && refusal.message.contains(&said), "{refusal}");
+
+    let mut operators = self::draft();
+    let next = operators.leave().unwrap().0;
+    let rule = operators.split(&[], &[(next, 1)], &[]).unwrap().0;
+    operators.set_rule(rule, "tenant.regions", "eu\nus").unwrap();
+    operators.set_rule(rule, "tenant.headers", "").unwrap();
+    assert_eq!(operators.set_rule(rule, "tenant.pools", "A B").unwrap_err().code, code::VALUE);
+    let (plan, _) = operators.finish().unwrap();
+    let bounds = plan.rules[0].bounds.as_deref().unwrap();
+    assert_eq!(bounds.regions.as_ref().map(std::collections::BTreeSet::len), Some(2));
+    assert!(bounds.pools.is_none() && !bounds.allows_header("x-a"));
 }

@@ -261,8 +261,10 @@ async fn schemathesis_finds_nothing() {
         .args(["--header", &format!("Authorization: Bearer {token}")])
         .args(["--max-examples", "20", "--seed", "7", "--max-time", "60", "--request-timeout", "20"])
         .args(["--phases", "examples,coverage,fuzzing", "--no-color"])
-        // Streams do not end.
-        .args(["--exclude-path-regex", "/(events|tail)$"])
+        // Streams do not end; and it would revoke the token that it asks with.
+        .args(["--exclude-path-regex", "/(events|tail)$", "--exclude-operation-id", "revoke_token"])
+        // No schema says which cursors, ETags and generations there are, or what a node would run.
+        .args(["--exclude-checks", "positive_data_acceptance"])
         .env("PYTHONPATH", tools)
         .current_dir(place.path())
         .kill_on_drop(true);

@@ -11,7 +11,7 @@ use crate::backend::{
 };
 use crate::caller::{Caller, Scope};
 use crate::defaults::{FILES_MAX, PAGE_BYTES, SCAN_ENTRIES_MAX, WISHES_MAX};
-use crate::extract::{Json, Names, Parameters};
+use crate::extract::{Json, Names, Parameters, short};
 use crate::objects::{hidden, key, may_change, may_write, message, redact, tell, visible};
 use crate::page::{self, Page};
 use crate::problem::Problem;
@@ -289,6 +289,11 @@ fn check_wishes(api: &Api, caller: &Caller, wishes: &[Wish]) -> Result<(), Probl
 /// A page of the log: read backwards in steps, so far as one question may look.
 async fn list(api: &Api, caller: &Caller, listed: Listed) -> Result<Page<Change>, Problem> {
     let limit = page::limit(listed.limit)?;
+    short(&[
+        ("author", &listed.author, 200),
+        ("source", &listed.source, 200),
+        ("object", &listed.object, 401),
+    ])?;
     let intent: &dyn Intent = &*api.backends().intent;
     let newest = intent.generation()?;
     let bad = || Problem::invalid("`cursor` is none of this API's: begin without one");

@@ -95,6 +95,17 @@ pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
+/// Parameters that are texts are no longer than their description says.
+pub(crate) fn short(parameters: &[(&str, &Option<String>, usize)]) -> Result<(), Problem> {
+    let long = parameters
+        .iter()
+        .find(|(_, value, max)| value.as_ref().is_some_and(|text| text.chars().count() > *max));
+    match long {
+        None => Ok(()),
+        Some((name, _, max)) => Err(Problem::invalid(format!("`{name}` has more than {max} characters"))),
+    }
+}
+
 fn pointer(path: &serde_path_to_error::Path) -> String {
     use serde_path_to_error::Segment;
     let part = |segment: &Segment| match segment {

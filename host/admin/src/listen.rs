@@ -15,7 +15,7 @@ use crate::api::Api;
 use crate::caller::{Caller, Scope};
 use crate::defaults::STREAM_BEAT;
 use crate::events::{Event, News};
-use crate::extract::Parameters;
+use crate::extract::{Parameters, short};
 use crate::problem::{Code, Problem};
 use crate::routes::{Access, Routes};
 use crate::sse;
@@ -55,6 +55,7 @@ async fn events(
     if caller.tenant.as_ref().is_some_and(|own| foreign(own.as_str())) {
         return Err(Problem::new(Code::Forbidden, "you may listen to your own tenant only"));
     }
+    short(&[("types", &wanted.types, 500), ("tenant", &wanted.tenant, 63)])?;
     let place = api.streams().enter(&caller)?;
     let news = api.events().follow();
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());

@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 use crate::api::Api;
 use crate::backend::{Body, Key, Object, ObjectFilter, Outcome, Proposal, Wish};
 use crate::caller::{Caller, Scope};
-use crate::extract::{Json, MergePatch, Names, Parameters};
+use crate::extract::{Json, MergePatch, Names, Parameters, short};
 use crate::page::{self, Page};
 use crate::problem::{Code, Problem};
 use crate::revision;
@@ -87,6 +87,10 @@ async fn list_objects(
     Parameters(listed): Parameters<Listed>,
 ) -> Result<axum::Json<Page<Object>>, Problem> {
     let limit = page::limit(listed.limit)?;
+    short(&[("kind", &listed.kind, PART_BYTES_MAX)])?;
+    if listed.managed_by.as_deref().is_some_and(|by| !matches!(by, "api" | "file")) {
+        return Err(Problem::invalid("`managed_by` is `api` or `file`"));
+    }
     let after = page::place(listed.cursor.as_deref())?;
     let after = after.as_deref().map(|place| {
         let (kind, name) = place.split_once('/').unwrap_or((place, ""));

@@ -16,7 +16,7 @@ use crate::api::Api;
 use crate::backend::{Tail, TailFilter};
 use crate::caller::{Caller, Scope};
 use crate::defaults::STREAM_BEAT;
-use crate::extract::Parameters;
+use crate::extract::{Parameters, short};
 use crate::problem::{Code, Problem};
 use crate::routes::{Access, Routes};
 use crate::sse;
@@ -75,6 +75,12 @@ async fn tail(
 }
 
 fn filter(caller: &Caller, wanted: Wanted) -> Result<TailFilter, Problem> {
+    short(&[
+        ("tenant", &wanted.tenant, 63),
+        ("method", &wanted.method, 32),
+        ("policy", &wanted.policy, 63),
+        ("path", &wanted.path, 200),
+    ])?;
     let mut tenant = wanted.tenant;
     if let Some(own) = &caller.tenant {
         if tenant.as_deref().is_some_and(|tenant| tenant != own.as_str()) {

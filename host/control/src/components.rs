@@ -6,11 +6,10 @@
 use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Place;
-use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
+use object_store::{ObjectStore as _, ObjectStoreExt as _, PutMode, PutOptions};
 use portolan_core::ids::Digest;
 use tokio::time::timeout;
 
@@ -22,7 +21,7 @@ use crate::error::Away;
 #[derive(Clone, Debug)]
 pub struct Components {
     own: PathBuf,
-    shared: Arc<dyn ObjectStore>,
+    shared: PathBuf,
 }
 
 /// Why a component is not here.
@@ -43,18 +42,14 @@ pub enum Missing {
 }
 
 impl Components {
-    /// Opens a folder that all nodes share, and a node's own.
+    /// A folder that all nodes share, which may be away until it is needed, and a node's own, which is made.
     ///
     /// # Errors
-    /// When one of them cannot be used.
+    /// When the node's own cannot be used.
     pub fn open(shared: &Path, own: &Path) -> Result<Self, Away> {
-        for folder in [shared, own] {
-            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-            made.map_err(|error| Away(format!("use {}: {error}", folder.display())))?;
-        }
-        let store = LocalFileSystem::new_with_prefix(shared)
-            .map_err(|error| Away(format!("use {}: {error}", shared.display())))?;
-        Ok(Self { own: own.to_owned(), shared: Arc::new(store.with_fsync(true)) })
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(own);
+        made.map_err(|error| Away(format!("use {}: {error}", own.display())))?;
+        Ok(Self { own: own.to_owned(), shared: shared.to_owned() })
     }
 
     /// Puts a component into the shared place; one that is there already is left alone.
@@ -63,9 +58,17 @@ impl Components {
     /// When the place does not take it.
     pub async fn put(&self, bytes: Vec<u8>) -> Result<Digest, Away> {
         let digest = digest(&bytes);
+        // Only the folder itself: what it stands in may be a disk that is not mounted, and nobody looks for an empty one there.
+        match std::fs::DirBuilder::new().mode(0o700).create(&self.shared) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(Away(format!("make {}: {error}", self.shared.display())));
+            }
+            _ => {}
+        }
+        let store = self.store().map_err(Away)?;
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         let place = place(digest);
-        let put = self.shared.put_opts(&place, bytes.into(), options);
+        let put = store.put_opts(&place, bytes.into(), options);
         match timeout(COMPONENT_TIMEOUT, put).await {
             Ok(Ok(_) | Err(object_store::Error::AlreadyExists { .. })) => Ok(digest),
             Ok(Err(error)) => Err(Away(format!("keep component {}: {error}", digest.short()))),
@@ -91,15 +94,22 @@ impl Components {
         let away = |reason: &dyn std::fmt::Display| Missing::Away(wanted.short(), reason.to_string());
         let place = place(wanted);
         let fetched = async {
-            let size = self.shared.head(&place).await.map_err(|error| away(&error))?.size;
+            let store = self.store().map_err(|error| away(&error))?;
+            let size = store.head(&place).await.map_err(|error| away(&error))?.size;
             if size > bytes_max as u64 {
                 return Err(Missing::TooLarge(wanted.short(), size, bytes_max));
             }
-            let got = self.shared.get(&place).await.map_err(|error| away(&error))?;
+            let got = store.get(&place).await.map_err(|error| away(&error))?;
             got.bytes().await.map_err(|error| away(&error))
         };
         let bytes = timeout(COMPONENT_TIMEOUT, fetched).await.map_err(|_| away(&"no answer in time"))??;
         if digest(&bytes) == wanted { Ok(bytes.into()) } else { Err(Missing::Other(wanted.short())) }
+    }
+
+    fn store(&self) -> Result<LocalFileSystem, String> {
+        let store = LocalFileSystem::new_with_prefix(&self.shared);
+        let store = store.map_err(|error| format!("use {}: {error}", self.shared.display()))?;
+        Ok(store.with_fsync(true))
     }
 
     fn keep(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {

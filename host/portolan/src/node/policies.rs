@@ -58,6 +58,32 @@ impl Sources {
 
     /// A version of the control store, from this node's own disk; fetched before if need be.
     fn version(&mut self, name: &PolicyName, version: Digest, bytes_max: usize) -> Result<Source, Refused> {
+        // A copy that a broken disk or a hand has changed is fetched anew, at once: a node may be about to start with it.
+        match self.copy(name, version, bytes_max)? {
+            Some(source) => return Ok(source),
+            None => {
+                tracing::warn!(%name, version = version.short(), "this node's copy is broken, and is fetched anew")
+            }
+        }
+        self.copy(name, version, bytes_max)?.ok_or_else(|| {
+            Refused::passing(
+                Stage::Read,
+                format!(
+                    "this node's copy of `{name}` {} is broken as soon as it is written",
+                    version.short()
+                ),
+                "look at this node's disk; it is tried again",
+            )
+        })
+    }
+
+    /// The copy on this node's disk, fetched if it is not there; none when it was broken, and it is gone then.
+    fn copy(
+        &mut self,
+        name: &PolicyName,
+        version: Digest,
+        bytes_max: usize,
+    ) -> Result<Option<Source>, Refused> {
         let Some((components, handle)) = &self.components else {
             return Err(Refused::new(
                 Stage::Read,
@@ -81,15 +107,16 @@ impl Sources {
         })?;
         let source = self.file(file.clone(), &meta, bytes_max)?;
         if source.digest() == version {
-            return Ok(source);
+            return Ok(Some(source));
         }
-        // A broken disk, or a hand: the next look fetches it anew.
-        std::fs::remove_file(&file).ok();
-        Err(Refused::passing(
-            Stage::Read,
-            format!("`{}` is not what its name says", file.display()),
-            "nothing: it is fetched again; look at this node's disk",
-        ))
+        std::fs::remove_file(&file).map_err(|error| {
+            Refused::passing(
+                Stage::Read,
+                format!("remove the broken `{}`: {error}", file.display()),
+                "let portolan write its own folder",
+            )
+        })?;
+        Ok(None)
     }
 
     /// A file of the name wins over a bundled policy.

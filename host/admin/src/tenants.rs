@@ -95,6 +95,10 @@ async fn export_usage(
 
 async fn used(api: &Api, since: &Since) -> Result<Vec<Value>, Problem> {
     let (since_ms, by_hour) = (since.since_ms.unwrap_or(0), since.by_hour.unwrap_or(false));
+    // Whole numbers are described with 63 bits; what is beyond is no time either.
+    if i64::try_from(since_ms).is_err() {
+        return Err(Problem::invalid("`since_ms` is beyond all times"));
+    }
     api.backends().node.usage(since_ms, by_hour).await
 }
 

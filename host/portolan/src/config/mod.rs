@@ -15,7 +15,7 @@ mod tree;
 
 use std::path::{Path, PathBuf};
 
-use portolan_control::{Components, Engine, State};
+use portolan_control::{Away, Components, Engine, State};
 
 pub(crate) use self::build::{
     AccessLog, AdminConfig, AdminTls, Authority, Config, GatewayTls, LogFormat, OidcKeys, PolicySlot,
@@ -62,7 +62,7 @@ impl Local {
     ///
     /// # Errors
     /// When the folders cannot be used.
-    pub(crate) fn components(&self) -> anyhow::Result<Option<Components>> {
+    pub(crate) fn components(&self) -> Result<Option<Components>, Away> {
         components(self.components.as_deref(), &self.state)
     }
 
@@ -76,9 +76,9 @@ impl Local {
 ///
 /// # Errors
 /// When the folders cannot be used.
-pub(crate) fn components(shared: Option<&Path>, state: &Path) -> anyhow::Result<Option<Components>> {
+pub(crate) fn components(shared: Option<&Path>, state: &Path) -> Result<Option<Components>, Away> {
     let own = state.join(defaults::COMPONENTS_FOLDER);
-    Ok(shared.map(|shared| Components::open(shared, &own)).transpose()?)
+    shared.map(|shared| Components::open(shared, &own)).transpose()
 }
 
 /// Reads what a node knows of itself. Only what is needed for that is checked.

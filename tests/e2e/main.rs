@@ -14,6 +14,7 @@ mod examples;
 mod hostile;
 mod hot;
 mod languages;
+mod replay;
 mod resilience;
 mod serving;
 mod tenants;

@@ -405,11 +405,61 @@ pub trait Node: Debug + Send + Sync {
     /// When no node runs here, or its folder does not read.
     async fn usage(&self, since_ms: u64, by_hour: bool) -> Result<Vec<Value>, Problem>;
 
+    /// The newest decisions that are kept, the newest first.
+    ///
+    /// # Errors
+    /// When no node runs here, or the filter means nothing.
+    async fn decisions(&self, wanted: DecisionFilter) -> Result<Vec<Value>, Problem> {
+        _ = wanted;
+        Err(nothing_kept())
+    }
+
+    /// A decision that is kept, as this tenant may see it, or the platform's people.
+    ///
+    /// # Errors
+    /// When there is none of that id.
+    async fn decision(&self, id: String, tenant: Option<TenantName>) -> Result<Value, Problem> {
+        _ = (id, tenant);
+        Err(nothing_kept())
+    }
+
+    /// What is kept of decisions.
+    ///
+    /// # Errors
+    /// When no node runs here.
+    fn recordings(&self) -> Result<Value, Problem> {
+        Err(nothing_kept())
+    }
+
     /// Begins to listen to requests.
     ///
     /// # Errors
     /// When no node runs here, or too many listen.
     fn tail(&self, filter: TailFilter) -> Result<Tail, Problem>;
+}
+
+fn nothing_kept() -> Problem {
+    Problem::new(
+        crate::Code::NotFound,
+        "no node runs here: start one, and ask it, or read its recordings with `portolan recordings`",
+    )
+}
+
+/// Which decisions to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DecisionFilter {
+    /// Only those before the one of this id.
+    pub before: Option<String>,
+    /// Who asks, when it is a tenant: it is told of its own only.
+    pub caller: Option<TenantName>,
+    /// How many at most.
+    pub max: usize,
+    /// Only those in which this policy had a part.
+    pub policy: Option<String>,
+    /// Only with this status, or of its hundred.
+    pub status: Option<u16>,
+    /// Only this tenant's.
+    pub tenant: Option<String>,
 }
 
 /// Which requests to hear of.

@@ -12,6 +12,7 @@ mod authentic;
 pub mod backend;
 mod caller;
 mod changes;
+mod decisions;
 pub mod defaults;
 mod events;
 mod explain;

@@ -21,6 +21,7 @@ pub(crate) fn routes() -> Routes {
     let mut routes = Routes::new(begin());
     for add in [
         crate::changes::add,
+        crate::decisions::add,
         crate::explain::add,
         crate::listen::add,
         crate::objects::add,

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 /// A named value of a request, as a policy declares it.
 ///
 /// | text | value |
@@ -20,7 +22,8 @@ use std::net::IpAddr;
 /// | `region` | name of the region that took the request in |
 /// | `header:NAME` | first value of a header |
 /// | `cookie:NAME` | value of a cookie (RFC 6265, section 5.4) |
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Attribute {
     /// `client.country`
     ClientCountry,
@@ -99,6 +102,19 @@ impl Attribute {
             "tenant.residency" => Self::Residency,
             _ => return Err(AttributeError::Unknown(text.to_owned())),
         })
+    }
+}
+
+impl TryFrom<String> for Attribute {
+    type Error = AttributeError;
+    fn try_from(text: String) -> Result<Self, AttributeError> {
+        Self::parse(&text)
+    }
+}
+
+impl From<Attribute> for String {
+    fn from(attribute: Attribute) -> Self {
+        attribute.to_string()
     }
 }
 

@@ -3,12 +3,44 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::balance::{splitmix, stable_hash};
 use crate::ids::{RegionName, TenantName};
 use crate::snapshot::Policy;
 
 /// All parts of a whole, in which a canary's part is counted.
 pub const PERMILLE: u32 = 1_000;
+
+/// A place for a policy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Slot {
+    /// The operator's, which is asked first.
+    Operator,
+    /// A tenant's.
+    Tenant(TenantName),
+}
+
+impl Slot {
+    /// The tenant whose it is; none for the operator's.
+    #[must_use]
+    pub const fn tenant(&self) -> Option<&TenantName> {
+        match self {
+            Self::Operator => None,
+            Self::Tenant(tenant) => Some(tenant),
+        }
+    }
+}
+
+impl std::fmt::Display for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Operator => f.write_str("operator"),
+            Self::Tenant(tenant) => write!(f, "tenant {tenant}"),
+        }
+    }
+}
 
 /// The policies of a slot.
 #[derive(Clone, Debug)]

@@ -5,7 +5,8 @@
 //!
 //! A reader's path: [`topology`] says what exists, [`facts`] what a policy may know of it, [`plan`] what a policy
 //! answers, [`table`] how an answer is found for a request, [`snapshot`] what one generation of all that is, and
-//! [`endpoint`], [`health`], [`breaker`] and [`balance`] what is observed meanwhile.
+//! [`endpoint`], [`health`], [`breaker`] and [`balance`] what is observed meanwhile. [`recording`] is how a decision is kept and
+//! decided again.
 
 pub mod attribute;
 pub mod backoff;
@@ -19,6 +20,7 @@ pub mod health;
 pub mod ids;
 pub mod lane;
 pub mod plan;
+pub mod recording;
 pub mod retry;
 pub mod screen;
 pub mod snapshot;

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 
 use crate::decide::{Decide, FailRule};
+use crate::facts::Facts;
 use crate::ids::{Digest, Generation, PolicyName, TenantName};
 use crate::lane::Lane;
 use crate::table::Table;
@@ -36,6 +37,10 @@ pub struct Policies {
 /// One policy at work: an immutable version with one configuration and the table that it planned.
 #[derive(Debug)]
 pub struct Policy {
+    /// The configuration, a JSON object.
+    pub config: Arc<str>,
+    /// What it knew when it planned.
+    pub facts: Arc<Facts>,
     /// The name of its slot's policy.
     pub name: PolicyName,
     /// Which version.

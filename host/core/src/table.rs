@@ -6,10 +6,12 @@ pub mod naive;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use smallvec::SmallVec;
 
 use self::index::Index;
-use crate::attribute::Attributes;
+use crate::attribute::{Attribute, Attributes};
 use crate::backoff::scale;
 use crate::balance::{splitmix, stable_hash};
 use crate::plan::{Answer, AnswerId, Plan, Rule, RuleId, Share, Then};
@@ -17,6 +19,7 @@ use crate::plan::{Answer, AnswerId, Plan, Rule, RuleId, Share, Then};
 /// A compiled plan.
 #[derive(Debug, Default)]
 pub struct Table {
+    attributes: Box<[Attribute]>,
     index: Index,
     plan: Plan,
 }
@@ -39,7 +42,13 @@ impl Table {
     /// Compiles a checked plan. Cannot fail: what could be wrong was refused by [`crate::plan::Draft`].
     #[must_use]
     pub fn compile(plan: Plan) -> Self {
-        Self { index: Index::over(&plan.rules), plan }
+        Self { attributes: attributes(&plan.rules), index: Index::over(&plan.rules), plan }
+    }
+
+    /// All attributes that a look-up may ask for, and that `decide` may be given; sorted.
+    #[must_use]
+    pub const fn attributes(&self) -> &[Attribute] {
+        &self.attributes
     }
 
     /// The first rule that matches.
@@ -111,6 +120,20 @@ impl Table {
     pub const fn plan(&self) -> &Plan {
         &self.plan
     }
+}
+
+/// What conditions look at, what rules declare, and what makes them sticky.
+fn attributes(rules: &[Rule]) -> Box<[Attribute]> {
+    let mut all = BTreeSet::new();
+    for rule in rules {
+        let needs: &[Attribute] = match &rule.then {
+            Then::Dynamic { needs, .. } => needs,
+            Then::Split { .. } => &[],
+        };
+        let looked_at = rule.when.iter().map(|condition| &condition.attribute);
+        all.extend(looked_at.chain(needs).chain(&rule.exchange.sticky));
+    }
+    all.into_iter().cloned().collect()
 }
 
 fn push(order: &mut Candidates, answer: AnswerId) {

@@ -26,6 +26,14 @@ pub fn from_unix_ms(ms: u64) -> std::time::SystemTime {
     std::time::SystemTime::UNIX_EPOCH + Duration::from_millis(ms)
 }
 
+/// Milliseconds since 1970-01-01T00:00:00Z of a point of the wall clock; for reading times that people write.
+#[must_use]
+#[expect(clippy::disallowed_types, reason = "the one place that knows the wall clock")]
+pub fn to_unix_ms(time: std::time::SystemTime) -> u64 {
+    let since = time.duration_since(std::time::SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since: Duration| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
 /// The wall clock in milliseconds since 1970-01-01T00:00:00Z; 0 for clocks set before that.
 #[must_use]
 #[expect(clippy::disallowed_types, reason = "the one place that reads the wall clock")]

@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod net;
 pub mod random;
+pub mod seal;
 pub mod shutdown;
 pub mod task;
 pub mod telemetry;

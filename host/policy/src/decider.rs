@@ -245,6 +245,21 @@ fn draw((least, most): (u32, u32)) -> u32 {
 
 impl Decide for Decider {
     fn decide(&self, call: &Call<'_>) -> Result<u32, Undecided> {
+        self.decide_counted(call).0
+    }
+
+    fn decide_counted(&self, call: &Call<'_>) -> (Result<u32, Undecided>, u64) {
+        let mut fuel = 0;
+        (self.answer(call, &mut fuel), fuel)
+    }
+
+    fn is_impure(&self) -> bool {
+        self.impure.load(Ordering::Relaxed)
+    }
+}
+
+impl Decider {
+    fn answer(&self, call: &Call<'_>, counted: &mut u64) -> Result<u32, Undecided> {
         let began = Instant::now();
         let now = clock::at(began);
         if !thread::has_time(&self.limits, self.tier, began) {
@@ -274,9 +289,9 @@ impl Decide for Decider {
         }
         seat.place.touch(now.0);
         let fuel_before = seat.cost.fuel.load(Ordering::Relaxed);
-        let answer = self.ask(seat, &mut held, call);
-        let fuel = seat.cost.fuel.load(Ordering::Relaxed).saturating_sub(fuel_before);
-        held.credit = held.credit.saturating_sub(i64::try_from(fuel).unwrap_or(i64::MAX));
+        let answer = self.ask(seat, &mut held, call, counted);
+        let spent_fuel = seat.cost.fuel.load(Ordering::Relaxed).saturating_sub(fuel_before);
+        held.credit = held.credit.saturating_sub(i64::try_from(spent_fuel).unwrap_or(i64::MAX));
         let ended = Instant::now();
         let spent = ended.saturating_duration_since(began);
         if let Some(share) = &mut held.share {
@@ -298,9 +313,7 @@ impl Decide for Decider {
             Err(failure) => Err(self.failed(&failure, probe)),
         }
     }
-}
 
-impl Decider {
     /// The counters now.
     #[must_use]
     pub fn stats(&self) -> DeciderStats {
@@ -367,17 +380,23 @@ impl Decider {
         self.fresh || self.impure.load(Ordering::Relaxed)
     }
 
-    fn ask(&self, seat: &Arc<Seat>, held: &mut Held, call: &Call<'_>) -> Result<u32, Failure> {
+    fn ask(
+        &self,
+        seat: &Arc<Seat>,
+        held: &mut Held,
+        call: &Call<'_>,
+        fuel: &mut u64,
+    ) -> Result<u32, Failure> {
         if self.is_fresh() {
             let (mut store, guest) = self.instance(Some(seat))?;
-            return self.call(&mut store, &guest, call, Some(seat));
+            return self.call(&mut store, &guest, call, Some(seat), fuel);
         }
         let mut warm = match held.warm.take() {
             Some(warm) => warm,
             None => self.warm_up(seat)?,
         };
         // On failure the instance goes with this function's end.
-        let mut index = self.call(&mut warm.store, &warm.guest, call, Some(seat))?;
+        let mut index = self.call(&mut warm.store, &warm.guest, call, Some(seat), fuel)?;
         let bytes = warm.store.data().limiter.memory_bytes() + INSTANCE_OVERHEAD_BYTES;
         warm.lease.resize(bytes);
         let may_stay = warm.warmth.as_mut().is_some_and(|warmth| warmth.resize(bytes));
@@ -401,12 +420,13 @@ impl Decider {
         guest: &Guest,
         call: &Call<'_>,
         seat: Option<&Seat>,
+        fuel: &mut u64,
     ) -> Result<u32, Failure> {
         guest::arm(store, self.allowance)?;
         let answer = guest.call_decide(&mut *store, call.rule.0, call.now_ms, call.seed, call.values);
+        *fuel = self.allowance.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
         if let Some(seat) = seat {
-            let left = store.get_fuel().unwrap_or(0);
-            seat.cost.fuel.fetch_add(self.allowance.fuel.saturating_sub(left), Ordering::Relaxed);
+            seat.cost.fuel.fetch_add(*fuel, Ordering::Relaxed);
         }
         answer.map_err(|error| guest::failure(&error, Some(store)))
     }
@@ -415,8 +435,9 @@ impl Decider {
     fn check_purity(&self, call: &Call<'_>, index: u32) -> u32 {
         self.counts.purity_checks.add(1);
         self.engine.counters.purity_checks.add(1);
-        let again =
-            self.instance(None).and_then(|(mut store, guest)| self.call(&mut store, &guest, call, None));
+        let again = self
+            .instance(None)
+            .and_then(|(mut store, guest)| self.call(&mut store, &guest, call, None, &mut 0));
         match again {
             Ok(again) if again == index => index,
             // A fresh instance has more to do, and may find no place: that says nothing about purity.

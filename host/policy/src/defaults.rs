@@ -38,8 +38,8 @@ pub const COMPILE_MEMORY_BYTES_MAX: u64 = 3 * 1024 * 1024 * 1024;
 /// Compiled code on disk.
 pub const CACHE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
-/// Core instances of a component: its own, and what ties it to its imports; adapters add some.
-pub const CORE_INSTANCES_MAX: usize = 16;
+/// Core instances of a component: its own, and what ties it to its imports; adapters add some. Python's libraries make 38.
+pub const CORE_INSTANCES_MAX: usize = 48;
 /// Memories of a component: one, and one of each adapter; a JavaScript guest has three. Their bytes are summed.
 pub const MEMORIES_MAX: usize = 4;
 /// Tables of a component.

@@ -16,14 +16,15 @@ use portolan_core::decide::FailRule;
 use portolan_core::facts::{Facts, Reads};
 use portolan_core::ids::{Digest, PolicyName, TenantName};
 use portolan_core::lane::Lane;
+pub use portolan_core::lane::Slot;
 use portolan_core::snapshot::{Policies, Policy};
 use portolan_core::time::Moment;
 use portolan_foundation::random;
-use serde::Serialize;
 
 pub use self::report::{Event, Reconciled, Running, SlotReport};
 use self::terms::Pictures;
 pub use self::terms::Terms;
+pub(crate) use self::work::Nobody;
 use self::work::{Job, Made};
 use crate::account::Account;
 use crate::bucket::Bucket;
@@ -34,25 +35,6 @@ use crate::error::{Refused, Stage};
 use crate::log::Log;
 use crate::source::Source;
 use crate::version::Version;
-
-/// A place for a policy.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Slot {
-    /// The operator's, which is asked first.
-    Operator,
-    /// A tenant's.
-    Tenant(TenantName),
-}
-
-impl std::fmt::Display for Slot {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Operator => f.write_str("operator"),
-            Self::Tenant(tenant) => write!(f, "tenant {tenant}"),
-        }
-    }
-}
 
 /// What is wanted in a slot.
 #[derive(Clone, Debug)]
@@ -188,7 +170,7 @@ impl Slots {
         result.changed =
             apart != self.apart || !result.events.iter().all(|event| matches!(event, Event::Refused { .. }));
         self.apart = apart;
-        self.publish(&mut result);
+        self.publish(facts, &mut result);
         result
     }
 
@@ -310,15 +292,15 @@ impl Slots {
     }
 
     /// Puts what runs into the result; the map of tenants is only made anew when one of them changed.
-    fn publish(&mut self, result: &mut Reconciled) {
+    fn publish(&mut self, facts: &Arc<Facts>, result: &mut Reconciled) {
         if result.changed {
             let tenant = |(slot, state): (&Slot, &State)| match slot {
-                Slot::Tenant(tenant) => Some((tenant.clone(), state.lane()?)),
+                Slot::Tenant(tenant) => Some((tenant.clone(), state.lane(facts)?)),
                 Slot::Operator => None,
             };
             self.tenants = Arc::new(self.slots.iter().filter_map(tenant).collect());
         }
-        let operator = self.slots.get(&Slot::Operator).and_then(State::lane);
+        let operator = self.slots.get(&Slot::Operator).and_then(|state| state.lane(facts));
         result.policies = Policies { operator, tenants: Arc::clone(&self.tenants) };
     }
 
@@ -401,11 +383,11 @@ impl State {
     }
 
     /// What requests of the slot meet: nothing, where nothing runs and all may pass.
-    fn lane(&self) -> Option<Arc<Lane>> {
+    fn lane(&self, facts: &Arc<Facts>) -> Option<Arc<Lane>> {
         match &self.running {
             _ if self.disabled => None,
             Some(active) => Some(active.lane()),
-            None => self.is_closed().then(|| work::closed(&self.wanted)),
+            None => self.is_closed().then(|| work::closed(&self.wanted, facts)),
         }
     }
 

@@ -62,7 +62,10 @@ impl Source {
     }
 
     /// The bytes, which are those of the digest.
-    pub(crate) fn read(&self, bytes_max: usize) -> Result<Arc<[u8]>, Refused> {
+    ///
+    /// # Errors
+    /// [`Refused`] when they cannot be read, are too many, or have changed.
+    pub fn read(&self, bytes_max: usize) -> Result<Arc<[u8]>, Refused> {
         let path = match &self.place {
             Place::Bytes(bytes) => return Ok(Arc::clone(bytes)),
             Place::File(path) => path,

@@ -64,6 +64,11 @@ pub(crate) enum Command {
     /// Tell what tenants used.
     #[command(subcommand)]
     Usage(Usage),
+    /// Decide again what was recorded, with another policy, and show what would change.
+    Replay(Replay),
+    /// Look at what a node keeps of its decisions.
+    #[command(subcommand)]
+    Recordings(Recordings),
     /// Make a small certificate authority for the peer link between regions, for trials.
     Pki {
         /// Where to write `ca.crt` and each region's certificate and key.
@@ -287,6 +292,17 @@ pub(crate) enum Token {
         #[arg(long)]
         json: bool,
     },
+    /// A word for the request header `portolan-debug`: the response then tells the decision's id.
+    Debug {
+        /// Only for requests of this tenant.
+        #[arg(long)]
+        tenant: Option<String>,
+        /// How long it holds; at most a day.
+        #[arg(long = "for", default_value = "1h", value_parser = humantime::parse_duration)]
+        time: std::time::Duration,
+        #[command(flatten)]
+        file: ConfigFile,
+    },
     /// List tokens, with when each was last used on the node that is asked.
     List {
         #[command(flatten)]
@@ -367,12 +383,84 @@ pub(crate) struct Status {
     pub(crate) json: bool,
 }
 
+/// How a comparison is told.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Told {
+    /// End with 2 when more than so many of a thousand decisions would differ.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub(crate) limit: u32,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print Markdown.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) markdown: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Replay {
+    /// A file of `portolan recordings export`, or a folder of segments such as `.portolan/recordings`.
+    pub(crate) recording: PathBuf,
+    /// Who decides again: `NAME` for what runs by that name here, `NAME@VERSION`, or a component's file.
+    #[arg(long)]
+    pub(crate) policy: String,
+    /// With whom it is compared; with what was recorded when absent.
+    #[arg(long)]
+    pub(crate) against: Option<String>,
+    /// The candidate's configuration, a JSON object; the recorded one when absent.
+    #[arg(long)]
+    pub(crate) policy_config: Option<String>,
+    /// The name under which a file's policy was recorded; the file's own when absent.
+    #[arg(long = "as")]
+    pub(crate) name: Option<String>,
+    /// Only decisions of so long ago, such as `1h`.
+    #[arg(long, value_parser = humantime::parse_duration)]
+    pub(crate) since: Option<std::time::Duration>,
+    #[command(flatten)]
+    pub(crate) told: Told,
+    #[command(flatten)]
+    pub(crate) file: ConfigFile,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Recordings {
+    /// List the segments.
+    List {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write decisions into one file.
+    Export {
+        /// The file.
+        output: PathBuf,
+        /// Only decisions of so long ago, such as `1h`.
+        #[arg(long, value_parser = humantime::parse_duration)]
+        since: Option<std::time::Duration>,
+        /// Only this tenant's.
+        #[arg(long)]
+        tenant: Option<String>,
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
     /// Such as GET.
-    pub(crate) method: String,
+    #[arg(required_unless_present = "id")]
+    pub(crate) method: Option<String>,
     /// Such as http://acme.apps.example.com/orders.
-    pub(crate) url: String,
+    #[arg(required_unless_present = "id")]
+    pub(crate) url: Option<String>,
+    /// A decision that was kept, by the id in its response's `portolan-decision`.
+    #[arg(long, conflicts_with_all = ["method", "url", "at"])]
+    pub(crate) id: Option<String>,
+    /// As things stood then: RFC 3339, such as 2026-01-31T12:00:00Z, or so long ago, such as `2h`. Needs recordings.
+    #[arg(long)]
+    pub(crate) at: Option<String>,
     /// A header field, `Name: value`.
     #[arg(short = 'H', long = "header")]
     pub(crate) headers: Vec<String>,
@@ -410,6 +498,23 @@ pub(crate) enum Plugin {
         /// Where to write the component; `NAME.wasm` here when absent.
         #[arg(short, long)]
         output: Option<PathBuf>,
+    },
+    /// Compare two versions over what this node has recorded.
+    Diff {
+        /// `NAME@VERSION`, `NAME`, or a component's file.
+        base: String,
+        /// The same.
+        candidate: String,
+        /// Decisions of so long ago.
+        #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
+        since: std::time::Duration,
+        /// The name under which files' policies were recorded; the first file's own when absent.
+        #[arg(long = "as")]
+        name: Option<String>,
+        #[command(flatten)]
+        told: Told,
+        #[command(flatten)]
+        file: ConfigFile,
     },
     /// Load a component as a gateway would, and plan with it.
     Check {

@@ -1,5 +1,7 @@
 //! `portolan explain`: what would become of a request, step by step, as the running node sees it.
 
+mod past;
+
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -15,15 +17,19 @@ use crate::print;
 /// # Errors
 /// When no node answers, or the request cannot be thought through.
 pub(crate) fn run(options: &Explain) -> anyhow::Result<ExitCode> {
-    let headers = options.headers.iter().map(|line| {
-        let (name, value) =
-            line.split_once(':').with_context(|| format!("`{line}` is no header: write `Name: value`"))?;
-        Ok((name.trim().to_owned(), value.trim().to_owned()))
-    });
+    if let Some(id) = &options.id {
+        return past::kept(id, options);
+    }
+    // Without an id the command line demands both.
+    let (method, url) =
+        (options.method.as_deref().unwrap_or_default(), options.url.as_deref().unwrap_or_default());
+    if let Some(at) = &options.at {
+        return past::at(at, method, url, options);
+    }
     let question = Question {
-        method: options.method.clone(),
-        url: options.url.clone(),
-        headers: headers.collect::<anyhow::Result<_>>()?,
+        method: method.to_owned(),
+        url: url.to_owned(),
+        headers: headers(options)?,
         client: options.client,
         tenant: options.tenant.clone(),
         near: options.region.clone(),
@@ -32,9 +38,18 @@ pub(crate) fn run(options: &Explain) -> anyhow::Result<ExitCode> {
     if options.json {
         print(&serde_json::to_string_pretty(&answer)?)?;
     } else {
-        print(&format!("{} {}\n{}", options.method, options.url, render(&answer)))?;
+        print(&format!("{method} {url}\n{}", render(&answer)))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn headers(options: &Explain) -> anyhow::Result<Vec<(String, String)>> {
+    let read = |line: &String| {
+        let (name, value) =
+            line.split_once(':').with_context(|| format!("`{line}` is no header: write `Name: value`"))?;
+        Ok((name.trim().to_owned(), value.trim().to_owned()))
+    };
+    options.headers.iter().map(read).collect()
 }
 
 fn text<'v>(value: &'v Value, name: &str) -> Option<&'v str> {

@@ -16,9 +16,12 @@ mod node;
 mod pki;
 mod plugin;
 mod policy;
+mod recordings;
 mod registry;
+mod replay;
 mod status;
 mod tenant;
+mod token;
 mod tokens;
 mod validate;
 
@@ -132,6 +135,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Policy(command) => return policy::run(&command),
         Command::Tenant(command) => return tenant::run(&command),
         Command::Usage(command) => return tenant::usage(&command),
+        Command::Replay(options) => return replay::run(&options),
+        Command::Recordings(command) => recordings::run(&command)?,
         Command::Pki { folder, regions } => pki::run(&folder, &regions)?,
         Command::Policies => policies()?,
         Command::Schema => print(&serde_json::to_string_pretty(&config::schema())?)?,

@@ -1,12 +1,13 @@
 //! `portolan serve`: one node. Wires the services together, and owns nothing that a service could own.
 
-mod admin;
+pub(crate) mod admin;
 pub(crate) mod break_glass;
 pub(crate) mod changes;
 mod intent;
 mod listen;
 pub(crate) mod policies;
 mod reconcile;
+pub(crate) mod recordings;
 pub(crate) mod status;
 pub(crate) mod tenancy;
 mod topology;
@@ -78,10 +79,17 @@ pub(crate) fn serve(
         peer: peer.clone(),
         sources: Sources::with_components(components, control.handle()),
     };
-    let reconciler = Reconciler::start(engine.clone(), start)?;
+    let mut reconciler = Reconciler::start(engine.clone(), start)?;
     let live = Arc::clone(reconciler.live());
     let settings = LiveSettings::new(settings(&config)).context("start the data plane")?;
-    let proxy = proxy_config(&config, &settings, certificates.as_ref(), peer.clone(), threads)?;
+    let debug = recordings::debug_key(&config)?;
+    let recorder = recordings::start(&config, debug, &live)?;
+    let recorder = reconciler.record_with(recorder);
+    let proxy = portolan_proxy::Config {
+        debug: Some(debug.for_purpose(recordings::DEBUG_PURPOSE)),
+        recorder: Arc::new(recorder.clone()),
+        ..proxy_config(&config, &settings, certificates.as_ref(), peer.clone(), threads)?
+    };
     let proxy = Proxy::bind(proxy, Arc::clone(&live)).context("start the data plane")?;
     let shutdown = Shutdown::new();
     let meter = usage::Meter::open(&config.state, clock::unix_ms()).context("open the folder of usage")?;
@@ -95,6 +103,7 @@ pub(crate) fn serve(
         intent: intent.clone(),
         live: Arc::clone(&live),
         proxy: proxy.handle(),
+        recorder: recorder.clone(),
         report: reconciler.report(),
         shutdown: shutdown.clone(),
         settings: Arc::clone(&settings),
@@ -125,6 +134,7 @@ pub(crate) fn serve(
     proxy.run(&shutdown).context("run the data plane")?;
     usage::finish(&meter, &counting, &handle);
     drop(std::fs::remove_file(&socket));
+    recorder.flush();
     let ended = control.block_on(reconciling);
     tracing::info!("portolan has ended");
     match ended {
@@ -242,7 +252,8 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-fn trust(config: &Config) -> Trust {
+/// Whom to believe, by a configuration.
+pub(crate) fn trust(config: &Config) -> Trust {
     Trust {
         country_header: config.country_header.clone(),
         networks: config
@@ -282,7 +293,14 @@ fn proxy_config(
     }
     listeners
         .extend(config.listen.peer.iter().map(|&address| Listener { address, kind: ListenerKind::Peer }));
-    Ok(portolan_proxy::Config { listeners, peer, settings: Arc::clone(settings), threads })
+    Ok(portolan_proxy::Config {
+        debug: None,
+        listeners,
+        peer,
+        recorder: Arc::new(portolan_core::recording::Nobody),
+        settings: Arc::clone(settings),
+        threads,
+    })
 }
 
 /// What exists by a configuration, with nothing observed yet; for checks.

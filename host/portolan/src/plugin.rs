@@ -15,7 +15,7 @@ use wit_component::ComponentEncoder;
 use crate::cli::Plugin;
 use crate::config;
 use crate::node::topology_of;
-use crate::{print, registry};
+use crate::{print, registry, replay};
 
 const TARGET: &str = "wasm32-unknown-unknown";
 /// The contract, for bindings generators.
@@ -40,6 +40,9 @@ pub(crate) fn run(command: Plugin) -> anyhow::Result<ExitCode> {
         Plugin::Build { path, output } => build(&path, output)?,
         Plugin::Check { component, policy_config, config, json } => {
             return check(&component, &policy_config, config.as_deref(), json);
+        }
+        Plugin::Diff { base, candidate, since, name, told, file } => {
+            return replay::diff(&base, &candidate, since, name.as_deref(), told, &file.config);
         }
         Plugin::Push { name, component, message, file, json } => {
             return registry::push(&name, &component, &file.config, &message, json);

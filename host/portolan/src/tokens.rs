@@ -35,6 +35,7 @@ pub(crate) fn run(command: &Token) -> anyhow::Result<ExitCode> {
             print(text(&made, "token"))?;
             eprintln!("undo: {}", text(&made, "undo"));
         }
+        Token::Debug { tenant, time, file } => crate::token::debug(tenant.as_deref(), *time, &file.config)?,
         Token::List { target, json: as_json } => list(&Client::open(target)?, *as_json)?,
         Token::Revoke { id, target, json: as_json } => {
             let path = format!("/api/v1/tokens/{}", crate::client::encode(id));

@@ -8,7 +8,9 @@ use std::time::Duration;
 use http::HeaderName;
 use ipnet::IpNet;
 use portolan_core::ids::RegionName;
+use portolan_core::recording::Record;
 use portolan_core::screen;
+use portolan_foundation::seal::SealKey;
 use portolan_foundation::tls::PeerIdentity;
 
 use crate::defaults;
@@ -17,10 +19,14 @@ use crate::settings::LiveSettings;
 /// The data plane of one node: what it is made with.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Whose words in `portolan-debug` are believed; nobody's when absent.
+    pub debug: Option<SealKey>,
     /// Where to listen.
     pub listeners: Vec<Listener>,
     /// Who this node is among regions; needed by peer listeners and by pools with peer TLS.
     pub peer: Option<PeerIdentity>,
+    /// Who keeps decisions.
+    pub recorder: Arc<dyn Record>,
     /// What may change while it runs.
     pub settings: Arc<LiveSettings>,
     /// How many data threads.

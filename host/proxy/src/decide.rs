@@ -4,16 +4,15 @@
 use std::sync::Arc;
 
 use portolan_core::bounds::{Bounds, Breach};
-use portolan_core::decide::{Call, Fallback, Undecided};
-use portolan_core::ids::{PoolName, RegionName};
-use portolan_core::plan::{Action, Answer, AnswerId, Exchange, RuleId, Then};
+use portolan_core::decide::{Asked, Fallback, Said, Undecided};
+use portolan_core::ids::{PoolName, RegionName, TenantName};
+use portolan_core::lane::Lane;
+use portolan_core::plan::{Action, Answer, AnswerId, Exchange, RuleId};
 use portolan_core::snapshot::{Policy, Snapshot};
-use portolan_core::table::Candidates;
 use portolan_core::topology::Topology;
 use smallvec::SmallVec;
 
-use portolan_core::attribute::{Attributes as _, Value};
-
+use crate::capture::is_shadowed;
 use crate::error::Error;
 use crate::inbound::Inbound;
 
@@ -53,9 +52,20 @@ pub(crate) enum Choice {
     Planned(usize, AnswerId),
 }
 
+/// What one policy said, by the number of its lane among those that were asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Note {
+    pub(crate) lane: usize,
+    pub(crate) rule: RuleId,
+    pub(crate) said: Said,
+    pub(crate) fuel: u64,
+}
+
 /// What was decided.
 #[derive(Debug, Default)]
 pub(crate) struct Decision {
+    /// What each policy said whose rules matched.
+    pub(crate) notes: SmallVec<[Note; 2]>,
     pub(crate) sources: SmallVec<[Source; 2]>,
     pub(crate) choices: SmallVec<[Choice; 8]>,
     /// Why dynamic rules were not answered by their policy.
@@ -64,6 +74,8 @@ pub(crate) struct Decision {
     pub(crate) asked: bool,
     /// What the tenant's policy may choose at all.
     pub(crate) bounds: Option<Arc<Bounds>>,
+    /// Is a candidate to decide it again in the shadow?
+    pub(crate) shadowed: bool,
 }
 
 impl Decision {
@@ -122,75 +134,74 @@ impl Decision {
     }
 }
 
-/// Decides. `seed` is the request's random number and `now_ms` its wall time.
+/// Decides. `seed` is the request's random number and `now_ms` its wall time. What was found out before an error stays in
+/// `decision`.
 ///
 /// # Errors
 /// [`Error::NotUtf8`] when a dynamic rule declares a value that is not text, [`Error::PolicyFailed`] when a policy failed
 /// whose slot is closed then.
 pub(crate) fn decide(
+    decision: &mut Decision,
     snapshot: &Snapshot,
     request: &Inbound,
     seed: u64,
     now_ms: u64,
-) -> Result<Decision, Error> {
-    let mut decision = Decision::default();
+) -> Result<(), Error> {
     let tenants = &snapshot.topology.tenants;
-    let operators = snapshot.policies.operator.as_ref().map(|lane| (lane, false));
-    let of_tenant = request.tenant.as_ref().and_then(|tenant| snapshot.policies.tenants.get(tenant));
-    for (lane, of_tenant) in operators.into_iter().chain(of_tenant.map(|lane| (lane, true))) {
+    let operators = usize::from(snapshot.policies.operator.is_some());
+    for (number, lane) in lanes(snapshot, request.tenant.as_ref()).enumerate() {
+        decision.shadowed |= is_shadowed(lane);
         let policy = lane.choose(request.tenant.as_ref(), &snapshot.topology.local, request.client);
+        let of_tenant = number >= operators;
         if of_tenant {
             decision.bounds = tenants.of(request.tenant.as_ref()).map(|tenant| Arc::clone(&tenant.bounds));
         }
-        if !ask(&mut decision, policy, of_tenant, request, seed, now_ms)? {
-            return Ok(decision);
+        if !ask(decision, policy, number, of_tenant, request, seed, now_ms)? {
+            return Ok(());
         }
     }
-    own(&mut decision, &snapshot.topology);
-    Ok(decision)
+    own(decision, &snapshot.topology);
+    Ok(())
+}
+
+/// What runs in the slots that a request is asked in, in order.
+pub(crate) fn lanes<'s>(
+    snapshot: &'s Snapshot,
+    tenant: Option<&TenantName>,
+) -> impl Iterator<Item = &'s Arc<Lane>> {
+    let of_tenant = tenant.and_then(|tenant| snapshot.policies.tenants.get(tenant));
+    snapshot.policies.operator.iter().chain(of_tenant)
 }
 
 /// Adds one policy's choices; `true` when the request goes on to the next slot behind them.
 fn ask(
     decision: &mut Decision,
     policy: &Arc<Policy>,
+    number: usize,
     of_tenant: bool,
     request: &Inbound,
     seed: u64,
     now_ms: u64,
 ) -> Result<bool, Error> {
-    let Some(rule_id) = policy.table.find(request) else { return Ok(true) };
-    let Some(rule) = policy.table.rule(rule_id) else { return Ok(true) };
-    let mut order = policy.table.candidates(rule_id, request, seed);
-    if let Then::Dynamic { needs, among } = &rule.then {
-        let mut values: SmallVec<[Option<&str>; 16]> = SmallVec::new();
-        for need in needs {
-            values.push(match request.value(need) {
-                Value::Absent => None,
-                Value::Opaque => return Err(Error::NotUtf8),
-                Value::Text(text) => Some(text),
-            });
-        }
-        let count = u32::try_from(among.len()).unwrap_or(u32::MAX);
-        let call = Call { rule: rule_id, now_ms, seed, values: &values, among: count };
-        match policy.decider.decide(&call) {
-            Ok(index) => {
-                decision.asked = true;
-                prefer(&mut order, among.get(index as usize).copied());
-            }
-            Err(why) => {
-                decision.undecided = Some(why);
-                match policy.on_fail.after(why) {
-                    Fallback::Close => return Err(Error::PolicyFailed(why)),
-                    Fallback::Pass => return Ok(true),
-                    Fallback::Table => {}
-                }
+    let asked = portolan_core::decide::ask(&policy.table, &*policy.decider, request, seed, now_ms);
+    let Some(Asked { rule, order, said, fuel }) = asked else { return Ok(true) };
+    decision.notes.push(Note { lane: number, rule, said, fuel });
+    match said {
+        Said::Index(_) => decision.asked = true,
+        Said::NotText => return Err(Error::NotUtf8),
+        Said::Table => {}
+        Said::Undecided(why) => {
+            decision.undecided = Some(why);
+            match policy.on_fail.after(why) {
+                Fallback::Close => return Err(Error::PolicyFailed(why)),
+                Fallback::Pass => return Ok(true),
+                Fallback::Table => {}
             }
         }
     }
     let source = decision.sources.len();
-    let sticky = policy.table.sticky_hash(rule, request);
-    decision.sources.push(Source { of_tenant, policy: Arc::clone(policy), rule: rule_id, sticky });
+    let sticky = policy.table.rule(rule).and_then(|rule| policy.table.sticky_hash(rule, request));
+    decision.sources.push(Source { of_tenant, policy: Arc::clone(policy), rule, sticky });
     for answer in order {
         let next = policy.table.answer(answer).is_none_or(|answer| answer.action == Action::Next);
         if next {
@@ -199,16 +210,6 @@ fn ask(
         decision.choices.push(Choice::Planned(source, answer));
     }
     Ok(false)
-}
-
-/// Puts the chosen answer first.
-fn prefer(order: &mut Candidates, chosen: Option<AnswerId>) {
-    if let Some(chosen) = chosen
-        && let Some(place) = order.iter().position(|answer| *answer == chosen)
-    {
-        order.remove(place);
-        order.insert(0, chosen);
-    }
 }
 
 /// The host's own rule: the first pool of the local region, then the same pool elsewhere, nearest first.

@@ -4,10 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use http::{HeaderMap, Method, Request, Uri};
+use portolan_core::attribute::Attribute;
 use portolan_core::ids::TenantName;
 use portolan_core::plan::Action;
+use portolan_core::recording::Picture;
 use portolan_core::snapshot::Snapshot;
 use portolan_core::table::RuleVerdict;
+use portolan_core::topology::Topology;
 use portolan_foundation::clock;
 use serde::Serialize;
 
@@ -124,7 +127,30 @@ impl Explanation {
     }
 }
 
+/// The picture of a request as a gateway with this topology would take it, of `looked_at` and what is always kept.
+///
+/// # Errors
+/// Why the request would be refused before anything is decided.
+pub fn picture<'a>(
+    topology: &Topology,
+    trust: &Trust,
+    question: Question,
+    looked_at: impl IntoIterator<Item = &'a Attribute>,
+    now_ms: u64,
+    seed: u64,
+) -> Result<Picture, String> {
+    let inbound = inbound(topology, trust, question)?;
+    Ok(Picture::take(&inbound, looked_at, now_ms, seed))
+}
+
 fn decide_for(snapshot: &Snapshot, trust: &Trust, question: Question) -> Result<(Decision, Inbound), String> {
+    let inbound = inbound(&snapshot.topology, trust, question)?;
+    let mut decision = Decision::default();
+    decide(&mut decision, snapshot, &inbound, 0, clock::unix_ms()).map_err(|error| error.to_string())?;
+    Ok((decision, inbound))
+}
+
+fn inbound(topology: &Topology, trust: &Trust, question: Question) -> Result<Inbound, String> {
     let Question { method, uri, headers, client, tenant, near } = question;
     let tls = uri.scheme_str() == Some("https");
     let mut request =
@@ -133,19 +159,18 @@ fn decide_for(snapshot: &Snapshot, trust: &Trust, question: Question) -> Result<
     let address = SocketAddr::new(client, 0);
     let downstream = Rc::new(Downstream { address, tls, uris: Vec::new(), peer: None, switch: None });
     let (mut parts, ()) = request.into_parts();
-    let mut inbound = Inbound::read(&mut parts, &downstream, trust, &snapshot.topology.local)
-        .map_err(|error| error.to_string())?;
+    let mut inbound =
+        Inbound::read(&mut parts, &downstream, trust, &topology.local).map_err(|error| error.to_string())?;
     if near.is_some() {
         inbound.assume_near(near);
     }
-    let tenants = &snapshot.topology.tenants;
+    let tenants = &topology.tenants;
     inbound.tenant = match tenant {
         Some(tenant) => Some(tenant),
         None => tenants.recognise(&inbound).map_err(|error| format!("404: {error}"))?,
     };
     inbound.residency = tenants.of(inbound.tenant.as_ref()).and_then(|tenant| tenant.residency.clone());
-    let decision = decide(snapshot, &inbound, 0, clock::unix_ms()).map_err(|error| error.to_string())?;
-    Ok((decision, inbound))
+    Ok(inbound)
 }
 
 fn candidate(snapshot: &Snapshot, inbound: &Inbound, decision: &Decision, choice: &Choice) -> Candidate {

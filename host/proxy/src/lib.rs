@@ -5,6 +5,7 @@
 
 mod access;
 mod body;
+mod capture;
 mod config;
 mod decide;
 pub mod defaults;
@@ -30,8 +31,9 @@ mod upstream;
 mod usage;
 
 pub use access::AccessLog;
+pub use capture::DEBUG_USE;
 pub use config::{ClientNetwork, Config, Limits, Listener, ListenerKind, Trust};
-pub use explain::{Asked, Candidate, Explanation, Question};
+pub use explain::{Asked, Candidate, Explanation, Question, picture};
 pub use metrics::Metrics;
 pub use probe::Prober;
 pub use server::{Handle, Proxy, StartError};

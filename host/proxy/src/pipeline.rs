@@ -18,6 +18,7 @@ use portolan_core::snapshot::Snapshot;
 use portolan_foundation::{clock, random};
 
 use crate::body::{Body, Patient, Upload};
+use crate::capture::{self, Chance};
 use crate::decide::{Choice, Decision, decide};
 use crate::defaults;
 use crate::error::Error;
@@ -76,6 +77,7 @@ async fn serve(
         return Err(Error::Loop);
     }
     let granted = granted(snapshot, inbound)?;
+    let chance = Chance { seed: random::u64(), now_ms: clock::unix_ms() };
     let decision = match &granted {
         Some(grant) => Decision {
             choices: std::iter::once(Choice::Own(grant.region.clone(), grant.pool.clone())).collect(),
@@ -84,11 +86,15 @@ async fn serve(
         None => {
             recognise(snapshot, inbound)?;
             told.belongs(inbound);
-            let decided = decide(snapshot, inbound, random::u64(), clock::unix_ms());
+            let mut decision = Decision::default();
+            let decided = decide(&mut decision, snapshot, inbound, chance.seed, chance.now_ms);
+            told.captured =
+                capture::after_decision(worker, snapshot, inbound, &decision, chance, decided.is_err());
             if let Err(Error::PolicyFailed(why)) = &decided {
                 worker.shard.undecided(*why);
             }
-            decided?
+            decided?;
+            decision
         }
     };
     told.decided(worker, inbound, &decision);
@@ -105,7 +111,12 @@ async fn serve(
         attempts: Attempts::new(parts, body),
         spare: None,
     };
-    trip.run().await
+    let answered = trip.run().await;
+    if answered.is_err() && granted.is_none() && told.captured.is_none() {
+        let captured = capture::after_failure(worker, snapshot, inbound, &decision, chance);
+        told.captured = captured.map(|captured| (captured, false));
+    }
+    answered
 }
 
 /// The decision that came with the request, on the peer link.

@@ -8,6 +8,7 @@ use http::header::{CONTENT_TYPE, HeaderValue, LOCATION};
 use http::{Response, StatusCode};
 use portolan_core::ids::{PoolName, RegionName};
 use portolan_core::plan::fill_location;
+use portolan_core::recording::{Captured, Outcome};
 use portolan_core::snapshot::Snapshot;
 use portolan_core::time::Moment;
 use portolan_foundation::clock;
@@ -35,6 +36,9 @@ pub(crate) struct Told {
     region: Option<RegionName>,
     attempts: u32,
     line: Option<Box<Line>>,
+    /// What is to be kept or compared of the decision, and whether the client is told its id.
+    pub(crate) captured: Option<(Box<Captured>, bool)>,
+    pool: Option<PoolName>,
 }
 
 impl Told {
@@ -50,6 +54,8 @@ impl Told {
             region: None,
             attempts: 0,
             line: None,
+            captured: None,
+            pool: None,
         }
     }
 
@@ -99,6 +105,7 @@ impl Told {
     pub(crate) fn went(&mut self, region: &RegionName, pool: &PoolName, endpoint: &str, attempt: u32) {
         self.region = Some(region.clone());
         self.attempts = attempt;
+        self.pool = Some(pool.clone());
         if let Some(line) = &mut self.line {
             line.region = Some(region.to_string());
             line.pool = Some(pool.to_string());
@@ -132,7 +139,7 @@ pub(crate) fn redirect(status: u16, location: &str, inbound: &Inbound) -> Respon
 pub(crate) fn finish(
     worker: &Rc<Worker>,
     downstream: &Downstream,
-    told: Told,
+    mut told: Told,
     mut response: Response<Body>,
 ) -> Response<Body> {
     // The gateway's own version, whatever the upstream speaks (RFC 9112, section 2.3).
@@ -158,6 +165,9 @@ pub(crate) fn finish(
     if let Some(error) = told.error {
         tracing::debug!(error = error.as_str(), source = ?error.source(), request_id = ?told.request_id, "request not served");
     }
+    if let Some((captured, _)) = told.captured.take() {
+        hand_over(worker, &told, *captured, response.status());
+    }
     let line = told.line.map(|mut line| {
         line.error = told.error.map(Error::as_str);
         line
@@ -175,6 +185,18 @@ pub(crate) fn finish(
     response.map(|body| body.with_ticket(ticket))
 }
 
+/// Gives the decision to whoever keeps it, with what became of the request.
+fn hand_over(worker: &Worker, told: &Told, mut captured: Captured, status: StatusCode) {
+    captured.outcome = Outcome {
+        status: status.as_u16(),
+        region: told.region.clone(),
+        pool: told.pool.clone(),
+        attempts: told.attempts,
+        error: told.error.map(|error| error.as_str().into()),
+    };
+    worker.recorder.take(captured);
+}
+
 fn tell_client(worker: &Worker, told: &Told, fields: &mut http::HeaderMap) {
     let attempts = fields
         .get("portolan-attempts")
@@ -187,6 +209,9 @@ fn tell_client(worker: &Worker, told: &Told, fields: &mut http::HeaderMap) {
     }
     if attempts > 1 {
         headers::own(fields, "portolan-attempts", &attempts.to_string());
+    }
+    if let Some((captured, true)) = &told.captured {
+        headers::own(fields, "portolan-decision", &captured.id.to_string());
     }
     if worker.applied().settings.expose_decision {
         headers::own(fields, "portolan-generation", &told.generation.to_string());

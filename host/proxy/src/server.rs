@@ -17,8 +17,10 @@ use futures_util::FutureExt as _;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use portolan_core::recording::Record;
 use portolan_core::retry::Budget;
 use portolan_core::snapshot::{Live, Reader, Snapshot};
+use portolan_foundation::seal::SealKey;
 use portolan_foundation::shutdown::{Gate, Shutdown};
 use portolan_foundation::{clock, net, task, tls};
 use rustls::pki_types::CertificateDer;
@@ -199,7 +201,9 @@ struct Start {
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) budget: RefCell<Budget>,
+    pub(crate) debug: Option<SealKey>,
     pub(crate) gate: Gate,
+    pub(crate) recorder: Arc<dyn Record>,
     pub(crate) shard: Arc<Shard>,
     pub(crate) shutdown: Shutdown,
     pub(crate) taps: Taps,
@@ -219,6 +223,8 @@ impl Start {
         let shard = metrics.shards.get(number).cloned().unwrap_or_default();
         let worker = Rc::new(Worker {
             budget: RefCell::default(),
+            debug: config.debug,
+            recorder: Arc::clone(&config.recorder),
             upstreams: Upstreams::new(config.peer.clone(), Arc::clone(&shard)),
             gate,
             shard,

@@ -5,8 +5,8 @@ mod bounds;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,10 +20,12 @@ use portolan_core::endpoint::{EndpointCell, RegionCell};
 use portolan_core::ids::{Digest, Generation, PolicyName, PoolName, RegionName, ResidencyName, TenantName};
 use portolan_core::lane::Lane;
 use portolan_core::plan::{ConditionText, Draft, Limits as PlanLimits};
+use portolan_core::recording::{Captured, Class, Part, Record, compare, evaluate};
 use portolan_core::snapshot::{Live, Policies, Policy, Snapshot};
 use portolan_core::table::Table;
 use portolan_core::tenant::{Source, Tenant, Tenants, Unrecognised};
 use portolan_core::topology::{BreakerLimits, Endpoint, Pool, Protocol, Region, Topology};
+use portolan_foundation::seal::SealKey;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::task;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -204,9 +206,12 @@ fn policy(topology: &Topology, write: impl FnOnce(&mut Draft)) -> Policies {
 }
 
 fn lane(topology: &Topology, on_fail: FailRule, write: impl FnOnce(&mut Draft)) -> Arc<Lane> {
-    let mut draft = Draft::new(Arc::new(topology.facts(0)), PlanLimits::default());
+    let facts = Arc::new(topology.facts(0));
+    let mut draft = Draft::new(Arc::clone(&facts), PlanLimits::default());
     write(&mut draft);
     let policy = Policy {
+        config: "{}".into(),
+        facts,
         name: PolicyName::new("test").unwrap(),
         digest: Digest([1; 32]),
         table: Table::compile(draft.finish().unwrap().0),
@@ -216,7 +221,40 @@ fn lane(topology: &Topology, on_fail: FailRule, write: impl FnOnce(&mut Draft)) 
     Arc::new(Lane::stable(Arc::new(policy)))
 }
 
+/// Decides everything again that a gateway has decided, and keeps what differs.
+#[derive(Debug, Default)]
+struct Again {
+    decisions: AtomicU64,
+    different: Mutex<Vec<Captured>>,
+}
+
+impl Record for Again {
+    fn is_on(&self) -> bool {
+        true
+    }
+    fn samples(&self, _: u64) -> bool {
+        true
+    }
+    fn keeps_failures(&self) -> bool {
+        true
+    }
+    fn shadows(&self, _: u64) -> bool {
+        true
+    }
+    fn take(&self, captured: Captured) {
+        self.decisions.fetch_add(1, Ordering::Relaxed);
+        let same = |part: &Part| {
+            let again = evaluate(&part.policy, part.decision.slot.clone(), &captured.picture);
+            again == part.decision && compare(&part.decision, &again) == Class::Same
+        };
+        if captured.outcome.status == 0 || !captured.parts.iter().all(same) {
+            self.different.lock().unwrap().push(captured);
+        }
+    }
+}
+
 struct Gateway {
+    again: Arc<Again>,
     address: SocketAddr,
     handle: Handle,
     live: Arc<Live>,
@@ -228,6 +266,8 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         self.shutdown.begin();
         self.thread.take().into_iter().for_each(|thread| thread.join().unwrap());
+        let different = self.again.different.lock().unwrap();
+        assert!(different.is_empty() || std::thread::panicking(), "decided again, it differs: {different:?}");
     }
 }
 
@@ -236,7 +276,10 @@ fn start(topology: Topology, policies: Policies, change: impl FnOnce(&mut Settin
     let mut settings =
         Settings { drain_timeout: Duration::from_secs(5), expose_decision: true, ..Settings::default() };
     change(&mut settings);
+    let again = Arc::new(Again::default());
     let config = Config {
+        debug: Some(SealKey::new([5; 32])),
+        recorder: Arc::<Again>::clone(&again),
         listeners: vec![Listener { address: "127.0.0.1:0".parse().unwrap(), kind: ListenerKind::Public }],
         peer: None,
         settings: LiveSettings::new(settings).unwrap(),
@@ -247,7 +290,7 @@ fn start(topology: Topology, policies: Policies, change: impl FnOnce(&mut Settin
     let shutdown = Shutdown::new();
     let signal = shutdown.clone();
     let thread = std::thread::spawn(move || proxy.run(&signal).unwrap());
-    Gateway { address: handle.addresses()[0], handle, live, shutdown, thread: Some(thread) }
+    Gateway { again, address: handle.addresses()[0], handle, live, shutdown, thread: Some(thread) }
 }
 
 async fn send(address: SocketAddr, request: Request<Full<Bytes>>) -> Response<Bytes> {
@@ -374,6 +417,19 @@ async fn rules_choose_edit_rewrite_redirect_and_answer() {
         "no rule: the host's own"
     );
     assert!(gateway.handle.metrics().render().contains("portolan_undecided_total{reason=\"trapped\"} 1"));
+    assert!(gateway.again.decisions.load(Ordering::Relaxed) > 3, "each was decided again when it was taken");
+}
+
+#[tokio::test]
+async fn only_a_signed_word_is_told_the_decisions_id() {
+    let eu = upstream("eu").await;
+    let gateway = start(topology(&[("eu", &[eu])], Protocol::Http1), Policies::default(), |_| {});
+    let word = |key: u8| SealKey::new([key; 32]).seal(crate::DEBUG_USE, None, u64::MAX);
+    for (word, told) in [(word(5), true), (word(6), false), ("nonsense".to_owned(), false)] {
+        let answer = send(gateway.address, empty(get("/").header("portolan-debug", &word))).await;
+        assert_eq!(answer.headers().contains_key("portolan-decision"), told, "{word}");
+        assert!(json(&answer)["fields"].get("portolan-debug").is_none(), "the upstream never sees it");
+    }
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use crate::setup;
 
 const ZIG: &str = "ziglang==0.17.1";
 const COMPONENTIZE: &str = "componentize-qjs@0.4.5";
+const COMPONENTIZE_PY: &str = "componentize-py==0.25.1";
 
 /// Builds all that are not built from the present sources. Needs the binary.
 ///
@@ -23,7 +24,8 @@ pub(crate) fn build(root: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(&guests).with_context(|| format!("create {}", guests.display()))?;
     one(root, &guests, "c", "policy.c", c)?;
     one(root, &guests, "javascript", "policy.js", javascript)?;
-    eprintln!("-- example policies in C and JavaScript ({:.1} s)", begun.elapsed().as_secs_f64());
+    one(root, &guests, "python", "policy.py", python)?;
+    eprintln!("-- example policies in C, JavaScript and Python ({:.1} s)", begun.elapsed().as_secs_f64());
     Ok(())
 }
 
@@ -52,7 +54,7 @@ fn inputs(root: &Path, source: &Path) -> anyhow::Result<String> {
     for file in files {
         hasher.update(std::fs::read(&file).with_context(|| format!("read {}", file.display()))?);
     }
-    hasher.update(format!("{ZIG} {COMPONENTIZE}"));
+    hasher.update(format!("{ZIG} {COMPONENTIZE} {COMPONENTIZE_PY}"));
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -70,12 +72,16 @@ fn run(what: &str, command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn pip(folder: &Path, package: &str) -> anyhow::Result<()> {
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check", "--target"]);
+    run(&format!("install {package}"), pip.arg(folder).arg(package))
+}
+
 fn c(root: &Path, source: &Path, work: &Path, output: &Path) -> anyhow::Result<()> {
     let zig = setup::target(root).join("tools/zig");
     if !zig.join("ziglang").is_dir() {
-        let mut pip = Command::new("python3");
-        pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check", "--target"]);
-        run("install zig", pip.arg(&zig).arg(ZIG))?;
+        pip(&zig, ZIG)?;
     }
     run("write the contract", portolan(root).current_dir(work).args(["plugin", "wit", "wit", "--c", "gen"]))?;
     let mut compile = Command::new("python3");
@@ -112,4 +118,18 @@ fn javascript(root: &Path, source: &Path, work: &Path, output: &Path) -> anyhow:
     componentize.current_dir(work).args(["--wit", "wit", "--js"]).arg(source);
     componentize.args(["-n", "routing", "--sync", "--stub-wasi", "--opt-size", "-m", "-o"]).arg(output);
     run("build the policy in JavaScript", &mut componentize)
+}
+
+fn python(root: &Path, source: &Path, work: &Path, output: &Path) -> anyhow::Result<()> {
+    let tools: PathBuf = setup::target(root).join("tools/python");
+    let program = tools.join("bin/componentize-py");
+    if !program.is_file() {
+        pip(&tools, COMPONENTIZE_PY)?;
+    }
+    run("write the contract", portolan(root).current_dir(work).args(["plugin", "wit", "wit"]))?;
+    std::fs::copy(source, work.join("policy.py")).context("copy the policy")?;
+    let mut componentize = Command::new(program);
+    componentize.current_dir(work).env("PYTHONPATH", &tools);
+    componentize.args(["-q", "-d", "wit", "-w", "routing", "componentize", "policy", "-p", ".", "-s", "-o"]);
+    run("build the policy in Python", componentize.arg(output))
 }

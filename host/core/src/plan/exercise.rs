@@ -123,14 +123,7 @@ impl Bytes<'_> {
 /// Writes a plan by the bytes and checks it. Panics when something that must hold does not.
 pub fn drive(bytes: &[u8]) {
     let mut bytes = Bytes(bytes.iter());
-    let limits = Limits { rules_max: 40, answers_max: 20, calls_max: 200, ..Limits::default() };
-    let mut draft = Draft::new(facts(), limits);
-    for _ in 0..100 {
-        step(&mut draft, &mut bytes);
-    }
-    let Ok((plan, reads)) = draft.finish() else { return };
-    assert!(reads.hold(&facts()), "what a plan read of unchanged facts did not change");
-    let table = Table::compile(plan);
+    let Some(table) = table(&mut bytes) else { return };
     for _ in 0..20 {
         let request = request(&mut bytes);
         let found = table.find(&request);
@@ -140,6 +133,25 @@ pub fn drive(bytes: &[u8]) {
             assert_eq!(naive::check_order(&table, rule, &order), Ok(()));
         }
     }
+}
+
+/// A plan by the bytes, and requests to it.
+#[must_use]
+pub fn written(bytes: &[u8], requests: usize) -> Option<(Table, Vec<Request>)> {
+    let mut bytes = Bytes(bytes.iter());
+    let table = table(&mut bytes)?;
+    Some((table, (0..requests).map(|_| request(&mut bytes)).collect()))
+}
+
+fn table(bytes: &mut Bytes<'_>) -> Option<Table> {
+    let limits = Limits { rules_max: 40, answers_max: 20, calls_max: 200, ..Limits::default() };
+    let mut draft = Draft::new(facts(), limits);
+    for _ in 0..100 {
+        step(&mut draft, bytes);
+    }
+    let (plan, reads) = draft.finish().ok()?;
+    assert!(reads.hold(&facts()), "what a plan read of unchanged facts did not change");
+    Some(Table::compile(plan))
 }
 
 fn step(draft: &mut Draft, bytes: &mut Bytes<'_>) {

@@ -115,6 +115,8 @@ fn plan(engine: &Engine, job: &Job, version: Arc<Version>) -> Result<Box<Active>
         None => Arc::new(Nobody),
     };
     let policy = Policy {
+        config: Arc::clone(&wanted.config),
+        facts: Arc::clone(&job.facts),
         name: wanted.policy.clone(),
         digest: version.digest(),
         table: Table::compile(planned.plan),
@@ -133,7 +135,7 @@ fn plan(engine: &Engine, job: &Job, version: Arc<Version>) -> Result<Box<Active>
 }
 
 /// What a slot has in which nothing runs and which lets nobody pass: one rule that nobody answers.
-pub(super) fn closed(wanted: &Wanted) -> Arc<Lane> {
+pub(super) fn closed(wanted: &Wanted, facts: &Arc<Facts>) -> Arc<Lane> {
     let answer = Answer { action: Action::Next, edits: Vec::new(), rewrite: None };
     let rule = Rule {
         name: Some("closed".into()),
@@ -144,6 +146,8 @@ pub(super) fn closed(wanted: &Wanted) -> Arc<Lane> {
     };
     let plan = Plan { answers: vec![answer], memo: Vec::new(), rules: vec![rule] };
     Arc::new(Lane::stable(Arc::new(Policy {
+        config: Arc::clone(&wanted.config),
+        facts: Arc::clone(facts),
         name: wanted.policy.clone(),
         digest: wanted.digest.unwrap_or(Digest([0; 32])),
         table: Table::compile(plan),
@@ -154,7 +158,7 @@ pub(super) fn closed(wanted: &Wanted) -> Arc<Lane> {
 
 /// For plans without dynamic rules, and for slots without a policy.
 #[derive(Debug)]
-struct Nobody;
+pub(crate) struct Nobody;
 
 impl Decide for Nobody {
     fn decide(&self, _: &Call<'_>) -> Result<u32, Undecided> {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use http::HeaderName;
 use ipnet::IpNet;
 use portolan_control::{Engine, EtcdConfig};
+use portolan_core::attribute::Attribute;
 use portolan_core::bounds::{Bounds, FieldPattern};
 use portolan_core::decide::FailRule;
 use portolan_core::ids::{Digest, NameError, PolicyName, PoolName, RegionName, ResidencyName, TenantName};
@@ -21,6 +22,7 @@ use portolan_core::tenant::{Source, Unrecognised};
 use portolan_core::topology::{BreakerLimits, Probe, Protocol, UpstreamTls};
 use portolan_foundation::telemetry;
 use portolan_policy::Budget;
+use portolan_recorder::{Rules, Settings};
 
 pub(crate) use self::admin::{AdminConfig, AdminTls, OidcKeys};
 use super::Local;
@@ -28,7 +30,7 @@ use super::defaults;
 use super::problem::Problem;
 use super::raw::{
     Raw, RawBounds, RawBreaker, RawBudget, RawControl, RawEtcd, RawFailRule, RawFormat, RawLimits, RawPolicy,
-    RawPool, RawProbe, RawProtocol, RawRegion, RawSource, RawUnrecognised,
+    RawPool, RawProbe, RawProtocol, RawRecordings, RawRegion, RawSource, RawUnrecognised,
 };
 use super::shape::suggest;
 use super::tree::Tree;
@@ -59,6 +61,8 @@ pub(crate) struct Config {
     pub(crate) policy: Option<PolicySlot>,
     pub(crate) proxies: Vec<IpNet>,
     pub(crate) country_header: Option<HeaderName>,
+    pub(crate) debug_key: Option<PathBuf>,
+    pub(crate) recordings: Option<Settings>,
     pub(crate) region_header: Option<HeaderName>,
     pub(crate) regions: BTreeMap<RegionName, RegionConfig>,
     pub(crate) residencies: BTreeMap<ResidencyName, BTreeSet<RegionName>>,
@@ -327,6 +331,8 @@ impl Builder<'_> {
         let country_header = self.header(&["trust", "country_header"], raw.trust.country_header);
         let region_header = self.header(&["trust", "region_header"], raw.trust.region_header);
         let limits = self.limits(&raw.limits);
+        let debug_key = raw.recordings.as_ref().and_then(|recordings| recordings.debug_key.clone());
+        let recordings = raw.recordings.map(|recordings| self.recordings(recordings));
         let (control, components) = raw
             .control
             .and_then(|control| self.control(control))
@@ -377,6 +383,8 @@ impl Builder<'_> {
             policy,
             proxies,
             country_header,
+            debug_key: debug_key.map(path),
+            recordings,
             region_header,
             regions,
             residencies,
@@ -592,6 +600,41 @@ impl Builder<'_> {
             head_bytes_max: raw.head_bytes.map(|bytes| bytes as usize),
             header: self.time(&["limits", "header"], raw.header.clone()),
             idle: self.time(&["limits", "idle"], raw.idle.clone()),
+        }
+    }
+
+    fn recordings(&mut self, raw: RawRecordings) -> Settings {
+        let standard = Settings::default();
+        let mut attributes = |key: &str, names: Vec<String>| {
+            let parse = |(index, name): (usize, String)| {
+                let attribute = Attribute::parse(&name);
+                let at = ["recordings", key, &index.to_string()];
+                attribute
+                    .map_err(|error| {
+                        self.problem(
+                            &at,
+                            error.to_string(),
+                            "name one as a policy would, such as `header:x-session`",
+                        )
+                    })
+                    .ok()
+            };
+            names.into_iter().enumerate().filter_map(parse).collect::<Vec<_>>()
+        };
+        let rules = Rules {
+            allow: attributes("allow", raw.allow),
+            drop: attributes("drop", raw.drop),
+            hide: attributes("hide", raw.hide),
+        };
+        Settings {
+            disk_bytes_max: raw.disk_bytes.unwrap_or(standard.disk_bytes_max),
+            failures_per_second: raw.failures_per_second.unwrap_or(standard.failures_per_second),
+            keep: self.time(&["recordings", "keep"], raw.keep).unwrap_or(standard.keep),
+            memory_bytes_max: raw.memory_bytes.map_or(standard.memory_bytes_max, |bytes| bytes as usize),
+            rules,
+            sample_permille: raw.sample_permille.map_or(standard.sample_permille, u32::from),
+            segment_bytes_max: raw.segment_bytes.map_or(standard.segment_bytes_max, u64::from),
+            shadow_permille: raw.shadow_permille.map_or(standard.shadow_permille, u32::from),
         }
     }
 

@@ -18,7 +18,8 @@ const NAMED: [&str; 3] = ["region", "residency", "tenant"];
 /// The kind of sections that there is one of.
 const SETTINGS: &str = "settings";
 /// Sections that there is one of. All others are the node's own, and stay in its file.
-const SECTIONS: [&str; 7] = ["client_network", "expose", "latency", "limits", "policy", "tenants", "trust"];
+const SECTIONS: [&str; 8] =
+    ["client_network", "expose", "latency", "limits", "policy", "recordings", "tenants", "trust"];
 /// Where a section that is a list stands in its object.
 const LIST: &str = "list";
 

@@ -47,6 +47,8 @@ pub(super) struct Raw {
     pub(super) policies: RawPolicies,
     /// The operator's routing policy. Without one, requests go to the local region, then to the nearest.
     pub(super) policy: Option<RawPolicy>,
+    /// Decisions that are kept, to be explained and decided again. Without this section none is.
+    pub(super) recordings: Option<RawRecordings>,
     /// Regions by name.
     #[serde(default)]
     pub(super) region: BTreeMap<String, RawRegion>,
@@ -248,6 +250,43 @@ pub(super) enum RawFormat {
     Json,
     /// For people.
     Text,
+}
+
+/// Decisions that are kept. Headers, cookies and queries are kept only where a policy can look at them.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRecordings {
+    /// Attributes that are kept in clear although they are secret, such as `header:authorization`.
+    #[serde(default)]
+    pub(super) allow: Vec<String>,
+    /// The file of the key that signs words for `portolan-debug`; nodes that share it believe each other's.
+    /// `debug.key` in the state folder when absent.
+    pub(super) debug_key: Option<PathBuf>,
+    /// Bytes of all segments on disk; 0 for none (268435456).
+    #[schemars(range(min = 0))]
+    pub(super) disk_bytes: Option<u64>,
+    /// Attributes that are dropped without a trace.
+    #[serde(default)]
+    pub(super) drop: Vec<String>,
+    /// Decisions of failed requests that are kept in a second, whatever is drawn (100).
+    pub(super) failures_per_second: Option<u32>,
+    /// Attributes that are replaced by a keyed hash, such as `client.ip`.
+    #[serde(default)]
+    pub(super) hide: Vec<String>,
+    /// How long segments are kept (7d).
+    pub(super) keep: Option<String>,
+    /// Bytes of recent decisions in memory (33554432).
+    #[schemars(range(min = 65_536))]
+    pub(super) memory_bytes: Option<u32>,
+    /// Of a thousand decisions, how many are kept (10).
+    #[schemars(range(min = 0, max = 1000))]
+    pub(super) sample_permille: Option<u16>,
+    /// Bytes of one segment, which is removed as a whole (8388608).
+    #[schemars(range(min = 65_536))]
+    pub(super) segment_bytes: Option<u32>,
+    /// Of a thousand decisions, how many a candidate in the shadow is asked about (1000).
+    #[schemars(range(min = 0, max = 1000))]
+    pub(super) shadow_permille: Option<u16>,
 }
 
 /// What is told to clients.

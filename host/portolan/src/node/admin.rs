@@ -12,8 +12,10 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use portolan_admin::Problem;
-use portolan_admin::backend::{Node, Question as Asked, Tail, TailFilter, TenantSide, Untold};
+use portolan_admin::backend::{
+    DecisionFilter, Node, Question as Asked, Tail, TailFilter, TenantSide, Untold,
+};
+use portolan_admin::{Code, Problem};
 use portolan_control::Health;
 use portolan_core::ids::TenantName;
 use portolan_core::snapshot::Live;
@@ -23,11 +25,13 @@ use portolan_foundation::task;
 use portolan_foundation::tls::CertificateStore;
 use portolan_policy::Engine;
 use portolan_proxy::{Explanation, Handle, LiveSettings, Question, TapFilter};
+use portolan_recorder::Recorder;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::intent::{Control, Intent};
 use super::reconcile::Report;
+use super::recordings;
 use super::status::{EndpointStatus, PoolStatus, RegionStatus, Status};
 
 /// Time for a question's head.
@@ -48,6 +52,7 @@ pub(crate) struct Admin {
     pub(crate) intent: Intent,
     pub(crate) live: Arc<Live>,
     pub(crate) proxy: Handle,
+    pub(crate) recorder: Recorder,
     pub(crate) report: Report,
     pub(crate) settings: Arc<LiveSettings>,
     pub(crate) shutdown: Shutdown,
@@ -115,6 +120,7 @@ impl Admin {
             engine: self.engine.stats(),
             thread_shares: self.engine.thread_shares(),
             tenants: super::tenancy::standings(&self.engine),
+            recordings: self.recorder.stats(),
             regions: topology
                 .regions
                 .values()
@@ -138,7 +144,27 @@ impl Admin {
         let control = self.intent.control(report.running, report.applied_after_ms);
         let glass = report.break_glass.clone();
         drop(report);
-        let rows: [(&str, &str, &str, u64); 18] = [
+        let recorder = self.recorder.stats();
+        let rows: [(&str, &str, &str, u64); 22] = [
+            ("recordings_kept_total", "counter", "Decisions that were kept.", recorder.kept),
+            (
+                "recordings_dropped_total",
+                "counter",
+                "Decisions that found no place in the queue to be kept.",
+                recorder.dropped,
+            ),
+            (
+                "recordings_disk_failures_total",
+                "counter",
+                "Failures to write decisions to disk.",
+                recorder.disk_failures,
+            ),
+            (
+                "shadow_dropped_total",
+                "counter",
+                "Decisions that candidates in the shadow were not asked about.",
+                recorder.shadow_dropped,
+            ),
             ("generation", "gauge", "Number of the running generation.", snapshot.generation.0),
             ("configuration_problems", "gauge", "Problems of the configuration on disk.", problems as u64),
             ("policy_slots_refused", "gauge", "Slots whose wanted policy is refused.", refused as u64),
@@ -265,6 +291,25 @@ impl Node for Admin {
         rows.iter().map(serde_json::to_value).collect::<Result<_, _>>().map_err(Problem::internal)
     }
 
+    async fn decisions(&self, wanted: DecisionFilter) -> Result<Vec<Value>, Problem> {
+        recordings::decisions(&self.recorder, wanted)
+    }
+
+    async fn decision(&self, id: String, tenant: Option<TenantName>) -> Result<Value, Problem> {
+        let (recorder, live) = (self.recorder.clone(), Arc::clone(&self.live));
+        // The disk may have to be read, and policies are asked.
+        let found =
+            tokio::task::spawn_blocking(move || recordings::decision(&recorder, &live, &id, tenant.as_ref()));
+        let found =
+            found.await.map_err(|error| Problem::internal(format!("look for a decision: {error}")))?;
+        found.map_err(|error| Problem::new(Code::NotFound, format!("{error:#}")))
+    }
+
+    fn recordings(&self) -> Result<Value, Problem> {
+        let segments = self.recorder.segments();
+        Ok(serde_json::json!({ "stats": self.recorder.stats(), "segments": segments }))
+    }
+
     fn tail(&self, filter: TailFilter) -> Result<Tail, Problem> {
         let TailFilter { tenant, status, method, policy, path, permille } = filter;
         let tap = self.proxy.listen(TapFilter { tenant, status, method, policy, path, permille });
@@ -286,7 +331,8 @@ impl Untold for Counts {
     }
 }
 
-fn question(asked: Asked) -> Result<Question, Problem> {
+/// The question in the data plane's words.
+pub(crate) fn question(asked: Asked) -> Result<Question, Problem> {
     let at = |pointer: &str, detail: String| Problem::invalid(&*detail).at(pointer, detail.clone());
     let mut headers = HeaderMap::new();
     for (place, (name, value)) in asked.headers.iter().enumerate() {

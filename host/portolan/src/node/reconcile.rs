@@ -22,11 +22,13 @@ use portolan_foundation::tls::{CertificateStore, PeerIdentity};
 use portolan_foundation::watch::Folders;
 use portolan_policy::{Engine, Event, Slot, SlotSpec, Slots};
 use portolan_proxy::LiveSettings;
+use portolan_recorder::Recorder;
 use tokio::sync::Notify;
 
 use super::break_glass::{BreakGlass, Files, Freezer};
 use super::intent::Intent;
 use super::policies::Sources;
+use super::recordings;
 use super::status::Reconciled;
 use super::topology::{self, Cells};
 use crate::config::{self, Config, Loaded, Rejected, Source};
@@ -46,6 +48,7 @@ pub(crate) struct Reconciler {
     live: Arc<Live>,
     path: PathBuf,
     peer: Option<PeerIdentity>,
+    recorder: Option<Recorder>,
     report: Report,
     /// The generation of the control store that runs.
     running: u64,
@@ -128,6 +131,7 @@ impl Reconciler {
             live: Live::new(snapshot),
             path,
             peer,
+            recorder: None,
             report: Arc::new(Mutex::new(report)),
             running,
             slots,
@@ -140,6 +144,25 @@ impl Reconciler {
     /// Where the running snapshot hangs.
     pub(crate) const fn live(&self) -> &Arc<Live> {
         &self.live
+    }
+
+    /// From now on this recorder has the settings of the running configuration, and components of what is recorded are kept.
+    pub(crate) fn record_with(&mut self, recorder: Recorder) -> Recorder {
+        self.recorder = Some(recorder.clone());
+        self.keep_components();
+        recorder
+    }
+
+    /// What is recorded is to be decided again when files are others.
+    fn keep_components(&self) {
+        let bytes_max = self.slots.engine().config().limits.component_bytes_max;
+        if self.config.recordings.is_some()
+            && let Err(error) = recordings::keep_components(&self.config, &self.specs, bytes_max)
+        {
+            tracing::warn!(
+                "{error:#}; recorded decisions of these versions can be replayed only while their files last"
+            );
+        }
     }
 
     /// What it tells.
@@ -201,6 +224,11 @@ impl Reconciler {
         if refused.is_none() {
             // Also when nothing changed on disk: what failed before may succeed now.
             problems.extend(apply(settings, &self.config, &config).err());
+            if let Some(recorder) =
+                self.recorder.as_ref().filter(|_| config.recordings != self.config.recordings)
+            {
+                recorder.apply(config.recordings.clone());
+            }
         }
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         if report.break_glass != glass {
@@ -233,6 +261,9 @@ impl Reconciler {
         report.problems = problems;
         report.slots = slots;
         drop(report);
+        if result.changed {
+            self.keep_components();
+        }
         if new_topology || result.changed {
             if new_topology {
                 self.topology = topology;
@@ -401,6 +432,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     );
     check(old.peer == new.peer, "peer");
     check(old.log_format == new.log_format, "log.format");
+    check(old.debug_key == new.debug_key, "recordings.debug_key");
     check(
         old.instances_max == new.instances_max && old.component_bytes_max == new.component_bytes_max,
         "policies",

@@ -54,6 +54,8 @@ pub(crate) struct Status<'s> {
     pub(crate) thread_shares: Vec<ThreadShare>,
     /// How tenants stand with their budgets, now: those that were demoted, and those that used most.
     pub(crate) tenants: Vec<Standing>,
+    /// What is kept of decisions.
+    pub(crate) recordings: portolan_recorder::Stats,
     pub(crate) regions: Vec<RegionStatus>,
     pub(crate) certificates: Vec<Value>,
 }

@@ -1,0 +1,189 @@
+//! Differences counted: how many of which class, whom they would meet, and some to look at. Bounded, and mergeable, so that
+//! parts can be counted on several threads.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Class, DecisionId, Picture, SlotDecision};
+
+/// Ids that are kept of each class.
+pub const SAMPLES_MAX: usize = 10;
+/// Rows of each break-down; what comes after is counted together.
+const ROWS_MAX: usize = 1_000;
+/// Where those are counted.
+const OTHERS: &str = "(others)";
+
+/// How many of each class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct Counts {
+    /// [`Class::Same`]
+    pub same: u64,
+    /// [`Class::OtherTarget`]
+    pub other_target: u64,
+    /// [`Class::AllowToReject`]
+    pub allow_to_reject: u64,
+    /// [`Class::RejectToAllow`]
+    pub reject_to_allow: u64,
+    /// [`Class::Error`]
+    pub error: u64,
+    /// [`Class::Slower`]
+    pub slower: u64,
+    /// [`Class::NotComparable`]
+    pub not_comparable: u64,
+}
+
+impl Counts {
+    /// Counts one.
+    pub const fn add(&mut self, class: Class) {
+        *self.of_mut(class) += 1;
+    }
+
+    /// The number of one class.
+    #[must_use]
+    pub const fn of(&self, class: Class) -> u64 {
+        match class {
+            Class::AllowToReject => self.allow_to_reject,
+            Class::Error => self.error,
+            Class::NotComparable => self.not_comparable,
+            Class::OtherTarget => self.other_target,
+            Class::RejectToAllow => self.reject_to_allow,
+            Class::Same => self.same,
+            Class::Slower => self.slower,
+        }
+    }
+
+    const fn of_mut(&mut self, class: Class) -> &mut u64 {
+        match class {
+            Class::AllowToReject => &mut self.allow_to_reject,
+            Class::Error => &mut self.error,
+            Class::NotComparable => &mut self.not_comparable,
+            Class::OtherTarget => &mut self.other_target,
+            Class::RejectToAllow => &mut self.reject_to_allow,
+            Class::Same => &mut self.same,
+            Class::Slower => &mut self.slower,
+        }
+    }
+
+    /// All together.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        Class::ALL.iter().map(|&class| self.of(class)).sum()
+    }
+
+    /// Those that clients would notice.
+    #[must_use]
+    pub fn divergences(&self) -> u64 {
+        Class::ALL.iter().filter(|class| class.is_divergence()).map(|&class| self.of(class)).sum()
+    }
+
+    /// Adds another count.
+    pub fn merge(&mut self, other: &Self) {
+        for class in Class::ALL {
+            *self.of_mut(class) += other.of(class);
+        }
+    }
+}
+
+/// A blast radius: what would change, and for whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct Report {
+    /// All comparisons.
+    pub counts: Counts,
+    /// By first segment of the path.
+    pub routes: BTreeMap<String, Counts>,
+    /// By the rule that decided before.
+    pub rules: BTreeMap<String, Counts>,
+    /// By tenant; `-` for none.
+    pub tenants: BTreeMap<String, Counts>,
+    /// By the region that took the request in.
+    pub regions: BTreeMap<String, Counts>,
+    /// Some decisions of each class but the same, the first ones.
+    pub samples: BTreeMap<Class, Vec<DecisionId>>,
+    /// What candidates asked for and recordings do not hold.
+    pub missing: BTreeMap<String, u64>,
+    /// Was a policy found that answers the same question in two ways? Then no difference means nothing.
+    pub impure: bool,
+}
+
+impl Report {
+    /// Counts one comparison.
+    pub fn add(
+        &mut self,
+        id: DecisionId,
+        picture: &Picture,
+        base: &SlotDecision,
+        other: &SlotDecision,
+        class: Class,
+    ) {
+        self.counts.add(class);
+        count(&mut self.routes, picture.segment(), class);
+        count(&mut self.rules, &base.rule_text(), class);
+        count(&mut self.tenants, picture.tenant().as_ref().map_or("-", |tenant| tenant.as_str()), class);
+        count(&mut self.regions, picture.region().as_ref().map_or("-", |region| region.as_str()), class);
+        if class != Class::Same {
+            let samples = self.samples.entry(class).or_default();
+            if samples.len() < SAMPLES_MAX {
+                samples.push(id);
+            }
+        }
+        for attribute in base.missing.iter().chain(&other.missing) {
+            if self.missing.len() < ROWS_MAX {
+                *self.missing.entry(attribute.to_string()).or_default() += 1;
+            }
+        }
+    }
+
+    /// Adds another report.
+    pub fn merge(&mut self, other: Self) {
+        self.counts.merge(&other.counts);
+        merge(&mut self.routes, other.routes);
+        merge(&mut self.rules, other.rules);
+        merge(&mut self.tenants, other.tenants);
+        merge(&mut self.regions, other.regions);
+        for (class, more) in other.samples {
+            let samples = self.samples.entry(class).or_default();
+            samples.extend(more);
+            samples.sort_unstable();
+            samples.truncate(SAMPLES_MAX);
+        }
+        for (attribute, number) in other.missing {
+            *self.missing.entry(attribute).or_default() += number;
+        }
+        self.impure |= other.impure;
+    }
+
+    /// An impure policy was found: what looked the same may have been luck.
+    pub fn distrust(&mut self) {
+        self.impure = true;
+        let rows = [&mut self.routes, &mut self.rules, &mut self.tenants, &mut self.regions];
+        let all = rows.into_iter().flat_map(BTreeMap::values_mut).chain(std::iter::once(&mut self.counts));
+        for counts in all {
+            counts.not_comparable += std::mem::take(&mut counts.same);
+        }
+    }
+
+    /// Are more than so many of a thousand comparisons divergences, or does nothing follow from the report?
+    #[must_use]
+    pub fn exceeds(&self, permille: u32) -> bool {
+        let divergences = self.counts.divergences();
+        self.impure || divergences.saturating_mul(1_000) > u64::from(permille) * self.counts.total()
+    }
+}
+
+fn count(rows: &mut BTreeMap<String, Counts>, name: &str, class: Class) {
+    if let Some(counts) = rows.get_mut(name) {
+        return counts.add(class);
+    }
+    let name = if rows.len() < ROWS_MAX { name } else { OTHERS };
+    rows.entry(name.to_owned()).or_default().add(class);
+}
+
+fn merge(rows: &mut BTreeMap<String, Counts>, more: BTreeMap<String, Counts>) {
+    for (name, counts) in more {
+        let known = rows.contains_key(&name) || rows.len() < ROWS_MAX;
+        rows.entry(if known { name } else { OTHERS.to_owned() }).or_default().merge(&counts);
+    }
+}

@@ -1,0 +1,27 @@
+//! Recorded decisions: a bounded ring in memory, spilled to segments on disk, and candidates that decide again in the shadow.
+//!
+//! A reader's path: [`Recorder`] takes what the data plane captured, [`Recording`] reads what is on disk, and [`Shadow`] has
+//! candidates decide on other threads what was decided already. This crate asks policies only through `core::recording`, and
+//! knows neither HTTP nor wasmtime.
+
+pub mod defaults;
+mod entry;
+mod error;
+mod frame;
+mod recorder;
+mod recording;
+mod redact;
+mod ring;
+mod shadow;
+mod spill;
+#[cfg(test)]
+mod tests;
+
+pub use entry::{Book, Item};
+pub use error::Error;
+pub use recorder::{Filter, Recorder, Settings, Start, Stats};
+#[cfg(any(test, feature = "exercise"))]
+pub use recording::framed;
+pub use recording::{Export, Recording, SegmentInfo, Summary, read_bytes};
+pub use redact::Rules;
+pub use shadow::{Compared, LATENCY_BUCKETS, Shadow};

@@ -380,6 +380,7 @@ fn hot(count: usize, figures: &mut Figures) {
             seed: 1,
         });
         let spec = |number: usize| SlotSpec {
+            candidate: None,
             config: "{}".into(),
             dynamic_granted: false,
             policy: PolicyName::new("measured").unwrap(),

@@ -309,6 +309,7 @@ fn many(figures: &mut Map<String, serde_json::Value>) {
                 format!("{{\"pools\":[\"a\",\"b\",\"c\"],\"user_header\":\"x-user-{number}-{change}\"}}")
             };
             SlotSpec {
+                candidate: None,
                 config: config.into(),
                 dynamic_granted: true,
                 policy: PolicyName::new("measured").unwrap(),

@@ -16,6 +16,7 @@ mod hot;
 mod languages;
 mod replay;
 mod resilience;
+mod rollout;
 mod serving;
 mod tenants;
 

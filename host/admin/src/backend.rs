@@ -14,6 +14,9 @@ use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
 use crate::problem::Problem;
+pub use crate::rollouts::{
+    Order, Rollout, RolloutCommand, RolloutDone, RolloutLimits, Rollouts, StartRollout, Which,
+};
 
 /// All that handlers stand on.
 #[derive(Clone, Debug)]
@@ -22,6 +25,8 @@ pub struct Backends {
     pub intent: Arc<dyn Intent>,
     /// The node that is asked.
     pub node: Arc<dyn Node>,
+    /// What is rolled out.
+    pub rollouts: Arc<dyn Rollouts>,
 }
 
 /// What an object says.

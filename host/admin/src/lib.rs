@@ -28,6 +28,7 @@ mod operations;
 mod page;
 mod problem;
 mod revision;
+mod rollouts;
 mod routes;
 mod serve;
 mod sse;

@@ -4,6 +4,7 @@ mod access;
 mod changing;
 mod identity;
 mod live;
+mod rollouts;
 mod tenants;
 mod twin;
 
@@ -58,7 +59,11 @@ pub(super) fn tcp() -> Peer {
 impl Bench {
     pub(super) fn new(settings: Settings) -> Self {
         let twin = Arc::new(Twin::default());
-        let backends = Backends { intent: Arc::clone(&twin) as _, node: Arc::clone(&twin) as _ };
+        let backends = Backends {
+            intent: Arc::clone(&twin) as _,
+            node: Arc::clone(&twin) as _,
+            rollouts: Arc::clone(&twin) as _,
+        };
         let api = Api::new(backends, Events::default(), settings);
         Self { router: crate::Router::new(api.clone()), api, twin }
     }

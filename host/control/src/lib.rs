@@ -24,7 +24,7 @@ pub use engine::{Engine, EtcdConfig};
 pub use error::{Away, Conflict, Damaged, Error};
 pub use object::{Body, Key, KeyError, Manager, Object};
 pub use state::State;
-pub use store::{Committed, Health, NodeReport, Store, Verified};
+pub use store::{Committed, Health, NodeReport, RolloutReport, Store, Verified};
 
 #[cfg(test)]
 mod tests;

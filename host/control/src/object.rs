@@ -46,6 +46,11 @@ impl Key {
         }
     }
 
+    /// What comes before all keys of a kind; itself no key.
+    pub(crate) fn first_of(kind: &str) -> Self {
+        Self { kind: kind.into(), name: "".into() }
+    }
+
     /// What it is.
     #[must_use]
     pub fn kind(&self) -> &str {

@@ -57,6 +57,12 @@ impl State {
         self.objects.iter()
     }
 
+    /// The objects of one kind, by their names.
+    pub fn of_kind(&self, kind: &str) -> impl Iterator<Item = (&Key, &Arc<Object>)> {
+        let first = Key::first_of(kind);
+        self.objects.range(first..).take_while(move |(key, _)| key.kind() == kind)
+    }
+
     /// The state after a draft, were it granted now: for checks before it is committed. The revision of what it changes
     /// is the next generation.
     ///

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use portolan_core::evidence::Evidence;
 use portolan_core::ids::Digest;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::{clock, random};
@@ -72,10 +73,28 @@ pub struct NodeReport {
     pub problems: Vec<String>,
     /// Its region.
     pub region: String,
+    /// What it counted of the rollouts that it takes part in; of many, the first ones.
+    #[serde(default)]
+    pub rollouts: Vec<RolloutReport>,
     /// The generation that it runs.
     pub running: u64,
     /// Its program's version.
     pub version: String,
+}
+
+/// What a node counted of one step of a rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutReport {
+    /// What was counted.
+    pub evidence: Evidence,
+    /// The rollout's id.
+    pub id: String,
+    /// The name of the rollout's object.
+    pub name: String,
+    /// Which step of it.
+    pub step: u32,
+    /// Why the node asks the candidate nothing any more, though it may be wanted.
+    pub stopped: Option<String>,
 }
 
 /// What became of a draft.
@@ -385,6 +404,26 @@ impl Store {
             drop(own);
             self.0.report_changed.notify_one();
         }
+    }
+
+    /// Changes what the others are told of this node's rollouts, if they are told of it at all.
+    pub fn report_rollouts(&self, rollouts: Vec<RolloutReport>) {
+        let mut own = self.0.report.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(report) = own.as_mut().filter(|report| report.rollouts != rollouts) {
+            report.rollouts = rollouts;
+            drop(own);
+            self.0.report_changed.notify_one();
+        }
+    }
+
+    /// What the nodes that are there told last, for a process that does not follow.
+    ///
+    /// # Errors
+    /// When the store is away.
+    pub async fn look_at_nodes(&self) -> Result<Vec<NodeReport>, Error> {
+        let connection = self.connection().ok_or_else(|| Away("not connected".to_owned()))?;
+        let reports = connection.reports(clock::unix_ms()).await?;
+        Ok(reports.iter().filter_map(|(_, report)| serde_json::from_slice(report).ok()).collect())
     }
 
     /// What the nodes that are there told, some seconds ago at most while the store answers.

@@ -195,6 +195,7 @@ async fn contract(mut place: Place) {
 
     // Nodes tell of each other.
     one.report(NodeReport {
+        rollouts: Vec::new(),
         name: "one".to_owned(),
         problems: Vec::new(),
         region: "eu".to_owned(),

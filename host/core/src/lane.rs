@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::balance::{splitmix, stable_hash};
+use crate::evidence::Trial;
 use crate::ids::{RegionName, TenantName};
 use crate::snapshot::Policy;
 
@@ -58,10 +59,45 @@ pub struct Candidate {
     pub policy: Arc<Policy>,
     /// What it does.
     pub part: Part,
+    /// What is counted of it and of the stable policy beside it.
+    pub trial: Arc<Trial>,
+}
+
+/// One of the two places in a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Side {
+    /// What is on trial.
+    Candidate,
+    /// What runs.
+    Stable,
+}
+
+impl Side {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Candidate => "candidate",
+            Self::Stable => "stable",
+        }
+    }
+}
+
+/// The policy that a lane gives a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Chosen<'l> {
+    /// Who answers.
+    pub policy: &'l Arc<Policy>,
+    /// In which place.
+    pub side: Side,
+    /// Where that is counted, while a rollout lasts.
+    pub trial: Option<&'l Arc<Trial>>,
 }
 
 /// A candidate's part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Part {
     /// It answers for a part of the requests.
     Canary {
@@ -77,7 +113,8 @@ pub enum Part {
 }
 
 /// What keeps to one side of a canary, on every node, after every restart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Affinity {
     /// A client's address.
     Client,
@@ -96,17 +133,32 @@ impl Lane {
 
     /// The policy that answers a request.
     #[must_use]
-    pub fn choose(&self, tenant: Option<&TenantName>, region: &RegionName, client: IpAddr) -> &Arc<Policy> {
-        let Some(Candidate { policy, part: Part::Canary { permille, affinity, salt } }) = &self.candidate
-        else {
-            return &self.stable;
+    pub fn choose(&self, tenant: Option<&TenantName>, region: &RegionName, client: IpAddr) -> Chosen<'_> {
+        let Some(Candidate { policy, part, trial }) = &self.candidate else {
+            return Chosen { policy: &self.stable, side: Side::Stable, trial: None };
         };
-        let who = match affinity {
-            Affinity::Client => hash_of(client),
-            Affinity::Region => stable_hash(region.as_str().as_bytes()),
-            Affinity::Tenant => stable_hash(tenant.map_or("", TenantName::as_str).as_bytes()),
+        let on_trial = match *part {
+            Part::Shadow => false,
+            Part::Canary { .. } if trial.is_stopped() => false,
+            Part::Canary { permille, affinity, salt } => {
+                let who = match affinity {
+                    Affinity::Client => hash_of(client),
+                    Affinity::Region => stable_hash(region.as_str().as_bytes()),
+                    Affinity::Tenant => stable_hash(tenant.map_or("", TenantName::as_str).as_bytes()),
+                };
+                is_on_trial(who, salt, permille)
+            }
         };
-        if is_on_trial(who, *salt, *permille) { policy } else { &self.stable }
+        let (policy, side) = if on_trial { (policy, Side::Candidate) } else { (&self.stable, Side::Stable) };
+        Chosen { policy, side, trial: Some(trial) }
+    }
+
+    /// The candidate, if it is to be asked after the response.
+    #[must_use]
+    pub fn shadow(&self) -> Option<&Candidate> {
+        self.candidate
+            .as_ref()
+            .filter(|candidate| candidate.part == Part::Shadow && !candidate.trial.is_stopped())
     }
 }
 

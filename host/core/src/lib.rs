@@ -6,7 +6,7 @@
 //! A reader's path: [`topology`] says what exists, [`facts`] what a policy may know of it, [`plan`] what a policy
 //! answers, [`table`] how an answer is found for a request, [`snapshot`] what one generation of all that is, and
 //! [`endpoint`], [`health`], [`breaker`] and [`balance`] what is observed meanwhile. [`recording`] is how a decision is kept and
-//! decided again.
+//! decided again, [`rollout`] how a version takes over from another, and [`evidence`] on what grounds it may not.
 
 pub mod attribute;
 pub mod backoff;
@@ -15,6 +15,7 @@ pub mod bounds;
 pub mod breaker;
 pub mod decide;
 pub mod endpoint;
+pub mod evidence;
 pub mod facts;
 pub mod health;
 pub mod ids;
@@ -22,6 +23,7 @@ pub mod lane;
 pub mod plan;
 pub mod recording;
 pub mod retry;
+pub mod rollout;
 pub mod screen;
 pub mod snapshot;
 pub mod table;

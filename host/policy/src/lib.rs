@@ -41,7 +41,7 @@ pub use error::{Error, Refused, Stage};
 pub use log::{Fault, Line, Log, PastRefusal};
 pub use plan::Planned;
 pub use replay::{Again, Feed, Replay, Replayed};
-pub use slots::{Event, Reconciled, Running, Slot, SlotReport, SlotSpec, Slots, Terms};
+pub use slots::{CandidateSpec, Event, Reconciled, Running, Slot, SlotReport, SlotSpec, Slots, Terms};
 pub use source::Source;
 pub use stats::Stats;
 pub use thread::ThreadShare;

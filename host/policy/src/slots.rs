@@ -1,7 +1,8 @@
 //! The slots of a node and what runs in them: compares what is wanted with what runs, and changes only what differs.
 //!
 //! [`Slots::reconcile`] is called with everything that is wanted and known, as often as the caller likes. It
-//! watches nothing and keeps no clock. A slot whose new policy is refused keeps the one that it has.
+//! watches nothing and keeps no clock. A slot whose new policy is refused keeps the one that it has. While a rollout
+//! lasts a slot has two seats, each with a policy of its own; what is refused on one changes nothing on the other.
 
 mod report;
 mod terms;
@@ -13,10 +14,11 @@ use std::time::Instant;
 
 use portolan_core::backoff::full_jitter;
 use portolan_core::decide::FailRule;
+use portolan_core::evidence::Trial;
 use portolan_core::facts::{Facts, Reads};
 use portolan_core::ids::{Digest, PolicyName, TenantName};
-use portolan_core::lane::Lane;
 pub use portolan_core::lane::Slot;
+use portolan_core::lane::{Candidate, Lane, Part, Side};
 use portolan_core::snapshot::{Policies, Policy};
 use portolan_core::time::Moment;
 use portolan_foundation::random;
@@ -39,6 +41,8 @@ use crate::version::Version;
 /// What is wanted in a slot.
 #[derive(Clone, Debug)]
 pub struct SlotSpec {
+    /// What is rolled out beside it.
+    pub candidate: Option<CandidateSpec>,
     /// The policy's configuration, a JSON object.
     pub config: Arc<str>,
     /// May a tenant's large component answer dynamic rules?
@@ -53,6 +57,19 @@ pub struct SlotSpec {
     pub terms: Terms,
 }
 
+/// What is rolled out in a slot: the same plugin in another version, or with another configuration.
+#[derive(Clone, Debug)]
+pub struct CandidateSpec {
+    /// Its configuration, a JSON object.
+    pub config: Arc<str>,
+    /// What it does.
+    pub part: Part,
+    /// The component, or why there is none.
+    pub source: Result<Source, Refused>,
+    /// Where what it does is counted. Another trial is another step of the rollout.
+    pub trial: Arc<Trial>,
+}
+
 /// The slots of a node.
 #[derive(Debug)]
 pub struct Slots {
@@ -60,8 +77,15 @@ pub struct Slots {
     apart: HashSet<(Slot, Apart)>,
     engine: Engine,
     facts: Option<Arc<Facts>>,
-    slots: HashMap<Slot, State>,
+    seats: HashMap<Seat, State>,
     tenants: Arc<HashMap<TenantName, Arc<Lane>>>,
+}
+
+/// One of the two places of a slot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Seat {
+    side: Side,
+    slot: Slot,
 }
 
 #[derive(Debug)]
@@ -69,6 +93,8 @@ struct State {
     account: Arc<Account>,
     disabled: bool,
     log: Arc<Log>,
+    /// What a candidate does, and where it is counted.
+    part: Option<(Part, Arc<Trial>)>,
     /// Why what is wanted does not run.
     trouble: Option<Trouble>,
     plan_calls: u64,
@@ -135,8 +161,8 @@ impl Slots {
     /// No slot yet.
     #[must_use]
     pub fn new(engine: Engine) -> Self {
-        let (apart, slots, tenants) = Default::default();
-        Self { apart, engine, facts: None, slots, tenants }
+        let (apart, seats, tenants) = Default::default();
+        Self { apart, engine, facts: None, seats, tenants }
     }
 
     /// The engine.
@@ -150,16 +176,19 @@ impl Slots {
     pub fn reconcile(&mut self, specs: &[SlotSpec], facts: &Arc<Facts>, now: Moment) -> Reconciled {
         let mut result = Reconciled::default();
         let facts_changed = self.facts.as_ref().is_none_or(|last| !same(last, facts));
-        self.forget(specs, &mut result);
+        let mut seen = HashSet::new();
+        let specs: Vec<&SlotSpec> = specs.iter().filter(|spec| seen.insert(&spec.slot)).collect();
+        specs.iter().for_each(|spec| self.promote(spec, &mut result));
+        self.forget(&specs, &mut result);
         let mut pictures = Pictures::new(facts);
         let mut jobs = Vec::new();
-        let mut seen = HashSet::new();
+        let mut moved = false;
         for spec in specs {
-            if !seen.insert(&spec.slot) {
-                continue;
-            }
-            if let Some(job) = self.look(spec, &mut pictures, facts_changed, now, &mut result) {
-                jobs.push(job);
+            jobs.extend(self.look(spec, Side::Stable, (&mut pictures, facts_changed), now, &mut result));
+            if let Some(candidate) = &spec.candidate {
+                let seen = (&mut pictures, facts_changed);
+                jobs.extend(self.look(spec, Side::Candidate, seen, now, &mut result));
+                moved |= self.assign(&spec.slot, candidate);
             }
         }
         for made in work::carry_out(&self.engine, jobs) {
@@ -167,8 +196,9 @@ impl Slots {
         }
         self.facts = Some(Arc::clone(facts));
         let apart = self.slots_apart();
-        result.changed =
-            apart != self.apart || !result.events.iter().all(|event| matches!(event, Event::Refused { .. }));
+        result.changed = moved
+            || apart != self.apart
+            || !result.events.iter().all(|event| matches!(event, Event::Refused { .. }));
         self.apart = apart;
         self.publish(facts, &mut result);
         result
@@ -183,40 +213,87 @@ impl Slots {
     /// What each slot wants and runs, by slot.
     #[must_use]
     pub fn reports(&self, now: Moment) -> Vec<SlotReport> {
-        let mut reports: Vec<SlotReport> =
-            self.slots.iter().map(|(slot, state)| report::of(slot, state, now)).collect();
+        let on = |side| self.seats.iter().filter(move |(seat, _)| seat.side == side);
+        let mut candidates: HashMap<&Slot, SlotReport> = on(Side::Candidate)
+            .map(|(seat, state)| (&seat.slot, report::of(&seat.slot, state, None, now)))
+            .collect();
+        let mut reports: Vec<SlotReport> = on(Side::Stable)
+            .map(|(seat, state)| report::of(&seat.slot, state, candidates.remove(&seat.slot), now))
+            .collect();
         reports.sort_by(|one, other| one.slot.cmp(&other.slot));
         reports
     }
 
-    /// Drops slots that nobody wants any more.
-    fn forget(&mut self, specs: &[SlotSpec], result: &mut Reconciled) {
-        let wanted: HashSet<&Slot> = specs.iter().map(|spec| &spec.slot).collect();
-        let gone: Vec<Slot> = self.slots.keys().filter(|slot| !wanted.contains(slot)).cloned().collect();
-        for slot in gone {
-            self.engine.close_log(&slot);
-            if self.slots.remove(&slot).is_some_and(|state| state.running.is_some()) {
-                result.events.push(Event::Removed { slot });
+    /// A candidate that is wanted for all from now on takes the other seat as it is: nothing is loaded or planned again.
+    fn promote(&mut self, spec: &SlotSpec, result: &mut Reconciled) {
+        let wanted = Wanted::of(spec, Side::Stable);
+        let seat = |side| Seat { side, slot: spec.slot.clone() };
+        let runs = |state: &State| state.running.as_ref().is_some_and(|active| active.wanted == wanted);
+        if self.seats.get(&seat(Side::Stable)).is_some_and(runs)
+            || !self.seats.get(&seat(Side::Candidate)).is_some_and(runs)
+        {
+            return;
+        }
+        if let Some(mut state) = self.seats.remove(&seat(Side::Candidate)) {
+            state.part = None;
+            result.events.extend(state.running.as_ref().map(|active| active.applied(&seat(Side::Stable))));
+            self.seats.insert(seat(Side::Stable), state);
+        }
+    }
+
+    /// Drops seats that nobody wants any more.
+    fn forget(&mut self, specs: &[&SlotSpec], result: &mut Reconciled) {
+        let wanted: HashMap<&Slot, bool> =
+            specs.iter().map(|spec| (&spec.slot, spec.candidate.is_some())).collect();
+        let is_wanted = |seat: &Seat| match (wanted.get(&seat.slot), seat.side) {
+            (Some(candidate), Side::Candidate) => *candidate,
+            (there, _) => there.is_some(),
+        };
+        let gone: Vec<Seat> = self.seats.keys().filter(|seat| !is_wanted(seat)).cloned().collect();
+        for seat in gone {
+            if seat.side == Side::Stable {
+                self.engine.close_log(&seat.slot);
+            }
+            if self.seats.remove(&seat).is_some_and(|state| state.running.is_some()) {
+                result.events.push(Event::Removed { side: seat.side, slot: seat.slot });
             }
         }
     }
 
-    /// Compares one slot, and says what is to be done.
+    /// Gives a candidate its part; `true` when it had another.
+    fn assign(&mut self, slot: &Slot, candidate: &CandidateSpec) -> bool {
+        let seat = Seat { side: Side::Candidate, slot: slot.clone() };
+        let Some(state) = self.seats.get_mut(&seat) else { return false };
+        let same = |(part, trial): &(Part, Arc<Trial>)| {
+            *part == candidate.part && Arc::ptr_eq(trial, &candidate.trial)
+        };
+        let moved = !state.part.as_ref().is_some_and(same);
+        state.part = Some((candidate.part, Arc::clone(&candidate.trial)));
+        moved
+    }
+
+    /// Compares one seat, and says what is to be done.
     fn look(
         &mut self,
         spec: &SlotSpec,
-        pictures: &mut Pictures,
-        facts_changed: bool,
+        side: Side,
+        (pictures, facts_changed): (&mut Pictures, bool),
         now: Moment,
         result: &mut Reconciled,
     ) -> Option<Job> {
         let limits = &self.engine.config().limits;
-        let wanted = Wanted::of(spec);
+        let wanted = Wanted::of(spec, side);
+        let seat = Seat { side, slot: spec.slot.clone() };
         let engine = &self.engine;
-        let state = self.slots.entry(spec.slot.clone()).or_insert_with(|| State {
+        // Both sides write into one log, which the slot's owner reads.
+        let of_slot = Seat { side: Side::Stable, slot: spec.slot.clone() };
+        let shared = self.seats.get(&of_slot).filter(|_| side == Side::Candidate);
+        let shared = shared.map(|stable| Arc::clone(&stable.log));
+        let state = self.seats.entry(seat.clone()).or_insert_with(|| State {
             account: engine.account(&spec.slot),
             disabled: false,
-            log: engine.open_log(&spec.slot, spec.policy.clone()),
+            part: None,
+            log: shared.clone().unwrap_or_else(|| engine.open_log(&spec.slot, spec.policy.clone())),
             plan_calls: 0,
             replans: Bucket::slow(limits.replan_every, limits.replan_burst, Instant::now()),
             running: None,
@@ -224,7 +301,9 @@ impl Slots {
             trouble: None,
             wanted: wanted.clone(),
         });
-        if state.log.policy() != &spec.policy {
+        if let Some(shared) = shared {
+            state.log = shared;
+        } else if state.log.policy() != &spec.policy {
             state.log = engine.open_log(&spec.slot, spec.policy.clone());
         }
         state.wanted = wanted;
@@ -235,10 +314,10 @@ impl Slots {
             state.look_at_facts(&facts, facts_changed);
             return None;
         }
-        let source = match &spec.source {
+        let source = match spec.source(side) {
             Ok(source) => source,
             Err(refused) => {
-                state.refuse(refused.clone(), &spec.slot, now, result);
+                state.refuse(refused.clone(), &seat, now, result);
                 return None;
             }
         };
@@ -247,7 +326,7 @@ impl Slots {
                 account: Arc::clone(&state.account),
                 facts,
                 log: Arc::clone(&state.log),
-                slot: spec.slot.clone(),
+                seat,
                 source: source.clone(),
                 decider: state.decider_of_wanted(),
                 version: state.version_of_wanted(),
@@ -266,7 +345,7 @@ impl Slots {
     }
 
     fn take(&mut self, made: Made, now: Moment, result: &mut Reconciled) {
-        let Some(state) = self.slots.get_mut(&made.slot) else { return };
+        let Some(state) = self.seats.get_mut(&made.seat) else { return };
         state.plan_calls += made.plan_calls;
         result.plan_calls += made.plan_calls;
         match made.outcome {
@@ -279,34 +358,48 @@ impl Slots {
                     running.planned_at_ms = active.planned_at_ms;
                     return;
                 }
-                result.events.push(Event::Applied {
-                    slot: made.slot,
-                    policy: active.wanted.policy.clone(),
-                    digest: active.version.digest(),
-                    rules: active.policy.table.plan().rules.len(),
-                });
+                result.events.push(active.applied(&made.seat));
                 state.running = Some(*active);
             }
-            Err(refused) => state.refuse(refused, &made.slot, now, result),
+            Err(refused) => state.refuse(refused, &made.seat, now, result),
         }
     }
 
     /// Puts what runs into the result; the map of tenants is only made anew when one of them changed.
     fn publish(&mut self, facts: &Arc<Facts>, result: &mut Reconciled) {
         if result.changed {
-            let tenant = |(slot, state): (&Slot, &State)| match slot {
-                Slot::Tenant(tenant) => Some((tenant.clone(), state.lane(facts)?)),
+            let tenants = self.seats.keys().filter(|seat| seat.side == Side::Stable);
+            let tenants = tenants.filter_map(|seat| match &seat.slot {
                 Slot::Operator => None,
-            };
-            self.tenants = Arc::new(self.slots.iter().filter_map(tenant).collect());
+                slot @ Slot::Tenant(tenant) => Some((tenant.clone(), self.lane(slot, facts)?)),
+            });
+            self.tenants = Arc::new(tenants.collect());
         }
-        let operator = self.slots.get(&Slot::Operator).and_then(|state| state.lane(facts));
+        let operator = self.lane(&Slot::Operator, facts);
         result.policies = Policies { operator, tenants: Arc::clone(&self.tenants) };
     }
 
     fn slots_apart(&self) -> HashSet<(Slot, Apart)> {
-        let apart = self.slots.iter().filter_map(|(slot, state)| Some((slot.clone(), state.apart()?)));
-        apart.collect()
+        let stable = self.seats.iter().filter(|(seat, _)| seat.side == Side::Stable);
+        stable.filter_map(|(seat, state)| Some((seat.slot.clone(), state.apart()?))).collect()
+    }
+
+    /// What requests of a slot meet: nothing, where nothing runs and all may pass. None is on trial beside nothing.
+    fn lane(&self, slot: &Slot, facts: &Arc<Facts>) -> Option<Arc<Lane>> {
+        let state = |side| self.seats.get(&Seat { side, slot: slot.clone() });
+        let there = state(Side::Stable)?;
+        let stable = match &there.running {
+            _ if there.disabled => return None,
+            Some(active) => Arc::clone(&active.policy),
+            None => return there.is_closed().then(|| work::closed(&there.wanted, facts)),
+        };
+        let candidate = state(Side::Candidate).and_then(|state| {
+            // Only what is wanted is on trial, not what ran in its seat before.
+            let active = state.running.as_ref().filter(|active| active.wanted == state.wanted)?;
+            let (part, trial) = state.part.clone()?;
+            Some(Candidate { policy: Arc::clone(&active.policy), part, trial })
+        });
+        Some(Arc::new(Lane { stable, candidate }))
     }
 }
 
@@ -322,15 +415,28 @@ fn same(one: &Arc<Facts>, other: &Arc<Facts>) -> bool {
     }
 }
 
+impl SlotSpec {
+    fn source(&self, side: Side) -> &Result<Source, Refused> {
+        match (side, &self.candidate) {
+            (Side::Candidate, Some(candidate)) => &candidate.source,
+            _ => &self.source,
+        }
+    }
+}
+
 impl Wanted {
-    fn of(spec: &SlotSpec) -> Self {
+    fn of(spec: &SlotSpec, side: Side) -> Self {
         let tier = match spec.slot {
             Slot::Operator => Tier::Operator,
             Slot::Tenant(_) => Tier::Tenant { granted: spec.dynamic_granted },
         };
+        let config = match (side, &spec.candidate) {
+            (Side::Candidate, Some(candidate)) => &candidate.config,
+            _ => &spec.config,
+        };
         Self {
-            config: Arc::clone(&spec.config),
-            digest: spec.source.as_ref().ok().map(Source::digest),
+            config: Arc::clone(config),
+            digest: spec.source(side).as_ref().ok().map(Source::digest),
             policy: spec.policy.clone(),
             terms: Terms { budget: None, disabled: false, ..spec.terms.clone() },
             tier,
@@ -382,15 +488,6 @@ impl State {
         }
     }
 
-    /// What requests of the slot meet: nothing, where nothing runs and all may pass.
-    fn lane(&self, facts: &Arc<Facts>) -> Option<Arc<Lane>> {
-        match &self.running {
-            _ if self.disabled => None,
-            Some(active) => Some(active.lane()),
-            None => self.is_closed().then(|| work::closed(&self.wanted, facts)),
-        }
-    }
-
     fn apart(&self) -> Option<Apart> {
         match self.disabled {
             true => Some(Apart::Disabled),
@@ -417,7 +514,7 @@ impl State {
     }
 
     /// Notes a refusal; what runs goes on.
-    fn refuse(&mut self, refused: Refused, slot: &Slot, now: Moment, result: &mut Reconciled) {
+    fn refuse(&mut self, refused: Refused, seat: &Seat, now: Moment, result: &mut Reconciled) {
         let before = self.trouble.take().filter(|trouble| trouble.wanted == self.wanted);
         let attempts = before.as_ref().map_or(0, |trouble| trouble.attempts).saturating_add(1);
         let news = before.as_ref().is_none_or(|trouble| trouble.refused != refused);
@@ -430,7 +527,8 @@ impl State {
         if news {
             self.log.refusal(refused.clone());
             let kept = self.running.as_ref().map(|active| active.version.digest());
-            result.events.push(Event::Refused { slot: slot.clone(), refused: refused.clone(), kept });
+            let (side, slot) = (seat.side, seat.slot.clone());
+            result.events.push(Event::Refused { side, slot, refused: refused.clone(), kept });
         }
         let wanted = self.wanted.clone();
         self.trouble = Some(Trouble { attempts, failed_at: now, refused, retry_at, wanted });
@@ -438,8 +536,14 @@ impl State {
 }
 
 impl Active {
-    fn lane(&self) -> Arc<Lane> {
-        Arc::new(Lane::stable(Arc::clone(&self.policy)))
+    fn applied(&self, seat: &Seat) -> Event {
+        Event::Applied {
+            side: seat.side,
+            slot: seat.slot.clone(),
+            policy: self.wanted.policy.clone(),
+            digest: self.version.digest(),
+            rules: self.policy.table.plan().rules.len(),
+        }
     }
 
     fn is_same_as(&self, other: &Self) -> bool {

@@ -3,6 +3,7 @@
 #[path = "../../../tests/fixtures/guests.rs"]
 #[allow(unreachable_pub, dead_code, reason = "shared with the end-to-end tests")]
 mod guests;
+mod rollout;
 mod tenants;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -363,6 +364,7 @@ fn a_full_pool_makes_room() {
 
 fn spec(slot: Slot, component: &[u8], config: &str) -> SlotSpec {
     SlotSpec {
+        candidate: None,
         config: config.into(),
         dynamic_granted: false,
         policy: name("tested"),

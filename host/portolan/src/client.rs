@@ -29,6 +29,8 @@ use tokio::runtime::Runtime;
 use crate::cli::Target;
 use crate::node::changes::{Changes, Intended};
 use crate::node::{self, SOCKET};
+use crate::rollout::act::Place;
+use crate::rollout::backend::Orders;
 use crate::{config, environment, shown};
 
 /// Status reports of nodes with very many slots are large.
@@ -347,8 +349,10 @@ async fn here(path: &Path, local: &config::Local, socket: PathBuf) -> anyhow::Re
         // A change is never based on what this machine last saw.
         Some(engine) => Intended::Following(Store::open(engine.clone(), None).await?),
     };
+    let place = Place { environment: environment(), path: path.to_owned() };
+    let rollouts = Arc::new(Orders::new(intended.clone(), place));
     let changes = Changes::new(intended, None, path.to_owned(), environment());
-    let backends = Backends { intent: Arc::new(changes), node: Arc::new(Nobody { socket }) };
+    let backends = Backends { intent: Arc::new(changes), node: Arc::new(Nobody { socket }), rollouts };
     Ok(Router::new(Api::new(backends, Events::default(), Settings::default())))
 }
 

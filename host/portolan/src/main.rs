@@ -19,6 +19,7 @@ mod policy;
 mod recordings;
 mod registry;
 mod replay;
+mod rollout;
 mod status;
 mod tenant;
 mod token;
@@ -32,7 +33,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 use portolan_admin::{Code, Problem};
-use portolan_control::Store;
+use portolan_control::{State, Store};
 
 use self::cli::{Cli, Command};
 use self::config::{Loaded, Rejected};
@@ -129,6 +130,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Events(options) => live::events(&options)?,
         Command::Tail(options) => live::tail(&options)?,
         Command::Openapi => print(&portolan_admin::openapi().to_pretty_json()?)?,
+        Command::Rollout(command) => return rollout::run(&command),
         Command::Status(options) => return status::run(&options),
         Command::Explain(options) => return explain::run(&options),
         Command::Plugin(command) => return plugin::run(command),
@@ -161,8 +163,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Loads the configuration that a node with this file would have now, for a look.
-fn load(path: &Path) -> anyhow::Result<Result<Loaded, Box<Rejected>>> {
+/// Loads the configuration that a node with this file would have now, for a look, and the state of the control store that it
+/// comes from.
+fn load(path: &Path) -> anyhow::Result<Result<(Loaded, Option<State>), Box<Rejected>>> {
     let local = match config::local(path, environment()) {
         Ok(local) => local,
         Err(rejected) => return Ok(Err(rejected)),
@@ -174,7 +177,8 @@ fn load(path: &Path) -> anyhow::Result<Result<Loaded, Box<Rejected>>> {
         }
         None => None,
     };
-    Ok(config::load_intended(path, &environment(), state.as_ref()))
+    let loaded = config::load_intended(path, &environment(), state.as_ref());
+    Ok(loaded.map(|loaded| (loaded, state)))
 }
 
 /// What was read, or none when it is shown what is wrong with it.

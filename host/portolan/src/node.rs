@@ -8,6 +8,7 @@ mod listen;
 pub(crate) mod policies;
 mod reconcile;
 pub(crate) mod recordings;
+pub(crate) mod rollouts;
 pub(crate) mod status;
 pub(crate) mod tenancy;
 mod topology;
@@ -34,6 +35,7 @@ use self::admin::Admin;
 pub(crate) use self::intent::Intent;
 use self::policies::Sources;
 use self::reconcile::{Reconciler, Start};
+use self::rollouts::Rollouts;
 use crate::config::{self, Config, Loaded, LogFormat};
 
 /// The name of the admin socket in the state folder.
@@ -70,6 +72,7 @@ pub(crate) fn serve(
     {
         tracing::warn!("the last good generation is served: {reason}");
     }
+    let rollouts = Rollouts::default();
     let start = Start {
         certificates: certificates.clone(),
         environment: environment.clone(),
@@ -77,6 +80,7 @@ pub(crate) fn serve(
         loaded,
         path: path.to_owned(),
         peer: peer.clone(),
+        rollouts: rollouts.clone(),
         sources: Sources::with_components(components, control.handle()),
     };
     let mut reconciler = Reconciler::start(engine.clone(), start)?;
@@ -103,14 +107,22 @@ pub(crate) fn serve(
         intent: intent.clone(),
         live: Arc::clone(&live),
         proxy: proxy.handle(),
+        name: config.name.clone(),
         recorder: recorder.clone(),
         report: reconciler.report(),
+        rollouts: rollouts.clone(),
         shutdown: shutdown.clone(),
         settings: Arc::clone(&settings),
         usage: Arc::clone(&meter),
     };
     let _entered = control.enter();
     intent.start(&shutdown);
+    let (name, ending) = (config.name.clone(), shutdown.clone());
+    task::spawn(
+        "rollouts-judge",
+        rollouts.clone().judge(Arc::clone(&live), intent.clone(), name.clone(), ending.clone()),
+    );
+    task::spawn("rollouts-clerk", rollouts.write_down(intent.clone(), name, ending));
     let socket = config.state.join(SOCKET);
     listen::start(&config, admin, path, &environment, &socket)?;
     let (nudges, observations) = (Arc::new(Notify::new()), Arc::new(Notify::new()));

@@ -219,7 +219,7 @@ fn check(
 /// The facts of a gateway's configuration, or of the small world.
 fn facts(config: Option<&Path>) -> anyhow::Result<Facts> {
     let loaded = match config {
-        Some(path) => crate::shown(crate::load(path)?).context("the gateway's configuration has problems")?,
+        Some(path) => crate::shown(crate::load(path)?).context("the gateway's configuration has problems")?.0,
         None => {
             let source = config::Source { path: PathBuf::from("small world"), text: SMALL_WORLD.to_owned() };
             let loaded = config::read(vec![source], [], Path::new("."));

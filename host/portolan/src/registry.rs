@@ -159,7 +159,7 @@ pub(crate) fn unknown(config: &Config, state: &State) -> Vec<String> {
         .collect()
 }
 
-fn key(name: &PolicyName, version: Digest) -> anyhow::Result<Key> {
+pub(crate) fn key(name: &PolicyName, version: Digest) -> anyhow::Result<Key> {
     Ok(Key::new(KIND, &format!("{name}@{version}"))?)
 }
 

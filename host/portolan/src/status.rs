@@ -40,6 +40,9 @@ fn differs(status: &Value) -> bool {
     !list(status, "/configuration/problems").is_empty()
         || !list(status, "/configuration/restart_needed").is_empty()
         || control_differs(status)
+        || list(status, "/rollouts")
+            .iter()
+            .any(|rollout| rollout.get("stopped").is_some_and(Value::is_string))
         || slots.iter().any(|slot| slot.get("refused").is_some_and(|refused| !refused.is_null()))
 }
 
@@ -61,6 +64,22 @@ fn node(node: &Value, wanted: u64) -> String {
         text(node, "/name"),
         text(node, "/region"),
         text(node, "/version")
+    )
+}
+
+/// What is on trial in a slot, in a line.
+fn rollout(rollout: &Value) -> String {
+    let part = match text(rollout, "/phase") {
+        "canary" => format!("canary of {}%", number(rollout, "/percent")),
+        phase => phase.to_owned(),
+    };
+    let off = rollout.get("stopped").and_then(Value::as_str);
+    let off = off.map_or_else(String::new, |reason| format!("\n  TAKEN OFF HERE: {reason}"));
+    format!(
+        "rollout {}: {}, {part}; {} decisions here{off}",
+        text(rollout, "/slot"),
+        text(rollout, "/version"),
+        number(rollout, "/here/candidate/decisions"),
     )
 }
 
@@ -116,6 +135,7 @@ fn render(status: &Value) -> String {
     lines.extend(status.pointer("/control").filter(|control| !control.is_null()).map(control));
     let wanted = number(status, "/control/wanted");
     lines.extend(list(status, "/nodes").iter().map(|other| node(other, wanted)));
+    lines.extend(list(status, "/rollouts").iter().map(rollout));
     let restart: Vec<&str> =
         list(status, "/configuration/restart_needed").iter().filter_map(Value::as_str).collect();
     if !restart.is_empty() {

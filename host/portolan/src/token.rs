@@ -21,7 +21,7 @@ const TIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) fn debug(tenant: Option<&str>, time: Duration, config: &Path) -> anyhow::Result<()> {
     ensure!(time <= TIME_MAX, "a word holds for a day at most: make another one tomorrow");
     tenant.map(TenantName::new).transpose()?;
-    let loaded = crate::shown(crate::load(config)?).context("mend the configuration first")?;
+    let (loaded, _) = crate::shown(crate::load(config)?).context("mend the configuration first")?;
     std::fs::create_dir_all(&loaded.config.state)
         .with_context(|| format!("create the state folder {}", loaded.config.state.display()))?;
     let key = recordings::debug_key(&loaded.config)?.for_purpose(recordings::DEBUG_PURPOSE);

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use portolan_control::State;
+use portolan_core::lane::Side;
 use portolan_foundation::clock;
 use portolan_policy::{Engine, Event, Refused, Slot, Slots};
 use serde_json::json;
@@ -12,6 +14,7 @@ use crate::cli::Validate;
 use crate::config::{self, Config};
 use crate::node;
 use crate::node::policies::Sources;
+use crate::node::rollouts::InSlot;
 use crate::node::topology_of;
 use crate::print;
 
@@ -21,7 +24,7 @@ use crate::print;
 /// When the check itself cannot be made.
 pub(crate) fn run(options: &Validate) -> anyhow::Result<ExitCode> {
     let path = &options.file.config;
-    let loaded = match crate::load(path)? {
+    let (loaded, state) = match crate::load(path)? {
         Ok(loaded) => loaded,
         Err(rejected) => {
             if options.json {
@@ -34,7 +37,8 @@ pub(crate) fn run(options: &Validate) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let refused = if options.no_policies { Vec::new() } else { refused(&loaded.config, None, None)? };
+    let checked = |config: &Config| refused(config, None, None, state.as_ref());
+    let refused = if options.no_policies { Vec::new() } else { checked(&loaded.config)? };
     let refused: Vec<String> = refused.iter().map(|(slot, refused)| format!("{slot}: {refused}")).collect();
     if options.json {
         print(&serde_json::to_string_pretty(&json!({ "ok": refused.is_empty(), "problems": refused }))?)?;
@@ -60,6 +64,7 @@ pub(crate) fn refused(
     config: &Config,
     good: Option<&Config>,
     engine: Option<Engine>,
+    state: Option<&State>,
 ) -> anyhow::Result<Vec<(Slot, Refused)>> {
     let (config, topology) = (&differing(config, good), topology_of(config));
     if config.policy.is_none() && config.tenants.values().all(|tenant| tenant.policy.is_none()) {
@@ -78,10 +83,13 @@ pub(crate) fn refused(
     let runtime = node::control_runtime()?;
     let components = config::components(config.components.as_deref(), &config.state)?;
     let mut sources = Sources::with_components(components, runtime.handle());
-    let specs = sources.specs(config, engine.config().limits.component_bytes_max);
+    // What runs for all is checked; what is on trial is the rollout's affair.
+    let rollouts = state.map(crate::rollout::all).unwrap_or_default();
+    let rollouts = rollouts.into_iter().map(|(slot, rollout)| (slot, InSlot { rollout, trial: None }));
+    let specs = sources.specs(config, &rollouts.collect(), engine.config().limits.component_bytes_max);
     let result = Slots::new(engine).reconcile(&specs, &facts, clock::now());
     let refused = result.events.into_iter().filter_map(|event| match event {
-        Event::Refused { slot, refused, .. } => Some((slot, refused)),
+        Event::Refused { side: Side::Stable, slot, refused, .. } => Some((slot, refused)),
         _ => None,
     });
     Ok(refused.collect())

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use portolan_core::lane::Side;
 use serde::Serialize;
 
 /// Lines that may wait for the disk.
@@ -45,6 +46,9 @@ pub(crate) struct Line {
     pub(crate) generation: u64,
     pub(crate) policy: Option<String>,
     pub(crate) rule: Option<String>,
+    /// On which side of a rollout the policy stands, while one lasts in its slot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) side: Option<Side>,
     pub(crate) region: Option<String>,
     pub(crate) pool: Option<String>,
     pub(crate) endpoint: Option<String>,

@@ -1,18 +1,21 @@
 //! Which answers a request may get, best first: the operator's table, then the tenant's within its bounds, then the host's
 //! own rule.
+//!
+//! In a slot with a canary, who is asked is the lane's choice. A candidate that gives no usable answer costs nobody a request:
+//! the stable policy is asked instead, and the failure is counted as evidence.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use portolan_core::bounds::{Bounds, Breach};
 use portolan_core::decide::{Asked, Fallback, Said, Undecided};
 use portolan_core::ids::{PoolName, RegionName, TenantName};
-use portolan_core::lane::Lane;
+use portolan_core::lane::{Chosen, Lane, Side};
 use portolan_core::plan::{Action, Answer, AnswerId, Exchange, RuleId};
 use portolan_core::snapshot::{Policy, Snapshot};
 use portolan_core::topology::Topology;
 use smallvec::SmallVec;
 
-use crate::capture::is_shadowed;
 use crate::error::Error;
 use crate::inbound::Inbound;
 
@@ -23,6 +26,8 @@ pub(crate) struct Source {
     pub(crate) of_tenant: bool,
     pub(crate) policy: Arc<Policy>,
     pub(crate) rule: RuleId,
+    /// On which side of a rollout it stands, while one lasts in its slot.
+    pub(crate) side: Option<Side>,
     pub(crate) sticky: Option<u64>,
 }
 
@@ -52,10 +57,16 @@ pub(crate) enum Choice {
     Planned(usize, AnswerId),
 }
 
-/// What one policy said, by the number of its lane among those that were asked.
+/// Who was asked in a lane, and what it said if a rule of it matched.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Note {
-    pub(crate) lane: usize,
+    pub(crate) side: Side,
+    pub(crate) heard: Option<Heard>,
+}
+
+/// What one policy said.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heard {
     pub(crate) rule: RuleId,
     pub(crate) said: Said,
     pub(crate) fuel: u64,
@@ -64,7 +75,7 @@ pub(crate) struct Note {
 /// What was decided.
 #[derive(Debug, Default)]
 pub(crate) struct Decision {
-    /// What each policy said whose rules matched.
+    /// What was said in each lane that was asked, in order.
     pub(crate) notes: SmallVec<[Note; 2]>,
     pub(crate) sources: SmallVec<[Source; 2]>,
     pub(crate) choices: SmallVec<[Choice; 8]>,
@@ -76,6 +87,19 @@ pub(crate) struct Decision {
     pub(crate) bounds: Option<Arc<Bounds>>,
     /// Is a candidate to decide it again in the shadow?
     pub(crate) shadowed: bool,
+    /// Why a candidate was not heard, and the stable policy answered for it.
+    pub(crate) spared: Option<String>,
+}
+
+/// What a decision is made of besides the request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Draw {
+    /// Is it evidence for or against a policy on trial?
+    pub(crate) counts: bool,
+    /// The request's wall time.
+    pub(crate) now_ms: u64,
+    /// The request's random number.
+    pub(crate) seed: u64,
 }
 
 impl Decision {
@@ -134,8 +158,7 @@ impl Decision {
     }
 }
 
-/// Decides. `seed` is the request's random number and `now_ms` its wall time. What was found out before an error stays in
-/// `decision`.
+/// Decides. What was found out before an error stays in `decision`.
 ///
 /// # Errors
 /// [`Error::NotUtf8`] when a dynamic rule declares a value that is not text, [`Error::PolicyFailed`] when a policy failed
@@ -144,19 +167,23 @@ pub(crate) fn decide(
     decision: &mut Decision,
     snapshot: &Snapshot,
     request: &Inbound,
-    seed: u64,
-    now_ms: u64,
+    draw: Draw,
 ) -> Result<(), Error> {
     let tenants = &snapshot.topology.tenants;
     let operators = usize::from(snapshot.policies.operator.is_some());
     for (number, lane) in lanes(snapshot, request.tenant.as_ref()).enumerate() {
-        decision.shadowed |= is_shadowed(lane);
-        let policy = lane.choose(request.tenant.as_ref(), &snapshot.topology.local, request.client);
+        decision.shadowed |= lane.shadow().is_some();
+        let chosen = lane.choose(request.tenant.as_ref(), &snapshot.topology.local, request.client);
         let of_tenant = number >= operators;
         if of_tenant {
             decision.bounds = tenants.of(request.tenant.as_ref()).map(|tenant| Arc::clone(&tenant.bounds));
         }
-        if !ask(decision, policy, number, of_tenant, request, seed, now_ms)? {
+        let (chosen, asked) = hear(decision, lane, chosen, request, draw);
+        let heard =
+            asked.as_ref().map(|asked| Heard { rule: asked.rule, said: asked.said, fuel: asked.fuel });
+        decision.notes.push(Note { side: chosen.side, heard });
+        let Some(asked) = asked else { continue };
+        if !follow(decision, chosen, asked, of_tenant, request)? {
             return Ok(());
         }
     }
@@ -173,19 +200,50 @@ pub(crate) fn lanes<'s>(
     snapshot.policies.operator.iter().chain(of_tenant)
 }
 
-/// Adds one policy's choices; `true` when the request goes on to the next slot behind them.
-fn ask(
+/// Asks the chosen policy, and instead of a candidate that has no answer the stable one.
+fn hear<'l>(
     decision: &mut Decision,
-    policy: &Arc<Policy>,
-    number: usize,
+    lane: &'l Lane,
+    chosen: Chosen<'l>,
+    request: &Inbound,
+    draw: Draw,
+) -> (Chosen<'l>, Option<Asked>) {
+    let asked = ask(chosen, request, draw);
+    let why = match asked.as_ref().map(|asked| asked.said) {
+        _ if chosen.side == Side::Stable => None,
+        Some(Said::Undecided(why)) => Some(why.to_string()),
+        Some(Said::NotText) => Some(Error::NotUtf8.to_string()),
+        Some(Said::Index(_) | Said::Table) | None => None,
+    };
+    if why.is_none() {
+        return (chosen, asked);
+    }
+    decision.spared = why;
+    let stable = Chosen { policy: &lane.stable, side: Side::Stable, ..chosen };
+    (stable, ask(stable, request, draw))
+}
+
+/// Asks a policy, and counts what it did while a rollout lasts in its slot; none when no rule of it matches.
+fn ask(chosen: Chosen<'_>, request: &Inbound, draw: Draw) -> Option<Asked> {
+    let Policy { table, decider, .. } = &**chosen.policy;
+    let ask = || portolan_core::decide::ask(table, &**decider, request, draw.seed, draw.now_ms);
+    let Some(trial) = chosen.trial.filter(|_| draw.counts) else { return ask() };
+    let begun = Instant::now();
+    let asked = ask();
+    trial.count(chosen.side, asked.as_ref().map_or(Said::Table, |asked| asked.said), begun.elapsed());
+    asked
+}
+
+/// Adds one policy's choices; `true` when the request goes on to the next slot behind them.
+fn follow(
+    decision: &mut Decision,
+    chosen: Chosen<'_>,
+    asked: Asked,
     of_tenant: bool,
     request: &Inbound,
-    seed: u64,
-    now_ms: u64,
 ) -> Result<bool, Error> {
-    let asked = portolan_core::decide::ask(&policy.table, &*policy.decider, request, seed, now_ms);
-    let Some(Asked { rule, order, said, fuel }) = asked else { return Ok(true) };
-    decision.notes.push(Note { lane: number, rule, said, fuel });
+    let Asked { rule, order, said, .. } = asked;
+    let Chosen { policy, side, trial } = chosen;
     match said {
         Said::Index(_) => decision.asked = true,
         Said::NotText => return Err(Error::NotUtf8),
@@ -201,7 +259,8 @@ fn ask(
     }
     let source = decision.sources.len();
     let sticky = policy.table.rule(rule).and_then(|rule| policy.table.sticky_hash(rule, request));
-    decision.sources.push(Source { of_tenant, policy: Arc::clone(policy), rule, sticky });
+    let side = trial.map(|_| side);
+    decision.sources.push(Source { of_tenant, policy: Arc::clone(policy), rule, side, sticky });
     for answer in order {
         let next = policy.table.answer(answer).is_none_or(|answer| answer.action == Action::Next);
         if next {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use http::{HeaderMap, Method, Request, Uri};
 use portolan_core::attribute::Attribute;
 use portolan_core::ids::TenantName;
+use portolan_core::lane::Side;
 use portolan_core::plan::Action;
 use portolan_core::recording::Picture;
 use portolan_core::snapshot::Snapshot;
@@ -15,7 +16,7 @@ use portolan_foundation::clock;
 use serde::Serialize;
 
 use crate::config::Trust;
-use crate::decide::{Choice, Decision, decide};
+use crate::decide::{Choice, Decision, Draw, decide};
 use crate::inbound::{Downstream, Inbound};
 use crate::resolve::{Route, resolve};
 
@@ -51,6 +52,8 @@ pub struct Explanation {
     pub policies: Vec<Asked>,
     /// Why a dynamic rule was not answered by its policy.
     pub undecided: Option<String>,
+    /// Why a candidate was not heard, and the stable policy answered for it.
+    pub spared: Option<String>,
     /// The answers in the order in which they are tried.
     pub candidates: Vec<Candidate>,
     /// What the request gets, in words.
@@ -64,6 +67,8 @@ pub struct Asked {
     pub policy: String,
     /// Its version.
     pub digest: String,
+    /// On which side of a rollout it stands, while one lasts in its slot.
+    pub side: Option<Side>,
     /// The rule that decided.
     pub rule: String,
     /// All rules up to that one.
@@ -93,6 +98,7 @@ impl Explanation {
         let policies = decision.sources.iter().map(|source| Asked {
             policy: source.policy.name.to_string(),
             digest: source.policy.digest.short(),
+            side: source.side,
             rule: source.rule_name(),
             rules: source.policy.table.explain(&inbound),
         });
@@ -121,6 +127,7 @@ impl Explanation {
             residency: inbound.residency.as_ref().map(ToString::to_string),
             policies: policies.collect(),
             undecided: decision.undecided.map(|why| why.to_string()),
+            spared: decision.spared,
             candidates,
             outcome,
         })
@@ -146,7 +153,8 @@ pub fn picture<'a>(
 fn decide_for(snapshot: &Snapshot, trust: &Trust, question: Question) -> Result<(Decision, Inbound), String> {
     let inbound = inbound(&snapshot.topology, trust, question)?;
     let mut decision = Decision::default();
-    decide(&mut decision, snapshot, &inbound, 0, clock::unix_ms()).map_err(|error| error.to_string())?;
+    let draw = Draw { counts: false, now_ms: clock::unix_ms(), seed: 0 };
+    decide(&mut decision, snapshot, &inbound, draw).map_err(|error| error.to_string())?;
     Ok((decision, inbound))
 }
 

@@ -18,8 +18,8 @@ use portolan_core::snapshot::Snapshot;
 use portolan_foundation::{clock, random};
 
 use crate::body::{Body, Patient, Upload};
-use crate::capture::{self, Chance};
-use crate::decide::{Choice, Decision, decide};
+use crate::capture;
+use crate::decide::{Choice, Decision, Draw, decide};
 use crate::defaults;
 use crate::error::Error;
 use crate::forward::{Answered, Attempts, Outbound};
@@ -77,7 +77,7 @@ async fn serve(
         return Err(Error::Loop);
     }
     let granted = granted(snapshot, inbound)?;
-    let chance = Chance { seed: random::u64(), now_ms: clock::unix_ms() };
+    let draw = Draw { counts: true, now_ms: clock::unix_ms(), seed: random::u64() };
     let decision = match &granted {
         Some(grant) => Decision {
             choices: std::iter::once(Choice::Own(grant.region.clone(), grant.pool.clone())).collect(),
@@ -87,9 +87,9 @@ async fn serve(
             recognise(snapshot, inbound)?;
             told.belongs(inbound);
             let mut decision = Decision::default();
-            let decided = decide(&mut decision, snapshot, inbound, chance.seed, chance.now_ms);
+            let decided = decide(&mut decision, snapshot, inbound, draw);
             told.captured =
-                capture::after_decision(worker, snapshot, inbound, &decision, chance, decided.is_err());
+                capture::after_decision(worker, snapshot, inbound, &decision, draw, decided.is_err());
             if let Err(Error::PolicyFailed(why)) = &decided {
                 worker.shard.undecided(*why);
             }
@@ -113,7 +113,7 @@ async fn serve(
     };
     let answered = trip.run().await;
     if answered.is_err() && granted.is_none() && told.captured.is_none() {
-        let captured = capture::after_failure(worker, snapshot, inbound, &decision, chance);
+        let captured = capture::after_failure(worker, snapshot, inbound, &decision, draw);
         told.captured = captured.map(|captured| (captured, false));
     }
     answered
@@ -189,6 +189,7 @@ impl Trip<'_> {
                 outside += 1;
                 continue;
             }
+            self.told.answers(self.decision.source(choice));
             let Some((region, pool)) = self.decision.target(choice) else {
                 return self.answer(choice);
             };

@@ -7,21 +7,30 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, LOCATION};
 use http::{Response, StatusCode};
 use portolan_core::ids::{PoolName, RegionName};
-use portolan_core::plan::fill_location;
+use portolan_core::lane::Side;
+use portolan_core::plan::{RuleId, fill_location};
 use portolan_core::recording::{Captured, Outcome};
-use portolan_core::snapshot::Snapshot;
+use portolan_core::snapshot::{Policy, Snapshot};
 use portolan_core::time::Moment;
 use portolan_foundation::clock;
 
 use crate::access::Line;
 use crate::body::Body;
-use crate::decide::Decision;
+use crate::decide::{self, Decision};
 use crate::error::{Error, Source};
 use crate::headers;
 use crate::inbound::{Downstream, Inbound};
 use crate::metrics::{Payer, Received, Ticket};
 use crate::peer::REFUSED;
 use crate::server::Worker;
+
+/// Who answers a request.
+#[derive(Debug)]
+struct Answerer {
+    policy: Arc<Policy>,
+    rule: RuleId,
+    side: Option<Side>,
+}
 
 /// What is told of a request: to its client, to the log.
 #[derive(Debug)]
@@ -31,8 +40,8 @@ pub(crate) struct Told {
     pub(crate) error: Option<Error>,
     /// On whose account the request goes.
     pub(crate) payer: Option<Payer>,
+    answerer: Option<Answerer>,
     generation: u64,
-    policy: Option<Arc<str>>,
     region: Option<RegionName>,
     attempts: u32,
     line: Option<Box<Line>>,
@@ -49,8 +58,8 @@ impl Told {
             request_id: HeaderValue::from_static("-"),
             error: None,
             payer: None,
+            answerer: None,
             generation: snapshot.generation.0,
-            policy: None,
             region: None,
             attempts: 0,
             line: None,
@@ -81,8 +90,6 @@ impl Told {
             worker.shard.decided.add(1);
         }
         decision.undecided.into_iter().for_each(|why| worker.shard.undecided(why));
-        let source = decision.sources.first();
-        self.policy = source.map(|source| source.policy.name.as_str().into());
         if worker.applied().log.is_some() || worker.taps.want(inbound.tenant.as_ref()) {
             self.line = Some(Box::new(Line {
                 at_ms: clock::unix_ms(),
@@ -93,12 +100,27 @@ impl Told {
                 path: inbound.path.to_string(),
                 tenant: inbound.tenant.as_ref().map(ToString::to_string),
                 generation: self.generation,
-                policy: source
-                    .map(|source| format!("{}@{}", source.policy.name, source.policy.digest.short())),
-                rule: source.map(crate::decide::Source::rule_name),
                 ..Line::default()
             }));
         }
+        self.answers(decision.sources.first());
+    }
+
+    /// Writes down whose answer is given. The host's own is given where no policy has one: then it is the policy that said so.
+    pub(crate) fn answers(&mut self, source: Option<&decide::Source>) {
+        let Some(source) = source else { return };
+        let is_known =
+            |known: &Answerer| Arc::ptr_eq(&known.policy, &source.policy) && known.rule == source.rule;
+        if self.answerer.as_ref().is_some_and(is_known) {
+            return;
+        }
+        let policy = Arc::clone(&source.policy);
+        if let Some(line) = &mut self.line {
+            line.policy = Some(format!("{}@{}", policy.name, policy.digest.short()));
+            line.rule = Some(source.rule_name());
+            line.side = source.side;
+        }
+        self.answerer = Some(Answerer { policy, rule: source.rule, side: source.side });
     }
 
     /// Writes down where an attempt went.
@@ -215,8 +237,15 @@ fn tell_client(worker: &Worker, told: &Told, fields: &mut http::HeaderMap) {
     }
     if worker.applied().settings.expose_decision {
         headers::own(fields, "portolan-generation", &told.generation.to_string());
-        let policy = told.policy.as_deref().unwrap_or("-");
+        let answerer = told.answerer.as_ref();
+        let policy = answerer.map_or("-", |answerer| answerer.policy.name.as_str());
         headers::own(fields, "portolan-policy", policy);
+        if let Some(answerer) = answerer {
+            headers::own(fields, "portolan-policy-version", &answerer.policy.digest.short());
+            if let Some(side) = answerer.side {
+                headers::own(fields, "portolan-policy-side", side.as_str());
+            }
+        }
         if let Some(region) = &told.region {
             headers::own(fields, "portolan-region", region.as_str());
         }

@@ -1,6 +1,7 @@
 //! The data plane through real sockets: clients on one side, small upstreams on the other, a snapshot made by hand.
 
 mod bounds;
+mod rollout;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;

@@ -24,4 +24,4 @@ pub use recorder::{Filter, Recorder, Settings, Start, Stats};
 pub use recording::framed;
 pub use recording::{Export, Recording, SegmentInfo, Summary, read_bytes};
 pub use redact::Rules;
-pub use shadow::{Compared, LATENCY_BUCKETS, Shadow};
+pub use shadow::Shadow;

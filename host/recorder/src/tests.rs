@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use portolan_core::attribute::{Attribute, Attributes, Value};
 use portolan_core::decide::{Call, Decide, FailRule, Undecided, ask};
+use portolan_core::evidence::Evidence;
 use portolan_core::facts::{Facts, RegionFacts, Verdict};
 use portolan_core::ids::{Digest, Generation, PolicyName, PoolName, RegionName};
 use portolan_core::lane::{Candidate, Lane, Part as Plays, Slot};
@@ -325,7 +326,8 @@ fn failures_are_kept_up_to_a_rate_and_nothing_when_it_is_off() {
 
 fn in_shadow(candidate: Arc<Policy>) -> Arc<Lane> {
     let stable = policy(1, "web", Arc::new(First));
-    Arc::new(Lane { stable, candidate: Some(Candidate { policy: candidate, part: Plays::Shadow }) })
+    let candidate = Candidate { policy: candidate, part: Plays::Shadow, trial: Arc::default() };
+    Arc::new(Lane { stable, candidate: Some(candidate) })
 }
 
 fn until(what: &str, mut done: impl FnMut() -> bool) {
@@ -348,16 +350,17 @@ fn candidates_in_the_shadow_are_compared_by_class() {
         let lane = in_shadow(Arc::clone(&candidate));
         (0..20).for_each(|number| shadow.offer(&captured(number, &lane)));
         let count =
-            || shadow.compared(&Slot::Operator, candidate.digest).map_or(0, |all| all.report.counts.total());
+            || shadow.report(&Slot::Operator, candidate.digest).map_or(0, |report| report.counts.total());
         until("all are compared", || count() == 20);
-        let compared = shadow.compared(&Slot::Operator, candidate.digest).unwrap();
-        assert_eq!(compared.report.counts.of(class), 20, "{compared:?}");
-        assert_eq!(compared.traps, if class == Class::Error { 20 } else { 0 });
-        assert_eq!(compared.latency.iter().sum::<u64>(), 20);
-        assert!(compared.latency_us(500).is_some());
-        assert_eq!(compared.report.routes["/shop"].total(), 20);
+        let report = shadow.report(&Slot::Operator, candidate.digest).unwrap();
+        assert_eq!(report.counts.of(class), 20, "{report:?}");
+        assert_eq!(report.routes["/shop"].total(), 20);
+        let Evidence { candidate: counts, compared, .. } = lane.candidate.as_ref().unwrap().trial.read();
+        assert_eq!((compared.of(class), counts.decisions), (20, 20));
+        assert_eq!(counts.traps, if class == Class::Error { 20 } else { 0 });
+        assert!(counts.latency.quantile_ns(500).is_some());
         shadow.forget(&Slot::Operator, candidate.digest);
-        assert_eq!(shadow.compared(&Slot::Operator, candidate.digest), None);
+        assert_eq!(shadow.report(&Slot::Operator, candidate.digest), None);
     }
     assert_eq!(shadow.dropped(), 0);
     shadow.offer(&captured(1, &Arc::new(Lane::stable(policy(1, "web", Arc::new(First))))));
@@ -375,7 +378,8 @@ fn a_slow_candidate_costs_its_comparisons_and_nobody_waits() {
     assert!(shadow.dropped() >= offered - defaults::SHADOW_QUEUE_MAX as u64 - 2, "{}", shadow.dropped());
     *door.open.lock().unwrap() = true;
     door.opened.notify_all();
-    let count =
-        || shadow.compared(&Slot::Operator, candidate.digest).map_or(0, |all| all.report.counts.total());
+    let count = || shadow.report(&Slot::Operator, candidate.digest).map_or(0, |report| report.counts.total());
+    let dropped = || lane.candidate.as_ref().unwrap().trial.read().compared.dropped;
+    assert_eq!(dropped(), shadow.dropped());
     until("what found a place is compared", || count() + shadow.dropped() == offered);
 }

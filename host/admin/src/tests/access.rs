@@ -18,6 +18,7 @@ fn operations() -> Vec<(String, String, String)> {
             let path = path
                 .replace("{kind}", "tenant")
                 .replace("{name}", "acme")
+                .replace("{slot}", "tenant.acme")
                 .replace("{tenant}", "acme")
                 .replace("{generation}", "1")
                 .replace("{id}", "0123456789abcdef");

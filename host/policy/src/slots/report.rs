@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use portolan_core::decide::FailRule;
 use portolan_core::ids::{Digest, PolicyName};
+use portolan_core::lane::{Part, Side};
 use portolan_core::snapshot::Policies;
 use portolan_core::time::Moment;
 use serde::Serialize;
@@ -42,6 +43,8 @@ impl Reconciled {
 pub enum Event {
     /// A new plan took effect.
     Applied {
+        /// In which seat.
+        side: Side,
         /// Where.
         slot: Slot,
         /// The policy.
@@ -53,6 +56,8 @@ pub enum Event {
     },
     /// What is wanted was refused.
     Refused {
+        /// In which seat.
+        side: Side,
         /// Where.
         slot: Slot,
         /// Why, and what to do.
@@ -62,6 +67,8 @@ pub enum Event {
     },
     /// Nobody wants the slot's policy any more.
     Removed {
+        /// From which seat.
+        side: Side,
         /// Where.
         slot: Slot,
     },
@@ -78,6 +85,8 @@ pub struct SlotReport {
     pub cost: Cost,
     /// Is it passed by, by hand?
     pub disabled: bool,
+    /// The policy that is rolled out in it, if one is.
+    pub candidate: Option<Box<SlotReport>>,
     /// Questions to the decider, if the plan has dynamic rules.
     pub decider: Option<DeciderStats>,
     /// The version that is wanted; none when its file cannot be read.
@@ -92,6 +101,8 @@ pub struct SlotReport {
     pub log: Vec<Line>,
     /// Lines that it wrote too fast.
     pub log_dropped: u64,
+    /// What a candidate does.
+    pub part: Option<Part>,
     /// Calls of `plan` since the slot came to be.
     pub plan_calls: u64,
     /// The policy's name.
@@ -129,7 +140,7 @@ pub struct Running {
     pub version: About,
 }
 
-pub(super) fn of(slot: &Slot, state: &State, now: Moment) -> SlotReport {
+pub(super) fn of(slot: &Slot, state: &State, candidate: Option<SlotReport>, now: Moment) -> SlotReport {
     let running = state.running.as_ref().map(|active| {
         let plan = active.policy.table.plan();
         Running {
@@ -150,6 +161,7 @@ pub(super) fn of(slot: &Slot, state: &State, now: Moment) -> SlotReport {
         closed: state.is_closed(),
         cost: state.account.cost(),
         disabled: state.disabled,
+        candidate: candidate.map(Box::new),
         decider: state
             .running
             .as_ref()
@@ -161,6 +173,7 @@ pub(super) fn of(slot: &Slot, state: &State, now: Moment) -> SlotReport {
         on_fail: state.wanted.terms.on_fail,
         log: state.log.lines(),
         log_dropped: state.log.dropped(),
+        part: state.part.as_ref().map(|(part, _)| *part),
         plan_calls: state.plan_calls,
         policy: state.wanted.policy.clone(),
         refused: trouble.map(|trouble| trouble.refused.clone()),

@@ -14,7 +14,7 @@ use portolan_core::snapshot::Policy;
 use portolan_core::table::Table;
 use portolan_foundation::clock;
 
-use super::{Active, Slot, Wanted};
+use super::{Active, Seat, Slot, Wanted};
 use crate::account::Account;
 use crate::decider::{Decider, Start};
 use crate::engine::Engine;
@@ -32,7 +32,7 @@ pub(super) struct Job {
     /// The decider to keep if the new plan leaves it the same memo.
     pub(super) decider: Option<Arc<Decider>>,
     pub(super) log: Arc<Log>,
-    pub(super) slot: Slot,
+    pub(super) seat: Seat,
     pub(super) source: Source,
     /// The version, if it is known already.
     pub(super) version: Option<Arc<Version>>,
@@ -43,7 +43,7 @@ pub(super) struct Job {
 pub(super) struct Made {
     pub(super) outcome: Result<Box<Active>, Refused>,
     pub(super) plan_calls: u64,
-    pub(super) slot: Slot,
+    pub(super) seat: Seat,
 }
 
 /// Does the jobs: versions first, each once however many slots want it, then plans.
@@ -71,7 +71,7 @@ pub(super) fn carry_out(engine: &Engine, jobs: Vec<Job>) -> Vec<Made> {
                 Ok(active) => u64::from(active.version.about().planner),
                 Err(refused) => u64::from(asked(refused.stage)),
             };
-            Made { outcome, plan_calls, slot: job.slot }
+            Made { outcome, plan_calls, seat: job.seat }
         })
         .collect()
 }
@@ -87,7 +87,7 @@ fn plan(engine: &Engine, job: &Job, version: Arc<Version>) -> Result<Box<Active>
     let wanted = job.wanted.clone();
     let asked = Asked {
         account: &job.account,
-        bounds: match job.slot {
+        bounds: match job.seat.slot {
             Slot::Operator => None,
             Slot::Tenant(_) => Some(Arc::clone(&wanted.terms.scope.bounds)),
         },

@@ -109,7 +109,7 @@ pub(super) fn at(when: &str, method: &str, url: &str, options: &Explain) -> anyh
     let at_ms = moment(when)?;
     let (_, recording) = recordings::of_node(&options.target.file.config)?;
     let bindings = bindings(&recording, at_ms)?;
-    let loaded =
+    let (loaded, _) =
         crate::shown(crate::load(&options.target.file.config)?).context("mend the configuration first")?;
     let question = Question {
         method: method.to_owned(),

@@ -32,6 +32,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::intent::{Control, Intent};
 use super::reconcile::Report;
 use super::recordings;
+use super::rollouts::{self, Rollouts};
 use super::status::{EndpointStatus, PoolStatus, RegionStatus, Status};
 
 /// Time for a question's head.
@@ -51,9 +52,11 @@ pub(crate) struct Admin {
     pub(crate) engine: Engine,
     pub(crate) intent: Intent,
     pub(crate) live: Arc<Live>,
+    pub(crate) name: String,
     pub(crate) proxy: Handle,
     pub(crate) recorder: Recorder,
     pub(crate) report: Report,
+    pub(crate) rollouts: Rollouts,
     pub(crate) settings: Arc<LiveSettings>,
     pub(crate) shutdown: Shutdown,
     pub(crate) usage: super::usage::Shared,
@@ -117,6 +120,7 @@ impl Admin {
             configuration: &report,
             control: self.intent.control(report.running, report.applied_after_ms),
             nodes: self.intent.nodes(),
+            rollouts: self.rollouts.status(&self.name),
             engine: self.engine.stats(),
             thread_shares: self.engine.thread_shares(),
             tenants: super::tenancy::standings(&self.engine),
@@ -242,6 +246,7 @@ impl Admin {
             )
             .ok();
         }
+        rollouts::metrics(&mut text, &self.rollouts.status(&self.name));
         text
     }
 }

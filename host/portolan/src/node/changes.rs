@@ -56,6 +56,27 @@ pub(crate) enum Intended {
     Pinned(u64),
 }
 
+impl Intended {
+    /// The store, through which alone anything is changed.
+    pub(crate) fn store(&self) -> Result<&Store, Problem> {
+        match self {
+            Self::Following(store) => Ok(store),
+            Self::Files => Err(Problem::new(
+                Code::NoStore,
+                "portolan.toml names no control store: add `[control]` with `sqlite = \"control.db\"` or \
+                 `[control.etcd]`; without one, conf.d takes effect by itself",
+            )),
+            Self::Pinned(generation) => Err(Problem::new(
+                Code::NoStore,
+                format!(
+                    "this node serves generation {generation} from its own disk and follows no control store: start it \
+                     without `--generation`, or ask another node"
+                ),
+            )),
+        }
+    }
+}
+
 impl Changes {
     /// Over a store, with the file of the node whose check counts.
     pub(crate) fn new(
@@ -69,21 +90,7 @@ impl Changes {
     }
 
     fn store(&self) -> Result<&Store, Problem> {
-        match &self.source {
-            Intended::Following(store) => Ok(store),
-            Intended::Files => Err(Problem::new(
-                Code::NoStore,
-                "portolan.toml names no control store: add `[control]` with `sqlite = \"control.db\"` or \
-                 `[control.etcd]`; without one, conf.d takes effect by itself",
-            )),
-            Intended::Pinned(generation) => Err(Problem::new(
-                Code::NoStore,
-                format!(
-                    "this node serves generation {generation} from its own disk and follows no control store: start it \
-                     without `--generation`, or ask another node"
-                ),
-            )),
-        }
+        self.source.store()
     }
 
     /// Makes a change: `make` gives its wishes for a state, and texts in whose places problems are told.
@@ -332,7 +339,7 @@ fn check(
     }
     // What ran through this check before needs no other: only what differs is compiled and planned.
     let before = config::load_intended(path, environment, Some(base)).ok().map(|loaded| loaded.config);
-    let found = validate::refused(&config, before.as_ref(), engine);
+    let found = validate::refused(&config, before.as_ref(), engine, Some(next));
     let found = found.map_err(|error| Problem::internal(format!("check policies: {error:#}")))?;
     // A file of a node's own folder of policies need not be on the machine that checks.
     let own_file =

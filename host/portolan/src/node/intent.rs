@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
-use portolan_control::{Health, NodeReport, State, Store};
+use portolan_control::{Health, NodeReport, RolloutReport, State, Store};
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::task;
 use serde::Serialize;
@@ -104,6 +104,13 @@ impl Intent {
     pub(crate) fn report(&self, report: impl FnOnce() -> NodeReport) {
         if let Self::Following(store) = self {
             store.report(report());
+        }
+    }
+
+    /// Tells the other nodes of this one's rollouts.
+    pub(crate) fn report_rollouts(&self, rollouts: impl FnOnce() -> Vec<RolloutReport>) {
+        if let Self::Following(store) = self {
+            store.report_rollouts(rollouts());
         }
     }
 

@@ -14,6 +14,8 @@ use tokio::net::{TcpListener, UnixListener};
 use super::admin::Admin;
 use super::changes::Changes;
 use crate::config::{AdminConfig, Config, OidcKeys};
+use crate::rollout::act::Place;
+use crate::rollout::backend::Orders;
 
 /// How often the admin listener's certificate is read again.
 const RELOAD_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
@@ -38,8 +40,10 @@ pub(super) fn start(
     let listener = config.listen.admin.map(|address| tcp(address, "the admin API")).transpose()?;
     admin.address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let (intended, engine) = (admin.intent.intended(), admin.engine.clone());
+    let place = Place { environment: environment.to_vec(), path: path.to_owned() };
+    let rollouts = Arc::new(Orders::new(intended.clone(), place));
     let changes = Changes::new(intended, Some(engine), path.to_owned(), environment.to_vec());
-    let backends = Backends { intent: Arc::new(changes), node: Arc::new(admin) };
+    let backends = Backends { intent: Arc::new(changes), node: Arc::new(admin), rollouts };
     let api = Api::new(backends, Events::default(), settings(&config.admin)?);
     let router = Router::new(api);
     if let Some(listener) = listener {

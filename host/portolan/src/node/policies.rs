@@ -8,11 +8,14 @@ use std::sync::Arc;
 use portolan_control::{Components, Missing};
 use portolan_core::bounds::Scope;
 use portolan_core::ids::{Digest, PolicyName};
-use portolan_policy::{Refused, Slot, SlotSpec, Source, Stage, Terms};
+use portolan_core::rollout::Run;
+use portolan_policy::{CandidateSpec, Refused, Slot, SlotSpec, Source, Stage, Terms};
 use tokio::runtime::Handle;
 
+use super::rollouts::InSlot;
 use crate::bundled;
 use crate::config::{Config, PolicySlot};
+use crate::rollout;
 
 /// What tells one state of a file from another without reading it: file system, inode, size, change time with nanoseconds.
 type Stamp = (u64, u64, u64, i64, i64);
@@ -33,8 +36,14 @@ impl Sources {
         Self { components, ..Self::default() }
     }
 
-    /// What every slot of the configuration is to run.
-    pub(crate) fn specs(&mut self, config: &Config, component_bytes_max: usize) -> Vec<SlotSpec> {
+    /// What every slot of the configuration is to run. A rollout says which versions of the plugin that the configuration
+    /// names; a version in the configuration excludes it.
+    pub(crate) fn specs(
+        &mut self,
+        config: &Config,
+        rollouts: &HashMap<Slot, InSlot>,
+        component_bytes_max: usize,
+    ) -> Vec<SlotSpec> {
         let operator = config.policy.iter().map(|policy| (Slot::Operator, policy));
         let tenants = config.tenants.iter().filter_map(|(name, tenant)| {
             tenant.policy.as_ref().map(|policy| (Slot::Tenant(name.clone()), policy))
@@ -42,16 +51,33 @@ impl Sources {
         let wanted: Vec<(Slot, &PolicySlot)> = operator.chain(tenants).collect();
         wanted
             .into_iter()
-            .map(|(slot, policy)| SlotSpec {
-                config: policy.config.clone(),
-                dynamic_granted: policy.dynamic_granted,
-                policy: policy.name.clone(),
-                terms: terms(config, &slot, policy),
-                slot,
-                source: match policy.version {
+            .map(|(slot, policy)| {
+                let in_slot = rollouts.get(&slot).filter(|in_slot| in_slot.rollout.plugin == policy.name);
+                let in_slot = in_slot.filter(|_| policy.version.is_none());
+                let pinned = Run { config: None, version: policy.version };
+                let stable = in_slot.map_or(&pinned, |in_slot| &in_slot.rollout.stable);
+                let mut source = |run: &Run| match run.version {
                     Some(version) => self.version(&policy.name, version, component_bytes_max),
                     None => self.find(&policy.name, &config.policies_folder, component_bytes_max),
-                },
+                };
+                let candidate = in_slot.and_then(|in_slot| {
+                    let (run, trial) = (in_slot.rollout.candidate.as_ref()?, in_slot.trial.as_ref()?);
+                    Some(CandidateSpec {
+                        config: rollout::config_of(run, &policy.config),
+                        part: in_slot.rollout.part(),
+                        source: source(run),
+                        trial: Arc::clone(trial),
+                    })
+                });
+                SlotSpec {
+                    candidate,
+                    config: rollout::config_of(stable, &policy.config),
+                    dynamic_granted: policy.dynamic_granted,
+                    policy: policy.name.clone(),
+                    terms: terms(config, &slot, policy),
+                    slot,
+                    source: source(stable),
+                }
             })
             .collect()
     }

@@ -1,6 +1,6 @@
 //! The one task that changes what runs.
 //!
-//! What wakes it: files that change, a new generation of the control store, SIGHUP, a verdict or latency that changes, the time of a retry. What it reads: all of
+//! What wakes it: files that change, a new generation of the control store, SIGHUP, a verdict or latency that changes, a candidate that was taken off, the time of a retry. What it reads: all of
 //! the configuration and what is observed. What it writes: the running snapshot, certificates, and its report. On
 //! failure at any step what ran before goes on, and the report says why.
 
@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use portolan_control::NodeReport;
 use portolan_core::decide::FailRule;
 use portolan_core::ids::Generation;
+use portolan_core::lane::Side;
 use portolan_core::snapshot::{Live, Snapshot};
 use portolan_core::time::Moment;
 use portolan_core::topology::Topology;
@@ -29,6 +30,7 @@ use super::break_glass::{BreakGlass, Files, Freezer};
 use super::intent::Intent;
 use super::policies::Sources;
 use super::recordings;
+use super::rollouts::Rollouts;
 use super::status::Reconciled;
 use super::topology::{self, Cells};
 use crate::config::{self, Config, Loaded, Rejected, Source};
@@ -50,6 +52,7 @@ pub(crate) struct Reconciler {
     peer: Option<PeerIdentity>,
     recorder: Option<Recorder>,
     report: Report,
+    rollouts: Rollouts,
     /// The generation of the control store that runs.
     running: u64,
     slots: Slots,
@@ -73,6 +76,7 @@ pub(crate) struct Start {
     pub(crate) loaded: Loaded,
     pub(crate) path: PathBuf,
     pub(crate) peer: Option<PeerIdentity>,
+    pub(crate) rollouts: Rollouts,
     pub(crate) sources: Sources,
 }
 
@@ -83,14 +87,17 @@ impl Reconciler {
     /// When the operator's policy is refused: a node does not start without what decides. A tenant's refused policy
     /// stops nobody.
     pub(crate) fn start(engine: Engine, start: Start) -> anyhow::Result<Self> {
-        let Start { certificates, environment, intent, loaded, path, peer, mut sources } = start;
+        let Start { certificates, environment, intent, loaded, path, peer, rollouts, mut sources } = start;
         let Loaded { config, sources: files } = loaded;
-        let running = intent.state().map_or(0, |state| state.generation());
+        let state = intent.state();
+        let running = state.as_ref().map_or(0, |state| state.generation());
         let mut cells = Cells::default();
         let topology = Arc::new(topology::build(&config, &mut cells));
         let mut slots = Slots::new(engine);
         let now = clock::now();
-        let wanted = sources.specs(&config, slots.engine().config().limits.component_bytes_max);
+        let in_slots = rollouts.follow(state.as_deref());
+        let bytes_max = slots.engine().config().limits.component_bytes_max;
+        let wanted = sources.specs(&config, &in_slots, bytes_max);
         let mut freezer = Freezer::new(Files::of(&config.state));
         freezer.files().create().context("create the folder of break-glass files")?;
         let glass = BreakGlass::read(freezer.files(), intent.state().as_deref());
@@ -101,7 +108,7 @@ impl Reconciler {
         let first = slots.reconcile(&enabled, &facts, now);
         first.events.iter().for_each(tell);
         let refused = first.events.iter().find_map(|event| match event {
-            Event::Refused { slot: Slot::Operator, refused, .. } => Some(refused.clone()),
+            Event::Refused { side: Side::Stable, slot: Slot::Operator, refused, .. } => Some(refused.clone()),
             _ => None,
         });
         // Where the operator says what becomes of requests without the policy, that is what they get.
@@ -120,6 +127,7 @@ impl Reconciler {
             slots: slots.reports(now),
             ..Reconciled::default()
         };
+        rollouts.look(&report.slots);
         Ok(Self {
             cells,
             certificates,
@@ -133,6 +141,7 @@ impl Reconciler {
             peer,
             recorder: None,
             report: Arc::new(Mutex::new(report)),
+            rollouts,
             running,
             slots,
             sources,
@@ -194,7 +203,9 @@ impl Reconciler {
             }
         };
         let (now, mut made_at_ms) = (clock::now(), 0);
-        let wanted = self.sources.specs(&config, self.slots.engine().config().limits.component_bytes_max);
+        let in_slots = self.rollouts.follow(state.as_deref());
+        let bytes_max = self.slots.engine().config().limits.component_bytes_max;
+        let wanted = self.sources.specs(&config, &in_slots, bytes_max);
         let glass = BreakGlass::read(self.freezer.files(), state.as_deref());
         problems.extend(glass.problems.iter().cloned());
         self.specs = self.freezer.hold(glass.is_frozen(), wanted, Some(&self.specs));
@@ -207,6 +218,7 @@ impl Reconciler {
         let result = self.slots.reconcile(&enabled, &facts, now);
         result.events.iter().for_each(tell);
         let slots = self.slots.reports(now);
+        self.rollouts.look(&slots);
         let operator = slots.iter().find(|report| report.slot == Slot::Operator);
         // Where nothing runs and the operator says what requests get then, there is nothing to wait for.
         let operator =
@@ -293,6 +305,7 @@ impl Reconciler {
                 name: self.config.name.clone(),
                 problems: report.problems.iter().cloned().chain(refused).take(PROBLEMS_TOLD).collect(),
                 region: self.config.local.to_string(),
+                rollouts: self.rollouts.reports(),
                 running: self.running,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
             }
@@ -338,6 +351,7 @@ pub(crate) async fn run(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let mut news = reconciler.intent.news();
+    let taken_off = reconciler.rollouts.taken_off();
     let mut folders = reconciler.folders();
     let mut identities = identities(&folders);
     let mut watched = Folders::watch(folders.clone());
@@ -355,6 +369,7 @@ pub(crate) async fn run(
             () = shutdown.begun() => return Ok(()),
             () = nudges.notified() => {}
             () = observations.notified() => {}
+            () = taken_off.notified() => {}
             () = news.changed() => {}
             () = watched.changed() => {}
             () = retry => {}
@@ -390,15 +405,17 @@ fn identities(folders: &[PathBuf]) -> Vec<Option<(u64, u64)>> {
 
 fn tell(event: &Event) {
     match event {
-        Event::Applied { slot, policy, digest, rules } => {
-            tracing::info!(%slot, %policy, version = digest.short(), rules, "a policy's plan took effect");
+        Event::Applied { side, slot, policy, digest, rules } => {
+            tracing::info!(%slot, side = side.as_str(), %policy, version = digest.short(), rules, "a policy's plan took effect");
         }
-        Event::Refused { slot, refused, kept } => {
+        Event::Refused { side, slot, refused, kept } => {
             let goes_on = kept
                 .map_or_else(|| "nothing runs there".to_owned(), |kept| format!("{} goes on", kept.short()));
-            tracing::warn!(%slot, stage = %refused.stage, "policy refused: {}; {}; {goes_on}", refused.reason, refused.fix);
+            tracing::warn!(%slot, side = side.as_str(), stage = %refused.stage, "policy refused: {}; {}; {goes_on}", refused.reason, refused.fix);
         }
-        Event::Removed { slot } => tracing::info!(%slot, "the policy is no longer wanted"),
+        Event::Removed { side, slot } => {
+            tracing::info!(%slot, side = side.as_str(), "the policy is no longer wanted");
+        }
     }
 }
 

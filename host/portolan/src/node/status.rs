@@ -2,6 +2,7 @@
 
 use super::break_glass::BreakGlass;
 use super::intent::Control;
+use super::rollouts::RolloutStatus;
 use super::tenancy::Standing;
 use portolan_control::NodeReport;
 use portolan_policy::{SlotReport, Stats, ThreadShare};
@@ -49,6 +50,8 @@ pub(crate) struct Status<'s> {
     pub(crate) control: Option<Control>,
     /// All nodes that follow the same control store.
     pub(crate) nodes: Vec<NodeReport>,
+    /// What is on trial in this node's slots.
+    pub(crate) rollouts: Vec<RolloutStatus>,
     pub(crate) engine: Stats,
     /// How much of each data thread guests take.
     pub(crate) thread_shares: Vec<ThreadShare>,

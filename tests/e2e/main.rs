@@ -14,6 +14,7 @@ mod examples;
 mod hostile;
 mod hot;
 mod languages;
+mod registry;
 mod replay;
 mod resilience;
 mod rollout;

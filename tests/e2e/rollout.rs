@@ -29,8 +29,11 @@ const TRAPS: Guest<'static> = Guest::deciding(
 const SLOW: Guest<'static> = Guest::deciding(
     "(if (i64.eqz (i64.and (local.get $seed) (i64.const 15))) (then (loop $again (br $again)))) (i32.const 1)",
 );
-/// Cannot even plan.
-const BROKEN: Guest<'static> = Guest { plan: "(unreachable)", ..GOOD };
+/// Plans with the configuration of the slot, and with no other.
+const BROKEN: Guest<'static> = Guest {
+    plan: "(if (i32.ne (local.get $length) (i32.const 2)) (then (unreachable))) (call $ask)",
+    ..GOOD
+};
 
 /// Nodes that follow one store.
 struct Cluster {
@@ -338,7 +341,11 @@ async fn a_bad_candidate_is_taken_back_by_itself_and_nobody_notices() {
         ("broken", "refused", "it cannot run: refused at plan"),
     ] {
         let version = cluster.version(name);
-        cluster.rollout(&["start", "operator", &version, "--canary", "50", "--min-decisions", "60"]).await;
+        let mut start = vec!["start", "operator", &version, "--canary", "50", "--min-decisions", "60"];
+        if name == "broken" {
+            start.extend(["--policy-config", "{\"a\":1}"]);
+        }
+        cluster.rollout(&start).await;
         let seen = RefCell::new(Value::Null);
         until(name, async || {
             let (code, now) = cluster.status().await;

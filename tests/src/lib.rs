@@ -14,6 +14,7 @@ pub mod etcd;
 #[path = "../fixtures/guests.rs"]
 pub mod guests;
 pub mod node;
+pub mod servers;
 pub mod upstream;
 
 use std::time::Duration;

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
+use crate::plugins::Plugins;
 use crate::problem::Problem;
 pub use crate::rollouts::{
     Order, Rollout, RolloutCommand, RolloutDone, RolloutLimits, Rollouts, StartRollout, Which,
@@ -25,6 +26,8 @@ pub struct Backends {
     pub intent: Arc<dyn Intent>,
     /// The node that is asked.
     pub node: Arc<dyn Node>,
+    /// Versions of plugins.
+    pub plugins: Arc<dyn Plugins>,
     /// What is rolled out.
     pub rollouts: Arc<dyn Rollouts>,
 }

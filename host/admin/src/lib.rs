@@ -26,6 +26,7 @@ mod oidc;
 mod openapi;
 mod operations;
 mod page;
+pub mod plugins;
 mod problem;
 mod revision;
 mod rollouts;

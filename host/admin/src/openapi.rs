@@ -26,6 +26,7 @@ pub(crate) fn routes() -> Routes {
         crate::listen::add,
         crate::objects::add,
         crate::operations::add,
+        crate::plugins::add,
         crate::rollouts::add,
         crate::status::add,
         crate::tail::add,

@@ -161,6 +161,11 @@ impl Operations {
         Ok(Progress { current, events: self.0.events.clone() })
     }
 
+    /// One operation as it is now, if the caller may see it.
+    pub(crate) fn get(&self, id: &str, caller: &Caller) -> Result<Operation, Problem> {
+        Ok(self.find(id, caller)?.borrow().clone())
+    }
+
     /// One operation, if the caller may see it.
     fn find(&self, id: &str, caller: &Caller) -> Result<watch::Receiver<Operation>, Problem> {
         let all = self.0.all.lock().unwrap_or_else(PoisonError::into_inner);
@@ -224,6 +229,11 @@ impl Progress {
     /// It ended well.
     pub fn succeed(self, result: Value) {
         self.end(StageState::Succeeded, Some(result), None);
+    }
+
+    /// It ended badly, with something to look at.
+    pub fn refuse(self, problem: Problem, result: Value) {
+        self.end(StageState::Failed, Some(result), Some(problem));
     }
 
     /// It ended badly, in the stage that runs.

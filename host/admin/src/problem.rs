@@ -260,6 +260,13 @@ impl Problem {
         self
     }
 
+    /// The same, with the time after which another try makes sense.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        self.0.retry_after_s = Some(seconds);
+        self
+    }
+
     /// The same, with the command that takes back what was done before it failed.
     #[must_use]
     pub fn undo(mut self, command: impl Into<String>) -> Self {

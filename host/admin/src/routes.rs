@@ -31,7 +31,6 @@ pub(crate) enum Access {
     /// Streams; its handler takes a place for that.
     Stream(Scope),
     /// Takes a large content, which its handler reads within limits of its own.
-    #[expect(dead_code, reason = "uploads of plugins come with the registry")]
     Upload(Scope),
     /// Changes something: goes on when its caller goes away, and answers a repeated `Idempotency-Key` as it did before.
     Write(Scope),

@@ -62,6 +62,7 @@ impl Bench {
         let backends = Backends {
             intent: Arc::clone(&twin) as _,
             node: Arc::clone(&twin) as _,
+            plugins: Arc::new(crate::plugins::NoPlugins),
             rollouts: Arc::clone(&twin) as _,
         };
         let api = Api::new(backends, Events::default(), settings);

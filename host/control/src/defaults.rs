@@ -22,6 +22,12 @@ pub const COMMIT_TRIES: u32 = 32;
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long putting or fetching a component may take.
 pub const COMPONENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a question to a bucket is asked again.
+pub const COMPONENT_RETRIES_MAX: usize = 3;
+/// Components that one sweep removes; the next one goes on.
+pub const COMPONENTS_LISTED_MAX: usize = 10_000;
+/// A component that nothing names is left alone for so long: whoever pushes it is about to name it.
+pub const SWEEP_AGE_MIN: Duration = Duration::from_secs(3_600);
 /// How often SQLite's followers look for a change: it costs one read of shared memory.
 pub const SQLITE_POLL: Duration = Duration::from_millis(20);
 /// How long SQLite waits for another process's write.

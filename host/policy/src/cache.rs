@@ -78,8 +78,8 @@ impl Cache {
         let partial = self.dir.join(format!("{}-{number:x}.partial", std::process::id()));
         let write = || -> io::Result<()> {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
-            file.write_all(&artefact.seal(&self.key, name))?;
-            file.write_all(artefact.bytes())?;
+            file.write_all(&artefact.seal(&self.key, name)?)?;
+            file.write_all(&*artefact.bytes()?)?;
             file.sync_all()?;
             fs::rename(&partial, &path)?;
             File::open(&self.dir)?.sync_all()

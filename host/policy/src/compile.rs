@@ -2,7 +2,8 @@
 //!
 //! The child gets the component on its standard input and answers with one frame on its standard output. It has an
 //! empty environment, no file and no socket beyond its three pipes and no way to open one (RLIMIT_NOFILE is 0), and
-//! bounded memory and time.
+//! bounded memory and time; what else holds it is `confine`'s. Its code goes from the pipe into memory that is sealed before
+//! anybody looks at it, and is never a file that could change after its check.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -12,20 +13,18 @@ use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use rustix::process::{
-    PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
-    setrlimit,
-};
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::artefact::Artefact;
 use crate::config::Limits;
+use crate::confine::{Confinement, confine};
 use crate::error::{Refused, Stage, printable};
 use crate::machine;
 
 /// What a frame begins with.
-const MAGIC: &[u8; 16] = b"portolan-code-1\n";
-/// Magic, length, BLAKE3 of the code.
-const HEAD_BYTES: usize = 16 + 8 + 32;
+const MAGIC: &[u8; 16] = b"portolan-code-2\n";
+/// Magic, what held the child, length, BLAKE3 of the code.
+const HEAD_BYTES: usize = 16 + 1 + 8 + 32;
 /// Of what the child complains, only the end is kept.
 const COMPLAINT_BYTES_MAX: usize = 1_024;
 /// How long a child that has said everything may take to end.
@@ -55,7 +54,7 @@ pub(crate) fn in_child(
     args: &[OsString],
     component: &[u8],
     limits: &Limits,
-) -> Result<Artefact, Refused> {
+) -> Result<(Artefact, Confinement), Refused> {
     let mut child = Command::new(program)
         .args(args)
         .arg(format!("--memory-bytes={}", limits.compile_memory_bytes_max))
@@ -88,7 +87,7 @@ pub(crate) fn in_child(
         scope.spawn(move || drop(complaints.send(read_end(stderr))));
         let code = frame.recv_timeout(guard.left());
         if let Ok(Ok(code)) = code {
-            return Ok(Artefact::from_own_child(code));
+            return Ok(code);
         }
         let timed_out = matches!(code, Err(RecvTimeoutError::Timeout));
         let status = guard.end(if timed_out { Duration::ZERO } else { END_GRACE });
@@ -131,21 +130,22 @@ fn explain(
     Refused::passing(Stage::Compile, reason + &said, fix)
 }
 
-fn read_frame(mut stdout: ChildStdout, bytes_max: usize) -> io::Result<Vec<u8>> {
+fn read_frame(mut stdout: ChildStdout, bytes_max: usize) -> io::Result<(Artefact, Confinement)> {
     let mut head = [0; HEAD_BYTES];
     stdout.read_exact(&mut head)?;
     let (magic, rest) = head.split_at(MAGIC.len());
+    let (confinement, rest) = rest.split_at(1);
     let (length, hash) = rest.split_at(8);
     let length = length.try_into().map(u64::from_le_bytes).unwrap_or(u64::MAX);
     if magic != MAGIC || length > bytes_max as u64 {
         return Err(io::Error::other(format!("no code, or more than {bytes_max} bytes of it")));
     }
-    let mut code = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-    stdout.take(length).read_to_end(&mut code)?;
-    if code.len() as u64 != length || blake3::hash(&code).as_bytes() != hash {
+    let artefact = Artefact::from_own_child(&mut stdout, length)?;
+    if artefact.hash()?.as_bytes() != hash {
         return Err(io::Error::other("the code is not whole"));
     }
-    Ok(code)
+    let confinement = confinement.first().copied().map_or_else(Confinement::default, Confinement::from_byte);
+    Ok((artefact, confinement))
 }
 
 fn read_end(mut stderr: ChildStderr) -> String {
@@ -229,59 +229,18 @@ pub fn compile_child(
 }
 
 fn child(args: &[OsString], input: &mut dyn Read, output: &mut dyn Write) -> Result<(), String> {
-    confine(args)?;
+    let confinement = confine(args)?;
     let mut component = Vec::new();
     input.read_to_end(&mut component).map_err(|error| format!("read the component: {error}"))?;
     let artefact = in_process(&component).map_err(|refused| format!("refused: {}", refused.reason))?;
-    let code = artefact.bytes();
     let mut write = || -> io::Result<()> {
+        let code = &*artefact.bytes()?;
         output.write_all(MAGIC)?;
+        output.write_all(&[confinement.to_byte()])?;
         output.write_all(&(code.len() as u64).to_le_bytes())?;
         output.write_all(blake3::hash(code).as_bytes())?;
         output.write_all(code)?;
         output.flush()
     };
     write().map_err(|error| format!("write the code: {error}"))
-}
-
-/// Gives up what compiling does not need. Limits that cannot be set end the child: better no code than code from a
-/// compiler at large.
-fn confine(args: &[OsString]) -> Result<(), String> {
-    let number = |name: &str, otherwise: u64| -> Result<u64, String> {
-        let Some(text) = args.iter().find_map(|arg| arg.to_str()?.strip_prefix(name)) else {
-            return Ok(otherwise);
-        };
-        text.parse().map_err(|_| format!("`{name}{text}` is no number"))
-    };
-    let memory = number("--memory-bytes=", crate::defaults::COMPILE_MEMORY_BYTES_MAX)?;
-    let cpu = number("--cpu-seconds=", crate::defaults::COMPILE_CPU_SECONDS_MAX)?;
-    leave_network();
-    set_parent_process_death_signal(Some(Signal::KILL))
-        .map_err(|error| format!("ask to end with the parent: {error}"))?;
-    let limits = [
-        (Resource::As, memory),
-        (Resource::Cpu, cpu),
-        (Resource::Core, 0),
-        (Resource::Fsize, 0),
-        // No file and no socket can be opened from here on; the three pipes stay.
-        (Resource::Nofile, 0),
-    ];
-    for (resource, value) in limits {
-        let limit = Rlimit { current: Some(value), maximum: Some(value) };
-        setrlimit(resource, limit).map_err(|error| format!("limit {resource:?} to {value}: {error}"))?;
-    }
-    Ok(())
-}
-
-/// A network of its own, with nothing in it. Not every system allows it to everybody; that no socket can be opened
-/// holds without.
-#[expect(
-    deprecated,
-    reason = "unsafe only with flags that split what threads share; this process has one thread"
-)]
-fn leave_network() {
-    use rustix::thread::{UnshareFlags, unshare};
-    if unshare(UnshareFlags::NEWNET).is_err() {
-        unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET).ok();
-    }
 }

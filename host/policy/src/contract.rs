@@ -6,6 +6,8 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::error::{Refused, Stage};
+use crate::screen::{Interface as Found, Looked};
+use crate::types::{self, Signature};
 
 /// The package that the contract lives in.
 pub(crate) const PACKAGE: &str = "portolan:policy";
@@ -64,8 +66,97 @@ pub(crate) struct Interface<'a> {
     pub(crate) version: ContractVersion,
 }
 
+/// The version that a component was built for.
+pub(crate) fn check_version(looked: &Looked) -> Result<ContractVersion, Refused> {
+    let names = looked.imports.iter().chain(&looked.exports);
+    let mut newest = None;
+    for (name, _) in names.filter(|(_, found)| found.instance) {
+        newest = newest.max(interface(name)?.map(|interface| interface.version));
+    }
+    Ok(newest.unwrap_or(NEWEST))
+}
+
+/// Is everything that a component imports offered to it?
+pub(crate) fn check_imports(looked: &Looked) -> Result<(), Refused> {
+    for (name, found) in &looked.imports {
+        let offered = check_import(name, found.instance)?.name;
+        for (function, signature) in &found.functions {
+            let wanted = types::of_interface(offered).find(|(name, _)| name == function);
+            let wanted = wanted.map(|(_, signature)| signature);
+            if let Some(difference) = difference(function, wanted.as_ref(), Some(signature)) {
+                return Err(mismatch(Stage::Imports, name, &difference));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Does a component offer what the host will call? Gives whether it plans, and whether it decides.
+pub(crate) fn check_exports(looked: &Looked) -> Result<(bool, bool), Refused> {
+    let offers = |wanted: &str| -> Result<bool, Refused> {
+        let mut offered = false;
+        for (name, found) in looked.exports.iter().filter(|(_, found)| found.instance) {
+            if interface(name)?.is_some_and(|interface| interface.name == wanted) {
+                offered = true;
+                check_functions(name, wanted, found)?;
+            }
+        }
+        Ok(offered)
+    };
+    let (planner, decider) = (offers(PLANNER)?, offers(DECIDER)?);
+    if planner || decider {
+        return Ok((planner, decider));
+    }
+    let found: Vec<&str> = looked.exports.keys().map(String::as_str).take(16).collect();
+    let found = if found.is_empty() { "nothing".to_owned() } else { found.join(", ") };
+    Err(Refused::new(
+        Stage::Exports,
+        format!("the component exports {found}, and neither a planner nor a decider"),
+        format!(
+            "export `{PACKAGE}/planner@{NEWEST}` or `{PACKAGE}/decider@{NEWEST}` (world `routing` or `routing-plan`)"
+        ),
+    ))
+}
+
+fn check_functions(name: &str, interface: &str, found: &Found) -> Result<(), Refused> {
+    let differences: Vec<String> = types::of_interface(interface)
+        .filter_map(|(function, wanted)| difference(function, Some(&wanted), found.functions.get(function)))
+        .collect();
+    if differences.is_empty() { Ok(()) } else { Err(mismatch(Stage::Exports, name, &differences.join("; "))) }
+}
+
+/// How a component's function differs from the host's, with both types.
+fn difference(name: &str, wanted: Option<&Signature>, found: Option<&Signature>) -> Option<String> {
+    match (wanted, found) {
+        (Some(wanted), Some(found)) if wanted.fits(found) => None,
+        (Some(wanted), Some(found)) => Some(format!("`{name}` is {found}, and should be {wanted}")),
+        (Some(wanted), None) => Some(format!("`{name}` is missing, and should be {wanted}")),
+        (None, Some(found)) => Some(format!("`{name}`, {found}, is no function of this host")),
+        (None, None) => None,
+    }
+}
+
+fn mismatch(stage: Stage, interface: &str, differences: &str) -> Refused {
+    Refused::new(
+        stage,
+        format!("`{interface}` does not fit: {differences}"),
+        format!(
+            "build the component against wit/policy/v{KNOWN} of this portolan (`portolan plugin wit`), or upgrade portolan"
+        ),
+    )
+}
+
+/// What a component may do that another may not, by the names of interfaces; the contract's version makes no difference.
+pub(crate) fn gained<'n>(now: impl IntoIterator<Item = &'n String>, before: &[String]) -> Vec<String> {
+    let bare = |name: &str| name.split_once('@').map_or(name, |(name, _)| name).to_owned();
+    let before: Vec<String> = before.iter().map(|name| bare(name)).collect();
+    // Types are words, and no power.
+    let types = format!("{PACKAGE}/types");
+    now.into_iter().map(|name| bare(name)).filter(|name| *name != types && !before.contains(name)).collect()
+}
+
 /// Checks one import. `instance` says whether it is an interface at all.
-pub(crate) fn check_import(name: &str, instance: bool) -> Result<Interface<'_>, Refused> {
+fn check_import(name: &str, instance: bool) -> Result<Interface<'_>, Refused> {
     let refuse =
         |fix: String| Err(Refused::new(Stage::Imports, format!("the component imports `{name}`"), fix));
     let allowed =
@@ -76,7 +167,7 @@ pub(crate) fn check_import(name: &str, instance: bool) -> Result<Interface<'_>, 
             allowed()
         ));
     }
-    let Some(interface) = interface(name, Stage::Imports)? else { return refuse(allowed()) };
+    let Some(interface) = interface(name)? else { return refuse(allowed()) };
     if !instance {
         return refuse(allowed());
     }
@@ -89,12 +180,8 @@ pub(crate) fn check_import(name: &str, instance: bool) -> Result<Interface<'_>, 
     refuse(allowed())
 }
 
-/// Reads the name of an export; `None` for names outside the contract, which are tolerated and never called.
-pub(crate) fn read_export(name: &str) -> Result<Option<Interface<'_>>, Refused> {
-    interface(name, Stage::Exports)
-}
-
-fn interface(name: &str, stage: Stage) -> Result<Option<Interface<'_>>, Refused> {
+/// Reads a name; `None` for names outside the contract.
+fn interface(name: &str) -> Result<Option<Interface<'_>>, Refused> {
     let Some(rest) = name.strip_prefix(PACKAGE).and_then(|rest| rest.strip_prefix('/')) else {
         return Ok(None);
     };
@@ -104,7 +191,7 @@ fn interface(name: &str, stage: Stage) -> Result<Option<Interface<'_>>, Refused>
         _ => {
             let version = if version.is_empty() { "no version" } else { version };
             Err(Refused::new(
-                stage,
+                Stage::Contract,
                 format!("the component was built for {version} of the contract (`{name}`)"),
                 format!(
                     "this host knows {KNOWN}.x; build it against wit/policy/v{KNOWN}, or upgrade portolan"
@@ -136,7 +223,7 @@ mod tests {
             ("run", "may import only"),
         ] {
             let refused = check_import(bad, true).unwrap_err();
-            assert_eq!(refused.stage, Stage::Imports);
+            assert!(matches!(refused.stage, Stage::Imports | Stage::Contract), "{refused}");
             let text = refused.to_string();
             assert!(text.contains(says) && text.contains(bad), "{text}");
         }
@@ -148,12 +235,21 @@ mod tests {
 
     #[test]
     fn foreign_exports_are_tolerated_and_foreign_versions_are_not() {
-        assert_eq!(read_export("init"), Ok(None));
-        assert_eq!(read_export("exports"), Ok(None));
+        assert_eq!(interface("init"), Ok(None));
+        assert_eq!(interface("exports"), Ok(None));
         assert_eq!(
-            read_export("portolan:policy/planner@0.1.0").unwrap().map(|found| found.name),
+            interface("portolan:policy/planner@0.1.0").unwrap().map(|found| found.name),
             Some(PLANNER)
         );
-        assert!(read_export("portolan:policy/planner@0.3.0").is_err());
+        assert!(interface("portolan:policy/planner@0.3.0").is_err());
+    }
+
+    #[test]
+    fn a_capability_is_gained_by_name_whatever_its_version() {
+        let names =
+            |all: &[&str]| -> Vec<String> { all.iter().map(|name| format!("{PACKAGE}/{name}")).collect() };
+        let before = names(&["draft@0.1.0", "facts@0.1.0"]);
+        assert_eq!(gained(&names(&["draft@0.1.2", "types@0.1.0"]), &before), names(&[]));
+        assert_eq!(gained(&names(&["draft@0.1.0", "log@0.1.0"]), &before), names(&["log"]));
     }
 }

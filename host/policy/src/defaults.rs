@@ -24,6 +24,14 @@ pub const NESTING_MAX: usize = 8;
 pub const TYPE_DEPTH_MAX: usize = 24;
 /// Bytes of one section of types. The contract's have about 2 KiB; the parser recurses within a section.
 pub const TYPE_SECTION_BYTES_MAX: usize = 64 * 1024;
+/// Imports, and exports, of a component. The contract has a dozen interfaces.
+pub const INTERFACES_MAX: usize = 1_024;
+/// Bytes of golden vectors: some hundreds of them.
+pub const VECTORS_BYTES_MAX: usize = 256 * 1024;
+/// Golden vectors of a component. Each needs a plan of its own unless configuration and facts are the last one's.
+pub const VECTORS_MAX: usize = 256;
+/// Wall time of all golden vectors of a component.
+pub const VECTORS_WALL_MAX: Duration = Duration::from_secs(10);
 /// Stack of the thread that looks at a component: deep enough for a section of types that only nests.
 pub const SCREENING_STACK_BYTES: usize = 64 * 1024 * 1024;
 

@@ -13,12 +13,14 @@ use crate::artefact::Artefact;
 use crate::bindings::exports::portolan::policy::{decider, planner};
 use crate::cache::{Cache, Found};
 use crate::config::{Compile, Config};
+use crate::confine::Confinement;
 use crate::contract;
 use crate::defaults::{COMPILES_MAX, TICK};
 use crate::error::{Error, Refused, Stage};
 use crate::guest::{self, Allowance, Failure, State};
 use crate::ledger::Ledger;
 use crate::log::Log;
+use crate::pipeline::{self, Journal};
 use crate::schema::Schema;
 use crate::screen::{self, Screened};
 use crate::slots::Slot;
@@ -37,6 +39,8 @@ pub(crate) struct Inner {
     cache_off: Option<String>,
     compiles: Permits,
     config: Config,
+    /// What held the last compiling child.
+    confinement: Mutex<Option<Confinement>>,
     pub(crate) counters: Arc<Counters>,
     linker: Linker<State>,
     logs: Mutex<BTreeMap<Slot, Weak<Log>>>,
@@ -81,6 +85,7 @@ impl Engine {
             cache,
             cache_off,
             compiles: Permits::new(threads.min(COMPILES_MAX)),
+            confinement: Mutex::new(None),
             counters: Arc::new(Counters::default()),
             linker,
             logs: Mutex::default(),
@@ -111,6 +116,7 @@ impl Engine {
             cache_off: inner.cache_off.clone(),
             cache_hits: counters.cache_hits.read(),
             cache_rejects: counters.cache_rejects.read(),
+            compiler_held_by: *inner.confinement.lock().unwrap_or_else(PoisonError::into_inner),
             compiles: counters.compiles.read(),
             evictions: operator.evictions() + tenant.evictions(),
             impure: counters.impure.read(),
@@ -141,15 +147,7 @@ impl Engine {
         if let Some(version) = self.loaded(digest) {
             return Ok(version);
         }
-        let version = self.make(bytes, digest).map_err(|refused| self.count(refused))?;
-        let mut versions = self.0.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        versions.retain(|_, version| version.strong_count() > 0);
-        // Another thread may have been faster.
-        if let Some(faster) = versions.get(&digest).and_then(Weak::upgrade) {
-            return Ok(faster);
-        }
-        versions.insert(digest, Arc::downgrade(&version));
-        Ok(version)
+        self.make(bytes, digest).map_err(|refused| self.count(refused))
     }
 
     /// The version of this name, if somebody holds it.
@@ -212,21 +210,41 @@ impl Engine {
     }
 
     fn make(&self, bytes: &[u8], digest: Digest) -> Result<Arc<Version>, Refused> {
+        let mut journal = Journal::silent();
+        let screened = pipeline::screened(bytes, &self.0.config.limits, &mut journal)?;
+        let schema = pipeline::schema(&screened, &mut journal)?;
+        self.made(bytes, digest, &screened, schema, &mut journal)
+    }
+
+    /// Compiles, links and instantiates what was screened.
+    pub(crate) fn made(
+        &self,
+        bytes: &[u8],
+        digest: Digest,
+        screened: &Screened,
+        schema: Option<Schema>,
+        journal: &mut Journal<'_>,
+    ) -> Result<Arc<Version>, Refused> {
         let inner = &*self.0;
-        let screened = screen::screen(bytes, &inner.config.limits)?;
-        let schema = screened.schema.as_deref().map(Schema::parse).transpose()?;
-        let code = self.code(bytes, digest, &screened)?;
-        let pre = inner.linker.instantiate_pre(&code.component).map_err(|error| {
-            Refused::new(
-                Stage::Link,
-                format!("{error:#}"),
-                format!(
+        let compile = || self.code(bytes, digest, screened);
+        let code = journal.stage(Stage::Compile, compile, |code| {
+            let from = if code.compile_time.is_none() { ", kept from an earlier time" } else { "" };
+            format!("{} bytes of code{from}", code.bytes)
+        })?;
+        let link = || {
+            let linked = inner.linker.instantiate_pre(&code.component);
+            linked.map_err(|error| {
+                let fix = format!(
                     "build the component against wit/policy/v{} of this portolan or older",
                     contract::KNOWN
-                ),
-            )
-        })?;
-        let (exports, memory_bytes) = self.probe(&pre, &screened)?;
+                );
+                Refused::new(Stage::Link, format!("{error:#}"), fix)
+            })
+        };
+        let pre = journal.stage(Stage::Link, link, |_| "all imports are there".to_owned())?;
+        let probe = || self.probe(&pre, screened);
+        let (exports, memory_bytes) =
+            journal.stage(Stage::Instantiate, probe, |(_, bytes)| format!("{bytes} bytes of memory"))?;
         let about = About {
             artefact_bytes: code.bytes,
             compile_time: code.compile_time,
@@ -234,12 +252,24 @@ impl Engine {
             decider: screened.decider,
             digest,
             from_cache: code.compile_time.is_none(),
-            imports: screened.imports.into_iter().collect(),
+            imports: screened.imports.iter().cloned().collect(),
             memory_bytes,
             planner: screened.planner,
             size_bytes: bytes.len(),
         };
-        Ok(Arc::new(Version::new(about, pre, exports, schema, &inner.counters)))
+        let version = Arc::new(Version::new(about, pre, exports, schema, &inner.counters));
+        Ok(self.known(version))
+    }
+
+    /// Lets equal bytes find this version as long as one is held; gives the one that was faster, if another thread was.
+    fn known(&self, version: Arc<Version>) -> Arc<Version> {
+        let mut versions = self.0.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        versions.retain(|_, version| version.strong_count() > 0);
+        if let Some(faster) = versions.get(&version.digest()).and_then(Weak::upgrade) {
+            return faster;
+        }
+        versions.insert(version.digest(), Arc::downgrade(&version));
+        version
     }
 
     /// The machine code, from the cache or from the compiler.
@@ -251,7 +281,7 @@ impl Engine {
                 Found::Hit(artefact) => match artefact.load(&inner.machine) {
                     Ok(component) => {
                         inner.counters.cache_hits.add(1);
-                        return Ok(Code { component, bytes: artefact.bytes().len(), compile_time: None });
+                        return Ok(Code { component, bytes: artefact.len(), compile_time: None });
                     }
                     Err(error) => {
                         inner.counters.cache_rejects.add(1);
@@ -280,7 +310,7 @@ impl Engine {
         {
             tracing::info!("{error}; the policy runs, and will be compiled again at the next start");
         }
-        Ok(Code { component, bytes: artefact.bytes().len(), compile_time: Some(compile_time) })
+        Ok(Code { component, bytes: artefact.len(), compile_time: Some(compile_time) })
     }
 
     fn compile(&self, bytes: &[u8]) -> Result<Artefact, Refused> {
@@ -288,11 +318,30 @@ impl Engine {
         let permit = inner.compiles.take();
         inner.counters.compiles.add(1);
         let artefact = match &inner.config.compile {
-            Compile::Child { program, args } => compile::in_child(program, args, bytes, &inner.config.limits),
+            Compile::Child { program, args } => compile::in_child(program, args, bytes, &inner.config.limits)
+                .map(|(artefact, confinement)| {
+                    self.note(confinement);
+                    artefact
+                }),
             Compile::InProcess => compile::in_process(bytes),
         };
         drop(permit);
         artefact
+    }
+
+    /// Remembers what held the compiler, and tells once what did not.
+    fn note(&self, confinement: Confinement) {
+        let mut known = self.0.confinement.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != Some(confinement) {
+            let missing = confinement.missing();
+            if !missing.is_empty() {
+                tracing::info!(
+                    "this system does not hold the compiler of policies by {}; its limits hold",
+                    missing.join(", ")
+                );
+            }
+            *known = Some(confinement);
+        }
     }
 
     /// Everything that the code depends on: the component, what it may import, the contract's version, and the engine

@@ -36,14 +36,26 @@ pub enum Error {
 pub enum Stage {
     /// Its bytes were read.
     Read,
-    /// Its size, features and counts were looked at.
+    /// It was counted against what its owner may have.
+    Quota,
+    /// Its size was looked at.
+    Size,
+    /// Its bytes were compared with the digest that came with them.
+    Digest,
+    /// It was validated; its features and counts were looked at.
     Screen,
+    /// The version of the contract that it was built for was looked at.
+    Contract,
     /// What it asks of the host was looked at.
     Imports,
     /// What it offers was looked at.
     Exports,
     /// The schema of its configuration was read.
     Schema,
+    /// What it may do was compared with what runs now.
+    Capabilities,
+    /// Its signatures were looked at.
+    Signature,
     /// It was compiled.
     Compile,
     /// Its imports were tied to the host's functions.
@@ -52,30 +64,50 @@ pub enum Stage {
     Instantiate,
     /// Its configuration was checked.
     Config,
+    /// Its golden vectors were tried.
+    Vectors,
     /// It was asked for a plan.
     Plan,
     /// Its plan was checked.
     Check,
     /// Its decider was started.
     Start,
+    /// It was kept, and made known.
+    Keep,
 }
 
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Stage {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
             Self::Read => "read",
+            Self::Quota => "quota",
+            Self::Size => "size",
+            Self::Digest => "digest",
             Self::Screen => "screen",
+            Self::Contract => "contract",
             Self::Imports => "imports",
             Self::Exports => "exports",
             Self::Schema => "schema",
+            Self::Capabilities => "capabilities",
+            Self::Signature => "signature",
             Self::Compile => "compile",
             Self::Link => "link",
             Self::Instantiate => "instantiate",
             Self::Config => "config",
+            Self::Vectors => "vectors",
             Self::Plan => "plan",
             Self::Check => "check",
             Self::Start => "start",
-        })
+            Self::Keep => "keep",
+        }
     }
 }
 

@@ -63,10 +63,15 @@ impl Engine {
         log: &Arc<Log>,
     ) -> Result<Planned, Refused> {
         let account = Account::unbounded();
+        self.plan_as(version, Asked { account: &account, bounds: None, config, facts, log })
+    }
+
+    /// The same, as a slot would ask.
+    pub(crate) fn plan_as(&self, version: &Version, asked: Asked<'_>) -> Result<Planned, Refused> {
         std::thread::scope(|scope| {
             let planning = || {
                 be_polite();
-                self.plan_here(version, Asked { account: &account, bounds: None, config, facts, log })
+                self.plan_here(version, asked)
             };
             match planning_thread().spawn_scoped(scope, planning).map(std::thread::ScopedJoinHandle::join) {
                 Ok(Ok(planned)) => planned,

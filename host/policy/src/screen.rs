@@ -1,23 +1,24 @@
 //! Looks at a component's bytes before anything is compiled or run: size, features, counts, imports, exports, schema.
 //! Must not trust any number that it reads, and must not recurse along with the input.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest as _, Sha256};
 use wasmparser::{
     ComponentExternalKind, ComponentType, ComponentTypeDeclaration, ComponentTypeRef, Encoding,
     InstanceTypeDeclaration, Parser, Payload, SectionLimited, ValidPayload, Validator, WasmFeatures,
+    types::TypesRef,
 };
 
 use portolan_core::ids::Digest;
 
 use crate::config::Limits;
-use crate::contract::{self, ContractVersion};
-use crate::defaults::{SCREENING_STACK_BYTES, TYPE_SECTION_BYTES_MAX};
+use crate::contract::ContractVersion;
+use crate::defaults::{INTERFACES_MAX, SCREENING_STACK_BYTES, TYPE_SECTION_BYTES_MAX, VECTORS_BYTES_MAX};
 use crate::error::{Refused, Stage, printable};
+use crate::section::{SCHEMA_SECTION, VECTORS_SECTION};
+use crate::types::{self, Signature};
 
-/// The custom section that carries a policy's JSON Schema.
-const SCHEMA_SECTION: &str = "portolan:config-schema";
 const PAGE_BYTES: u64 = 65_536;
 
 /// What toolchains need and no more; QuickJS is built with tail calls. Everything left out is code of the engine that no policy can reach.
@@ -43,10 +44,34 @@ pub(crate) struct Screened {
     pub(crate) planner: bool,
     /// The text of the schema.
     pub(crate) schema: Option<String>,
+    /// The text of the golden vectors.
+    pub(crate) vectors: Option<String>,
+}
+
+/// What was found in a component that is sound, before anything of it is judged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Looked {
+    /// By their names.
+    pub(crate) exports: BTreeMap<String, Interface>,
+    /// By their names.
+    pub(crate) imports: BTreeMap<String, Interface>,
+    /// The text of the schema.
+    pub(crate) schema: Option<String>,
+    /// The text of the golden vectors.
+    pub(crate) vectors: Option<String>,
+}
+
+/// Something that a component imports or exports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Interface {
+    pub(crate) functions: BTreeMap<String, Signature>,
+    /// Is it an interface at all?
+    pub(crate) instance: bool,
 }
 
 /// The name of a component: the SHA-256 of its bytes.
-pub(crate) fn digest(bytes: &[u8]) -> Digest {
+#[must_use]
+pub fn digest(bytes: &[u8]) -> Digest {
     Digest(Sha256::digest(bytes).into())
 }
 
@@ -57,13 +82,12 @@ pub(crate) fn check_size(bytes: u64, limits: &Limits) -> Result<(), Refused> {
         return Ok(());
     }
     let fix = "build it smaller (release mode, stripped), or raise the engine's limit for components";
-    Err(Refused::new(Stage::Screen, format!("the component has {bytes} bytes, {max} are allowed"), fix))
+    Err(Refused::new(Stage::Size, format!("the component has {bytes} bytes, {max} are allowed"), fix))
 }
 
-/// Screens on a thread of its own, whose stack holds the deepest types that [`TYPE_SECTION_BYTES_MAX`] lets through:
+/// Looks on a thread of its own, whose stack holds the deepest types that [`TYPE_SECTION_BYTES_MAX`] lets through:
 /// the parser recurses along with them.
-pub(crate) fn screen(bytes: &[u8], limits: &Limits) -> Result<Screened, Refused> {
-    check_size(bytes.len() as u64, limits)?;
+pub(crate) fn look(bytes: &[u8], limits: &Limits) -> Result<Looked, Refused> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
             .name("policy-screen".to_owned())
@@ -98,36 +122,33 @@ fn limit(what: &str, found: u64, max: u64) -> Refused {
     )
 }
 
+impl Screened {
+    pub(crate) fn new(contract: ContractVersion, planner: bool, decider: bool, looked: Looked) -> Self {
+        Self {
+            contract,
+            decider,
+            imports: looked.imports.into_keys().collect(),
+            planner,
+            schema: looked.schema,
+            vectors: looked.vectors,
+        }
+    }
+}
+
 struct Screening<'l> {
     limits: &'l Limits,
-    decider: Option<ContractVersion>,
-    exports: BTreeSet<String>,
     functions: u64,
-    imports: BTreeSet<String>,
+    looked: Looked,
     memory_pages: u64,
-    planner: Option<ContractVersion>,
-    schema: Option<String>,
     table_elements: u64,
-    version: Option<ContractVersion>,
 }
 
 impl<'l> Screening<'l> {
-    const fn new(limits: &'l Limits) -> Self {
-        Self {
-            limits,
-            decider: None,
-            exports: BTreeSet::new(),
-            functions: 0,
-            imports: BTreeSet::new(),
-            memory_pages: 0,
-            planner: None,
-            schema: None,
-            table_elements: 0,
-            version: None,
-        }
+    fn new(limits: &'l Limits) -> Self {
+        Self { limits, functions: 0, looked: Looked::default(), memory_pages: 0, table_elements: 0 }
     }
 
-    fn run(mut self, bytes: &[u8]) -> Result<Screened, Refused> {
+    fn run(mut self, bytes: &[u8]) -> Result<Looked, Refused> {
         let mut validator = Validator::new_with_features(FEATURES);
         let mut depth = 0_usize;
         for payload in Parser::new(0).parse_all(bytes) {
@@ -139,11 +160,26 @@ impl<'l> Screening<'l> {
                     let mut function = function.into_validator(Default::default());
                     function.validate(&body).map_err(|error| format_refused(describe(bytes, &error)))?;
                 }
+                Ok(ValidPayload::End(types)) if depth == 0 => self.types_of_interfaces(types.as_ref()),
                 Ok(_) => {}
                 Err(error) => return Err(format_refused(describe(bytes, &error))),
             }
         }
-        self.finish()
+        Ok(self.looked)
+    }
+
+    /// What the functions of the component's imports and exports look like.
+    fn types_of_interfaces(&mut self, types: TypesRef<'_>) {
+        for (name, import) in &mut self.looked.imports {
+            if let Some(item) = types.component_item_for_import(name) {
+                import.functions = types::functions(types, &item.ty);
+            }
+        }
+        for (name, export) in &mut self.looked.exports {
+            if let Some(item) = types.component_item_for_export(name) {
+                export.functions = types::functions(types, &item.ty);
+            }
+        }
     }
 
     fn look(&mut self, payload: &Payload<'_>, depth: &mut usize) -> Result<(), Refused> {
@@ -196,19 +232,23 @@ impl<'l> Screening<'l> {
             Payload::ComponentImportSection(section) if *depth == 0 => {
                 for import in items(section)? {
                     let instance = matches!(import.ty, ComponentTypeRef::Instance(_));
-                    let name = printable(import.name.name, 256);
-                    let version = contract::check_import(&name, instance)?.version;
-                    self.version = self.version.max(Some(version));
-                    self.imports.insert(name);
+                    note(&mut self.looked.imports, "imports", import.name.name, instance)?;
                 }
             }
             Payload::ComponentExportSection(section) if *depth == 0 => {
                 for export in items(section)? {
-                    self.export(export.name.name, export.kind)?;
+                    let instance = export.kind == ComponentExternalKind::Instance;
+                    note(&mut self.looked.exports, "exports", export.name.name, instance)?;
                 }
             }
             Payload::CustomSection(section) if section.name() == SCHEMA_SECTION => {
-                self.schema(section.data(), *depth == 0)?;
+                let max = self.limits.schema_bytes_max;
+                let text = text(Stage::Schema, "configuration's schema", section.data(), max)?;
+                keep(&mut self.looked.schema, text, *depth == 0);
+            }
+            Payload::CustomSection(section) if section.name() == VECTORS_SECTION => {
+                let text = text(Stage::Vectors, "golden vectors' text", section.data(), VECTORS_BYTES_MAX)?;
+                keep(&mut self.looked.vectors, text, *depth == 0);
             }
             _ => {}
         }
@@ -229,75 +269,44 @@ impl<'l> Screening<'l> {
         Ok(())
     }
 
-    fn export(&mut self, name: &str, kind: ComponentExternalKind) -> Result<(), Refused> {
-        let name = printable(name, 256);
-        if kind == ComponentExternalKind::Instance
-            && let Some(interface) = contract::read_export(&name)?
-        {
-            match interface.name {
-                contract::PLANNER => self.planner = Some(interface.version),
-                contract::DECIDER => self.decider = Some(interface.version),
-                _ => {}
-            }
-            self.version = self.version.max(Some(interface.version));
-        }
-        self.exports.insert(name);
-        Ok(())
-    }
-
-    /// The section may stand in the component, or in a module where the compiler of the guest left it. The
-    /// component's own wins.
-    fn schema(&mut self, data: &[u8], own: bool) -> Result<(), Refused> {
-        let (size, max) = (data.len(), self.limits.schema_bytes_max);
-        if size > max {
-            return Err(Refused::new(
-                Stage::Schema,
-                format!("the configuration's schema has {size} bytes, {max} are allowed"),
-                "describe less in the schema and check the rest in `plan`",
-            ));
-        }
-        if own || self.schema.is_none() {
-            let text = std::str::from_utf8(data).map_err(|_| {
-                Refused::new(
-                    Stage::Schema,
-                    "the configuration's schema is not UTF-8",
-                    format!("put a JSON Schema into the custom section `{SCHEMA_SECTION}`"),
-                )
-            })?;
-            self.schema = Some(text.to_owned());
-        }
-        Ok(())
-    }
-
     const fn memory_initial_bytes(&self) -> u64 {
         self.memory_pages.saturating_mul(PAGE_BYTES)
     }
+}
 
-    fn finish(self) -> Result<Screened, Refused> {
-        let (planner, decider) = (self.planner.is_some(), self.decider.is_some());
-        if !planner && !decider {
-            let found: Vec<&str> = self.exports.iter().map(String::as_str).take(16).collect();
-            let found = if found.is_empty() { "nothing".to_owned() } else { found.join(", ") };
-            return Err(Refused::new(
-                Stage::Exports,
-                format!("the component exports {found}, and neither a planner nor a decider"),
-                format!(
-                    "export `{}/planner@{}` or `{}/decider@{}` (world `routing` or `routing-plan`)",
-                    contract::PACKAGE,
-                    contract::NEWEST,
-                    contract::PACKAGE,
-                    contract::NEWEST
-                ),
-            ));
-        }
-        Ok(Screened {
-            contract: self.version.unwrap_or(contract::NEWEST),
-            decider,
-            imports: self.imports,
-            planner,
-            schema: self.schema,
-        })
+fn note(
+    interfaces: &mut BTreeMap<String, Interface>,
+    what: &str,
+    name: &str,
+    instance: bool,
+) -> Result<(), Refused> {
+    interfaces.insert(printable(name, 256), Interface { functions: BTreeMap::new(), instance });
+    if interfaces.len() > INTERFACES_MAX {
+        return Err(limit(what, interfaces.len() as u64, INTERFACES_MAX as u64));
     }
+    Ok(())
+}
+
+/// A section may stand in the component, or in a module where the compiler of the guest left it. The component's own wins.
+fn keep(kept: &mut Option<String>, text: String, own: bool) {
+    if own || kept.is_none() {
+        *kept = Some(text);
+    }
+}
+
+fn text(stage: Stage, what: &str, data: &[u8], max: usize) -> Result<String, Refused> {
+    if data.len() > max {
+        let reason = format!("the {what} has {} bytes, {max} are allowed", data.len());
+        let fix = match stage {
+            Stage::Schema => "describe less in the schema and check the rest in `plan`",
+            _ => "ship fewer vectors: one for each rule that matters",
+        };
+        return Err(Refused::new(stage, reason, fix));
+    }
+    let text = std::str::from_utf8(data).map_err(|_| {
+        Refused::new(stage, format!("the {what} is not UTF-8"), "put JSON into the custom section")
+    })?;
+    Ok(text.to_owned())
 }
 
 fn items<'a, T: wasmparser::FromReader<'a>>(section: &SectionLimited<'a, T>) -> Result<Vec<T>, Refused> {

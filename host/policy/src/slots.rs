@@ -35,6 +35,7 @@ use crate::defaults::{RETRY_MAX, RETRY_MIN, RETRY_ON_CHANGE};
 use crate::engine::Engine;
 use crate::error::{Refused, Stage};
 use crate::log::Log;
+use crate::signature::Signature;
 use crate::source::Source;
 use crate::version::Version;
 
@@ -123,6 +124,7 @@ struct Active {
     planned_at_ms: u64,
     policy: Arc<Policy>,
     reads: Reads,
+    signature: Option<Signature>,
     version: Arc<Version>,
     wanted: Wanted,
 }
@@ -321,6 +323,11 @@ impl Slots {
                 return None;
             }
         };
+        // Another key may be trusted meanwhile; what runs is the same.
+        let wanted = &state.wanted;
+        if let Some(active) = state.running.as_mut().filter(|active| active.wanted == *wanted) {
+            active.signature = source.signature().cloned();
+        }
         match state.need(&facts, facts_changed, now) {
             Need::Plan => Some(Job {
                 account: Arc::clone(&state.account),

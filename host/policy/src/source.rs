@@ -12,12 +12,15 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::{Refused, Stage};
 use crate::screen;
+use crate::signature::Signature;
 
 /// A component, by its bytes or by a file that holds them. Cheap to clone.
 #[derive(Clone)]
 pub struct Source {
     digest: Digest,
     place: Place,
+    /// How it stands with its signature, where somebody looked.
+    signature: Option<Arc<Signature>>,
 }
 
 #[derive(Clone)]
@@ -31,7 +34,7 @@ impl Source {
     #[must_use]
     pub fn bytes(bytes: impl Into<Arc<[u8]>>) -> Self {
         let bytes = bytes.into();
-        Self { digest: screen::digest(&bytes), place: Place::Bytes(bytes) }
+        Self { digest: screen::digest(&bytes), place: Place::Bytes(bytes), signature: None }
     }
 
     /// A file. It is read now for its digest, and once more when its version is made; nothing is kept in memory. When
@@ -52,13 +55,29 @@ impl Source {
                 Err(error) => return Err(unreadable(&path, &error)),
             }
         }
-        Ok(Self { digest: Digest(hasher.finalize().into()), place: Place::File(path.into()) })
+        Ok(Self {
+            digest: Digest(hasher.finalize().into()),
+            place: Place::File(path.into()),
+            signature: None,
+        })
     }
 
     /// The SHA-256 of the bytes.
     #[must_use]
     pub const fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// The same, with what was found of its signature.
+    #[must_use]
+    pub fn signed(self, signature: Signature) -> Self {
+        Self { signature: Some(Arc::new(signature)), ..self }
+    }
+
+    /// How it stands with its signature; nothing when nobody looked.
+    #[must_use]
+    pub fn signature(&self) -> Option<&Signature> {
+        self.signature.as_deref()
     }
 
     /// The bytes, which are those of the digest.
@@ -104,7 +123,7 @@ fn open(path: &Path, bytes_max: usize) -> Result<File, Refused> {
     }
     if meta.len() > bytes_max as u64 {
         return Err(Refused::new(
-            Stage::Screen,
+            Stage::Size,
             format!("`{}` has {} bytes, {bytes_max} are allowed", path.display(), meta.len()),
             "build it smaller (release mode, stripped), or raise the engine's limit for components",
         ));

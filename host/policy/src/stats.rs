@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
+use crate::confine::Confinement;
+
 /// A number that only counts up, or up and down.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
@@ -74,6 +76,8 @@ pub struct Stats {
     pub cache_hits: u64,
     /// Cache entries that were damaged or not ours, and were made again.
     pub cache_rejects: u64,
+    /// What held the last child that compiled; none before the first, and where nobody compiles in a child.
+    pub compiler_held_by: Option<Confinement>,
     /// Compilations.
     pub compiles: u64,
     /// Warm instances that had to leave for others.

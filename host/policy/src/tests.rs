@@ -2,7 +2,7 @@
 
 #[path = "../../../tests/fixtures/guests.rs"]
 #[allow(unreachable_pub, dead_code, reason = "shared with the end-to-end tests")]
-mod guests;
+pub(crate) mod guests;
 mod rollout;
 mod tenants;
 
@@ -163,7 +163,7 @@ fn bytes_that_are_no_policy_are_refused_before_they_are_compiled() {
     refused(engine.load(b"#!/bin/sh"), Stage::Screen, "not WebAssembly");
     refused(engine.load(&whole[..whole.len() / 2]), Stage::Screen, "");
     refused(engine.load(&wat::parse_str("(module)").unwrap()), Stage::Screen, "core module");
-    refused(engine.load(&vec![0; 100 * 1024 * 1024]), Stage::Screen, "104857600 bytes");
+    refused(engine.load(&vec![0; 100 * 1024 * 1024]), Stage::Size, "104857600 bytes");
     refused(engine.load(&wat::parse_str("(component)").unwrap()), Stage::Exports, "exports nothing");
     for seed in 0..64_usize {
         let mut damaged = whole.clone();
@@ -178,14 +178,14 @@ fn bytes_that_are_no_policy_are_refused_before_they_are_compiled() {
 #[test]
 fn imports_beyond_the_contract_are_refused_by_name() {
     let engine = engine();
-    for (import, says) in [
-        ("wasi:cli/environment@0.2.0", "without WASI"),
-        ("portolan:policy/facts@0.9.0", "this host knows 0.1"),
-        ("portolan:policy/sharding-answers@0.1.0", "another kind of slot"),
-        ("acme:net/sockets@1.0.0", "may import only"),
+    for (import, stage, says) in [
+        ("wasi:cli/environment@0.2.0", Stage::Imports, "without WASI"),
+        ("portolan:policy/facts@0.9.0", Stage::Contract, "this host knows 0.1"),
+        ("portolan:policy/sharding-answers@0.1.0", Stage::Imports, "another kind of slot"),
+        ("acme:net/sockets@1.0.0", Stage::Imports, "may import only"),
     ] {
         let text = format!(r#"(component (import "{import}" (instance)))"#);
-        refused(engine.load(&wat::parse_str(text).unwrap()), Stage::Imports, says);
+        refused(engine.load(&wat::parse_str(text).unwrap()), stage, says);
     }
     let wrong_world = r#"(component (instance $i) (export "portolan:policy/resolver@0.1.0" (instance $i)))"#;
     refused(

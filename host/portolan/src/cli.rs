@@ -664,17 +664,58 @@ pub(crate) enum Plugin {
         #[arg(long)]
         json: bool,
     },
-    /// Put a component into the control store as an immutable version.
-    Push {
-        /// The plugin's name.
-        name: String,
+    /// Send a component through all checks, and make it an immutable version in the control store.
+    Push(Push),
+    /// Show what became of this node's uploads, stage by stage.
+    Uploads {
+        /// Only this one.
+        id: Option<String>,
+        #[command(flatten)]
+        target: Target,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take a version that nothing names out of the control store.
+    Remove {
+        /// `NAME@SHA256`
+        version: String,
+        /// Whose it is; the operator's when absent.
+        #[arg(long)]
+        tenant: Option<String>,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Remove components that no version names.
+    Gc(Sweep),
+    /// Make a pair of keys that sign components: NAME.pem and NAME.pub.pem.
+    Keygen {
+        /// The files' name.
+        name: PathBuf,
+    },
+    /// Sign a component.
+    Sign {
         /// The component.
         component: PathBuf,
-        /// Why, for the log of changes.
-        #[arg(short, long, default_value = "")]
-        message: String,
-        #[command(flatten)]
-        file: ConfigFile,
+        /// The private key, PEM.
+        #[arg(short, long)]
+        key: PathBuf,
+        /// Where to write it; over the component, or with --detached to COMPONENT.sig, when absent.
+        #[arg(short, long)]
+        output: Option<PathBuf>,
+        /// Write the signature into a file of its own, and leave the component alone.
+        #[arg(long)]
+        detached: bool,
+    },
+    /// Try golden vectors on a component, and put them into it.
+    EmbedVectors {
+        /// The component.
+        component: PathBuf,
+        /// The vectors, a JSON list.
+        vectors: PathBuf,
+        /// Where to write it; over the component when absent.
+        #[arg(short, long)]
+        output: Option<PathBuf>,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -684,7 +725,7 @@ pub(crate) enum Plugin {
         /// Only of this plugin.
         name: Option<String>,
         #[command(flatten)]
-        file: ConfigFile,
+        target: Target,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -803,4 +844,47 @@ pub(crate) enum UsageFormat {
     Csv,
     /// One object.
     Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Push {
+    /// The plugin's name.
+    pub(crate) name: String,
+    /// The component: a file, or oci://HOST/REPOSITORY:TAG in a registry.
+    pub(crate) component: PathBuf,
+    /// Why, for the log of changes.
+    #[arg(short, long, default_value = "")]
+    pub(crate) message: String,
+    /// Approve of what it may do that the version which runs now may not.
+    #[arg(long)]
+    pub(crate) approve: bool,
+    /// Signatures beside the component; COMPONENT.sig when there is one.
+    #[arg(long)]
+    pub(crate) signature: Option<PathBuf>,
+    /// Try it with this configuration, a JSON object, instead of those of the slots that use the plugin.
+    #[arg(long)]
+    pub(crate) policy_config: Option<String>,
+    /// Whose it is; the operator's when absent.
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sweep {
+    /// Leave younger ones alone, which somebody may be about to name.
+    #[arg(long, default_value = "1h")]
+    pub(crate) older_than: String,
+    /// Only tell.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) file: ConfigFile,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }

@@ -14,6 +14,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use portolan_admin::backend::{Backends, Node, Question, Tail, TailFilter, TenantSide};
+use portolan_admin::plugins::NoPlugins;
 use portolan_admin::{Api, Code, Events, Peer, Problem, Router, Settings};
 use portolan_control::Store;
 use portolan_core::ids::TenantName;
@@ -28,6 +29,7 @@ use tokio::runtime::Runtime;
 
 use crate::cli::Target;
 use crate::node::changes::{Changes, Intended};
+use crate::node::plugins::Versions;
 use crate::node::{self, SOCKET};
 use crate::rollout::act::Place;
 use crate::rollout::backend::Orders;
@@ -351,8 +353,13 @@ async fn here(path: &Path, local: &config::Local, socket: PathBuf) -> anyhow::Re
     };
     let place = Place { environment: environment(), path: path.to_owned() };
     let rollouts = Arc::new(Orders::new(intended.clone(), place));
+    let plugins = match &intended {
+        Intended::Following(store) => Versions::here(store.clone(), path, local)?,
+        _ => Arc::new(NoPlugins),
+    };
     let changes = Changes::new(intended, None, path.to_owned(), environment());
-    let backends = Backends { intent: Arc::new(changes), node: Arc::new(Nobody { socket }), rollouts };
+    let (intent, node) = (Arc::new(changes), Arc::new(Nobody { socket }));
+    let backends = Backends { intent, node, plugins, rollouts };
     Ok(Router::new(Api::new(backends, Events::default(), Settings::default())))
 }
 

@@ -170,15 +170,16 @@ fn load(path: &Path) -> anyhow::Result<Result<(Loaded, Option<State>), Box<Rejec
         Ok(local) => local,
         Err(rejected) => return Ok(Err(rejected)),
     };
-    let state = match &local.control {
-        Some(engine) => {
-            let runtime = node::control_runtime()?;
-            Some(runtime.block_on(Store::peek(engine, &local.generations()))?)
-        }
-        None => None,
-    };
+    let state = peek(&local)?;
     let loaded = config::load_intended(path, &environment(), state.as_ref());
     Ok(loaded.map(|loaded| (loaded, state)))
+}
+
+/// What is intended in the store that a node follows; none when files say it.
+fn peek(local: &config::Local) -> anyhow::Result<Option<State>> {
+    let Some(engine) = &local.control else { return Ok(None) };
+    let runtime = node::control_runtime()?;
+    Ok(Some(runtime.block_on(Store::peek(engine, &local.generations()))?))
 }
 
 /// What was read, or none when it is shown what is wrong with it.

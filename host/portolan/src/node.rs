@@ -5,10 +5,12 @@ pub(crate) mod break_glass;
 pub(crate) mod changes;
 mod intent;
 mod listen;
+pub(crate) mod plugins;
 pub(crate) mod policies;
 mod reconcile;
 pub(crate) mod recordings;
 pub(crate) mod rollouts;
+mod starting;
 pub(crate) mod status;
 pub(crate) mod tenancy;
 mod topology;
@@ -36,6 +38,7 @@ pub(crate) use self::intent::Intent;
 use self::policies::Sources;
 use self::reconcile::{Reconciler, Start};
 use self::rollouts::Rollouts;
+use self::starting::{Starting, Waiting};
 use crate::config::{self, Config, Loaded, LogFormat};
 
 /// The name of the admin socket in the state folder.
@@ -82,7 +85,9 @@ pub(crate) fn serve(
         peer: peer.clone(),
         rollouts: rollouts.clone(),
         sources: Sources::with_components(components, control.handle()),
+        waiting: Waiting::default(),
     };
+    let starting = starting(&config, &start.waiting, control)?;
     let mut reconciler = Reconciler::start(engine.clone(), start)?;
     let live = Arc::clone(reconciler.live());
     let settings = LiveSettings::new(settings(&config)).context("start the data plane")?;
@@ -115,6 +120,8 @@ pub(crate) fn serve(
         settings: Arc::clone(&settings),
         usage: Arc::clone(&meter),
     };
+    let metrics =
+        starting.map(|starting| control.block_on(starting.end()).context("take the metrics socket over"));
     let _entered = control.enter();
     intent.start(&shutdown);
     let (name, ending) = (config.name.clone(), shutdown.clone());
@@ -124,7 +131,7 @@ pub(crate) fn serve(
     );
     task::spawn("rollouts-clerk", rollouts.write_down(intent.clone(), name, ending));
     let socket = config.state.join(SOCKET);
-    listen::start(&config, admin, path, &environment, &socket)?;
+    listen::start(&config, admin, path, &environment, &socket, metrics.transpose()?)?;
     let (nudges, observations) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     task::spawn("prober", Prober::new(live, peer, Arc::clone(&observations)).run(shutdown.clone()));
     let counted = usage::run(Arc::clone(&meter), counting.clone(), handle.clone(), shutdown.clone());
@@ -162,6 +169,17 @@ pub(crate) fn serve(
 pub(crate) fn control_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(1).thread_name("control").enable_all().build().context("start the control runtime")
+}
+
+/// Answers `/ready` from now on, while what the node needs is fetched and compiled.
+fn starting(
+    config: &Config,
+    waiting: &Waiting,
+    control: &tokio::runtime::Runtime,
+) -> anyhow::Result<Option<Starting>> {
+    let Some(address) = config.listen.metrics else { return Ok(None) };
+    let _entered = control.enter();
+    Ok(Some(Starting::begin(listen::tcp(address, "metrics")?, Arc::clone(waiting))))
 }
 
 /// SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reads everything again.

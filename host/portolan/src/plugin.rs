@@ -44,10 +44,20 @@ pub(crate) fn run(command: Plugin) -> anyhow::Result<ExitCode> {
         Plugin::Diff { base, candidate, since, name, told, file } => {
             return replay::diff(&base, &candidate, since, name.as_deref(), told, &file.config);
         }
-        Plugin::Push { name, component, message, file, json } => {
-            return registry::push(&name, &component, &file.config, &message, json);
+        Plugin::Push(options) => return registry::cli::push(&options),
+        Plugin::Versions { name, target, json } => registry::cli::versions(name.as_deref(), &target, json)?,
+        Plugin::Uploads { id, target, json } => registry::cli::uploads(id.as_deref(), &target, json)?,
+        Plugin::Remove { version, tenant, target } => {
+            return registry::cli::remove(&version, tenant.as_deref(), &target);
         }
-        Plugin::Versions { name, file, json } => registry::versions(name.as_deref(), &file.config, json)?,
+        Plugin::Gc(options) => return registry::cli::sweep(&options),
+        Plugin::Keygen { name } => registry::cli::keygen(&name)?,
+        Plugin::Sign { component, key, output, detached } => {
+            registry::cli::sign(&component, &key, output.as_deref(), detached)?;
+        }
+        Plugin::EmbedVectors { component, vectors, output, json } => {
+            return registry::cli::embed_vectors(&component, &vectors, output.as_deref(), json);
+        }
         Plugin::Wit { folder, c } => wit(&folder, c.as_deref())?,
     }
     Ok(ExitCode::SUCCESS)

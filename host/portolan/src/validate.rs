@@ -37,7 +37,7 @@ pub(crate) fn run(options: &Validate) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let checked = |config: &Config| refused(config, None, None, state.as_ref());
+    let checked = |config: &Config| refused(config, None, state.as_ref(), None);
     let refused = if options.no_policies { Vec::new() } else { checked(&loaded.config)? };
     let refused: Vec<String> = refused.iter().map(|(slot, refused)| format!("{slot}: {refused}")).collect();
     if options.json {
@@ -56,15 +56,15 @@ pub(crate) fn run(options: &Validate) -> anyhow::Result<ExitCode> {
 }
 
 /// The policies that would be refused, each compiled and planned here; of those that differ from a configuration that is known to
-/// be good, when there is one. By an engine of its own, unless it is given one.
+/// be good, when there is one. `state` has the signatures of versions. By an engine of its own, unless it is given one.
 ///
 /// # Errors
 /// When that cannot be found out.
 pub(crate) fn refused(
     config: &Config,
     good: Option<&Config>,
-    engine: Option<Engine>,
     state: Option<&State>,
+    engine: Option<Engine>,
 ) -> anyhow::Result<Vec<(Slot, Refused)>> {
     let (config, topology) = (&differing(config, good), topology_of(config));
     if config.policy.is_none() && config.tenants.values().all(|tenant| tenant.policy.is_none()) {
@@ -81,12 +81,13 @@ pub(crate) fn refused(
     };
     let facts = Arc::new(topology.facts(clock::unix_ms()));
     let runtime = node::control_runtime()?;
-    let components = config::components(config.components.as_deref(), &config.state)?;
+    let components = config::components(config.components.as_ref(), &config.state)?;
     let mut sources = Sources::with_components(components, runtime.handle());
     // What runs for all is checked; what is on trial is the rollout's affair.
     let rollouts = state.map(crate::rollout::all).unwrap_or_default();
     let rollouts = rollouts.into_iter().map(|(slot, rollout)| (slot, InSlot { rollout, trial: None }));
-    let specs = sources.specs(config, &rollouts.collect(), engine.config().limits.component_bytes_max);
+    let bytes_max = engine.config().limits.component_bytes_max;
+    let specs = sources.specs(config, state, &rollouts.collect(), bytes_max);
     let result = Slots::new(engine).reconcile(&specs, &facts, clock::now());
     let refused = result.events.into_iter().filter_map(|event| match event {
         Event::Refused { side: Side::Stable, slot, refused, .. } => Some((slot, refused)),
@@ -103,6 +104,7 @@ fn differing(config: &Config, good: Option<&Config>) -> Config {
             && good.regions == config.regions
             && good.residencies == config.residencies
             && good.latency_us == config.latency_us
+            && good.uploads == config.uploads
     };
     let Some(good) = good.filter(same_world) else { return differing };
     if good.policy == differing.policy {

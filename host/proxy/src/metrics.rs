@@ -76,6 +76,8 @@ pub(crate) struct Shard {
     refused: [Count; VIOLATIONS.len()],
     undecided: [Count; UNDECIDED.len()],
     pub(crate) connections: Count,
+    /// Handed over by other threads, and not begun yet.
+    pub(crate) connections_coming: AtomicI64,
     pub(crate) connections_open: AtomicI64,
     pub(crate) handed_over: Count,
     pub(crate) upstream_connections: Count,

@@ -249,9 +249,7 @@ impl Start {
                 () = shutdown.begun() => break,
                 // A closed channel cannot be: this thread holds a sender itself.
                 Some((stream, address, listener)) = handed.recv() => {
-                    if let Ok(stream) = TcpStream::from_std(stream) {
-                        worker.start(stream, address, listener);
-                    }
+                    worker.take_over(stream, address, listener);
                 }
             }
         }
@@ -261,9 +259,7 @@ impl Start {
         // From here on the other threads keep their connections.
         handed.close();
         while let Some((stream, address, listener)) = handed.recv().await {
-            if let Ok(stream) = TcpStream::from_std(stream) {
-                worker.start(stream, address, listener);
-            }
+            worker.take_over(stream, address, listener);
         }
         worker.refresh();
         let limit = worker.applied().settings.drain_timeout;
@@ -350,6 +346,11 @@ impl Worker {
     fn place(self: &Rc<Self>, stream: TcpStream, address: SocketAddr, listener: usize) {
         let Some(target) = self.lighter() else { return self.start(stream, address, listener) };
         let Some(sender) = self.others.get(target) else { return self.start(stream, address, listener) };
+        let Some(other) = self.metrics.shards.get(target) else {
+            return self.start(stream, address, listener);
+        };
+        // On its way it counts already: the next one is not to follow it for want of news.
+        other.connections_coming.fetch_add(1, Ordering::Relaxed);
         match stream.into_std() {
             Ok(stream) => match sender.try_send((stream, address, listener)) {
                 Ok(()) => self.shard.handed_over.add(1),
@@ -357,12 +358,16 @@ impl Worker {
                     mpsc::error::TrySendError::Full((stream, ..))
                     | mpsc::error::TrySendError::Closed((stream, ..)),
                 ) => {
+                    other.connections_coming.fetch_sub(1, Ordering::Relaxed);
                     if let Ok(stream) = TcpStream::from_std(stream) {
                         self.start(stream, address, listener);
                     }
                 }
             },
-            Err(error) => tracing::debug!(%error, "a socket was lost between threads"),
+            Err(error) => {
+                other.connections_coming.fetch_sub(1, Ordering::Relaxed);
+                tracing::debug!(%error, "a socket was lost between threads");
+            }
         }
     }
 
@@ -375,7 +380,10 @@ impl Worker {
             return None;
         }
         let cpu = |shard: &Shard| shard.cpu_permille.load(Ordering::Relaxed);
-        let open = |shard: &Shard| u64::try_from(shard.connections_open.load(Ordering::Relaxed)).unwrap_or(0);
+        let open = |shard: &Shard| {
+            let coming = shard.connections_coming.load(Ordering::Relaxed);
+            u64::try_from(shard.connections_open.load(Ordering::Relaxed) + coming).unwrap_or(0)
+        };
         let all = || shards.iter().enumerate();
         let busy: u64 = shards.iter().map(|shard| cpu(shard)).sum();
         let total: u64 = shards.iter().map(|shard| open(shard)).sum();
@@ -392,8 +400,16 @@ impl Worker {
             }
         }
         let (least, least_open) = all().map(|(at, shard)| (at, open(shard))).min_by_key(|(_, open)| *open)?;
-        let skewed = (mine + 1) * count * 100 > (total + 1) * SKEW_PERCENT;
+        let skewed = (mine + 1) * count * 100 >= (total + 1) * SKEW_PERCENT;
         (mine > least_open && skewed).then_some(least)
+    }
+
+    /// Takes a connection that another thread hands over.
+    fn take_over(self: &Rc<Self>, stream: std::net::TcpStream, address: SocketAddr, listener: usize) {
+        if let Ok(stream) = TcpStream::from_std(stream) {
+            self.start(stream, address, listener);
+        }
+        self.shard.connections_coming.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn start(self: &Rc<Self>, stream: TcpStream, address: SocketAddr, listener: usize) {

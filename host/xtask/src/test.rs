@@ -38,6 +38,8 @@ pub(crate) fn run(root: &Path, all: bool) -> anyhow::Result<()> {
     let deny = tools::cargo_deny(root)?;
     tools::etcd(root)?;
     tools::schemathesis(root)?;
+    tools::docker_registry(root)?;
+    tools::moto(root)?;
     let mut run = Run { root, count: Count::default(), broken: Vec::new() };
 
     // For all systems, because licences are checked for all; and with the versions of the lock file.

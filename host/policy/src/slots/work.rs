@@ -129,6 +129,7 @@ fn plan(engine: &Engine, job: &Job, version: Arc<Version>) -> Result<Box<Active>
         planned_at_ms: clock::unix_ms(),
         policy: Arc::new(policy),
         reads: planned.reads,
+        signature: job.source.signature().cloned(),
         version,
         wanted,
     }))

@@ -2,6 +2,7 @@
 //! problems are collected; a configuration comes out only when there is none.
 
 mod admin;
+mod uploads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 use ipnet::IpNet;
-use portolan_control::{Engine, EtcdConfig};
+use portolan_control::{Engine, EtcdConfig, Shared};
 use portolan_core::attribute::Attribute;
 use portolan_core::bounds::{Bounds, FieldPattern};
 use portolan_core::decide::FailRule;
@@ -29,11 +30,14 @@ use super::Local;
 use super::defaults;
 use super::problem::Problem;
 use super::raw::{
-    Raw, RawBounds, RawBreaker, RawBudget, RawControl, RawEtcd, RawFailRule, RawFormat, RawLimits, RawPolicy,
-    RawPool, RawProbe, RawProtocol, RawRecordings, RawRegion, RawSource, RawUnrecognised,
+    Raw, RawBounds, RawBreaker, RawBudget, RawControl, RawEtcd, RawFailRule, RawFormat, RawLimits,
+    RawPolicies, RawPolicy, RawPool, RawProbe, RawProtocol, RawRecordings, RawRegion, RawSource,
+    RawUnrecognised,
 };
 use super::shape::suggest;
 use super::tree::Tree;
+
+pub(crate) use self::uploads::{Quota, Uploads};
 
 /// A configuration whose every part is valid.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,7 +46,7 @@ pub(crate) struct Config {
     pub(crate) certificates: Vec<(PathBuf, PathBuf)>,
     pub(crate) client_authority: Option<(Vec<PathBuf>, bool)>,
     pub(crate) component_bytes_max: Option<usize>,
-    pub(crate) components: Option<PathBuf>,
+    pub(crate) components: Option<Shared>,
     pub(crate) control: Option<Engine>,
     pub(crate) expose_decision: bool,
     pub(crate) instances_max: Option<u32>,
@@ -71,6 +75,7 @@ pub(crate) struct Config {
     pub(crate) tenants: BTreeMap<TenantName, TenantConfig>,
     pub(crate) threads: Option<NonZeroUsize>,
     pub(crate) unrecognised: Unrecognised,
+    pub(crate) uploads: Uploads,
 }
 
 /// Bounds on clients; absent ones are the data plane's defaults.
@@ -188,17 +193,31 @@ pub(super) fn local(tree: &Tree, folder: &Path, problems: &mut Vec<Problem>) -> 
     let value = tree.to_value();
     let state = value.get("node").and_then(|node| node.get("state")).and_then(toml::Value::as_str);
     let state = folder.join(state.unwrap_or(defaults::STATE_FOLDER));
-    let Some(control) = value.get("control").cloned() else {
-        return Some(Local { components: None, control: None, state });
+    let policies: RawPolicies = section(tree, &value, "policies", problems)?.unwrap_or_default();
+    let control: Option<RawControl> = section(tree, &value, "control", problems)?;
+    let mut builder = Builder { tree, folder, problems };
+    let uploads = builder.uploads(&policies);
+    let component_bytes_max = policies.component_bytes.map(|bytes| bytes as usize);
+    let (control, components) = match control {
+        Some(control) => builder.control(control).map(|(engine, components)| (Some(engine), components))?,
+        None => (None, None),
     };
-    match serde::Deserialize::deserialize(control) {
-        Ok(control) => {
-            let (control, components) = Builder { tree, folder, problems }.control(control)?;
-            Some(Local { components, control: Some(control), state })
-        }
+    Some(Local { component_bytes_max, components, control, state, uploads })
+}
+
+/// One section by itself; none when it is not there.
+fn section<T: serde::de::DeserializeOwned>(
+    tree: &Tree,
+    value: &toml::Value,
+    name: &str,
+    problems: &mut Vec<Problem>,
+) -> Option<Option<T>> {
+    let Some(section) = value.get(name).cloned() else { return Some(None) };
+    match serde::Deserialize::deserialize(section) {
+        Ok(section) => Some(Some(section)),
         Err(error) => {
             let error: toml::de::Error = error;
-            problems.push(Problem::new(tree.origin(&["control"]), error.message().to_owned()));
+            problems.push(Problem::new(tree.origin(&[name]), error.message().to_owned()));
             None
         }
     }
@@ -333,6 +352,7 @@ impl Builder<'_> {
         let limits = self.limits(&raw.limits);
         let debug_key = raw.recordings.as_ref().and_then(|recordings| recordings.debug_key.clone());
         let recordings = raw.recordings.map(|recordings| self.recordings(recordings));
+        let uploads = self.uploads(&raw.policies);
         let (control, components) = raw
             .control
             .and_then(|control| self.control(control))
@@ -396,6 +416,7 @@ impl Builder<'_> {
                 Some(RawUnrecognised::Refuse) => Unrecognised::Refuse,
                 Some(RawUnrecognised::Anonymous) | None => Unrecognised::Anonymous,
             },
+            uploads,
         })
     }
 
@@ -787,15 +808,12 @@ impl Builder<'_> {
     }
 
     /// The store, and the folder of components.
-    fn control(&mut self, raw: RawControl) -> Option<(Engine, Option<PathBuf>)> {
-        let components = raw.components.map(|folder| self.folder.join(folder));
+    fn control(&mut self, raw: RawControl) -> Option<(Engine, Option<Shared>)> {
+        let beside = raw.sqlite.as_ref().map(|file| self.folder.join(file));
+        let beside = beside.map(|file| file.with_file_name(defaults::COMPONENTS_FOLDER));
+        let components = self.shared(&raw, beside);
         match (raw.sqlite, raw.etcd) {
-            (Some(file), None) => {
-                let file = self.folder.join(file);
-                let components =
-                    components.unwrap_or_else(|| file.with_file_name(defaults::COMPONENTS_FOLDER));
-                Some((Engine::Sqlite(file), Some(components)))
-            }
+            (Some(file), None) => Some((Engine::Sqlite(self.folder.join(file)), components)),
             (None, Some(etcd)) => self.etcd(etcd).map(|engine| (engine, components)),
             _ => {
                 let help = "name one: `sqlite = \"control.db\"` on one machine, `[control.etcd]` on several";

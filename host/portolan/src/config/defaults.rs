@@ -38,3 +38,11 @@ pub(crate) const STATE_FOLDER: &str = ".portolan";
 pub(crate) const COMPONENTS_FOLDER: &str = "components";
 /// What keys in etcd begin with.
 pub(crate) const ETCD_PREFIX: &str = "/portolan";
+/// Versions of all plugins of one tenant: some plugins with the versions that anybody would go back to.
+pub(crate) const QUOTA_VERSIONS: usize = 100;
+/// Bytes of those: two hundred JavaScript policies.
+pub(crate) const QUOTA_BYTES: u64 = 256 * 1024 * 1024;
+/// Uploads of one tenant that are compiled in a minute: more than a person sends, and a third of a processor at most.
+pub(crate) const QUOTA_COMPILES_PER_MINUTE: u32 = 20;
+/// Uploads of one tenant that wait or are examined.
+pub(crate) const QUOTA_QUEUED: usize = 8;

@@ -15,11 +15,11 @@ mod tree;
 
 use std::path::{Path, PathBuf};
 
-use portolan_control::{Away, Components, Engine, State};
+use portolan_control::{Away, Components, Engine, Shared, State};
 
 pub(crate) use self::build::{
     AccessLog, AdminConfig, AdminTls, Authority, Config, GatewayTls, LogFormat, OidcKeys, PolicySlot,
-    PoolConfig, RegionConfig,
+    PoolConfig, Quota, RegionConfig, Uploads,
 };
 pub(crate) use self::problem::{Problem, render};
 use self::raw::Raw;
@@ -49,12 +49,16 @@ pub(crate) struct Rejected {
 /// What a node knows of itself before it knows what is intended.
 #[derive(Clone, Debug)]
 pub(crate) struct Local {
+    /// Bytes of the largest component; the engine's own limit when absent.
+    pub(crate) component_bytes_max: Option<usize>,
     /// Where components are kept that all nodes share.
-    pub(crate) components: Option<PathBuf>,
+    pub(crate) components: Option<Shared>,
     /// Where intent is kept; none for `conf.d`.
     pub(crate) control: Option<Engine>,
     /// Its folder.
     pub(crate) state: PathBuf,
+    /// What uploads are held to.
+    pub(crate) uploads: Uploads,
 }
 
 impl Local {
@@ -63,7 +67,7 @@ impl Local {
     /// # Errors
     /// When the folders cannot be used.
     pub(crate) fn components(&self) -> Result<Option<Components>, Away> {
-        components(self.components.as_deref(), &self.state)
+        components(self.components.as_ref(), &self.state)
     }
 
     /// Where it keeps generations of intent.
@@ -72,11 +76,11 @@ impl Local {
     }
 }
 
-/// Components in a shared folder and a node's own.
+/// Components in a shared place and a node's own folder.
 ///
 /// # Errors
-/// When the folders cannot be used.
-pub(crate) fn components(shared: Option<&Path>, state: &Path) -> Result<Option<Components>, Away> {
+/// When one of them cannot be used.
+pub(crate) fn components(shared: Option<&Shared>, state: &Path) -> Result<Option<Components>, Away> {
     let own = state.join(defaults::COMPONENTS_FOLDER);
     shared.map(|shared| Components::open(shared, &own)).transpose()
 }

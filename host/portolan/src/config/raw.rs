@@ -92,6 +92,8 @@ pub(super) struct RawControl {
     pub(super) components: Option<PathBuf>,
     /// A cluster of etcd, for nodes on several machines.
     pub(super) etcd: Option<RawEtcd>,
+    /// A bucket for plugins' components, instead of the folder.
+    pub(super) s3: Option<RawS3>,
     /// A file, for the processes of one machine. It is made when it is not there.
     pub(super) sqlite: Option<PathBuf>,
 }
@@ -114,6 +116,32 @@ pub(super) struct RawEtcd {
     pub(super) prefix: Option<String>,
     /// The user.
     pub(super) user: Option<String>,
+}
+
+/// A bucket of a store that speaks S3's protocol. Without a key here, one is found as Amazon's tools find it.
+#[derive(Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawS3 {
+    /// The key's name, with `secret_access_key`.
+    pub(super) access_key_id: Option<String>,
+    /// The bucket.
+    pub(super) bucket: String,
+    /// A file with the key, as Amazon's tools read it.
+    pub(super) credentials_file: Option<PathBuf>,
+    /// Where the store is, such as `https://s3.example.com:9000`; Amazon's when absent.
+    pub(super) endpoint: Option<String>,
+    /// What all names in the bucket begin with.
+    pub(super) prefix: Option<String>,
+    /// The region to sign for, such as `eu-central-1`.
+    pub(super) region: Option<String>,
+    /// The key. From the environment, better than from here: `PORTOLAN__CONTROL__S3__SECRET_ACCESS_KEY`.
+    pub(super) secret_access_key: Option<String>,
+}
+
+impl std::fmt::Debug for RawS3 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RawS3").field("bucket", &self.bucket).finish_non_exhaustive()
+    }
 }
 
 /// Addresses such as `0.0.0.0:8080` or `[::]:8443`.
@@ -548,7 +576,75 @@ pub(super) struct RawPolicies {
     /// Instances that may exist at the same time (10000).
     #[schemars(range(min = 16, max = 100_000))]
     pub(super) instances: Option<u32>,
+    /// Keys whose signatures of components count.
+    #[serde(default)]
+    pub(super) key: Vec<RawKey>,
+    /// Registries that are spoken to without TLS, such as `registry.internal:5000`; those on this machine are so anyway.
+    #[serde(default)]
+    pub(super) plain_http: Vec<String>,
+    /// What one tenant may have of uploads.
+    #[serde(default)]
+    pub(super) quota: RawQuota,
+    /// Registries that tenants may name when they upload; none when empty. Operators name any.
+    #[serde(default)]
+    pub(super) registries: Vec<String>,
+    /// Where signatures are demanded.
+    #[serde(default)]
+    pub(super) require_signature: RawRequired,
     /// What each tenant's policy may use on this node, unless `[tenant.NAME.budget]` says otherwise.
     #[serde(default)]
     pub(super) tenant: RawBudget,
+}
+
+/// A key whose signatures count.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawKey {
+    /// What people call it.
+    pub(super) name: String,
+    /// The Ed25519 public key: PEM, or base64 of its 32 bytes.
+    pub(super) public: String,
+    /// The tenants whose components it may sign; all of them, and the operator's, when absent.
+    pub(super) tenants: Option<Vec<String>>,
+}
+
+/// Where signatures are demanded.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRequired {
+    /// Of what the operator runs (none).
+    #[serde(default)]
+    pub(super) operator: RawNeed,
+    /// Of what tenants run (none).
+    #[serde(default)]
+    pub(super) tenants: RawNeed,
+}
+
+/// What is demanded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawNeed {
+    /// Nothing.
+    #[default]
+    None,
+    /// A signature by a key that counts.
+    Verified,
+}
+
+/// What one tenant may have of uploads.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawQuota {
+    /// Bytes of all its versions (268435456).
+    #[schemars(range(min = 0))]
+    pub(super) bytes: Option<u64>,
+    /// Uploads that are compiled in a minute (20).
+    #[schemars(range(min = 1, max = 10_000))]
+    pub(super) compiles_per_minute: Option<u32>,
+    /// Uploads that wait or are examined (8).
+    #[schemars(range(min = 1, max = 1_000))]
+    pub(super) queued: Option<u32>,
+    /// Versions of all its plugins (100).
+    #[schemars(range(min = 0, max = 100_000))]
+    pub(super) versions: Option<u32>,
 }

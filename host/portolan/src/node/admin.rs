@@ -36,7 +36,7 @@ use super::rollouts::{self, Rollouts};
 use super::status::{EndpointStatus, PoolStatus, RegionStatus, Status};
 
 /// Time for a question's head.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// From one failed accept to the next try.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Questions at the same time; more wait.
@@ -96,9 +96,17 @@ impl Admin {
             (&Method::GET, "/ready") if self.shutdown.is_begun() => {
                 text("text/plain", StatusCode::SERVICE_UNAVAILABLE, "draining\n")
             }
-            (&Method::GET, "/ready") => text("text/plain", StatusCode::OK, "ready\n"),
+            (&Method::GET, "/ready") => match self.lacks() {
+                Some(reason) => text("text/plain", StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+                None => text("text/plain", StatusCode::OK, "ready\n"),
+            },
             _ => text("text/plain", StatusCode::NOT_FOUND, "there are /metrics and /ready\n"),
         }
+    }
+
+    /// What the node still fetches before others should count on it.
+    fn lacks(&self) -> Option<String> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).waits_for.clone()
     }
 
     fn stands(&self) -> Value {
@@ -388,7 +396,7 @@ fn pool_status(pool: &Pool) -> PoolStatus {
     PoolStatus { name: pool.name.to_string(), endpoints: endpoints.collect() }
 }
 
-fn text(kind: &'static str, status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+pub(super) fn text(kind: &'static str, status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static(kind));

@@ -339,7 +339,7 @@ fn check(
     }
     // What ran through this check before needs no other: only what differs is compiled and planned.
     let before = config::load_intended(path, environment, Some(base)).ok().map(|loaded| loaded.config);
-    let found = validate::refused(&config, before.as_ref(), engine, Some(next));
+    let found = validate::refused(&config, before.as_ref(), Some(next), engine);
     let found = found.map_err(|error| Problem::internal(format!("check policies: {error:#}")))?;
     // A file of a node's own folder of policies need not be on the machine that checks.
     let own_file =

@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::admin::Admin;
 use super::changes::Changes;
+use super::plugins::Versions;
 use crate::config::{AdminConfig, Config, OidcKeys};
 use crate::rollout::act::Place;
 use crate::rollout::backend::Orders;
@@ -20,7 +21,7 @@ use crate::rollout::backend::Orders;
 /// How often the admin listener's certificate is read again.
 const RELOAD_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// Starts all of them.
+/// Starts all of them; the one of metrics answers already.
 ///
 /// # Errors
 /// When an address or a file cannot be used.
@@ -30,10 +31,10 @@ pub(super) fn start(
     path: &Path,
     environment: &[(String, String)],
     socket: &Path,
+    metrics: Option<TcpListener>,
 ) -> anyhow::Result<()> {
     let unix = UnixListener::from_std(net::listen_unix(socket)?).context("use the admin socket")?;
-    if let Some(address) = config.listen.metrics {
-        let listener = tcp(address, "metrics")?;
+    if let Some(listener) = metrics {
         task::spawn("metrics-listener", admin.clone().serve_metrics(listener));
     }
     let shutdown = admin.shutdown.clone();
@@ -42,8 +43,9 @@ pub(super) fn start(
     let (intended, engine) = (admin.intent.intended(), admin.engine.clone());
     let place = Place { environment: environment.to_vec(), path: path.to_owned() };
     let rollouts = Arc::new(Orders::new(intended.clone(), place));
+    let plugins = Versions::of_node(&admin, config, path, environment)?;
     let changes = Changes::new(intended, Some(engine), path.to_owned(), environment.to_vec());
-    let backends = Backends { intent: Arc::new(changes), node: Arc::new(admin), rollouts };
+    let backends = Backends { intent: Arc::new(changes), node: Arc::new(admin), plugins, rollouts };
     let api = Api::new(backends, Events::default(), settings(&config.admin)?);
     let router = Router::new(api);
     if let Some(listener) = listener {
@@ -55,7 +57,7 @@ pub(super) fn start(
     Ok(())
 }
 
-fn tcp(address: std::net::SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
+pub(super) fn tcp(address: std::net::SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
     let listener = std::net::TcpListener::bind(address);
     let listener = listener.with_context(|| format!("listen on {address} for {what}"))?;
     listener.set_nonblocking(true).with_context(|| format!("use the socket for {what}"))?;

@@ -5,17 +5,21 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use portolan_control::{Components, Missing};
+use portolan_control::{Components, Missing, State};
 use portolan_core::bounds::Scope;
 use portolan_core::ids::{Digest, PolicyName};
 use portolan_core::rollout::Run;
-use portolan_policy::{CandidateSpec, Refused, Slot, SlotSpec, Source, Stage, Terms};
+use portolan_policy::{
+    CandidateSpec, Refused, Signature, SignatureState, Slot, SlotSpec, Source, Stage, Terms, Trust,
+};
 use tokio::runtime::Handle;
 
 use super::rollouts::InSlot;
-use crate::bundled;
 use crate::config::{Config, PolicySlot};
-use crate::rollout;
+use crate::{bundled, registry, rollout};
+
+/// Signatures that were looked at are remembered up to this number.
+const JUDGED_MAX: usize = 100_000;
 
 /// What tells one state of a file from another without reading it: file system, inode, size, change time with nanoseconds.
 type Stamp = (u64, u64, u64, i64, i64);
@@ -27,6 +31,9 @@ pub(crate) struct Sources {
     /// Versions in the control store, and what waits for them.
     components: Option<(Components, Handle)>,
     files: HashMap<PathBuf, (Stamp, Source)>,
+    /// Signatures by component and slot, with what stood beside the bytes; as long as the same keys are trusted.
+    judged: HashMap<(Digest, Slot), (Option<String>, Signature)>,
+    trust: Trust,
 }
 
 impl Sources {
@@ -37,13 +44,20 @@ impl Sources {
     }
 
     /// What every slot of the configuration is to run. A rollout says which versions of the plugin that the configuration
-    /// names; a version in the configuration excludes it.
+    /// names; a version in the configuration excludes it. Signatures are judged here, by this node's own keys, whatever the
+    /// store says of them.
     pub(crate) fn specs(
         &mut self,
         config: &Config,
+        state: Option<&State>,
         rollouts: &HashMap<Slot, InSlot>,
         component_bytes_max: usize,
     ) -> Vec<SlotSpec> {
+        let trust = &config.uploads.trust;
+        if self.trust != *trust || self.judged.len() > JUDGED_MAX {
+            self.trust.clone_from(trust);
+            self.judged.clear();
+        }
         let operator = config.policy.iter().map(|policy| (Slot::Operator, policy));
         let tenants = config.tenants.iter().filter_map(|(name, tenant)| {
             tenant.policy.as_ref().map(|policy| (Slot::Tenant(name.clone()), policy))
@@ -56,9 +70,8 @@ impl Sources {
                 let in_slot = in_slot.filter(|_| policy.version.is_none());
                 let pinned = Run { config: None, version: policy.version };
                 let stable = in_slot.map_or(&pinned, |in_slot| &in_slot.rollout.stable);
-                let mut source = |run: &Run| match run.version {
-                    Some(version) => self.version(&policy.name, version, component_bytes_max),
-                    None => self.find(&policy.name, &config.policies_folder, component_bytes_max),
+                let mut source = |run: &Run| {
+                    self.source(config, state, &slot, &policy.name, run.version, component_bytes_max)
                 };
                 let candidate = in_slot.and_then(|in_slot| {
                     let (run, trial) = (in_slot.rollout.candidate.as_ref()?, in_slot.trial.as_ref()?);
@@ -69,17 +82,66 @@ impl Sources {
                         trial: Arc::clone(trial),
                     })
                 });
+                let source = source(stable);
                 SlotSpec {
                     candidate,
                     config: rollout::config_of(stable, &policy.config),
                     dynamic_granted: policy.dynamic_granted,
                     policy: policy.name.clone(),
+                    source,
                     terms: terms(config, &slot, policy),
                     slot,
-                    source: source(stable),
                 }
             })
             .collect()
+    }
+
+    /// The component of a slot, with its signature judged.
+    fn source(
+        &mut self,
+        config: &Config,
+        state: Option<&State>,
+        slot: &Slot,
+        plugin: &PolicyName,
+        version: Option<Digest>,
+        bytes_max: usize,
+    ) -> Result<Source, Refused> {
+        match version {
+            Some(version) => {
+                let detached = state.and_then(|state| registry::detached(state, slot, plugin, version));
+                let source = self.version(plugin, version, bytes_max)?;
+                self.judge(source, slot, detached, bytes_max)
+            }
+            None => {
+                let source = self.find(plugin, &config.policies_folder, bytes_max)?;
+                if source.signature().is_some() {
+                    return Ok(source);
+                }
+                let file = config.policies_folder.join(format!("{plugin}.wasm"));
+                let detached = std::fs::read_to_string(registry::cli::beside(&file)).ok();
+                self.judge(source, slot, detached, bytes_max)
+            }
+        }
+    }
+
+    fn judge(
+        &mut self,
+        source: Source,
+        slot: &Slot,
+        detached: Option<String>,
+        bytes_max: usize,
+    ) -> Result<Source, Refused> {
+        let key = (source.digest(), slot.clone());
+        let signature = match self.judged.get(&key).filter(|(beside, _)| *beside == detached) {
+            Some((_, signature)) => signature.clone(),
+            None => {
+                let signature = self.trust.judge(&source.read(bytes_max)?, detached.as_deref(), slot);
+                self.judged.insert(key, (detached, signature.clone()));
+                signature
+            }
+        };
+        self.trust.check(&signature, slot)?;
+        Ok(source.signed(signature))
     }
 
     /// A version of the control store, from this node's own disk; fetched before if need be.
@@ -190,7 +252,11 @@ impl Sources {
                 fix,
             ));
         };
-        Ok(self.bundled.entry(bundled.name).or_insert_with(|| Source::bytes(bundled.component)).clone())
+        // What came with this program is as much to be believed as the program.
+        let key = Some(format!("portolan {}", env!("CARGO_PKG_VERSION")));
+        let signature = Signature { key, reason: None, state: SignatureState::Verified };
+        let source = || Source::bytes(bundled.component).signed(signature);
+        Ok(self.bundled.entry(bundled.name).or_insert_with(source).clone())
     }
 }
 

@@ -7,21 +7,23 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use portolan_control::NodeReport;
+use portolan_core::backoff::full_jitter;
 use portolan_core::decide::FailRule;
 use portolan_core::ids::Generation;
-use portolan_core::lane::Side;
 use portolan_core::snapshot::{Live, Snapshot};
 use portolan_core::time::Moment;
 use portolan_core::topology::Topology;
 use portolan_foundation::clock;
+use portolan_foundation::random;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::telemetry;
 use portolan_foundation::tls::{CertificateStore, PeerIdentity};
 use portolan_foundation::watch::Folders;
-use portolan_policy::{Engine, Event, Slot, SlotSpec, Slots};
+use portolan_policy::{Engine, Event, Refused, Slot, SlotReport, SlotSpec, Slots, Stage};
 use portolan_proxy::LiveSettings;
 use portolan_recorder::Recorder;
 use tokio::sync::Notify;
@@ -31,16 +33,24 @@ use super::intent::Intent;
 use super::policies::Sources;
 use super::recordings;
 use super::rollouts::Rollouts;
+use super::starting::Waiting;
 use super::status::Reconciled;
 use super::topology::{self, Cells};
 use crate::config::{self, Config, Loaded, Rejected, Source};
 
+/// How long a node that lacks bytes asks for them before it ends (the operator's policy), or serves without (a tenant's).
+const FETCH_WAIT: Duration = Duration::from_secs(60);
+/// From one question for missing bytes to the next: the first pause at most, and the longest.
+const FETCH_PAUSE_MIN: Duration = Duration::from_millis(250);
+/// See [`FETCH_PAUSE_MIN`].
+const FETCH_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Problems of a node that others are told.
 const PROBLEMS_TOLD: usize = 10;
 
 /// Everything that is needed to change what runs. Its methods block.
 #[derive(Debug)]
 pub(crate) struct Reconciler {
+    begun: Moment,
     cells: Cells,
     certificates: Option<Arc<CertificateStore>>,
     config: Config,
@@ -78,6 +88,8 @@ pub(crate) struct Start {
     pub(crate) peer: Option<PeerIdentity>,
     pub(crate) rollouts: Rollouts,
     pub(crate) sources: Sources,
+    /// Where it says what it waits for.
+    pub(crate) waiting: Waiting,
 }
 
 impl Reconciler {
@@ -87,61 +99,52 @@ impl Reconciler {
     /// When the operator's policy is refused: a node does not start without what decides. A tenant's refused policy
     /// stops nobody.
     pub(crate) fn start(engine: Engine, start: Start) -> anyhow::Result<Self> {
-        let Start { certificates, environment, intent, loaded, path, peer, rollouts, mut sources } = start;
-        let Loaded { config, sources: files } = loaded;
-        let state = intent.state();
-        let running = state.as_ref().map_or(0, |state| state.generation());
+        let Loaded { config, sources: files } = start.loaded;
+        let mut sources = start.sources;
+        let running = start.intent.state().map_or(0, |state| state.generation());
         let mut cells = Cells::default();
         let topology = Arc::new(topology::build(&config, &mut cells));
         let mut slots = Slots::new(engine);
-        let now = clock::now();
-        let in_slots = rollouts.follow(state.as_deref());
-        let bytes_max = slots.engine().config().limits.component_bytes_max;
-        let wanted = sources.specs(&config, &in_slots, bytes_max);
         let mut freezer = Freezer::new(Files::of(&config.state));
         freezer.files().create().context("create the folder of break-glass files")?;
-        let glass = BreakGlass::read(freezer.files(), intent.state().as_deref());
-        let specs = freezer.hold(glass.is_frozen(), wanted, None);
-        let mut enabled = specs.clone();
-        glass.apply(&mut enabled);
-        let facts = Arc::new(topology.facts(clock::unix_ms()));
-        let first = slots.reconcile(&enabled, &facts, now);
-        first.events.iter().for_each(tell);
-        let refused = first.events.iter().find_map(|event| match event {
-            Event::Refused { side: Side::Stable, slot: Slot::Operator, refused, .. } => Some(refused.clone()),
-            _ => None,
-        });
-        // Where the operator says what becomes of requests without the policy, that is what they get.
-        let stated = config.policy.as_ref().is_some_and(|policy| policy.on_fail != FailRule::Previous);
-        let refused = refused.filter(|_| !stated);
-        if let Some(refused) = refused {
-            return Err(anyhow::Error::new(refused).context("the operator's policy is refused"));
-        }
+        let (first, specs, glass) = first_pass(
+            &mut slots,
+            &mut sources,
+            &mut freezer,
+            &config,
+            &topology,
+            &start.intent,
+            &start.rollouts,
+            &start.waiting,
+        )?;
         let snapshot =
             Snapshot { generation: Generation(1), topology: Arc::clone(&topology), policies: first.policies };
+        let slots_now = slots.reports(clock::now());
         let report = Reconciled {
             break_glass: glass,
             files: names(&files),
             loaded_at_ms: clock::unix_ms(),
             running,
-            slots: slots.reports(now),
+            waits_for: lacking(&slots_now),
+            slots: slots_now,
             ..Reconciled::default()
         };
-        rollouts.look(&report.slots);
+        start.rollouts.look(&report.slots);
         Ok(Self {
+            begun: clock::now(),
             cells,
-            certificates,
+            certificates: start.certificates,
             started: config.clone(),
             config,
-            environment,
+            environment: start.environment,
             freezer,
-            intent,
+            intent: start.intent,
             live: Live::new(snapshot),
-            path,
-            peer,
+            path: start.path,
+            peer: start.peer,
             recorder: None,
             report: Arc::new(Mutex::new(report)),
-            rollouts,
+            rollouts: start.rollouts,
             running,
             slots,
             sources,
@@ -205,7 +208,7 @@ impl Reconciler {
         let (now, mut made_at_ms) = (clock::now(), 0);
         let in_slots = self.rollouts.follow(state.as_deref());
         let bytes_max = self.slots.engine().config().limits.component_bytes_max;
-        let wanted = self.sources.specs(&config, &in_slots, bytes_max);
+        let wanted = self.sources.specs(&config, state.as_deref(), &in_slots, bytes_max);
         let glass = BreakGlass::read(self.freezer.files(), state.as_deref());
         problems.extend(glass.problems.iter().cloned());
         self.specs = self.freezer.hold(glass.is_frozen(), wanted, Some(&self.specs));
@@ -271,6 +274,11 @@ impl Reconciler {
             self.running = state.map_or(0, |state| state.generation());
         }
         report.problems = problems;
+        if report.waits_for.is_some() {
+            // Once ready it stays so; and what cannot be had within the time does not keep the rest from being served.
+            let patient = now.since(self.begun) < FETCH_WAIT;
+            report.waits_for = lacking(&slots).filter(|_| patient);
+        }
         report.slots = slots;
         drop(report);
         if result.changed {
@@ -391,6 +399,66 @@ pub(crate) async fn run(
             retry_at = Some(clock::now());
         }
     }
+}
+
+/// The first pass: everything that the operator's slot names is here before anything is served. Bytes that cannot be fetched
+/// now are asked for again, for some time.
+///
+/// # Errors
+/// When the operator's policy is refused: a node does not start without what decides. A tenant's refused policy stops nobody.
+fn first_pass(
+    slots: &mut Slots,
+    sources: &mut Sources,
+    freezer: &mut Freezer,
+    config: &Config,
+    topology: &Topology,
+    intent: &Intent,
+    rollouts: &Rollouts,
+    waiting: &Waiting,
+) -> anyhow::Result<(portolan_policy::Reconciled, Vec<SlotSpec>, BreakGlass)> {
+    let (begun, bytes_max) = (clock::now(), slots.engine().config().limits.component_bytes_max);
+    // Where the operator says what becomes of requests without the policy, that is what they get.
+    let stated = config.policy.as_ref().is_some_and(|policy| policy.on_fail != FailRule::Previous);
+    let mut attempt = 0;
+    loop {
+        let state = intent.state();
+        let in_slots = rollouts.follow(state.as_deref());
+        let wanted = sources.specs(config, state.as_deref(), &in_slots, bytes_max);
+        let glass = BreakGlass::read(freezer.files(), state.as_deref());
+        let specs = freezer.hold(glass.is_frozen(), wanted, None);
+        let mut enabled = specs.clone();
+        glass.apply(&mut enabled);
+        let facts = Arc::new(topology.facts(clock::unix_ms()));
+        let first = slots.reconcile(&enabled, &facts, clock::now());
+        first.events.iter().for_each(tell);
+        let reports = slots.reports(clock::now());
+        let operator = reports.iter().find(|report| report.slot == Slot::Operator);
+        let refused = operator.and_then(|report| report.refused.clone()).filter(|_| !stated);
+        let Some(refused) = refused else { return Ok((first, specs, glass)) };
+        if !is_fetched_later(&refused) || clock::now().since(begun) >= FETCH_WAIT {
+            return Err(anyhow::Error::new(refused).context("the operator's policy is refused"));
+        }
+        *waiting.lock().unwrap_or_else(PoisonError::into_inner) = lacking(&reports);
+        attempt += 1;
+        std::thread::park_timeout(
+            full_jitter(attempt, FETCH_PAUSE_MIN, FETCH_PAUSE_MAX, random::u64()).max(FETCH_PAUSE_MIN),
+        );
+    }
+}
+
+/// Are bytes missing that may be there soon?
+fn is_fetched_later(refused: &Refused) -> bool {
+    refused.transient && refused.stage == Stage::Read
+}
+
+/// What slots lack that run nothing, for want of bytes.
+fn lacking(slots: &[SlotReport]) -> Option<String> {
+    let lacks = slots.iter().find_map(|slot| {
+        let refused =
+            slot.refused.as_ref().filter(|refused| slot.running.is_none() && is_fetched_later(refused))?;
+        Some(format!("slot {}: {}", slot.slot, refused.reason))
+    })?;
+    Some(format!("waiting for components: {lacks}"))
 }
 
 fn names(sources: &[Source]) -> Vec<String> {

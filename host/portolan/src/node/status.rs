@@ -29,6 +29,8 @@ pub(crate) struct Reconciled {
     pub(crate) restart_needed: Vec<&'static str>,
     /// The slots of policies.
     pub(crate) slots: Vec<SlotReport>,
+    /// What the node fetches before it says that it is ready; nothing once it was.
+    pub(crate) waits_for: Option<String>,
 }
 
 /// Everything, as the admin API's `/status` tells it.

@@ -2,15 +2,15 @@
 
 use std::path::PathBuf;
 
-use portolan_control::{Committed, Conflict, Draft, Error, Expect, Manager, State, Store, Wish};
+use portolan_control::{Committed, Conflict, Draft, Error, Expect, Key, Manager, State, Store, Wish};
 use portolan_core::ids::PolicyName;
 use portolan_core::rollout::{self, Command, Rollout, Run};
 use portolan_foundation::{clock, random};
 use portolan_policy::Slot;
-use serde_json::Value;
 
 use super::{Entry, Record, Sheet, key, name, record, words};
 use crate::config::{self, Config, PolicySlot};
+use crate::node::break_glass::FREEZE_KEY;
 
 /// How often a command is tried again that others came before.
 const TRIES: u32 = 5;
@@ -196,6 +196,11 @@ fn check(
         _ => return Ok(Vec::new()),
     };
     known(state, slot, plugin, run)?;
+    let frozen = Key::new(FREEZE_KEY.0, FREEZE_KEY.1).ok().and_then(|key| state.get(&key));
+    if frozen.is_some() && matches!(command, Command::Start(_)) {
+        let frozen = "policies are frozen, no node would take it up: `portolan policy thaw` first";
+        return Err(Problem::Conflict(frozen.to_owned()));
+    }
     let in_slot = in_slot(config, slot);
     let section = match slot {
         Slot::Operator => "policy".to_owned(),
@@ -234,23 +239,14 @@ fn check(
 /// Is the version there, and may the slot run it?
 fn known(state: &State, slot: &Slot, plugin: &PolicyName, run: &Run) -> Result<(), Problem> {
     let Some(version) = run.version else { return Ok(()) };
-    let key =
-        crate::registry::key(plugin, version).map_err(|error| Problem::Invalid(format!("{error:#}")))?;
-    let object = state.get(&key).ok_or_else(|| {
-        Problem::Missing(format!(
-            "the store has no version {} of {plugin}: `portolan plugin push {plugin} FILE` puts it there",
-            version.short()
-        ))
-    })?;
-    let owner = object.body.get("tenant").and_then(Value::as_str);
-    match (owner, slot) {
-        (Some(owner), Slot::Tenant(tenant)) if owner == tenant.as_str() => Ok(()),
-        (Some(owner), _) => Err(Problem::Conflict(format!(
-            "version {} of {plugin} is the tenant {owner}'s: it runs in its own slot only",
-            version.short()
-        ))),
-        (None, _) => Ok(()),
+    if crate::registry::find(state, slot, plugin, version).is_some() {
+        return Ok(());
     }
+    Err(Problem::Missing(format!(
+        "the store has no version {} of {plugin} that {} may run: `portolan plugin push {plugin} FILE` puts it there",
+        version.short(),
+        name(slot)
+    )))
 }
 
 /// What the configuration has in a slot.
@@ -264,8 +260,8 @@ pub(crate) fn in_slot<'c>(config: &'c Config, slot: &Slot) -> Option<&'c PolicyS
 /// Where a slot's configuration is written.
 fn written(state: &State, slot: &Slot) -> String {
     let key = match slot {
-        Slot::Operator => portolan_control::Key::new("settings", "policy"),
-        Slot::Tenant(tenant) => portolan_control::Key::new("tenant", tenant.as_str()),
+        Slot::Operator => Key::new("settings", "policy"),
+        Slot::Tenant(tenant) => Key::new("tenant", tenant.as_str()),
     };
     let object = key.ok().and_then(|key| state.get(&key).cloned());
     object.map_or_else(String::new, |object| format!("by {}", object.managed_by))

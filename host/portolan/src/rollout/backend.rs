@@ -137,7 +137,7 @@ impl Orders {
             let unknown = || missing(format!("the slot runs no plugin yet: write PLUGIN@{text}"));
             (plugin.ok_or_else(unknown)?, text)
         };
-        let version = words::find(state, &plugin, version);
+        let version = words::find(state, slot, &plugin, version);
         let version = version.map_err(missing)?;
         let config = which.config.as_ref().map(|table| {
             let replaces = of_slot.map_or_else(|| "{}".into(), |policy| policy.config.clone());

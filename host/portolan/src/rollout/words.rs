@@ -7,9 +7,8 @@ use portolan_core::rollout::{Command, Limits, Promotion, Run, Start};
 use portolan_policy::Slot;
 
 use super::name;
+use crate::registry;
 
-/// The kind of objects that versions are.
-const VERSION: &str = "version";
 /// Stands for the file of the plugin's name, or the bundled policy.
 const FILE: &str = "file";
 /// Fewer digits than this name a version by chance.
@@ -122,19 +121,20 @@ pub(super) fn split(text: &str) -> Result<(PolicyName, &str), String> {
     Ok((PolicyName::new(plugin).map_err(|error| error.to_string())?, version))
 }
 
-/// The version of a plugin that is meant: by its digest, by enough digits of it, or `file`.
+/// The version of a plugin that is meant, of those that the slot may run: by its digest, by enough digits of it, or `file`.
 ///
 /// # Errors
 /// When the store has none such, or several.
-pub(super) fn find(state: &State, plugin: &PolicyName, text: &str) -> Result<Option<Digest>, String> {
+pub(super) fn find(
+    state: &State,
+    slot: &Slot,
+    plugin: &PolicyName,
+    text: &str,
+) -> Result<Option<Digest>, String> {
     if text == FILE {
         return Ok(None);
     }
-    let of_plugin = format!("{plugin}@");
-    let known: Vec<Digest> = state
-        .of_kind(VERSION)
-        .filter_map(|(key, _)| key.name().strip_prefix(&of_plugin)?.parse().ok())
-        .collect();
+    let known = registry::versions(state, slot, plugin);
     let digits = text.strip_prefix("sha256:").unwrap_or(text).to_ascii_lowercase();
     let mut fits = known.iter().filter(|digest| digest.to_string().starts_with(&digits));
     match (fits.next(), fits.next()) {

@@ -47,7 +47,8 @@ async fn push(folder: &Path, component: &[u8], more: &[&str]) -> Value {
     let output = run(folder, &arguments).await;
     let text = String::from_utf8_lossy(&output.stdout);
     serde_json::from_str(&text)
-        .unwrap_or_else(|_| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)))
+        .map_err(|_| format!("{text}{}", String::from_utf8_lossy(&output.stderr)))
+        .unwrap()
 }
 
 fn version(record: &Value) -> String {
@@ -487,9 +488,9 @@ async fn components_come_from_registries_in_every_layout() {
     };
     let pull = async |reference: String| {
         let output = run(own.path(), &["plugin", "push", "mine", &reference, "--json"]).await;
-        let text = String::from_utf8_lossy(&output.stdout);
-        serde_json::from_str::<Value>(&text)
-            .unwrap_or_else(|_| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)))
+        serde_json::from_slice::<Value>(&output.stdout)
+            .map_err(|_| String::from_utf8_lossy(&output.stderr).into_owned())
+            .unwrap()
     };
     for (tag, config, layer) in [
         ("cncf", "application/vnd.wasm.config.v0+json", "application/wasm"),

@@ -95,7 +95,7 @@ impl Artefact {
 
     /// The code that authenticates an entry of this name.
     pub(crate) fn seal(&self, key: &Key, name: &str) -> io::Result<[u8; MAC_BYTES]> {
-        Ok(*key.mac(name, &*self.bytes()?).as_bytes())
+        Ok(*key.mac(name, &self.bytes()?).as_bytes())
     }
 
     /// How many bytes.
@@ -119,7 +119,7 @@ impl Artefact {
     }
 
     pub(crate) fn hash(&self) -> io::Result<blake3::Hash> {
-        Ok(blake3::hash(&*self.bytes()?))
+        Ok(blake3::hash(&self.bytes()?))
     }
 
     /// Makes it runnable. The engine checks that its own version and settings made the code.

@@ -79,7 +79,7 @@ impl Cache {
         let write = || -> io::Result<()> {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
             file.write_all(&artefact.seal(&self.key, name)?)?;
-            file.write_all(&*artefact.bytes()?)?;
+            file.write_all(&artefact.bytes()?)?;
             file.sync_all()?;
             fs::rename(&partial, &path)?;
             File::open(&self.dir)?.sync_all()

@@ -97,11 +97,11 @@ fn leave_paths() -> bool {
 fn leave_calls() -> bool {
     let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else { return false };
     let rules: BTreeMap<i64, Vec<seccompiler::SeccompRule>> =
-        REFUSED.iter().map(|&call| (i64::from(call), Vec::new())).collect();
+        REFUSED.iter().map(|&call| (call, Vec::new())).collect();
     // EPERM, so that a library that only asks goes on.
     let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    let program = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch)
-        .and_then(|filter| BpfProgram::try_from(filter));
+    let program =
+        SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch).and_then(BpfProgram::try_from);
     program.is_ok_and(|program| seccompiler::apply_filter(&program).is_ok())
 }
 

@@ -345,7 +345,7 @@ mod tests {
         );
         assert_eq!(state(&trust, &other.embed(&bare), None), SignatureState::Failed);
         assert_eq!(state(&Trust::default(), &signed, None), SignatureState::Failed, "no key is trusted");
-        let mut changed = signed.clone();
+        let mut changed = signed;
         changed[12] ^= 1;
         assert_eq!(state(&trust, &changed, None), SignatureState::Failed);
         for nonsense in ["ed25519", "rsa a b", "ed25519 a !", &"x\n".repeat(4_000)] {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use wasmparser::component_types::{
-    ComponentDefinedType, ComponentEntityType, ComponentFuncTypeId, ComponentInstanceTypeId, ComponentValType,
+    ComponentDefinedType, ComponentEntityType, ComponentFuncTypeId, ComponentValType,
 };
 use wasmparser::types::TypesRef;
 
@@ -109,8 +109,8 @@ pub(crate) fn of_interface(interface: &str) -> impl Iterator<Item = (&'static st
 /// The functions of an instance that a component imports or exports; of anything else, none.
 pub(crate) fn functions(types: TypesRef<'_>, entity: &ComponentEntityType) -> BTreeMap<String, Signature> {
     let ComponentEntityType::Instance(id) = entity else { return BTreeMap::new() };
-    let exports = &types[*id as ComponentInstanceTypeId].exports;
-    let functions = exports.iter().filter_map(|(name, item)| match item.ty {
+    let Some(instance) = types.get(*id) else { return BTreeMap::new() };
+    let functions = instance.exports.iter().filter_map(|(name, item)| match item.ty {
         ComponentEntityType::Func(id) => Some((printable(name, 64), signature(types, id))),
         _ => None,
     });
@@ -118,7 +118,7 @@ pub(crate) fn functions(types: TypesRef<'_>, entity: &ComponentEntityType) -> BT
 }
 
 fn signature(types: TypesRef<'_>, id: ComponentFuncTypeId) -> Signature {
-    let function = &types[id];
+    let Some(function) = types.get(id) else { return Signature { params: Vec::new(), result: None } };
     let text = |ty: &ComponentValType| {
         let mut text = String::new();
         write_type(types, ty, 0, &mut text);
@@ -150,7 +150,9 @@ fn write_type(types: TypesRef<'_>, ty: &ComponentValType, depth: usize, out: &mu
         deeper(ty, out);
         out.push('>');
     };
-    match &types[id] {
+    // What is not there equals none of the contract's either.
+    let Some(defined) = types.get(id) else { return };
+    match defined {
         ComponentDefinedType::Primitive(primitive) => _ = write!(out, "{primitive}"),
         ComponentDefinedType::Record(record) => {
             out.push_str("record {");
@@ -236,7 +238,7 @@ mod tests {
     }
 
     fn defined(resolve: &Resolve, id: TypeId) -> String {
-        let optional = |ty: &Option<Type>| ty.as_ref().map_or("_".to_owned(), |ty| text(resolve, ty));
+        let optional = |ty: &Option<Type>| ty.as_ref().map_or_else(|| "_".to_owned(), |ty| text(resolve, ty));
         match &resolve.types[id].kind {
             TypeDefKind::Type(ty) => text(resolve, ty),
             TypeDefKind::List(ty) => format!("list<{}>", text(resolve, ty)),

@@ -173,10 +173,10 @@ impl Engine {
     ) -> Result<Asked, Refused> {
         let planned = self.plan(version, config, Arc::clone(facts), log)?;
         let decider = if is_dynamic(&planned.plan) {
-            let memo = planned.plan.memo.clone();
+            let memo = &planned.plan.memo;
             Some(self.decider(
                 version,
-                Start { account: &Account::unbounded(), config, log, memo: &memo, tier: Tier::Operator },
+                Start { account: &Account::unbounded(), config, log, memo, tier: Tier::Operator },
             )?)
         } else {
             None

@@ -163,9 +163,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A configuration, and the state of the control store that it comes from.
+type Looked = (Loaded, Option<State>);
+
 /// Loads the configuration that a node with this file would have now, for a look, and the state of the control store that it
 /// comes from.
-fn load(path: &Path) -> anyhow::Result<Result<(Loaded, Option<State>), Box<Rejected>>> {
+fn load(path: &Path) -> anyhow::Result<Result<Looked, Box<Rejected>>> {
     let local = match config::local(path, environment()) {
         Ok(local) => local,
         Err(rejected) => return Ok(Err(rejected)),

@@ -129,7 +129,7 @@ pub(crate) fn serve(
         "rollouts-judge",
         rollouts.clone().judge(Arc::clone(&live), intent.clone(), name.clone(), ending.clone()),
     );
-    task::spawn("rollouts-clerk", rollouts.write_down(intent.clone(), name, ending));
+    task::spawn("rollouts-clerk", rollouts.write_down(intent, name, ending));
     let socket = config.state.join(SOCKET);
     listen::start(&config, admin, path, &environment, &socket, metrics.transpose()?)?;
     let (nudges, observations) = (Arc::new(Notify::new()), Arc::new(Notify::new()));

@@ -58,7 +58,7 @@ pub(crate) fn find<'s>(
 /// The versions of a plugin that a slot may run.
 pub(crate) fn versions(state: &State, slot: &Slot, name: &PolicyName) -> BTreeSet<Digest> {
     let of_owner = |owner: Slot, key: &Key| {
-        let named = key.name().rsplit_once(':').map_or(key.name(), |(_, named)| named);
+        let named = key.name().rsplit_once(':').map_or_else(|| key.name(), |(_, named)| named);
         let digest = named.strip_prefix(name.as_str())?.strip_prefix('@')?;
         (owner == Slot::Operator || owner == *slot).then(|| digest.parse().ok())?
     };

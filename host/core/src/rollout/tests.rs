@@ -10,6 +10,8 @@ use crate::recording::Class;
 use std::time::Duration;
 
 type Next = fn(Option<&Rollout>, Command) -> Result<Rollout, Refused>;
+/// Candidate, phase, permille, affinity, limits.
+type OnTrial = (Run, Phase, u32, Affinity, Limits);
 type Judge = fn(&Evidence, &Limits) -> Verdict;
 
 /// A seeded stream of choices.
@@ -61,10 +63,7 @@ impl Dice {
 }
 
 /// What nodes would run: the same in two states that differ in names and memories alone.
-fn at_work(
-    rollout: Option<&Rollout>,
-    plugin: &PolicyName,
-) -> (Run, bool, Option<(Run, Phase, u32, Affinity, Limits)>) {
+fn at_work(rollout: Option<&Rollout>, plugin: &PolicyName) -> (Run, bool, Option<OnTrial>) {
     let Some(known) = rollout.filter(|rollout| rollout.plugin == *plugin) else { return Default::default() };
     let live = known.candidate.clone();
     let live = live.map(|run| (run, known.phase, known.percent, known.affinity, known.limits.clone()));

@@ -87,7 +87,7 @@ pub struct SlotReport {
     /// Is it passed by, by hand?
     pub disabled: bool,
     /// The policy that is rolled out in it, if one is.
-    pub candidate: Option<Box<SlotReport>>,
+    pub candidate: Option<Box<Self>>,
     /// Questions to the decider, if the plan has dynamic rules.
     pub decider: Option<DeciderStats>,
     /// The version that is wanted; none when its file cannot be read.

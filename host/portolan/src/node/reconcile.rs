@@ -113,9 +113,7 @@ impl Reconciler {
             &mut freezer,
             &config,
             &topology,
-            &start.intent,
-            &start.rollouts,
-            &start.waiting,
+            Follows { intent: &start.intent, rollouts: &start.rollouts, waiting: &start.waiting },
         )?;
         let snapshot =
             Snapshot { generation: Generation(1), topology: Arc::clone(&topology), policies: first.policies };
@@ -401,6 +399,14 @@ pub(crate) async fn run(
     }
 }
 
+/// What the first pass follows, and where it says what it waits for.
+#[derive(Clone, Copy)]
+struct Follows<'a> {
+    intent: &'a Intent,
+    rollouts: &'a Rollouts,
+    waiting: &'a Waiting,
+}
+
 /// The first pass: everything that the operator's slot names is here before anything is served. Bytes that cannot be fetched
 /// now are asked for again, for some time.
 ///
@@ -412,10 +418,9 @@ fn first_pass(
     freezer: &mut Freezer,
     config: &Config,
     topology: &Topology,
-    intent: &Intent,
-    rollouts: &Rollouts,
-    waiting: &Waiting,
+    follows: Follows<'_>,
 ) -> anyhow::Result<(portolan_policy::Reconciled, Vec<SlotSpec>, BreakGlass)> {
+    let Follows { intent, rollouts, waiting } = follows;
     let (begun, bytes_max) = (clock::now(), slots.engine().config().limits.component_bytes_max);
     // Where the operator says what becomes of requests without the policy, that is what they get.
     let stated = config.policy.as_ref().is_some_and(|policy| policy.on_fail != FailRule::Previous);

@@ -335,10 +335,12 @@ async fn a_bad_candidate_is_taken_back_by_itself_and_nobody_notices() {
     let cluster = Cluster::start(&["one", "two", "three"]).await;
     cluster.rollout(&["unpin", "operator"]).await;
     let load = Load::on(&cluster.nodes);
-    for (name, reason, says_so) in [
-        ("traps", "traps", "decisions failed; 1 of 1000 may"),
-        ("slow", "overruns", "ran past their limit of time"),
-        ("broken", "refused", "it cannot run: refused at plan"),
+    let failed = ("traps", "decisions failed; 1 of 1000 may");
+    for (name, grounds) in [
+        ("traps", vec![failed]),
+        // Its breaker opens soon, and what finds it open failed: which share is past its limit first is chance.
+        ("slow", vec![("overruns", "ran past their limit of time"), failed]),
+        ("broken", vec![("refused", "it cannot run: refused at plan")]),
     ] {
         let version = cluster.version(name);
         let mut start = vec!["start", "operator", &version, "--canary", "50", "--min-decisions", "60"];
@@ -358,7 +360,10 @@ async fn a_bad_candidate_is_taken_back_by_itself_and_nobody_notices() {
         let sheet = &status["evidence"];
         assert_eq!(sheet["verdict"]["is"], "bad", "{status}");
         let reasons = sheet["verdict"]["reasons"].to_string();
-        assert!(reasons.contains(&format!("\"reason\":\"{reason}\"")), "{reasons}");
+        let is_ground = |(reason, _): &&(&str, &str)| reasons.contains(&format!("\"reason\":\"{reason}\""));
+        let ground = grounds.iter().find(is_ground);
+        assert!(ground.is_some(), "{reasons}");
+        let (_, says_so) = ground.unwrap();
         assert!(sheet["limits"]["min_decisions"] == 60, "{sheet}");
         let entry = status["history"].as_array().unwrap().last().unwrap();
         assert_eq!(entry["what"], "abort");

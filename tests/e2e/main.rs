@@ -11,6 +11,7 @@ mod admin;
 mod cli;
 mod control;
 mod examples;
+mod guide;
 mod hostile;
 mod hot;
 mod languages;

@@ -79,7 +79,7 @@ fn cases() -> Vec<Case> {
     let text = |text: &str| wat::parse_str(text).unwrap();
     let hello = HELLO.component();
     let schema = br#"{"type": "object", "required": ["pool"]}"#;
-    let vectors = br#"[{"name": "says here", "request": {"path": "/"}, "expect": {"answer": "next"}}]"#;
+    let vectors = br#"[{"name": "says here", "request": {"path": "/"}, "expect": {"answers": ["next"]}}]"#;
     let planner = r#"(component (core module $m (func (export "f") (param i32) (result i32) (i32.const 0)))
         (core instance $i (instantiate $m)) (func $f (param "config" u32) (result u32) (canon lift (core func $i "f")))
         (instance $p (export "plan" (func $f))) (export "portolan:policy/planner@0.1.0" (instance $p)))"#;
@@ -172,7 +172,7 @@ fn cases() -> Vec<Case> {
             with_section(hello.clone(), "portolan:vectors", vectors),
             vec!["--approve"],
             "vectors",
-            "`says here`: respond 200 by rule #0, expected next",
+            "`says here`: expected next, got respond 200",
         ),
         (
             "no vectors",

@@ -259,7 +259,7 @@ impl Engine {
             return Ok(Vec::new());
         };
         let all = || {
-            let tried = self.try_vectors(version, text, log)?;
+            let tried = self.try_vectors(version, &vectors::read(text)?, log)?;
             vectors::verdict(&tried).map(|()| tried)
         };
         journal.stage(Stage::Vectors, all, |tried| format!("{} of {}", tried.len(), tried.len()))

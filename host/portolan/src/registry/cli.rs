@@ -17,7 +17,7 @@ use portolan_policy::{Step, StepState};
 use serde_json::{Value, json};
 
 use super::KIND;
-pub(crate) use super::keys::{beside, embed_vectors, keygen, sign};
+pub(crate) use super::keys::{beside, keygen, sign};
 use super::record::Record;
 use crate::cli::{Push, Sweep, Target};
 use crate::client::{Client, encode};

@@ -1,12 +1,10 @@
-//! `portolan plugin keygen`, `sign` and `embed-vectors`: what authors do to a component before they push it.
+//! `portolan plugin keygen`, and `sign`: what authors do to a component before they push it.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use portolan_policy::{Compile, Engine, Limits, Log, SigningKey, Tried, VECTORS_SECTION, with_section};
-use serde_json::json;
+use portolan_policy::SigningKey;
 
 use crate::print;
 
@@ -66,57 +64,6 @@ pub(crate) fn beside(component: &Path) -> PathBuf {
     let mut name = component.as_os_str().to_owned();
     name.push(".sig");
     PathBuf::from(name)
-}
-
-/// Puts golden vectors into a component, after they were tried on it.
-///
-/// # Errors
-/// When they do not read, or the component cannot be asked; [`ExitCode::FAILURE`] when one fails.
-pub(crate) fn embed_vectors(
-    component: &Path,
-    vectors: &Path,
-    output: Option<&Path>,
-    as_json: bool,
-) -> anyhow::Result<ExitCode> {
-    let bytes = read(component)?;
-    let text = std::fs::read_to_string(vectors).with_context(|| format!("read {}", vectors.display()))?;
-    let tried = try_vectors(&bytes, &text)?;
-    let good = tried.iter().all(|one| one.passed);
-    if good {
-        replace(output.unwrap_or(component), &with_section(&bytes, VECTORS_SECTION, text.as_bytes()))?;
-    }
-    if as_json {
-        print(&serde_json::to_string_pretty(&json!({ "ok": good, "vectors": tried }))?)?;
-    } else {
-        for one in &tried {
-            let sign = if one.passed { "+" } else { "-" };
-            let expected = if one.passed { String::new() } else { format!(", expected {}", one.expected) };
-            print(&format!("{sign} {}: {}{expected}", one.name, one.got))?;
-        }
-        let done = if good { "they are in" } else { "nothing was written:" };
-        print(&format!("{} vectors; {done} {}", tried.len(), output.unwrap_or(component).display()))?;
-    }
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Tries golden vectors on a component, as an upload does; for an author's own desk.
-///
-/// # Errors
-/// The refusal of the component, or of the vectors as a whole.
-pub(crate) fn try_vectors(component: &[u8], text: &str) -> anyhow::Result<Vec<Tried>> {
-    let limits = Limits::standard();
-    let log = Log::new(portolan_core::ids::PolicyName::new("tried")?, limits.log_lines_per_second);
-    let engine = Engine::new(portolan_policy::Config {
-        cache_bytes_max: 0,
-        cache_dir: None,
-        compile: Compile::InProcess,
-        data_threads: std::num::NonZeroUsize::MIN,
-        limits,
-        pool_slots: std::num::NonZeroU32::MIN,
-    })
-    .context("start the policy engine")?;
-    let version = engine.load(component)?;
-    Ok(engine.try_vectors(&version, text, &log)?)
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {

@@ -125,10 +125,10 @@ impl From<&portolan_policy::Refused> for Refusal {
 
 impl From<&Tried> for VectorTold {
     fn from(tried: &Tried) -> Self {
-        let told = if tried.passed {
-            tried.got.clone()
-        } else {
-            format!("{}, expected {}", tried.got, tried.expected)
+        let told = match (&tried.decided, &tried.refused) {
+            _ if !tried.passed => tried.problems.join("; "),
+            (Some(decided), _) => decided.answers.join(", "),
+            (None, refused) => refused.clone().unwrap_or_default(),
         };
         Self { name: tried.name.clone(), passed: tried.passed, told }
     }

@@ -2,10 +2,14 @@
 //! problems are collected; a configuration comes out only when there is none.
 
 mod admin;
+mod control;
+mod listen;
+mod recordings;
+mod regions;
+mod tenants;
 mod uploads;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,31 +17,28 @@ use std::time::Duration;
 
 use http::HeaderName;
 use ipnet::IpNet;
-use portolan_control::{Engine, EtcdConfig, Shared};
-use portolan_core::attribute::Attribute;
-use portolan_core::bounds::{Bounds, FieldPattern};
+use portolan_control::{Engine, Shared};
+use portolan_core::bounds::Bounds;
 use portolan_core::decide::FailRule;
-use portolan_core::ids::{Digest, NameError, PolicyName, PoolName, RegionName, ResidencyName, TenantName};
-use portolan_core::screen::check_host;
+use portolan_core::ids::{Digest, NameError, PolicyName, RegionName, ResidencyName, TenantName};
 use portolan_core::tenant::{Source, Unrecognised};
-use portolan_core::topology::{BreakerLimits, Probe, Protocol, UpstreamTls};
 use portolan_foundation::telemetry;
-use portolan_policy::Budget;
-use portolan_recorder::{Rules, Settings};
+use portolan_recorder::Settings;
 
 pub(crate) use self::admin::{AdminConfig, AdminTls, OidcKeys};
+pub(crate) use self::listen::Listen;
+pub(crate) use self::regions::{Authority, PoolConfig, RegionConfig};
+pub(crate) use self::tenants::TenantConfig;
+use self::tenants::{budget, naming_headers};
+pub(crate) use self::uploads::{Quota, Uploads};
 use super::Local;
 use super::defaults;
 use super::problem::Problem;
 use super::raw::{
-    Raw, RawBounds, RawBreaker, RawBudget, RawControl, RawEtcd, RawFailRule, RawFormat, RawLimits,
-    RawPolicies, RawPolicy, RawPool, RawProbe, RawProtocol, RawRecordings, RawRegion, RawSource,
-    RawUnrecognised,
+    Raw, RawControl, RawFailRule, RawFormat, RawLimits, RawPolicies, RawPolicy, RawUnrecognised,
 };
 use super::shape::suggest;
 use super::tree::Tree;
-
-pub(crate) use self::uploads::{Quota, Uploads};
 
 /// A configuration whose every part is valid.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,16 +92,6 @@ pub(crate) struct Limits {
     pub(crate) idle: Option<Duration>,
 }
 
-/// Addresses.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Listen {
-    pub(crate) admin: Option<SocketAddr>,
-    pub(crate) metrics: Option<SocketAddr>,
-    pub(crate) peer: Vec<SocketAddr>,
-    pub(crate) public: Vec<SocketAddr>,
-    pub(crate) public_tls: Vec<SocketAddr>,
-}
-
 /// Where requests are written down.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum AccessLog {
@@ -141,45 +132,6 @@ pub(crate) struct PolicySlot {
     pub(crate) on_fail: FailRule,
     /// A version in the control store; none for the folder of policies and bundled ones.
     pub(crate) version: Option<Digest>,
-}
-
-/// A region.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct RegionConfig {
-    pub(crate) gateways: Vec<Authority>,
-    pub(crate) pools: BTreeMap<PoolName, PoolConfig>,
-    pub(crate) probe: Probe,
-}
-
-/// The endpoints of one application.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct PoolConfig {
-    pub(crate) breaker: BreakerLimits,
-    pub(crate) connect_timeout: Duration,
-    pub(crate) connections_max: u32,
-    pub(crate) endpoints: Vec<Authority>,
-    pub(crate) idle_timeout: Duration,
-    pub(crate) probe: Option<Probe>,
-    pub(crate) protocol: Protocol,
-    pub(crate) response_timeout: Duration,
-    pub(crate) tls: Option<UpstreamTls>,
-}
-
-/// `host:port`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Authority {
-    pub(crate) host: String,
-    pub(crate) port: u16,
-    pub(crate) text: String,
-}
-
-/// What a tenant has of its own.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct TenantConfig {
-    pub(crate) bounds: Arc<Bounds>,
-    pub(crate) budget: Budget,
-    pub(crate) policy: Option<PolicySlot>,
-    pub(crate) residency: Option<ResidencyName>,
 }
 
 /// Builds a configuration, or says what is wrong with what is written.
@@ -420,83 +372,6 @@ impl Builder<'_> {
         })
     }
 
-    fn region(&mut self, name: &str, raw: RawRegion) -> RegionConfig {
-        let gateways = self.authorities(&["region", name, "gateways"], &raw.gateways);
-        let mut pools = BTreeMap::new();
-        for (pool, config) in raw.pool {
-            let at = ["region", name, "pool", &pool];
-            let config = self.pool(&at, config);
-            pools.extend(self.name(&at, &pool, PoolName::new).map(|pool| (pool, config)));
-        }
-        let times = (defaults::GATEWAY_PROBE_INTERVAL, defaults::GATEWAY_PROBE_TIMEOUT);
-        let probe = raw.probe.unwrap_or(RawProbe {
-            fall: None,
-            interval: None,
-            path: None,
-            rise: None,
-            timeout: None,
-        });
-        let probe = self.probe(&["region", name, "probe"], probe, times);
-        RegionConfig { gateways, pools, probe }
-    }
-
-    fn pool(&mut self, at: At<'_>, raw: RawPool) -> PoolConfig {
-        let mut time = |key: &str, text: Option<String>, otherwise: Duration| {
-            self.time(&[at, &[key]].concat(), text).unwrap_or(otherwise)
-        };
-        let connect_timeout = time("connect_timeout", raw.connect_timeout, defaults::CONNECT_TIMEOUT);
-        let idle_timeout = time("idle_timeout", raw.idle_timeout, defaults::IDLE_TIMEOUT);
-        let response_timeout = time("response_timeout", raw.response_timeout, defaults::RESPONSE_TIMEOUT);
-        let times = (defaults::PROBE_INTERVAL, defaults::PROBE_TIMEOUT);
-        let tls = raw.tls.map(|tls| UpstreamTls::Server {
-            ca_file: tls.ca.map(|path| self.folder.join(path).into()),
-            server_name: tls.server_name.map(Into::into),
-        });
-        PoolConfig {
-            breaker: self.breaker(&[at, &["breaker"]].concat(), raw.breaker),
-            connect_timeout,
-            connections_max: raw.connections.unwrap_or(defaults::CONNECTIONS_MAX),
-            endpoints: self.authorities(&[at, &["endpoints"]].concat(), &raw.endpoints),
-            idle_timeout,
-            probe: raw.probe.map(|probe| self.probe(&[at, &["probe"]].concat(), probe, times)),
-            protocol: match raw.protocol {
-                Some(RawProtocol::Http2) => Protocol::Http2,
-                Some(RawProtocol::Http1) | None => Protocol::Http1,
-            },
-            response_timeout,
-            tls,
-        }
-    }
-
-    fn probe(&mut self, at: At<'_>, raw: RawProbe, (interval, timeout): (Duration, Duration)) -> Probe {
-        let path = raw.path.unwrap_or_else(|| "/".to_owned());
-        if !path.starts_with('/') || path.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
-            self.problem(&[at, &["path"]].concat(), format!("`{path}` is no path"), "begin it with `/`");
-        }
-        Probe {
-            path: path.into(),
-            interval: self.time(&[at, &["interval"]].concat(), raw.interval).unwrap_or(interval),
-            timeout: self.time(&[at, &["timeout"]].concat(), raw.timeout).unwrap_or(timeout),
-            rise: raw.rise.map_or(defaults::PROBE_RISE, u32::from),
-            fall: raw.fall.map_or(defaults::PROBE_FALL, u32::from),
-        }
-    }
-
-    fn breaker(&mut self, at: At<'_>, raw: RawBreaker) -> BreakerLimits {
-        let pause_min = self.time(&[at, &["pause_min"]].concat(), raw.pause_min);
-        let pause_max = self.time(&[at, &["pause_max"]].concat(), raw.pause_max);
-        let limits = BreakerLimits {
-            failures: raw.failures.map_or(defaults::BREAKER_FAILURES, u32::from),
-            pause_min: pause_min.unwrap_or(defaults::BREAKER_PAUSE_MIN),
-            pause_max: pause_max.unwrap_or(defaults::BREAKER_PAUSE_MAX),
-        };
-        if limits.pause_min > limits.pause_max {
-            let help = "make `pause_max` the longer one";
-            self.problem(at, "`pause_min` is longer than `pause_max`", help);
-        }
-        limits
-    }
-
     fn policy(&mut self, at: At<'_>, raw: RawPolicy) -> Option<PolicySlot> {
         let name = self.name(&[at, &["use"]].concat(), &raw.name, PolicyName::new)?;
         let version = match raw.version.as_deref().map(str::parse::<Digest>).transpose() {
@@ -531,86 +406,6 @@ impl Builder<'_> {
         }
     }
 
-    fn bounds(&mut self, at: At<'_>, raw: RawBounds, regions: &BTreeMap<RegionName, RegionConfig>) -> Bounds {
-        let all: Vec<&PoolName> = regions.values().flat_map(|region| region.pools.keys()).collect();
-        let names: BTreeSet<RegionName> = regions.keys().cloned().collect();
-        let place = |key: &'static str, index: usize| (key, index.to_string());
-        let headers = raw.headers.map(|texts| {
-            let read = |(index, text): (usize, &String)| {
-                let pattern = FieldPattern::parse(text);
-                if pattern.is_none() {
-                    let (key, index) = place("headers", index);
-                    let help = "write a field's name, or the beginning of some with `*` at its end, such as `x-shop-*`";
-                    self.problem(&[at, &[key, &index]].concat(), format!("`{text}` names no header field"), help);
-                }
-                pattern
-            };
-            texts.iter().enumerate().filter_map(read).collect()
-        });
-        let pools = raw.pools.map(|texts| {
-            let mut pools = BTreeSet::new();
-            for (index, text) in texts.iter().enumerate() {
-                let (key, index) = place("pools", index);
-                let at = [at, &[key, &index]].concat();
-                let Some(name) = self.name(&at, text, PoolName::new) else { continue };
-                if !all.contains(&&name) {
-                    let known: Vec<&str> = all.iter().map(|pool| pool.as_str()).collect();
-                    self.problem(&at, format!("no region has a pool `{name}`"), suggest(text, &known));
-                }
-                pools.insert(name);
-            }
-            pools
-        });
-        let regions = raw.regions.map(|texts| {
-            let read = |(index, text): (usize, &String)| {
-                let (key, index) = place("regions", index);
-                self.known_region(&[at, &[key, &index]].concat(), text, &names)
-            };
-            texts.iter().enumerate().filter_map(read).collect()
-        });
-        Bounds { headers, pools, regions, ..Bounds::default() }
-    }
-
-    fn source(&mut self, index: &str, raw: RawSource) -> Option<Source> {
-        let at = ["tenants", "sources", index];
-        let RawSource { client_certificate, header, host_suffix, path_prefix } = raw;
-        match (client_certificate, header, host_suffix, path_prefix) {
-            (Some(prefix), None, None, None) => Some(Source::ClientCertificate { uri_prefix: prefix.into() }),
-            (None, Some(name), None, None) => {
-                let name = self.header(&[&at[..], &["header"]].concat(), Some(name))?;
-                Some(Source::Header { name: name.as_str().into() })
-            }
-            (None, None, Some(suffix), None) => {
-                let suffix = suffix.to_ascii_lowercase();
-                if !suffix.starts_with('.') || suffix.len() < 2 {
-                    let help = "begin it with a dot, such as `.apps.example.com`";
-                    self.problem(
-                        &[&at[..], &["host_suffix"]].concat(),
-                        format!("`{suffix}` is no suffix"),
-                        help,
-                    );
-                }
-                Some(Source::HostSuffix { suffix: suffix.into() })
-            }
-            (None, None, None, Some(prefix)) => {
-                if !prefix.starts_with('/') || !prefix.ends_with('/') {
-                    let help = "begin and end it with `/`, such as `/t/`";
-                    self.problem(
-                        &[&at[..], &["path_prefix"]].concat(),
-                        format!("`{prefix}` is no prefix"),
-                        help,
-                    );
-                }
-                Some(Source::PathPrefix { prefix: prefix.into() })
-            }
-            _ => {
-                let help = "give one of client_certificate, header, host_suffix, path_prefix; write another source for another";
-                self.problem(&at, "a source has exactly one key", help);
-                None
-            }
-        }
-    }
-
     fn limits(&mut self, raw: &RawLimits) -> Limits {
         Limits {
             body_bytes_max: raw.body_bytes,
@@ -621,99 +416,6 @@ impl Builder<'_> {
             head_bytes_max: raw.head_bytes.map(|bytes| bytes as usize),
             header: self.time(&["limits", "header"], raw.header.clone()),
             idle: self.time(&["limits", "idle"], raw.idle.clone()),
-        }
-    }
-
-    fn recordings(&mut self, raw: RawRecordings) -> Settings {
-        let standard = Settings::default();
-        let mut attributes = |key: &str, names: Vec<String>| {
-            let parse = |(index, name): (usize, String)| {
-                let attribute = Attribute::parse(&name);
-                let at = ["recordings", key, &index.to_string()];
-                attribute
-                    .map_err(|error| {
-                        self.problem(
-                            &at,
-                            error.to_string(),
-                            "name one as a policy would, such as `header:x-session`",
-                        )
-                    })
-                    .ok()
-            };
-            names.into_iter().enumerate().filter_map(parse).collect::<Vec<_>>()
-        };
-        let rules = Rules {
-            allow: attributes("allow", raw.allow),
-            drop: attributes("drop", raw.drop),
-            hide: attributes("hide", raw.hide),
-        };
-        Settings {
-            disk_bytes_max: raw.disk_bytes.unwrap_or(standard.disk_bytes_max),
-            failures_per_second: raw.failures_per_second.unwrap_or(standard.failures_per_second),
-            keep: self.time(&["recordings", "keep"], raw.keep).unwrap_or(standard.keep),
-            memory_bytes_max: raw.memory_bytes.map_or(standard.memory_bytes_max, |bytes| bytes as usize),
-            rules,
-            sample_permille: raw.sample_permille.map_or(standard.sample_permille, u32::from),
-            segment_bytes_max: raw.segment_bytes.map_or(standard.segment_bytes_max, u64::from),
-            shadow_permille: raw.shadow_permille.map_or(standard.shadow_permille, u32::from),
-        }
-    }
-
-    fn check_region(
-        &mut self,
-        name: &RegionName,
-        region: &RegionConfig,
-        local: Option<&RegionName>,
-        peer: bool,
-    ) {
-        let at = ["region", name.as_str()];
-        let remote = local.is_some_and(|local| local != name);
-        if !region.gateways.is_empty() && remote && !peer {
-            let help = "add `[peer]` with cert, key and ca: gateways know each other by certificates";
-            self.problem(
-                &[at[0], at[1], "gateways"],
-                "gateways of another region need this node's identity",
-                help,
-            );
-        }
-        if region.pools.is_empty() {
-            self.problem(
-                &at,
-                format!("region `{name}` has no pool"),
-                "declare what runs there: `[region.NAME.pool.web]`",
-            );
-        }
-        for (pool, config) in &region.pools {
-            let elsewhere = remote && !region.gateways.is_empty();
-            if config.endpoints.is_empty() && !elsewhere {
-                let at = [at[0], at[1], "pool", pool.as_str()];
-                let help = "list `endpoints = [\"host:port\"]`, or the region's `gateways`";
-                self.problem(&at, format!("pool `{pool}` has no endpoint"), help);
-            }
-        }
-    }
-
-    fn check_listen(&mut self, listen: &Listen, peer: bool, no_certificate: bool) {
-        if listen.public.is_empty() && listen.public_tls.is_empty() {
-            self.problem(&["listen"], "there is no public listener", "add `public = [\"0.0.0.0:8080\"]`");
-        }
-        if !listen.public_tls.is_empty() && no_certificate {
-            let help = "add `[[tls.certificate]]` with `cert` and `key`";
-            self.problem(&["listen", "public_tls"], "a TLS listener needs a certificate", help);
-        }
-        if !listen.peer.is_empty() && !peer {
-            let help = "add `[peer]` with cert, key and ca";
-            self.problem(&["listen", "peer"], "a peer listener needs this node's identity", help);
-        }
-        let mut seen = BTreeSet::new();
-        let all = [("public", &listen.public), ("public_tls", &listen.public_tls), ("peer", &listen.peer)];
-        for (key, addresses) in all {
-            for address in addresses.iter().filter(|address| address.port() != 0) {
-                if !seen.insert(*address) {
-                    let help = "give each listener an address of its own";
-                    self.problem(&["listen", key], format!("{address} is listed twice"), help);
-                }
-            }
         }
     }
 
@@ -737,55 +439,6 @@ impl Builder<'_> {
         Some(name)
     }
 
-    fn addresses(&mut self, key: &str, texts: &[String]) -> Vec<SocketAddr> {
-        (0_usize..)
-            .zip(texts)
-            .filter_map(|(index, text)| self.address(&["listen", key, &index.to_string()], text))
-            .collect()
-    }
-
-    fn address(&mut self, at: At<'_>, text: &str) -> Option<SocketAddr> {
-        let address = text.parse().ok();
-        if address.is_none() {
-            self.problem(
-                at,
-                format!("`{text}` is no address to listen on"),
-                "write `0.0.0.0:8080` or `[::]:8080`",
-            );
-        }
-        address
-    }
-
-    fn authorities(&mut self, at: At<'_>, texts: &[String]) -> Vec<Authority> {
-        let mut seen = BTreeSet::new();
-        let mut all = Vec::new();
-        for (index, text) in (0_usize..).zip(texts) {
-            let index = index.to_string();
-            let at = [at, &[&index]].concat();
-            if !seen.insert(text) {
-                self.problem(&at, format!("{text} is listed twice"), "list each once");
-            }
-            all.extend(self.authority(&at, text));
-        }
-        all
-    }
-
-    fn authority(&mut self, at: At<'_>, text: &str) -> Option<Authority> {
-        let split =
-            text.rsplit_once(':').filter(|(host, _)| check_host(host).is_ok_and(|host| host.port.is_none()));
-        let port = split.and_then(|(_, port)| port.parse().ok()).filter(|port| *port != 0);
-        let (Some((host, _)), Some(port)) = (split, port) else {
-            self.problem(
-                at,
-                format!("`{text}` is no endpoint"),
-                "write `host:port`, such as `10.0.0.5:8080`",
-            );
-            return None;
-        };
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Some(Authority { host, port, text: text.to_owned() })
-    }
-
     fn network(&mut self, at: At<'_>, text: &str) -> Option<IpNet> {
         let network = text.parse().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from));
         if network.is_none() {
@@ -805,70 +458,6 @@ impl Builder<'_> {
             );
         }
         name
-    }
-
-    /// The store, and the folder of components.
-    fn control(&mut self, raw: RawControl) -> Option<(Engine, Option<Shared>)> {
-        let beside = raw.sqlite.as_ref().map(|file| self.folder.join(file));
-        let beside = beside.map(|file| file.with_file_name(defaults::COMPONENTS_FOLDER));
-        let components = self.shared(&raw, beside);
-        match (raw.sqlite, raw.etcd) {
-            (Some(file), None) => Some((Engine::Sqlite(self.folder.join(file)), components)),
-            (None, Some(etcd)) => self.etcd(etcd).map(|engine| (engine, components)),
-            _ => {
-                let help = "name one: `sqlite = \"control.db\"` on one machine, `[control.etcd]` on several";
-                self.problem(&["control"], "a control store is either a file or a cluster", help);
-                None
-            }
-        }
-    }
-
-    fn etcd(&mut self, raw: RawEtcd) -> Option<Engine> {
-        let before = self.problems.len();
-        let path = |path: PathBuf| self.folder.join(path);
-        let (ca, cert, key) = (raw.ca.map(path), raw.cert.map(path), raw.key.map(path));
-        let tls = ca.is_some();
-        if raw.endpoints.is_empty() {
-            let help = "name at least one, such as `http://10.0.0.1:2379`";
-            self.problem(&["control", "etcd", "endpoints"], "there is no member to ask", help);
-        }
-        for (index, endpoint) in raw.endpoints.iter().enumerate() {
-            let wanted = if tls { "https" } else { "http" };
-            let uri = endpoint.parse::<http::Uri>().ok();
-            let good = uri.is_some_and(|uri| uri.scheme_str() == Some(wanted) && uri.authority().is_some());
-            if !good {
-                let at = ["control", "etcd", "endpoints", &index.to_string()];
-                let help = format!("write `{wanted}://HOST:PORT`; with `ca` it is https, without http");
-                self.problem(&at, format!("`{endpoint}` is no member's address"), help);
-            }
-        }
-        let identity = match (cert, key) {
-            (Some(cert), Some(key)) => Some((cert, key)),
-            (None, None) => None,
-            _ => {
-                self.problem(&["control", "etcd"], "`cert` and `key` come together", "add the other one");
-                None
-            }
-        };
-        let user = match (raw.user, raw.password) {
-            (Some(user), Some(password)) => Some((user, password)),
-            (None, None) => None,
-            _ => {
-                self.problem(
-                    &["control", "etcd"],
-                    "`user` and `password` come together",
-                    "add the other one",
-                );
-                None
-            }
-        };
-        let prefix = raw.prefix.unwrap_or_else(|| defaults::ETCD_PREFIX.to_owned());
-        if !prefix.starts_with('/') || prefix.ends_with('/') || prefix.len() > 200 {
-            let help = "begin it with `/`, and do not end it with one";
-            self.problem(&["control", "etcd", "prefix"], format!("`{prefix}` is no prefix"), help);
-        }
-        let config = EtcdConfig { ca, endpoints: raw.endpoints, identity, prefix, user };
-        (self.problems.len() == before).then_some(Engine::Etcd(config))
     }
 
     fn log_level(&mut self, text: Option<String>) -> String {
@@ -898,28 +487,5 @@ impl Builder<'_> {
 
     fn problem(&mut self, at: At<'_>, message: impl Into<String>, help: impl Into<String>) {
         self.problems.push(Problem::new(self.tree.origin(at), message).help(help));
-    }
-}
-
-/// The header fields that name tenants: whoever could edit them could speak for another tenant.
-fn naming_headers(sources: &[Source]) -> BTreeSet<Box<str>> {
-    let name = |source: &Source| match source {
-        Source::Header { name } => Some(name.clone()),
-        Source::ClientCertificate { .. } | Source::HostSuffix { .. } | Source::PathPrefix { .. } => None,
-    };
-    sources.iter().filter_map(name).collect()
-}
-
-/// A budget with some of its parts changed.
-fn budget(usual: Budget, raw: RawBudget) -> Budget {
-    let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-    Budget {
-        fuel_burst: raw.fuel_burst.unwrap_or(usual.fuel_burst),
-        fuel_per_second: raw.fuel_per_second.unwrap_or(usual.fuel_per_second),
-        memory_bytes: raw.memory_bytes.map_or(usual.memory_bytes, size),
-        plan_burst: raw.plan_burst.unwrap_or(usual.plan_burst),
-        plan_fuel_per_minute: raw.plan_fuel_per_minute.unwrap_or(usual.plan_fuel_per_minute),
-        plans_per_minute: raw.plans_per_minute.unwrap_or(usual.plans_per_minute),
-        warm_instances: raw.warm_instances.map_or(usual.warm_instances, |number| number as usize),
     }
 }

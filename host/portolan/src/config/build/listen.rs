@@ -1,0 +1,61 @@
+//! Where a node listens.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use super::{At, Builder};
+
+/// Addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listen {
+    pub(crate) admin: Option<SocketAddr>,
+    pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) peer: Vec<SocketAddr>,
+    pub(crate) public: Vec<SocketAddr>,
+    pub(crate) public_tls: Vec<SocketAddr>,
+}
+
+impl Builder<'_> {
+    pub(super) fn check_listen(&mut self, listen: &Listen, peer: bool, no_certificate: bool) {
+        if listen.public.is_empty() && listen.public_tls.is_empty() {
+            self.problem(&["listen"], "there is no public listener", "add `public = [\"0.0.0.0:8080\"]`");
+        }
+        if !listen.public_tls.is_empty() && no_certificate {
+            let help = "add `[[tls.certificate]]` with `cert` and `key`";
+            self.problem(&["listen", "public_tls"], "a TLS listener needs a certificate", help);
+        }
+        if !listen.peer.is_empty() && !peer {
+            let help = "add `[peer]` with cert, key and ca";
+            self.problem(&["listen", "peer"], "a peer listener needs this node's identity", help);
+        }
+        let mut seen = BTreeSet::new();
+        let all = [("public", &listen.public), ("public_tls", &listen.public_tls), ("peer", &listen.peer)];
+        for (key, addresses) in all {
+            for address in addresses.iter().filter(|address| address.port() != 0) {
+                if !seen.insert(*address) {
+                    let help = "give each listener an address of its own";
+                    self.problem(&["listen", key], format!("{address} is listed twice"), help);
+                }
+            }
+        }
+    }
+
+    pub(super) fn addresses(&mut self, key: &str, texts: &[String]) -> Vec<SocketAddr> {
+        (0_usize..)
+            .zip(texts)
+            .filter_map(|(index, text)| self.address(&["listen", key, &index.to_string()], text))
+            .collect()
+    }
+
+    pub(super) fn address(&mut self, at: At<'_>, text: &str) -> Option<SocketAddr> {
+        let address = text.parse().ok();
+        if address.is_none() {
+            self.problem(
+                at,
+                format!("`{text}` is no address to listen on"),
+                "write `0.0.0.0:8080` or `[::]:8080`",
+            );
+        }
+        address
+    }
+}

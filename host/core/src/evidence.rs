@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decide::{Said, Undecided};
 use crate::lane::Side;
-use crate::recording::Class;
+use crate::recording::{Class, Counts as Classes};
 
 /// Buckets of latencies: one below 128 ns, then four for each doubling, up to two seconds.
 const BUCKETS: usize = 1 + 24 * 4;
@@ -75,22 +75,11 @@ pub struct Counts {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Compared {
-    /// See [`Class::AllowToReject`].
-    pub allow_to_reject: u64,
+    /// How many of each class.
+    #[serde(flatten)]
+    pub classes: Classes,
     /// Requests that found no place in the queue.
     pub dropped: u64,
-    /// See [`Class::Error`].
-    pub error: u64,
-    /// See [`Class::NotComparable`].
-    pub not_comparable: u64,
-    /// See [`Class::OtherTarget`].
-    pub other_target: u64,
-    /// See [`Class::RejectToAllow`].
-    pub reject_to_allow: u64,
-    /// See [`Class::Same`].
-    pub same: u64,
-    /// See [`Class::Slower`].
-    pub slower: u64,
 }
 
 /// A histogram: the upper bound of each bucket that is not empty, in nanoseconds, with its count, smallest first.
@@ -144,18 +133,11 @@ impl Trial {
     pub fn read(&self) -> Evidence {
         let class =
             |class: Class| self.classes.get(class as usize).map_or(0, |count| count.load(Ordering::Relaxed));
+        let classes =
+            Class::ALL.into_iter().fold(Classes::default(), |classes, each| classes.set(each, class(each)));
         Evidence {
             candidate: self.candidate.read(),
-            compared: Compared {
-                allow_to_reject: class(Class::AllowToReject),
-                dropped: self.dropped.load(Ordering::Relaxed),
-                error: class(Class::Error),
-                not_comparable: class(Class::NotComparable),
-                other_target: class(Class::OtherTarget),
-                reject_to_allow: class(Class::RejectToAllow),
-                same: class(Class::Same),
-                slower: class(Class::Slower),
-            },
+            compared: Compared { classes, dropped: self.dropped.load(Ordering::Relaxed) },
             stable: self.stable.read(),
         }
     }
@@ -250,46 +232,8 @@ impl Counts {
 }
 
 impl Compared {
-    /// Comparisons that say something.
-    #[must_use]
-    pub const fn comparable(&self) -> u64 {
-        self.same.saturating_add(self.slower).saturating_add(self.diverged())
-    }
-
-    /// Requests that would have been answered otherwise.
-    #[must_use]
-    pub const fn diverged(&self) -> u64 {
-        self.allow_to_reject
-            .saturating_add(self.reject_to_allow)
-            .saturating_add(self.other_target)
-            .saturating_add(self.error)
-    }
-
-    /// How many of a class.
-    #[must_use]
-    pub const fn of(&self, class: Class) -> u64 {
-        match class {
-            Class::AllowToReject => self.allow_to_reject,
-            Class::Error => self.error,
-            Class::NotComparable => self.not_comparable,
-            Class::OtherTarget => self.other_target,
-            Class::RejectToAllow => self.reject_to_allow,
-            Class::Same => self.same,
-            Class::Slower => self.slower,
-        }
-    }
-
     fn merge(&self, other: &Self, with: fn(u64, u64) -> u64) -> Self {
-        Self {
-            allow_to_reject: with(self.allow_to_reject, other.allow_to_reject),
-            dropped: with(self.dropped, other.dropped),
-            error: with(self.error, other.error),
-            not_comparable: with(self.not_comparable, other.not_comparable),
-            other_target: with(self.other_target, other.other_target),
-            reject_to_allow: with(self.reject_to_allow, other.reject_to_allow),
-            same: with(self.same, other.same),
-            slower: with(self.slower, other.slower),
-        }
+        Self { classes: self.classes.with(&other.classes, with), dropped: with(self.dropped, other.dropped) }
     }
 }
 

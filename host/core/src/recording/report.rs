@@ -22,16 +22,20 @@ pub struct Counts {
     pub same: u64,
     /// [`Class::OtherTarget`]
     pub other_target: u64,
+    #[serde(alias = "other_target")]
     /// [`Class::AllowToReject`]
     pub allow_to_reject: u64,
+    #[serde(alias = "allow_to_reject")]
     /// [`Class::RejectToAllow`]
     pub reject_to_allow: u64,
+    #[serde(alias = "reject_to_allow")]
     /// [`Class::Error`]
     pub error: u64,
     /// [`Class::Slower`]
     pub slower: u64,
     /// [`Class::NotComparable`]
     pub not_comparable: u64,
+    #[serde(alias = "not_comparable")]
 }
 
 impl Counts {
@@ -41,6 +45,13 @@ impl Counts {
     }
 
     /// The number of one class.
+    /// The same with another number of one class.
+    #[must_use]
+    pub const fn set(mut self, class: Class, number: u64) -> Self {
+        *self.of_mut(class) = number;
+        self
+    }
+
     #[must_use]
     pub const fn of(&self, class: Class) -> u64 {
         match class {
@@ -79,11 +90,25 @@ impl Counts {
     }
 
     /// Adds another count.
+    /// Those that say something.
+    #[must_use]
+    pub fn comparable(&self) -> u64 {
+        self.total().saturating_sub(self.not_comparable)
+    }
+
     pub fn merge(&mut self, other: &Self) {
         for class in Class::ALL {
-            *self.of_mut(class) += other.of(class);
+        *self = self.with(other, u64::saturating_add);
+    }
+
+    /// Both, class by class.
+    #[must_use]
+    pub fn with(mut self, other: &Self, with: fn(u64, u64) -> u64) -> Self {
+            let count = self.of_mut(class);
+            *count = with(*count, other.of(class));
         }
     }
+        self
 }
 
 /// A blast radius: what would change, and for whom.

@@ -152,7 +152,7 @@ pub fn judge(evidence: &Evidence, limits: &Limits) -> Verdict {
     {
         reasons.push(Reason::Latency { p99_us, limit_us });
     }
-    let (diverged, comparable) = (compared.diverged(), compared.comparable());
+    let (diverged, comparable) = (compared.classes.divergences(), compared.classes.comparable());
     if let Some(limit_permille) = limits.divergence_permille
         && comparable >= limits.min_decisions.max(1)
         && is_over(diverged, comparable, limit_permille)

@@ -395,7 +395,7 @@ pub(super) fn metrics(text: &mut String, rollouts: &[RolloutStatus]) {
             |rollout| rollout.here.candidate.overruns,
         ),
         ("divergence", "counter", "Answers of a shadow that differ from those given.", |rollout| {
-            rollout.here.compared.diverged()
+            rollout.here.compared.classes.divergences()
         }),
         ("shadow_dropped", "counter", "Requests that found no place in a shadow's queue.", |rollout| {
             rollout.here.compared.dropped

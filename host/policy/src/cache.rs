@@ -7,10 +7,11 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use portolan_foundation::seal::{self, Keeper};
+
 use crate::artefact::{Artefact, Key, MAC_BYTES};
 
 const KEY_FILE: &str = "key";
-const KEY_BYTES: usize = 32;
 const SUFFIX: &str = ".artefact";
 /// Files of writers that died are removed after this time.
 const LEFTOVER_AGE: Duration = Duration::from_secs(3_600);
@@ -53,7 +54,10 @@ impl Cache {
             fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
                 .map_err(|error| failed("keep others out of the compile cache", error))?;
         }
-        let key = key(dir).map_err(|error| failed("read or make the key of the compile cache", error))?;
+        // The first node that comes makes it.
+        let key = seal::secret(&dir.join(KEY_FILE), Keeper::Own)
+            .map_err(|error| failed("read or make the key of the compile cache", error))?;
+        let key = Key::new(key);
         Ok(Self { dir: dir.to_owned(), key, bytes_max, artefact_bytes_max })
     }
 
@@ -150,50 +154,4 @@ fn read(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
     file.take(bytes_max as u64).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-/// The key in the folder; the first node that comes makes it.
-fn key(dir: &Path) -> io::Result<Key> {
-    let path = dir.join(KEY_FILE);
-    match existing_key(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        other => return other,
-    }
-    let partial =
-        dir.join(format!("{}-{:x}.partial", std::process::id(), portolan_foundation::random::u64()));
-    let make = || -> io::Result<()> {
-        let mut secret = [0; KEY_BYTES];
-        File::open("/dev/urandom")?.read_exact(&mut secret)?;
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
-        file.write_all(&secret)?;
-        file.sync_all()?;
-        // A link fails where another node was faster; its key is then taken.
-        match fs::hard_link(&partial, &path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-            _ => Ok(()),
-        }
-    };
-    let made = make();
-    drop(fs::remove_file(&partial));
-    made?;
-    existing_key(&path)
-}
-
-fn existing_key(path: &Path) -> io::Result<Key> {
-    let bytes = read(path, KEY_BYTES)?;
-    let meta = fs::symlink_metadata(path)?;
-    check_owner(path, &meta).map_err(io::Error::other)?;
-    if meta.mode() & 0o077 != 0 {
-        return Err(io::Error::other(format!(
-            "others may read {}: remove it, a new one is made",
-            path.display()
-        )));
-    }
-    let secret: [u8; KEY_BYTES] = bytes.try_into().map_err(|_| {
-        io::Error::other(format!(
-            "{} has not {KEY_BYTES} bytes: remove it, a new one is made",
-            path.display()
-        ))
-    })?;
-    Ok(Key::new(secret))
 }

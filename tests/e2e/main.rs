@@ -16,6 +16,7 @@ mod hostile;
 mod hot;
 mod languages;
 mod registry;
+mod preview;
 mod replay;
 mod resilience;
 mod rollout;

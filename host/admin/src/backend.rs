@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
 use crate::plugins::Plugins;
+pub use crate::previews::{Preview, PreviewOrder};
 use crate::problem::Problem;
 pub use crate::rollouts::{
     Order, Rollout, RolloutCommand, RolloutDone, RolloutLimits, Rollouts, StartRollout, Which,
@@ -429,6 +430,15 @@ pub trait Node: Debug + Send + Sync {
     async fn decision(&self, id: String, tenant: Option<TenantName>) -> Result<Value, Problem> {
         _ = (id, tenant);
         Err(nothing_kept())
+    }
+
+    /// A word by which requests are decided by a version that no slot runs; the version is planned before.
+    ///
+    /// # Errors
+    /// When no node runs here, there is no such version, or it is refused in the slot.
+    async fn preview(&self, order: PreviewOrder) -> Result<Preview, Problem> {
+        _ = order;
+        Err(Problem::new(crate::Code::NotFound, "no node runs here: start one, and ask it"))
     }
 
     /// What is kept of decisions.

@@ -99,6 +99,8 @@ words! {
         PluginPush = "plugin:push",
         /// List plugins and their versions.
         PluginRead = "plugin:read",
+        /// Have single requests decided by a version that no slot runs.
+        PreviewWrite = "preview:write",
         /// Record decisions, and run recorded ones again.
         Replay = "replay",
         /// Look at rollouts.
@@ -155,6 +157,7 @@ pub const MATRIX: &[(Role, &[Scope])] = &[
             Scope::OperationRead,
             Scope::PluginPush,
             Scope::PluginRead,
+            Scope::PreviewWrite,
             Scope::Replay,
             Scope::RolloutRead,
             Scope::RolloutWrite,
@@ -176,6 +179,7 @@ pub const MATRIX: &[(Role, &[Scope])] = &[
             Scope::OperationRead,
             Scope::PluginPush,
             Scope::PluginRead,
+            Scope::PreviewWrite,
             Scope::Replay,
             Scope::RolloutRead,
             Scope::RolloutWrite,
@@ -195,6 +199,7 @@ pub const MATRIX: &[(Role, &[Scope])] = &[
             Scope::OperationRead,
             Scope::PluginPush,
             Scope::PluginRead,
+            Scope::PreviewWrite,
             Scope::Replay,
             Scope::RolloutRead,
             Scope::TailRead,

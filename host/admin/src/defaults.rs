@@ -105,3 +105,7 @@ pub const KEYS_PAUSE: Duration = Duration::from_secs(30);
 pub const KEYS_BYTES_MAX: usize = 256 * 1024;
 /// Time to fetch it.
 pub const KEYS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a word for `portolan-preview` holds: one look at a version, and some more after mending it.
+pub const PREVIEW_TIME: Duration = Duration::from_secs(600);
+/// The longest: it cannot be taken back.
+pub const PREVIEW_TIME_MAX: Duration = Duration::from_secs(3_600);

@@ -27,6 +27,7 @@ mod openapi;
 mod operations;
 mod page;
 pub mod plugins;
+mod previews;
 mod problem;
 mod revision;
 mod rollouts;

@@ -27,6 +27,7 @@ pub(crate) fn routes() -> Routes {
         crate::objects::add,
         crate::operations::add,
         crate::plugins::add,
+        crate::previews::add,
         crate::rollouts::add,
         crate::status::add,
         crate::tail::add,

@@ -493,7 +493,7 @@ async fn order(
 }
 
 /// A tenant's caller knows its own slot alone.
-fn mine(caller: &Caller, slot: &str) -> Result<(), Problem> {
+pub(crate) fn mine(caller: &Caller, slot: &str) -> Result<(), Problem> {
     let tenant = tenant_of(slot);
     let is_slot = slot == "operator" || tenant.is_some();
     if is_slot && caller.sees(tenant.as_ref()) {
@@ -504,6 +504,6 @@ fn mine(caller: &Caller, slot: &str) -> Result<(), Problem> {
     }
 }
 
-fn tenant_of(slot: &str) -> Option<TenantName> {
+pub(crate) fn tenant_of(slot: &str) -> Option<TenantName> {
     TenantName::new(slot.strip_prefix("tenant.")?).ok()
 }

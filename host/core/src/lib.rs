@@ -21,6 +21,7 @@ pub mod health;
 pub mod ids;
 pub mod lane;
 pub mod plan;
+pub mod preview;
 pub mod recording;
 pub mod retry;
 pub mod rollout;

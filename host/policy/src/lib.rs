@@ -52,7 +52,9 @@ pub use replay::{Again, Feed, Replay, Replayed};
 pub use screen::digest;
 pub use section::{SCHEMA_SECTION, SIGNATURE_SECTION, VECTORS_SECTION, with_section, without_section};
 pub use signature::{PublicKey, Signature, SignatureState, SigningKey, Trust, TrustedKey};
-pub use slots::{CandidateSpec, Event, Reconciled, Running, Slot, SlotReport, SlotSpec, Slots, Terms};
+pub use slots::{
+    CandidateSpec, Event, Previewed, Reconciled, Running, Slot, SlotReport, SlotSpec, Slots, Terms,
+};
 pub use source::Source;
 pub use stats::Stats;
 pub use thread::ThreadShare;

@@ -4,6 +4,7 @@
 //! watches nothing and keeps no clock. A slot whose new policy is refused keeps the one that it has. While a rollout
 //! lasts a slot has two seats, each with a policy of its own; what is refused on one changes nothing on the other.
 
+mod preview;
 mod report;
 mod terms;
 mod work;
@@ -23,6 +24,7 @@ use portolan_core::snapshot::{Policies, Policy};
 use portolan_core::time::Moment;
 use portolan_foundation::random;
 
+pub use self::preview::Previewed;
 pub use self::report::{Event, Reconciled, Running, SlotReport};
 use self::terms::Pictures;
 pub use self::terms::Terms;

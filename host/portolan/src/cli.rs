@@ -440,6 +440,24 @@ pub(crate) enum Token {
         #[command(flatten)]
         file: ConfigFile,
     },
+    /// A word for the request header `portolan-preview`: a version that no slot runs then decides that request alone.
+    Preview {
+        /// `operator`, or `tenant.NAME`.
+        slot: String,
+        /// `PLUGIN@VERSION`, or `VERSION`, as `portolan plugin versions` lists them.
+        version: String,
+        /// In the operator's slot, only for requests of this tenant.
+        #[arg(long)]
+        tenant: Option<String>,
+        /// How long it holds; at most an hour.
+        #[arg(long = "for", default_value = "10m", value_parser = humantime::parse_duration)]
+        time: std::time::Duration,
+        #[command(flatten)]
+        target: Target,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// List tokens, with when each was last used on the node that is asked.
     List {
         #[command(flatten)]

@@ -8,6 +8,7 @@ mod listen;
 pub(crate) mod plugins;
 pub(crate) mod policies;
 mod reconcile;
+mod previews;
 pub(crate) mod recordings;
 pub(crate) mod rollouts;
 mod starting;
@@ -28,7 +29,8 @@ use portolan_foundation::tls::{self, CertificateFiles, CertificateStore, ClientA
 use portolan_foundation::{clock, task, telemetry};
 use portolan_policy::{Compile, Engine};
 use portolan_proxy::{
-    AccessLog, ClientNetwork, Listener, ListenerKind, LiveSettings, Prober, Proxy, Settings, Trust,
+    AccessLog, ClientNetwork, Listener, ListenerKind, LiveSettings, Previewing, Prober, Proxy, Settings,
+    Trust,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -39,6 +41,7 @@ use self::policies::Sources;
 use self::reconcile::{Reconciler, Start};
 use self::rollouts::Rollouts;
 use self::starting::{Starting, Waiting};
+use self::previews::Previews;
 use crate::config::{self, Config, Loaded, LogFormat};
 
 /// The name of the admin socket in the state folder.
@@ -79,6 +82,8 @@ pub(crate) fn serve(
     let start = Start {
         certificates: certificates.clone(),
         environment: environment.clone(),
+    let debug = recordings::debug_key(&config)?;
+    let previews = Previews::new(engine.clone(), intent.clone(), components.clone(), control.handle(), debug);
         intent: intent.clone(),
         loaded,
         path: path.to_owned(),
@@ -86,12 +91,12 @@ pub(crate) fn serve(
         rollouts: rollouts.clone(),
         sources: Sources::with_components(components, control.handle()),
         waiting: Waiting::default(),
+        previews: previews.clone(),
     };
     let starting = starting(&config, &start.waiting, control)?;
     let mut reconciler = Reconciler::start(engine.clone(), start)?;
     let live = Arc::clone(reconciler.live());
     let settings = LiveSettings::new(settings(&config)).context("start the data plane")?;
-    let debug = recordings::debug_key(&config)?;
     let recorder = recordings::start(&config, debug, &live)?;
     let recorder = reconciler.record_with(recorder);
     let proxy = portolan_proxy::Config {
@@ -100,6 +105,7 @@ pub(crate) fn serve(
         ..proxy_config(&config, &settings, certificates.as_ref(), peer.clone(), threads)?
     };
     let proxy = Proxy::bind(proxy, Arc::clone(&live)).context("start the data plane")?;
+        previews: Some(Previewing { key: previews.key(), policies: Arc::new(previews.clone()) }),
     let shutdown = Shutdown::new();
     let meter = usage::Meter::open(&config.state, clock::unix_ms()).context("open the folder of usage")?;
     let meter = Arc::new(Mutex::new(meter));
@@ -117,6 +123,7 @@ pub(crate) fn serve(
         report: reconciler.report(),
         rollouts: rollouts.clone(),
         shutdown: shutdown.clone(),
+        previews,
         settings: Arc::clone(&settings),
         usage: Arc::clone(&meter),
     };
@@ -337,3 +344,4 @@ fn proxy_config(
 pub(crate) fn topology_of(config: &Config) -> portolan_core::topology::Topology {
     topology::build(config, &mut topology::Cells::default())
 }
+        previews: None,

@@ -8,7 +8,7 @@ pub(crate) mod act;
 pub(crate) mod backend;
 mod command;
 mod show;
-mod words;
+pub(crate) mod words;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

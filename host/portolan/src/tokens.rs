@@ -37,6 +37,20 @@ pub(crate) fn run(command: &Token) -> anyhow::Result<ExitCode> {
         }
         Token::Debug { tenant, time, file } => crate::token::debug(tenant.as_deref(), *time, &file.config)?,
         Token::List { target, json: as_json } => list(&Client::open(target)?, *as_json)?,
+        Token::Preview { slot, version, tenant, time: holds, target, json: as_json } => {
+            let wanted = json!({ "version": version, "tenant": tenant, "expires_in_s": holds.as_secs() });
+            let path = format!("/api/v1/previews/{}", crate::client::encode(slot));
+            let made: Value = Client::open(target)?.post(&path, &wanted)?;
+            if *as_json {
+                print(&serde_json::to_string_pretty(&made)?)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            // The word alone on standard output, so that it can be put into a command.
+            let (plugin, version) = (text(&made, "plugin"), text(&made, "version"));
+            eprintln!("requests with this in portolan-preview are decided by {plugin}@{version} in {slot}");
+            eprintln!("it ends {}:", time(made.get("expires_at_ms")));
+            print(text(&made, "word"))?;
+        }
         Token::Revoke { id, target, json: as_json } => {
             let path = format!("/api/v1/tokens/{}", crate::client::encode(id));
             let answer = Client::open(target)?.ask(Method::DELETE, &path, &[], None)?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::HeaderName;
 use ipnet::IpNet;
 use portolan_core::ids::RegionName;
+use portolan_core::preview::Previews;
 use portolan_core::recording::Record;
 use portolan_core::screen;
 use portolan_foundation::seal::SealKey;
@@ -25,12 +26,23 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Who this node is among regions; needed by peer listeners and by pools with peer TLS.
     pub peer: Option<PeerIdentity>,
+    /// Versions that no slot runs, for requests with a signed word; nobody's word is believed when absent.
+    pub previews: Option<Previewing>,
     /// Who keeps decisions.
     pub recorder: Arc<dyn Record>,
     /// What may change while it runs.
     pub settings: Arc<LiveSettings>,
     /// How many data threads.
     pub threads: NonZeroUsize,
+}
+
+/// How requests come to be decided by versions that no slot runs.
+#[derive(Clone, Debug)]
+pub struct Previewing {
+    /// Whose words in `portolan-preview` are believed.
+    pub key: SealKey,
+    /// Who has the policies.
+    pub policies: Arc<dyn Previews>,
 }
 
 /// One address.

@@ -18,6 +18,7 @@ use smallvec::SmallVec;
 
 use crate::error::Error;
 use crate::inbound::Inbound;
+use crate::preview::Previewed;
 
 /// A rule of a policy that had something to say.
 #[derive(Clone, Debug)]
@@ -85,6 +86,8 @@ pub(crate) struct Decision {
     pub(crate) asked: bool,
     /// What the tenant's policy may choose at all.
     pub(crate) bounds: Option<Arc<Bounds>>,
+    /// Was a version asked that no slot runs?
+    pub(crate) previewed: bool,
     /// Is a candidate to decide it again in the shadow?
     pub(crate) shadowed: bool,
     /// Why a candidate was not heard, and the stable policy answered for it.
@@ -158,7 +161,8 @@ impl Decision {
     }
 }
 
-/// Decides. What was found out before an error stays in `decision`.
+/// Decides. What was found out before an error stays in `decision`. In its slot a preview decides alone, within the bounds of
+/// the slot, whatever runs there.
 ///
 /// # Errors
 /// [`Error::NotUtf8`] when a dynamic rule declares a value that is not text, [`Error::PolicyFailed`] when a policy failed
@@ -168,17 +172,29 @@ pub(crate) fn decide(
     snapshot: &Snapshot,
     request: &Inbound,
     draw: Draw,
+    preview: Option<&Previewed>,
 ) -> Result<(), Error> {
     let tenants = &snapshot.topology.tenants;
-    let operators = usize::from(snapshot.policies.operator.is_some());
-    for (number, lane) in lanes(snapshot, request.tenant.as_ref()).enumerate() {
-        decision.shadowed |= lane.shadow().is_some();
-        let chosen = lane.choose(request.tenant.as_ref(), &snapshot.topology.local, request.client);
-        let of_tenant = number >= operators;
-        if of_tenant {
-            decision.bounds = tenants.of(request.tenant.as_ref()).map(|tenant| Arc::clone(&tenant.bounds));
+    let tenant = request.tenant.as_ref();
+    let tenants_lane = tenant.and_then(|tenant| snapshot.policies.tenants.get(tenant));
+    for (of_tenant, lane) in [(false, snapshot.policies.operator.as_ref()), (true, tenants_lane)] {
+        let preview = preview.filter(|preview| preview.is_in(of_tenant));
+        if of_tenant && (lane.is_some() || preview.is_some()) {
+            decision.bounds = tenants.of(tenant).map(|tenant| Arc::clone(&tenant.bounds));
         }
-        let (chosen, asked) = hear(decision, lane, chosen, request, draw);
+        let (chosen, asked) = match (preview, lane) {
+            (Some(Previewed { policy, .. }), _) => {
+                decision.previewed = true;
+                let chosen = Chosen { policy, side: Side::Stable, trial: None };
+                (chosen, ask(chosen, request, draw))
+            }
+            (None, Some(lane)) => {
+                decision.shadowed |= draw.counts && lane.shadow().is_some();
+                let chosen = lane.choose(tenant, &snapshot.topology.local, request.client);
+                hear(decision, lane, chosen, request, draw)
+            }
+            (None, None) => continue,
+        };
         let heard =
             asked.as_ref().map(|asked| Heard { rule: asked.rule, said: asked.said, fuel: asked.fuel });
         decision.notes.push(Note { side: chosen.side, heard });

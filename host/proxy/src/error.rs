@@ -17,6 +17,21 @@ pub(crate) enum Source {
     Upstream,
 }
 
+/// Why a word in `portolan-preview` does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Word {
+    #[error("it was not signed by this gateway, or has expired")]
+    Bad,
+    #[error("the slot that it names may not run its version, or not any more")]
+    Gone,
+    #[error("it is for requests of another tenant")]
+    OtherTenant,
+    #[error("its version is refused in its slot; ask for the word again to be told why")]
+    Refused,
+    #[error("there are several, and one is read")]
+    Several,
+}
+
 /// A request that got no answer from an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
@@ -40,6 +55,10 @@ pub(crate) enum Error {
     OutOfBounds,
     #[error("the policy failed, and nobody passes without it")]
     PolicyFailed(Undecided),
+    #[error("the word in portolan-preview does not hold: {0}")]
+    Preview(Word),
+    #[error("the version that portolan-preview names is not planned here yet")]
+    PreviewSoon,
     #[error("the gateway that sent this request works with another topology")]
     Stale,
     #[error("the request is malformed: {0}")]
@@ -59,8 +78,9 @@ impl Error {
             | Self::BodyTooLarge
             | Self::Malformed(_)
             | Self::NotUtf8
+            | Self::Preview(_)
             | Self::UnknownTenant => Source::Downstream,
-            Self::Loop | Self::Stale => Source::Gateway,
+            Self::Loop | Self::PreviewSoon | Self::Stale => Source::Gateway,
             Self::NoAllowedRegion | Self::NoAnswer | Self::OutOfBounds | Self::PolicyFailed(_) => {
                 Source::Policy
             }
@@ -78,9 +98,12 @@ impl Error {
                 StatusCode::from_u16(violation.status()).unwrap_or(StatusCode::BAD_REQUEST)
             }
             Self::NoAllowedRegion => StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS,
-            Self::NoAnswer | Self::NoEndpoint | Self::OutOfBounds | Self::PolicyFailed(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoAnswer
+            | Self::NoEndpoint
+            | Self::OutOfBounds
+            | Self::PolicyFailed(_)
+            | Self::PreviewSoon => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Preview(_) => StatusCode::FORBIDDEN,
             Self::Stale => StatusCode::MISDIRECTED_REQUEST,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::UnknownTenant => StatusCode::NOT_FOUND,
@@ -101,6 +124,8 @@ impl Error {
             Self::NotUtf8 => "not-utf8",
             Self::OutOfBounds => "out-of-bounds",
             Self::PolicyFailed(_) => "policy-failed",
+            Self::Preview(_) => "preview-refused",
+            Self::PreviewSoon => "preview-soon",
             Self::Stale => "stale",
             Self::Timeout => "timeout",
             Self::UnknownTenant => "unknown-tenant",
@@ -134,7 +159,7 @@ impl Error {
     const fn grpc_code(self) -> &'static str {
         match self {
             Self::BodyTooLarge => "8",
-            Self::NoAllowedRegion => "7",
+            Self::NoAllowedRegion | Self::Preview(_) => "7",
             Self::Timeout => "4",
             Self::UnknownTenant => "5",
             Self::Connect
@@ -142,7 +167,8 @@ impl Error {
             | Self::UpstreamBroke
             | Self::NoAnswer
             | Self::OutOfBounds
-            | Self::PolicyFailed(_) => "14",
+            | Self::PolicyFailed(_)
+            | Self::PreviewSoon => "14",
             _ => "13",
         }
     }

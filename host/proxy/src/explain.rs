@@ -154,7 +154,7 @@ fn decide_for(snapshot: &Snapshot, trust: &Trust, question: Question) -> Result<
     let inbound = inbound(&snapshot.topology, trust, question)?;
     let mut decision = Decision::default();
     let draw = Draw { counts: false, now_ms: clock::unix_ms(), seed: 0 };
-    decide(&mut decision, snapshot, &inbound, draw).map_err(|error| error.to_string())?;
+    decide(&mut decision, snapshot, &inbound, draw, None).map_err(|error| error.to_string())?;
     Ok((decision, inbound))
 }
 

@@ -26,6 +26,7 @@ use crate::forward::{Answered, Attempts, Outbound};
 use crate::headers;
 use crate::inbound::{Downstream, Inbound};
 use crate::peer::{GRANT, Grant};
+use crate::preview;
 use crate::resolve::{Rejection, Route, resolve};
 use crate::respond::{self, Told};
 use crate::server::Worker;
@@ -77,7 +78,7 @@ async fn serve(
         return Err(Error::Loop);
     }
     let granted = granted(snapshot, inbound)?;
-    let draw = Draw { counts: true, now_ms: clock::unix_ms(), seed: random::u64() };
+    let mut draw = Draw { counts: true, now_ms: clock::unix_ms(), seed: random::u64() };
     let decision = match &granted {
         Some(grant) => Decision {
             choices: std::iter::once(Choice::Own(grant.region.clone(), grant.pool.clone())).collect(),
@@ -86,10 +87,15 @@ async fn serve(
         None => {
             recognise(snapshot, inbound)?;
             told.belongs(inbound);
+            told.preview = preview::take(worker, inbound, draw.now_ms)?;
+            // What an unpublished version says is nobody's evidence, and nothing that is decided again later.
+            draw.counts = told.preview.is_none();
             let mut decision = Decision::default();
-            let decided = decide(&mut decision, snapshot, inbound, draw);
-            told.captured =
-                capture::after_decision(worker, snapshot, inbound, &decision, draw, decided.is_err());
+            let decided = decide(&mut decision, snapshot, inbound, draw, told.preview.as_ref());
+            if draw.counts {
+                told.captured =
+                    capture::after_decision(worker, snapshot, inbound, &decision, draw, decided.is_err());
+            }
             if let Err(Error::PolicyFailed(why)) = &decided {
                 worker.shard.undecided(*why);
             }
@@ -112,7 +118,7 @@ async fn serve(
         spare: None,
     };
     let answered = trip.run().await;
-    if answered.is_err() && granted.is_none() && told.captured.is_none() {
+    if answered.is_err() && granted.is_none() && draw.counts && told.captured.is_none() {
         let captured = capture::after_failure(worker, snapshot, inbound, &decision, draw);
         told.captured = captured.map(|captured| (captured, false));
     }

@@ -22,6 +22,7 @@ use crate::headers;
 use crate::inbound::{Downstream, Inbound};
 use crate::metrics::{Payer, Received, Ticket};
 use crate::peer::REFUSED;
+use crate::preview::{Part, Previewed};
 use crate::server::Worker;
 
 /// Who answers a request.
@@ -48,6 +49,10 @@ pub(crate) struct Told {
     /// What is to be kept or compared of the decision, and whether the client is told its id.
     pub(crate) captured: Option<(Box<Captured>, bool)>,
     pool: Option<PoolName>,
+    /// The version that decides it although no slot runs it, by its client's word.
+    pub(crate) preview: Option<Previewed>,
+    /// What it did.
+    part: Part,
 }
 
 impl Told {
@@ -65,6 +70,8 @@ impl Told {
             line: None,
             captured: None,
             pool: None,
+            preview: None,
+            part: Part::NotAsked,
         }
     }
 
@@ -90,6 +97,9 @@ impl Told {
             worker.shard.decided.add(1);
         }
         decision.undecided.into_iter().for_each(|why| worker.shard.undecided(why));
+        if decision.previewed {
+            self.part = Part::Passed;
+        }
         if worker.applied().log.is_some() || worker.taps.want(inbound.tenant.as_ref()) {
             self.line = Some(Box::new(Line {
                 at_ms: clock::unix_ms(),
@@ -103,11 +113,20 @@ impl Told {
                 ..Line::default()
             }));
         }
-        self.answers(decision.sources.first());
+        self.names(decision.sources.first());
     }
 
-    /// Writes down whose answer is given. The host's own is given where no policy has one: then it is the policy that said so.
+    /// Writes down whose answer is given.
     pub(crate) fn answers(&mut self, source: Option<&decide::Source>) {
+        if let Some(preview) = self.preview.as_ref().filter(|_| self.part != Part::NotAsked) {
+            let is_its = source.is_some_and(|source| Arc::ptr_eq(&source.policy, &preview.policy));
+            self.part = if is_its { Part::Answered } else { Part::Passed };
+        }
+        self.names(source);
+    }
+
+    /// The host's own answer is given where no policy has one: then it is the policy that said so.
+    fn names(&mut self, source: Option<&decide::Source>) {
         let Some(source) = source else { return };
         let is_known =
             |known: &Answerer| Arc::ptr_eq(&known.policy, &source.policy) && known.rule == source.rule;
@@ -234,6 +253,9 @@ fn tell_client(worker: &Worker, told: &Told, fields: &mut http::HeaderMap) {
     }
     if let Some((captured, true)) = &told.captured {
         headers::own(fields, "portolan-decision", &captured.id.to_string());
+    }
+    if let Some(preview) = &told.preview {
+        preview.tell(told.part, fields);
     }
     if worker.applied().settings.expose_decision {
         headers::own(fields, "portolan-generation", &told.generation.to_string());

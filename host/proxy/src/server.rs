@@ -31,7 +31,7 @@ use tokio::task::LocalSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::{Config, ListenerKind};
+use crate::config::{Config, ListenerKind, Previewing};
 use crate::defaults;
 use crate::inbound::Downstream;
 use crate::io::{Rewound, Screened, Spoken, Switch, detect};
@@ -203,6 +203,7 @@ pub(crate) struct Worker {
     pub(crate) budget: RefCell<Budget>,
     pub(crate) debug: Option<SealKey>,
     pub(crate) gate: Gate,
+    pub(crate) previews: Option<Previewing>,
     pub(crate) recorder: Arc<dyn Record>,
     pub(crate) shard: Arc<Shard>,
     pub(crate) shutdown: Shutdown,
@@ -224,6 +225,7 @@ impl Start {
         let worker = Rc::new(Worker {
             budget: RefCell::default(),
             debug: config.debug,
+            previews: config.previews.clone(),
             recorder: Arc::clone(&config.recorder),
             upstreams: Upstreams::new(config.peer.clone(), Arc::clone(&shard)),
             gate,

@@ -1,6 +1,7 @@
 //! The data plane through real sockets: clients on one side, small upstreams on the other, a snapshot made by hand.
 
 mod bounds;
+mod preview;
 mod rollout;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -32,7 +33,7 @@ use portolan_foundation::task;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::{Config, Handle, Listener, ListenerKind, LiveSettings, Proxy, Settings, Trust};
+use crate::{Config, Handle, Listener, ListenerKind, LiveSettings, Previewing, Proxy, Settings, Trust};
 
 fn region(text: &str) -> RegionName {
     RegionName::new(text).unwrap()
@@ -259,6 +260,7 @@ struct Gateway {
     address: SocketAddr,
     handle: Handle,
     live: Arc<Live>,
+    offered: Arc<preview::Offered>,
     shutdown: Shutdown,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -278,8 +280,13 @@ fn start(topology: Topology, policies: Policies, change: impl FnOnce(&mut Settin
         Settings { drain_timeout: Duration::from_secs(5), expose_decision: true, ..Settings::default() };
     change(&mut settings);
     let again = Arc::new(Again::default());
+    let offered = Arc::new(preview::Offered::default());
     let config = Config {
         debug: Some(SealKey::new([5; 32])),
+        previews: Some(Previewing {
+            key: SealKey::new([6; 32]),
+            policies: Arc::<preview::Offered>::clone(&offered),
+        }),
         recorder: Arc::<Again>::clone(&again),
         listeners: vec![Listener { address: "127.0.0.1:0".parse().unwrap(), kind: ListenerKind::Public }],
         peer: None,
@@ -291,7 +298,7 @@ fn start(topology: Topology, policies: Policies, change: impl FnOnce(&mut Settin
     let shutdown = Shutdown::new();
     let signal = shutdown.clone();
     let thread = std::thread::spawn(move || proxy.run(&signal).unwrap());
-    Gateway { again, address: handle.addresses()[0], handle, live, shutdown, thread: Some(thread) }
+    Gateway { again, address: handle.addresses()[0], handle, live, offered, shutdown, thread: Some(thread) }
 }
 
 async fn send(address: SocketAddr, request: Request<Full<Bytes>>) -> Response<Bytes> {

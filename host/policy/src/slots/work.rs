@@ -167,7 +167,7 @@ impl Decide for Nobody {
     }
 }
 
-fn host_failed() -> Refused {
+pub(super) fn host_failed() -> Refused {
     Refused::passing(
         Stage::Plan,
         "the host failed over this policy",

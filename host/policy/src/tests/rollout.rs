@@ -3,6 +3,7 @@
 use portolan_core::evidence::Trial;
 use portolan_core::lane::{Affinity, Part, Side};
 
+use super::tenants::tenant;
 use super::*;
 
 const CANARY: Part = Part::Canary { permille: 500, affinity: Affinity::Tenant, salt: 1 };
@@ -104,4 +105,38 @@ fn each_side_has_counters_of_its_own() {
     let report = slots.reports(Moment(1)).remove(0);
     let (stable, candidate) = (report.decider.unwrap(), report.candidate.unwrap().decider.unwrap());
     assert_eq!((stable.calls, stable.traps, candidate.calls, candidate.traps), (1, 0, 1, 1));
+}
+
+#[test]
+fn a_preview_is_planned_apart_from_what_runs_and_at_its_slots_expense() {
+    let engine = engine();
+    let (mut slots, facts) = (Slots::new(engine.clone()), Arc::new(facts()));
+    let wanted = [spec(tenant("acme"), &HELLO.component(), "{}")];
+    let first = slots.reconcile(&wanted, &facts, Moment(1)).policies;
+    let budget = Budget { plan_burst: 2, plans_per_minute: 2, ..defaults::TENANT_BUDGET };
+    let mut preview = spec(tenant("acme"), &other(), "{}");
+    preview.terms.budget = Some(budget);
+    let planned = engine.preview(&preview, &facts).unwrap();
+    assert_eq!(planned.policy().digest, preview.source.as_ref().unwrap().digest());
+    assert!(planned.holds(&preview, &facts));
+    assert!(!planned.holds(&SlotSpec { config: r#"{"a": 1}"#.into(), ..preview.clone() }, &facts));
+    let again = slots.reconcile(&wanted, &facts, Moment(2));
+    assert!(!again.changed && Arc::ptr_eq(&first.tenants, &again.policies.tenants));
+
+    let bad = SlotSpec {
+        source: Ok(Source::bytes(Guest::planning("(unreachable)").component())),
+        ..preview.clone()
+    };
+    let plans = engine.accounts()[0].1.cost().plans;
+    assert!(plans >= 2, "both plans are on the slot's account: {plans}");
+    // The budget of this slot's plans bounds what may be looked at, and another slot has its own.
+    let refusals: Vec<Refused> = (0..8).filter_map(|_| engine.preview(&bad, &facts).err()).collect();
+    assert!(
+        refusals.iter().any(|refused| refused.stage == Stage::Plan && refused.reason.contains("unreachable"))
+    );
+    assert!(
+        refusals.iter().any(|refused| refused.stage == Stage::Quota && refused.transient),
+        "{refusals:?}"
+    );
+    engine.preview(&SlotSpec { slot: tenant("globex"), ..preview }, &facts).unwrap();
 }

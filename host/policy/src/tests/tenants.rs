@@ -13,7 +13,7 @@ const FORWARDS: &str =
     "(call $forward (i32.const 5) (i32.const 2) (i32.const 8) (i32.const 3) (i32.const 1024))
     (if (i32.load8_u (i32.const 1024)) (then (unreachable))) (call $always (i32.load (i32.const 1028)))";
 
-fn tenant(text: &str) -> Slot {
+pub(super) fn tenant(text: &str) -> Slot {
     Slot::Tenant(TenantName::new(text).unwrap())
 }
 

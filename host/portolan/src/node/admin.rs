@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use portolan_admin::backend::{
-    DecisionFilter, Node, Question as Asked, Tail, TailFilter, TenantSide, Untold,
+    DecisionFilter, Node, Preview, PreviewOrder, Question as Asked, Tail, TailFilter, TenantSide, Untold,
 };
 use portolan_admin::{Code, Problem};
 use portolan_control::Health;
@@ -30,6 +30,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::intent::{Control, Intent};
+use super::previews::Previews;
 use super::reconcile::Report;
 use super::recordings;
 use super::rollouts::{self, Rollouts};
@@ -53,6 +54,7 @@ pub(crate) struct Admin {
     pub(crate) intent: Intent,
     pub(crate) live: Arc<Live>,
     pub(crate) name: String,
+    pub(crate) previews: Previews,
     pub(crate) proxy: Handle,
     pub(crate) recorder: Recorder,
     pub(crate) report: Report,
@@ -157,7 +159,7 @@ impl Admin {
         let glass = report.break_glass.clone();
         drop(report);
         let recorder = self.recorder.stats();
-        let rows: [(&str, &str, &str, u64); 22] = [
+        let rows: [(&str, &str, &str, u64); 23] = [
             ("recordings_kept_total", "counter", "Decisions that were kept.", recorder.kept),
             (
                 "recordings_dropped_total",
@@ -221,6 +223,12 @@ impl Admin {
                 "counter",
                 "Guests' log lines that were dropped.",
                 stats.log_lines_dropped,
+            ),
+            (
+                "policy_previews",
+                "gauge",
+                "Versions that are planned for requests with a signed word.",
+                self.previews.count(),
             ),
             ("policy_warm_instances", "gauge", "Warm instances.", stats.warm_instances),
             ("policy_warm_bytes", "gauge", "Bytes of their memories.", stats.warm_bytes),
@@ -316,6 +324,10 @@ impl Node for Admin {
         let found =
             found.await.map_err(|error| Problem::internal(format!("look for a decision: {error}")))?;
         found.map_err(|error| Problem::new(Code::NotFound, format!("{error:#}")))
+    }
+
+    async fn preview(&self, order: PreviewOrder) -> Result<Preview, Problem> {
+        self.previews.order(order).await
     }
 
     fn recordings(&self) -> Result<Value, Problem> {

@@ -53,11 +53,7 @@ impl Sources {
         rollouts: &HashMap<Slot, InSlot>,
         component_bytes_max: usize,
     ) -> Vec<SlotSpec> {
-        let trust = &config.uploads.trust;
-        if self.trust != *trust || self.judged.len() > JUDGED_MAX {
-            self.trust.clone_from(trust);
-            self.judged.clear();
-        }
+        self.believe(&config.uploads.trust);
         let operator = config.policy.iter().map(|policy| (Slot::Operator, policy));
         let tenants = config.tenants.iter().filter_map(|(name, tenant)| {
             tenant.policy.as_ref().map(|policy| (Slot::Tenant(name.clone()), policy))
@@ -94,6 +90,32 @@ impl Sources {
                 }
             })
             .collect()
+    }
+
+    /// A version of the control store, with its signature judged by these keys. Blocks.
+    ///
+    /// # Errors
+    /// When its bytes cannot be had, or it must be signed and is not.
+    pub(super) fn of_version(
+        &mut self,
+        trust: &Trust,
+        state: &State,
+        slot: &Slot,
+        (plugin, version): (&PolicyName, Digest),
+        bytes_max: usize,
+    ) -> Result<Source, Refused> {
+        self.believe(trust);
+        let detached = registry::detached(state, slot, plugin, version);
+        let source = self.version(plugin, version, bytes_max)?;
+        self.judge(source, slot, detached, bytes_max)
+    }
+
+    /// Forgets what other keys said of signatures.
+    fn believe(&mut self, trust: &Trust) {
+        if self.trust != *trust || self.judged.len() > JUDGED_MAX {
+            self.trust.clone_from(trust);
+            self.judged.clear();
+        }
     }
 
     /// The component of a slot, with its signature judged.

@@ -31,6 +31,7 @@ use tokio::sync::Notify;
 use super::break_glass::{BreakGlass, Files, Freezer};
 use super::intent::Intent;
 use super::policies::Sources;
+use super::previews::Previews;
 use super::recordings;
 use super::rollouts::Rollouts;
 use super::starting::Waiting;
@@ -60,6 +61,7 @@ pub(crate) struct Reconciler {
     live: Arc<Live>,
     path: PathBuf,
     peer: Option<PeerIdentity>,
+    previews: Previews,
     recorder: Option<Recorder>,
     report: Report,
     rollouts: Rollouts,
@@ -86,6 +88,7 @@ pub(crate) struct Start {
     pub(crate) loaded: Loaded,
     pub(crate) path: PathBuf,
     pub(crate) peer: Option<PeerIdentity>,
+    pub(crate) previews: Previews,
     pub(crate) rollouts: Rollouts,
     pub(crate) sources: Sources,
     /// Where it says what it waits for.
@@ -115,6 +118,11 @@ impl Reconciler {
             &topology,
             Follows { intent: &start.intent, rollouts: &start.rollouts, waiting: &start.waiting },
         )?;
+        if let Some(facts) = slots.facts() {
+            let mut enabled = specs.clone();
+            glass.apply(&mut enabled);
+            start.previews.follow(enabled, Arc::clone(facts), &config.uploads.trust);
+        }
         let snapshot =
             Snapshot { generation: Generation(1), topology: Arc::clone(&topology), policies: first.policies };
         let slots_now = slots.reports(clock::now());
@@ -140,6 +148,7 @@ impl Reconciler {
             live: Live::new(snapshot),
             path: start.path,
             peer: start.peer,
+            previews: start.previews,
             recorder: None,
             report: Arc::new(Mutex::new(report)),
             rollouts: start.rollouts,
@@ -218,6 +227,7 @@ impl Reconciler {
         };
         let result = self.slots.reconcile(&enabled, &facts, now);
         result.events.iter().for_each(tell);
+        self.previews.follow(enabled, facts, &config.uploads.trust);
         let slots = self.slots.reports(now);
         self.rollouts.look(&slots);
         let operator = slots.iter().find(|report| report.slot == Slot::Operator);

@@ -114,7 +114,7 @@ pub(crate) fn permille(text: &str) -> Result<u32, String> {
 ///
 /// # Errors
 /// What it is to be.
-pub(super) fn split(text: &str) -> Result<(PolicyName, &str), String> {
+pub(crate) fn split(text: &str) -> Result<(PolicyName, &str), String> {
     let (plugin, version) = text.split_once('@').ok_or_else(|| {
         format!("`{text}` is no version: write PLUGIN@VERSION, as `portolan plugin versions` lists them")
     })?;
@@ -125,7 +125,7 @@ pub(super) fn split(text: &str) -> Result<(PolicyName, &str), String> {
 ///
 /// # Errors
 /// When the store has none such, or several.
-pub(super) fn find(
+pub(crate) fn find(
     state: &State,
     slot: &Slot,
     plugin: &PolicyName,

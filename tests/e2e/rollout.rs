@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use portolan_foundation::task;
 use portolan_tests::client::Client;
-use portolan_tests::guests::{Guest, with_section};
+use portolan_tests::guests::{Guest, responding, with_section};
 use portolan_tests::node::{self, Node, run};
 use portolan_tests::until;
 use portolan_tests::upstream::Upstream;
@@ -81,6 +81,7 @@ impl Cluster {
             ("traps", TRAPS.component()),
             ("slow", SLOW.component()),
             ("broken", BROKEN.component()),
+            ("other", responding("other")),
         ];
         for (name, component) in components {
             std::fs::write(first.join("pushed.wasm"), component).unwrap();
@@ -328,6 +329,46 @@ async fn a_version_goes_from_canary_to_all_and_back_under_load() {
     assert!(text.contains("rollback by") && text.contains("not better at all"), "{text}");
     let (_, text) = says(cluster.nodes[0].folder(), &["generations", "-n", "3"]).await;
     assert!(text.contains("by rollout"), "{text}");
+}
+
+#[tokio::test]
+async fn a_shadow_says_whom_it_would_answer_otherwise() {
+    let cluster = Cluster::start(&["one", "two"]).await;
+    cluster.rollout(&["unpin", "operator"]).await;
+    cluster.rollout(&["start", "operator", &cluster.version("other"), "--shadow"]).await;
+    let asks = async |node: &Node, tenant: &str, path: &str| {
+        let mut client = Client::connect(node.public(), &format!("{tenant}.apps.test")).await.unwrap();
+        assert_eq!(client.get(path).await.unwrap().status, 200);
+    };
+    let seen = RefCell::new(Value::Null);
+    // All nodes' together, by where requests went and whose they were.
+    until("the differences of both nodes", async || {
+        asks(&cluster.nodes[0], "t0", "/orders/1").await;
+        asks(&cluster.nodes[1], "t1", "/orders/2").await;
+        asks(&cluster.nodes[1], "t1", "/carts").await;
+        let (code, status) = cluster.status().await;
+        assert_eq!(code, 0, "{status}");
+        let found = |pointer: &str| status.pointer(pointer).and_then(Value::as_u64) > Some(0);
+        let all =
+            found("/differences/tenants/t0/other-target") && found("/differences/tenants/t1/other-target");
+        seen.replace(status);
+        all
+    })
+    .await;
+    let differences = &seen.borrow()["differences"];
+    let (total, of) = (&differences["counts"]["other-target"], |way: &str, name: &str| {
+        differences[way][name]["other-target"].as_u64()
+    });
+    let routes = of("routes", "/orders").unwrap_or(0) + of("routes", "/carts").unwrap_or(0);
+    assert_eq!(Some(routes), total.as_u64(), "{differences}");
+    assert_eq!(of("regions", "here"), total.as_u64(), "{differences}");
+    let (_, text) = says(cluster.nodes[0].folder(), &["rollout", "status"]).await;
+    for line in ["differs by route /orders: ", "differs by tenant t1: ", "differs by region here: "] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    // Promoted to a canary it is no shadow, and nothing is told of one.
+    cluster.rollout(&["promote", "operator", "--percent", "10"]).await;
+    until("the end of the shadow", async || cluster.status().await.1.get("differences").is_none()).await;
 }
 
 #[tokio::test]

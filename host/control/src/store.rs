@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use portolan_core::evidence::Evidence;
 use portolan_core::ids::Digest;
+use portolan_core::recording::Report;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::{clock, random};
 use serde::{Deserialize, Serialize};
@@ -85,6 +86,9 @@ pub struct NodeReport {
 /// What a node counted of one step of a rollout.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RolloutReport {
+    /// How a candidate in the shadow differs, and whom that would meet: the rows that matter most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub differences: Option<Box<Report>>,
     /// What was counted.
     pub evidence: Evidence,
     /// The rollout's id.

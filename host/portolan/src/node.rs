@@ -102,6 +102,7 @@ pub(crate) fn serve(
     let proxy = portolan_proxy::Config {
         debug: Some(debug.for_purpose(recordings::DEBUG_PURPOSE)),
         recorder: Arc::new(recorder.clone()),
+    rollouts.compare_with(recorder.clone());
         ..proxy_config(&config, &settings, certificates.as_ref(), peer.clone(), threads)?
     };
     let proxy = Proxy::bind(proxy, Arc::clone(&live)).context("start the data plane")?;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use portolan_core::decide::{Said, Undecided};
-use portolan_core::ids::Digest;
+use portolan_core::evidence::Trial;
 use portolan_core::lane::{Candidate, Side, Slot};
 use portolan_core::recording::{
     Captured, DecisionId, Part, Picture, Report, SlotDecision, compare, evaluate,
@@ -18,13 +18,13 @@ use portolan_core::snapshot::Policy;
 use crate::defaults::{SHADOW_NICE, SHADOW_PAUSE, SHADOW_QUEUE_MAX, SHADOW_TRIES, SHADOWS_MAX};
 use crate::error::Error;
 
-/// Who runs where: a slot and its candidate's version.
-type Key = (Slot, Digest);
+/// What came of slots' candidates, each with the trial that it was counted for.
+type Reports = HashMap<Slot, (Arc<Trial>, Report)>;
 
 /// The queue to the shadow's thread, and what came of it. Clones are the same.
 #[derive(Clone, Debug)]
 pub struct Shadow {
-    all: Arc<Mutex<HashMap<Key, Report>>>,
+    all: Arc<Mutex<Reports>>,
     dropped: Arc<AtomicU64>,
     queue: SyncSender<Box<Work>>,
 }
@@ -71,16 +71,11 @@ impl Shadow {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// How a slot's candidate differed so far, and whom that would meet.
+    /// How a slot's candidate differed so far in one trial, and whom that would meet.
     #[must_use]
-    pub fn report(&self, slot: &Slot, candidate: Digest) -> Option<Report> {
+    pub fn report(&self, slot: &Slot, trial: &Arc<Trial>) -> Option<Report> {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(&(slot.clone(), candidate)).cloned()
-    }
-
-    /// Forgets what came of a slot's candidate: its rollout has ended, or begins anew.
-    pub fn forget(&self, slot: &Slot, candidate: Digest) {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&(slot.clone(), candidate));
+        all.get(slot).filter(|(counted, _)| Arc::ptr_eq(counted, trial)).map(|(_, report)| report.clone())
     }
 }
 
@@ -91,7 +86,7 @@ fn candidate(part: &Part) -> Option<(Candidate, SlotDecision)> {
 
 /// The shadow's thread. What wakes it: a decision to make again. What it writes: counts. A candidate that fails is counted, and
 /// the next decision follows.
-fn run(work: &Receiver<Box<Work>>, all: &Mutex<HashMap<Key, Report>>) {
+fn run(work: &Receiver<Box<Work>>, all: &Mutex<Reports>) {
     // Where it is not allowed, candidates are as eager as everything else.
     rustix::process::setpriority_process(None, SHADOW_NICE).ok();
     while let Ok(work) = work.recv() {
@@ -101,12 +96,16 @@ fn run(work: &Receiver<Box<Work>>, all: &Mutex<HashMap<Key, Report>>) {
             trial.count(Side::Candidate, other.said, took);
             trial.count_compared(class);
             let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
-            let key = (base.slot.clone(), policy.digest);
-            if all.len() >= SHADOWS_MAX && !all.contains_key(&key) {
+            if all.len() >= SHADOWS_MAX && !all.contains_key(&base.slot) {
                 // So many at once are leftovers: rollouts count anew.
                 all.clear();
             }
-            all.entry(key).or_default().add(work.id, &work.picture, base, &other, class);
+            let (counted, report) =
+                all.entry(base.slot.clone()).or_insert_with(|| (Arc::clone(trial), Report::default()));
+            if !Arc::ptr_eq(counted, trial) {
+                (*counted, *report) = (Arc::clone(trial), Report::default());
+            }
+            report.add(work.id, &work.picture, base, &other, class);
         }
     }
 }

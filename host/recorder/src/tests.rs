@@ -349,18 +349,18 @@ fn candidates_in_the_shadow_are_compared_by_class() {
         let candidate = policy(digest, pool, decider);
         let lane = in_shadow(Arc::clone(&candidate));
         (0..20).for_each(|number| shadow.offer(&captured(number, &lane)));
-        let count =
-            || shadow.report(&Slot::Operator, candidate.digest).map_or(0, |report| report.counts.total());
-        until("all are compared", || count() == 20);
-        let report = shadow.report(&Slot::Operator, candidate.digest).unwrap();
+        let trial = Arc::clone(&lane.candidate.as_ref().unwrap().trial);
+        let told = || shadow.report(&Slot::Operator, &trial);
+        until("all are compared", || told().is_some_and(|report| report.counts.total() == 20));
+        let report = told().unwrap();
         assert_eq!(report.counts.of(class), 20, "{report:?}");
         assert_eq!(report.routes["/shop"].total(), 20);
         let Evidence { candidate: counts, compared, .. } = lane.candidate.as_ref().unwrap().trial.read();
-        assert_eq!((compared.of(class), counts.decisions), (20, 20));
+        assert_eq!((compared.classes.of(class), counts.decisions), (20, 20));
         assert_eq!(counts.traps, if class == Class::Error { 20 } else { 0 });
         assert!(counts.latency.quantile_ns(500).is_some());
-        shadow.forget(&Slot::Operator, candidate.digest);
-        assert_eq!(shadow.report(&Slot::Operator, candidate.digest), None);
+        // Another step of a rollout counts anew.
+        assert_eq!(shadow.report(&Slot::Operator, &Arc::default()), None);
     }
     assert_eq!(shadow.dropped(), 0);
     shadow.offer(&captured(1, &Arc::new(Lane::stable(policy(1, "web", Arc::new(First))))));
@@ -378,7 +378,8 @@ fn a_slow_candidate_costs_its_comparisons_and_nobody_waits() {
     assert!(shadow.dropped() >= offered - defaults::SHADOW_QUEUE_MAX as u64 - 2, "{}", shadow.dropped());
     *door.open.lock().unwrap() = true;
     door.opened.notify_all();
-    let count = || shadow.report(&Slot::Operator, candidate.digest).map_or(0, |report| report.counts.total());
+    let trial = Arc::clone(&lane.candidate.as_ref().unwrap().trial);
+    let count = || shadow.report(&Slot::Operator, &trial).map_or(0, |report| report.counts.total());
     let dropped = || lane.candidate.as_ref().unwrap().trial.read().compared.dropped;
     assert_eq!(dropped(), shadow.dropped());
     until("what found a place is compared", || count() + shadow.dropped() == offered);

@@ -1,6 +1,7 @@
 //! Differences counted: how many of which class, whom they would meet, and some to look at. Bounded, and mergeable, so that
 //! parts can be counted on several threads.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -21,21 +22,21 @@ pub struct Counts {
     /// [`Class::Same`]
     pub same: u64,
     /// [`Class::OtherTarget`]
-    pub other_target: u64,
     #[serde(alias = "other_target")]
+    pub other_target: u64,
     /// [`Class::AllowToReject`]
-    pub allow_to_reject: u64,
     #[serde(alias = "allow_to_reject")]
+    pub allow_to_reject: u64,
     /// [`Class::RejectToAllow`]
-    pub reject_to_allow: u64,
     #[serde(alias = "reject_to_allow")]
+    pub reject_to_allow: u64,
     /// [`Class::Error`]
     pub error: u64,
     /// [`Class::Slower`]
     pub slower: u64,
     /// [`Class::NotComparable`]
-    pub not_comparable: u64,
     #[serde(alias = "not_comparable")]
+    pub not_comparable: u64,
 }
 
 impl Counts {
@@ -44,7 +45,6 @@ impl Counts {
         *self.of_mut(class) += 1;
     }
 
-    /// The number of one class.
     /// The same with another number of one class.
     #[must_use]
     pub const fn set(mut self, class: Class, number: u64) -> Self {
@@ -52,6 +52,7 @@ impl Counts {
         self
     }
 
+    /// The number of one class.
     #[must_use]
     pub const fn of(&self, class: Class) -> u64 {
         match class {
@@ -89,26 +90,26 @@ impl Counts {
         Class::ALL.iter().filter(|class| class.is_divergence()).map(|&class| self.of(class)).sum()
     }
 
-    /// Adds another count.
     /// Those that say something.
     #[must_use]
     pub fn comparable(&self) -> u64 {
         self.total().saturating_sub(self.not_comparable)
     }
 
+    /// Adds another count.
     pub fn merge(&mut self, other: &Self) {
-        for class in Class::ALL {
         *self = self.with(other, u64::saturating_add);
     }
 
     /// Both, class by class.
     #[must_use]
     pub fn with(mut self, other: &Self, with: fn(u64, u64) -> u64) -> Self {
+        for class in Class::ALL {
             let count = self.of_mut(class);
             *count = with(*count, other.of(class));
         }
-    }
         self
+    }
 }
 
 /// A blast radius: what would change, and for whom.
@@ -190,6 +191,26 @@ impl Report {
         }
     }
 
+    /// The same with so many rows of each break-down: those of most divergences, and what else there is counted together. For
+    /// telling others.
+    #[must_use]
+    pub fn shortened(&self, rows_max: usize, samples_max: usize) -> Self {
+        let rows = |rows: &BTreeMap<String, Counts>| shortened(rows, rows_max);
+        let samples = |(class, ids): (&Class, &Vec<DecisionId>)| {
+            (*class, ids.iter().take(samples_max).copied().collect())
+        };
+        Self {
+            counts: self.counts,
+            routes: rows(&self.routes),
+            rules: rows(&self.rules),
+            tenants: rows(&self.tenants),
+            regions: rows(&self.regions),
+            samples: self.samples.iter().map(samples).collect(),
+            missing: self.missing.iter().take(rows_max).map(|(name, count)| (name.clone(), *count)).collect(),
+            impure: self.impure,
+        }
+    }
+
     /// Are more than so many of a thousand comparisons divergences, or does nothing follow from the report?
     #[must_use]
     pub fn exceeds(&self, permille: u32) -> bool {
@@ -204,6 +225,19 @@ fn count(rows: &mut BTreeMap<String, Counts>, name: &str, class: Class) {
     }
     let name = if rows.len() < ROWS_MAX { name } else { OTHERS };
     rows.entry(name.to_owned()).or_default().add(class);
+}
+
+fn shortened(rows: &BTreeMap<String, Counts>, max: usize) -> BTreeMap<String, Counts> {
+    let mut all: Vec<(&String, &Counts)> = rows.iter().collect();
+    all.sort_by_key(|(name, counts)| {
+        (name.as_str() == OTHERS, Reverse(counts.divergences()), Reverse(counts.total()))
+    });
+    let mut few: BTreeMap<String, Counts> =
+        all.iter().take(max).map(|(name, counts)| ((*name).clone(), **counts)).collect();
+    for (_, counts) in all.iter().skip(max) {
+        few.entry(OTHERS.to_owned()).or_default().merge(counts);
+    }
+    few
 }
 
 fn merge(rows: &mut BTreeMap<String, Counts>, more: BTreeMap<String, Counts>) {

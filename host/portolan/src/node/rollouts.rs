@@ -6,16 +6,18 @@
 //! away it goes on trying, and the node goes on without the candidate.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use portolan_control::{NodeReport, RolloutReport, State};
 use portolan_core::evidence::{Evidence, Trial};
-use portolan_core::rollout::{Command, Reason, Rollout, Verdict, Window, judge};
+use portolan_core::recording::Report as Differences;
+use portolan_core::rollout::{Command, Phase, Reason, Rollout, Verdict, Window, judge};
 use portolan_core::snapshot::Live;
 use portolan_foundation::clock;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_policy::{Slot, SlotReport};
+use portolan_recorder::Recorder;
 use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
@@ -30,6 +32,11 @@ const JUDGE_EVERY: Duration = Duration::from_secs(1);
 const ROLLOUTS_MEASURED: usize = 32;
 /// Rollouts that other nodes are told of: a report is small.
 const REPORTED_MAX: usize = 32;
+/// Of those in the shadow, so many of which it is told how they differ, with so many rows of each kind and so many decisions to
+/// look at.
+const DIFFERENCES_MAX: usize = 8;
+const DIFFERENCE_ROWS: usize = 8;
+const DIFFERENCE_SAMPLES: usize = 3;
 /// A candidate that might run later is given up after so many tries.
 const CANDIDATE_TRIES: u32 = 3;
 
@@ -39,6 +46,8 @@ pub(crate) struct Rollouts(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
+    /// Who asks candidates in the shadow.
+    recorder: OnceLock<Recorder>,
     /// Wakes the clerk.
     owed: Notify,
     /// Wakes the reconciler.
@@ -99,6 +108,11 @@ impl Rollouts {
         if let Some(state) = state.filter(|state| state.generation() >= watched.seen) {
             watched.take(state);
         }
+    /// From now on it is known how candidates in the shadow differ.
+    pub(crate) fn compare_with(&self, recorder: Recorder) {
+        self.0.recorder.set(recorder).ok();
+    }
+
         let Watched { read, trials, .. } = &*watched;
         read.iter()
             .map(|(slot, (_, rollout))| {
@@ -152,8 +166,13 @@ impl Rollouts {
             let evidence = watch.trial.read();
             let verdict = judge(&evidence, &watch.rollout.limits);
             let Rollout { candidate, id, percent, phase, plugin, .. } = &watch.rollout;
+        let mut differing = 0;
             let version = candidate.as_ref().map_or_else(String::new, |run| format!("{plugin}, {run}"));
             RolloutStatus {
+                differences: self.differences(slot, watch).filter(|_| {
+                    differing += 1;
+                    differing <= DIFFERENCES_MAX
+                }),
                 id: id.clone(),
                 here: Sheet::new(&evidence, &watch.rollout, verdict, vec![node.to_owned()], clock::unix_ms()),
                 percent: *percent,
@@ -163,6 +182,15 @@ impl Rollouts {
                 version,
             }
         });
+    /// How a candidate in the shadow differs here, in short.
+    fn differences(&self, slot: &Slot, watch: &Watch) -> Option<Box<Differences>> {
+        if watch.rollout.phase != Phase::Shadow {
+            return None;
+        }
+        let report = self.0.recorder.get()?.shadow().report(slot, &watch.trial)?;
+        Some(Box::new(report.shortened(DIFFERENCE_ROWS, DIFFERENCE_SAMPLES)))
+    }
+
         status.collect()
     }
 

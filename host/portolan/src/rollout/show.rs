@@ -2,7 +2,7 @@
 
 use portolan_control::{NodeReport, State};
 use portolan_core::evidence::Evidence;
-use portolan_core::recording::Class;
+use portolan_core::recording::{Class, Counts, Report};
 use portolan_core::rollout::{Phase, Rollout, Run, Verdict, judge};
 use portolan_foundation::clock;
 use portolan_policy::Slot;
@@ -12,10 +12,15 @@ use super::{Record, Sheet, Summary, name, words};
 
 /// Changes that are shown of a slot.
 const HISTORY_SHOWN: usize = 5;
+/// Rows that are shown of each way to look at differences.
+const ROWS_SHOWN: usize = 5;
 
 /// One slot.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct View {
+    /// How a candidate in the shadow differs, and whom that would meet, by all nodes together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) differences: Option<Report>,
     /// What nodes tell of the candidate now, all together; none without a candidate.
     pub(crate) now: Option<Sheet>,
     /// Nodes that asked it nothing any more, and why.
@@ -44,6 +49,7 @@ pub(crate) fn views(state: &State, nodes: &[NodeReport], only: Option<&Slot>) ->
     keys.map(|(key, object)| {
         let record = Record::read(&object.body).map_err(|error| format!("{key} does not read: {error}"))?;
         Ok(View {
+            differences: differences(&record.rollout, key.name(), nodes),
             now: summed(&record.rollout, key.name(), nodes),
             stopped: stopped(&record.rollout, key.name(), nodes),
             record,
@@ -51,6 +57,16 @@ pub(crate) fn views(state: &State, nodes: &[NodeReport], only: Option<&Slot>) ->
         })
     })
     .collect()
+}
+
+/// How a candidate in the shadow differs, by what all nodes tell of its present step.
+fn differences(rollout: &Rollout, name: &str, nodes: &[NodeReport]) -> Option<Report> {
+    let reports = nodes.iter().flat_map(|node| &node.rollouts);
+    let of_this = reports.filter(|report| report.name == name && is_of(rollout, &report.id, report.step));
+    of_this.filter_map(|report| report.differences.as_deref().cloned()).reduce(|mut all, more| {
+        all.merge(more);
+        all
+    })
 }
 
 /// What all nodes counted of a rollout's present step.
@@ -114,6 +130,7 @@ impl View {
         if let Some(now) = &self.now {
             lines.extend(sheet(now));
         }
+        lines.extend(self.differences.iter().flat_map(differing));
         lines.extend(
             self.stopped.iter().map(|stopped| format!("  STOPPED on {}: {}", stopped.node, stopped.reason)),
         );
@@ -148,11 +165,38 @@ fn sheet(sheet: &Sheet) -> Vec<String> {
         side("stable", &sheet.stable),
     ];
     let compared = &sheet.compared;
-    let classes = Class::ALL.iter().filter(|class| compared.of(**class) > 0);
-    let classes: Vec<String> =
-        classes.map(|class| format!("{} {}", compared.of(*class), class.as_str())).collect();
+    let classes = classes(&compared.classes);
     if !classes.is_empty() || compared.dropped > 0 {
-        lines.push(format!("  compared: {}; {} dropped", classes.join(", "), compared.dropped));
+        lines.push(format!("  compared: {classes}; {} dropped", compared.dropped));
+    }
+    lines
+}
+
+fn classes(counts: &Counts) -> String {
+    let there = Class::ALL.into_iter().filter(|class| counts.of(*class) > 0);
+    there.map(|class| format!("{} {}", counts.of(class), class.as_str())).collect::<Vec<_>>().join(", ")
+}
+
+/// Whom a candidate in the shadow would answer otherwise, those with the most such answers first.
+fn differing(report: &Report) -> Vec<String> {
+    let ways = [
+        ("route", &report.routes),
+        ("tenant", &report.tenants),
+        ("region", &report.regions),
+        ("rule", &report.rules),
+    ];
+    let mut lines = Vec::new();
+    for (way, rows) in ways {
+        let mut rows: Vec<_> = rows.iter().filter(|(_, counts)| counts.divergences() > 0).collect();
+        rows.sort_by_key(|(_, counts)| std::cmp::Reverse(counts.divergences()));
+        for (name, counts) in rows.into_iter().take(ROWS_SHOWN) {
+            lines.push(format!("  differs by {way} {name}: {}", classes(counts)));
+        }
+    }
+    if report.impure {
+        lines.push(
+            "  the candidate answers the same question in two ways: no difference means anything".to_owned(),
+        );
     }
     lines
 }

@@ -10,6 +10,7 @@
 mod admin;
 mod cli;
 mod control;
+mod events;
 mod examples;
 mod guide;
 mod hostile;

@@ -3,10 +3,10 @@
 use std::fmt::Debug;
 
 use async_trait::async_trait;
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
 use axum::response::{IntoResponse as _, Response};
-use http::HeaderMap;
 use http::header::IF_MATCH;
+use http::request::Parts;
 use portolan_core::ids::TenantName;
 use portolan_core::lane::Affinity;
 use portolan_core::rollout::Limits;
@@ -321,15 +321,11 @@ async fn get_rollout(
         ("If-Match" = Option<String>, Header, description = "The ETag of the slot, if it matters")),
     responses((status = 200, description = "What it did", body = RolloutDone)))]
 async fn start_rollout(
-    State(api): State<Api>,
-    caller: Caller,
-    Names(slot): Names<String>,
-    Parameters(meant): Parameters<Meant>,
-    headers: HeaderMap,
+    asking: Asking,
     Json(start): Json<StartRollout>,
 ) -> Result<axum::Json<RolloutDone>, Problem> {
     let why = start.message.clone();
-    order(&api, &caller, slot, &meant, &headers, &why, RolloutCommand::Start(start)).await
+    asking.carry_out(&why, RolloutCommand::Start(start)).await
 }
 
 /// Gives the version on trial another part: the next one, so many of a hundred requests, or all.
@@ -338,18 +334,14 @@ async fn start_rollout(
         ("If-Match" = Option<String>, Header, description = "The ETag of the slot, if it matters")),
     responses((status = 200, description = "What it did", body = RolloutDone)))]
 async fn promote_rollout(
-    State(api): State<Api>,
-    caller: Caller,
-    Names(slot): Names<String>,
-    Parameters(meant): Parameters<Meant>,
-    headers: HeaderMap,
+    asking: Asking,
     Json(PromoteRequest { full, message: why, percent }): Json<PromoteRequest>,
 ) -> Result<axum::Json<RolloutDone>, Problem> {
     if full && percent.is_some() {
         let detail = "say `full` or `percent`, not both";
         return Err(Problem::new(Code::Conflict, detail).at("/percent", detail));
     }
-    order(&api, &caller, slot, &meant, &headers, &why, RolloutCommand::Promote { full, percent }).await
+    asking.carry_out(&why, RolloutCommand::Promote { full, percent }).await
 }
 
 /// Takes the version on trial off all requests, and keeps it ready.
@@ -357,15 +349,8 @@ async fn promote_rollout(
     params(Meant, ("slot" = String, Path, description = "`operator`, or `tenant.NAME`", pattern = "^[!-.0-~]{1,200}$"),
         ("If-Match" = Option<String>, Header, description = "The ETag of the slot, if it matters")),
     responses((status = 200, description = "What it did", body = RolloutDone)))]
-async fn pause_rollout(
-    State(api): State<Api>,
-    caller: Caller,
-    Names(slot): Names<String>,
-    Parameters(meant): Parameters<Meant>,
-    headers: HeaderMap,
-    Json(why): Json<Because>,
-) -> Result<axum::Json<RolloutDone>, Problem> {
-    order(&api, &caller, slot, &meant, &headers, &why.message, RolloutCommand::Pause).await
+async fn pause_rollout(asking: Asking, Json(why): Json<Because>) -> Result<axum::Json<RolloutDone>, Problem> {
+    asking.carry_out(&why.message, RolloutCommand::Pause).await
 }
 
 /// Lets the version on trial have its part again.
@@ -374,14 +359,10 @@ async fn pause_rollout(
         ("If-Match" = Option<String>, Header, description = "The ETag of the slot, if it matters")),
     responses((status = 200, description = "What it did", body = RolloutDone)))]
 async fn resume_rollout(
-    State(api): State<Api>,
-    caller: Caller,
-    Names(slot): Names<String>,
-    Parameters(meant): Parameters<Meant>,
-    headers: HeaderMap,
+    asking: Asking,
     Json(why): Json<Because>,
 ) -> Result<axum::Json<RolloutDone>, Problem> {
-    order(&api, &caller, slot, &meant, &headers, &why.message, RolloutCommand::Resume).await
+    asking.carry_out(&why.message, RolloutCommand::Resume).await
 }
 
 /// Drops the version on trial.
@@ -389,15 +370,8 @@ async fn resume_rollout(
     params(Meant, ("slot" = String, Path, description = "`operator`, or `tenant.NAME`", pattern = "^[!-.0-~]{1,200}$"),
         ("If-Match" = Option<String>, Header, description = "The ETag of the slot, if it matters")),
     responses((status = 200, description = "What it did", body = RolloutDone)))]
-async fn abort_rollout(
-    State(api): State<Api>,
-    caller: Caller,
-    Names(slot): Names<String>,
-    Parameters(meant): Parameters<Meant>,
-    headers: HeaderMap,
-    Json(why): Json<Because>,
-) -> Result<axum::Json<RolloutDone>, Problem> {
-    order(&api, &caller, slot, &meant, &headers, &why.message, RolloutCommand::Abort).await
+async fn abort_rollout(asking: Asking, Json(why): Json<Because>) -> Result<axum::Json<RolloutDone>, Problem> {
+    asking.carry_out(&why.message, RolloutCommand::Abort).await
 }
 
 /// Runs what ran before, at once and on every node; this is a rollout of its own.
@@ -406,11 +380,7 @@ async fn abort_rollout(
         ("If-Match" = Option<String>, Header, description = "The ETag of the slot, if it matters")),
     responses((status = 200, description = "What it did", body = RolloutDone)))]
 async fn rollback_rollout(
-    State(api): State<Api>,
-    caller: Caller,
-    Names(slot): Names<String>,
-    Parameters(meant): Parameters<Meant>,
-    headers: HeaderMap,
+    asking: Asking,
     Json(RollbackRequest { config, message: why, to }): Json<RollbackRequest>,
 ) -> Result<axum::Json<RolloutDone>, Problem> {
     if config.is_some() && to.is_none() {
@@ -418,7 +388,7 @@ async fn rollback_rollout(
         return Err(Problem::new(Code::Conflict, detail).at("/to", detail));
     }
     let to = to.map(|version| Which { version, config });
-    order(&api, &caller, slot, &meant, &headers, &why, RolloutCommand::Rollback(to)).await
+    asking.carry_out(&why, RolloutCommand::Rollback(to)).await
 }
 
 /// Runs a version at once and on every node, and refuses rollouts until it is unpinned.
@@ -427,15 +397,11 @@ async fn rollback_rollout(
         ("If-Match" = Option<String>, Header, description = "The ETag of the slot, if it matters")),
     responses((status = 200, description = "What it did", body = RolloutDone)))]
 async fn pin_rollout(
-    State(api): State<Api>,
-    caller: Caller,
-    Names(slot): Names<String>,
-    Parameters(meant): Parameters<Meant>,
-    headers: HeaderMap,
+    asking: Asking,
     Json(PinRequest { config, message: why, version }): Json<PinRequest>,
 ) -> Result<axum::Json<RolloutDone>, Problem> {
     let command = RolloutCommand::Pin(Which { version, config });
-    order(&api, &caller, slot, &meant, &headers, &why, command).await
+    asking.carry_out(&why, command).await
 }
 
 /// Allows rollouts again.
@@ -443,53 +409,53 @@ async fn pin_rollout(
     params(Meant, ("slot" = String, Path, description = "`operator`, or `tenant.NAME`", pattern = "^[!-.0-~]{1,200}$"),
         ("If-Match" = Option<String>, Header, description = "The ETag of the slot, if it matters")),
     responses((status = 200, description = "What it did", body = RolloutDone)))]
-async fn unpin_rollout(
-    State(api): State<Api>,
-    caller: Caller,
-    Names(slot): Names<String>,
-    Parameters(meant): Parameters<Meant>,
-    headers: HeaderMap,
-    Json(why): Json<Because>,
-) -> Result<axum::Json<RolloutDone>, Problem> {
-    order(&api, &caller, slot, &meant, &headers, &why.message, RolloutCommand::Unpin).await
+async fn unpin_rollout(asking: Asking, Json(why): Json<Because>) -> Result<axum::Json<RolloutDone>, Problem> {
+    asking.carry_out(&why.message, RolloutCommand::Unpin).await
 }
 
-async fn order(
-    api: &Api,
-    caller: &Caller,
+/// Who asks for something in a slot, and what it says of how it is meant. What is asked for is in the content.
+struct Asking {
+    api: Api,
+    caller: Caller,
+    if_revision: Option<u64>,
+    meant: Meant,
     slot: String,
-    meant: &Meant,
-    headers: &HeaderMap,
-    why: &str,
-    command: RolloutCommand,
-) -> Result<axum::Json<RolloutDone>, Problem> {
-    mine(caller, &slot)?;
-    // In an emergency nobody has to look first; whoever has looked may say so.
-    let if_revision = match headers.get(IF_MATCH) {
-        None => None,
-        Some(_) => match seen(headers)? {
-            Seen::Revision(revision) => Some(revision),
-            Seen::Any => None,
-            Seen::Nothing => Some(0),
-        },
-    };
-    let order = Order {
-        author: caller.author(),
-        command,
-        dry_run: meant.dry_run,
-        if_revision,
-        message: message(why)?,
-        slot,
-    };
-    let slot = order.slot.clone();
-    let done = api.backends().rollouts.order(order).await?;
-    if !done.dry_run {
-        let data = serde_json::json!({
-            "by": caller.author(), "slot": slot, "phase": done.phase, "id": done.id, "generation": done.generation,
-        });
-        api.events().tell("rollout", tenant_of(&slot), data);
+}
+
+impl FromRequestParts<Api> for Asking {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        let caller = <Caller as FromRequestParts<Api>>::from_request_parts(parts, api).await?;
+        let Names(slot) = Names::<String>::from_request_parts(parts, api).await?;
+        let Parameters(meant) = Parameters::<Meant>::from_request_parts(parts, api).await?;
+        mine(&caller, &slot)?;
+        // In an emergency nobody has to look first; whoever has looked may say so.
+        let if_revision = match parts.headers.get(IF_MATCH) {
+            None => None,
+            Some(_) => match seen(&parts.headers)? {
+                Seen::Revision(revision) => Some(revision),
+                Seen::Any => None,
+                Seen::Nothing => Some(0),
+            },
+        };
+        Ok(Self { api: api.clone(), caller, if_revision, meant, slot })
     }
-    Ok(axum::Json(done))
+}
+
+impl Asking {
+    /// Carries a command out. Each node tells of it when the store has it, whoever asked for it.
+    async fn carry_out(self, why: &str, command: RolloutCommand) -> Result<axum::Json<RolloutDone>, Problem> {
+        let order = Order {
+            author: self.caller.author(),
+            command,
+            dry_run: self.meant.dry_run,
+            if_revision: self.if_revision,
+            message: message(why)?,
+            slot: self.slot,
+        };
+        Ok(axum::Json(self.api.backends().rollouts.order(order).await?))
+    }
 }
 
 /// A tenant's caller knows its own slot alone.

@@ -3,12 +3,13 @@
 pub(crate) mod admin;
 pub(crate) mod break_glass;
 pub(crate) mod changes;
+mod herald;
 mod intent;
 mod listen;
 pub(crate) mod plugins;
 pub(crate) mod policies;
-mod reconcile;
 mod previews;
+mod reconcile;
 pub(crate) mod recordings;
 pub(crate) mod rollouts;
 mod starting;
@@ -23,6 +24,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
+use portolan_admin::Events;
 use portolan_control::{Components, Health};
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::tls::{self, CertificateFiles, CertificateStore, ClientAuth, PeerIdentity};
@@ -36,12 +38,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use self::admin::Admin;
+use self::herald::Herald;
 pub(crate) use self::intent::Intent;
 use self::policies::Sources;
+use self::previews::Previews;
 use self::reconcile::{Reconciler, Start};
 use self::rollouts::Rollouts;
 use self::starting::{Starting, Waiting};
-use self::previews::Previews;
 use crate::config::{self, Config, Loaded, LogFormat};
 
 /// The name of the admin socket in the state folder.
@@ -79,19 +82,19 @@ pub(crate) fn serve(
         tracing::warn!("the last good generation is served: {reason}");
     }
     let rollouts = Rollouts::default();
+    let debug = recordings::debug_key(&config)?;
+    let previews = Previews::new(engine.clone(), intent.clone(), components.clone(), control.handle(), debug);
     let start = Start {
         certificates: certificates.clone(),
         environment: environment.clone(),
-    let debug = recordings::debug_key(&config)?;
-    let previews = Previews::new(engine.clone(), intent.clone(), components.clone(), control.handle(), debug);
         intent: intent.clone(),
         loaded,
         path: path.to_owned(),
         peer: peer.clone(),
+        previews: previews.clone(),
         rollouts: rollouts.clone(),
         sources: Sources::with_components(components, control.handle()),
         waiting: Waiting::default(),
-        previews: previews.clone(),
     };
     let starting = starting(&config, &start.waiting, control)?;
     let mut reconciler = Reconciler::start(engine.clone(), start)?;
@@ -99,14 +102,14 @@ pub(crate) fn serve(
     let settings = LiveSettings::new(settings(&config)).context("start the data plane")?;
     let recorder = recordings::start(&config, debug, &live)?;
     let recorder = reconciler.record_with(recorder);
+    rollouts.compare_with(recorder.clone());
     let proxy = portolan_proxy::Config {
         debug: Some(debug.for_purpose(recordings::DEBUG_PURPOSE)),
+        previews: Some(Previewing { key: previews.key(), policies: Arc::new(previews.clone()) }),
         recorder: Arc::new(recorder.clone()),
-    rollouts.compare_with(recorder.clone());
         ..proxy_config(&config, &settings, certificates.as_ref(), peer.clone(), threads)?
     };
     let proxy = Proxy::bind(proxy, Arc::clone(&live)).context("start the data plane")?;
-        previews: Some(Previewing { key: previews.key(), policies: Arc::new(previews.clone()) }),
     let shutdown = Shutdown::new();
     let meter = usage::Meter::open(&config.state, clock::unix_ms()).context("open the folder of usage")?;
     let meter = Arc::new(Mutex::new(meter));
@@ -120,11 +123,11 @@ pub(crate) fn serve(
         live: Arc::clone(&live),
         proxy: proxy.handle(),
         name: config.name.clone(),
+        previews,
         recorder: recorder.clone(),
         report: reconciler.report(),
         rollouts: rollouts.clone(),
         shutdown: shutdown.clone(),
-        previews,
         settings: Arc::clone(&settings),
         usage: Arc::clone(&meter),
     };
@@ -137,9 +140,18 @@ pub(crate) fn serve(
         "rollouts-judge",
         rollouts.clone().judge(Arc::clone(&live), intent.clone(), name.clone(), ending.clone()),
     );
+    let events = Events::default();
+    let herald = Herald::default().run(
+        counting.clone(),
+        intent.clone(),
+        rollouts.clone(),
+        events.clone(),
+        ending.clone(),
+    );
+    task::spawn("herald", herald);
     task::spawn("rollouts-clerk", rollouts.write_down(intent, name, ending));
     let socket = config.state.join(SOCKET);
-    listen::start(&config, admin, path, &environment, &socket, metrics.transpose()?)?;
+    listen::start(&config, admin, events, path, &environment, &socket, metrics.transpose()?)?;
     let (nudges, observations) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     task::spawn("prober", Prober::new(live, peer, Arc::clone(&observations)).run(shutdown.clone()));
     let counted = usage::run(Arc::clone(&meter), counting.clone(), handle.clone(), shutdown.clone());
@@ -335,6 +347,7 @@ fn proxy_config(
         debug: None,
         listeners,
         peer,
+        previews: None,
         recorder: Arc::new(portolan_core::recording::Nobody),
         settings: Arc::clone(settings),
         threads,
@@ -345,4 +358,3 @@ fn proxy_config(
 pub(crate) fn topology_of(config: &Config) -> portolan_core::topology::Topology {
     topology::build(config, &mut topology::Cells::default())
 }
-        previews: None,

@@ -28,6 +28,7 @@ const RELOAD_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
 pub(super) fn start(
     config: &Config,
     mut admin: Admin,
+    events: Events,
     path: &Path,
     environment: &[(String, String)],
     socket: &Path,
@@ -43,10 +44,10 @@ pub(super) fn start(
     let (intended, engine) = (admin.intent.intended(), admin.engine.clone());
     let place = Place { environment: environment.to_vec(), path: path.to_owned() };
     let rollouts = Arc::new(Orders::new(intended.clone(), place));
-    let plugins = Versions::of_node(&admin, config, path, environment)?;
+    let plugins = Versions::of_node(&admin, events.clone(), config, path, environment)?;
     let changes = Changes::new(intended, Some(engine), path.to_owned(), environment.to_vec());
     let backends = Backends { intent: Arc::new(changes), node: Arc::new(admin), plugins, rollouts };
-    let api = Api::new(backends, Events::default(), settings(&config.admin)?);
+    let api = Api::new(backends, events, settings(&config.admin)?);
     let router = Router::new(api);
     if let Some(listener) = listener {
         let tls = config.admin.tls.as_ref().map(|files| server_tls(files, &shutdown)).transpose()?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use portolan_admin::plugins::{Content, NoPlugins, Plugins, Removal, Told, Upload, Version};
-use portolan_admin::{Code, Problem};
+use portolan_admin::{Code, Events, Problem};
 use portolan_control::{Committed, Draft, Expect, Manager, Store, Wish};
 use portolan_core::ids::TenantName;
 use portolan_foundation::{clock, task};
@@ -31,6 +31,8 @@ const TOLD_MAX: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Versions {
     component_bytes_max: usize,
+    /// Who is told of refusals.
+    events: Events,
     store: Store,
     uploads: Uploads,
 }
@@ -42,6 +44,7 @@ impl Versions {
     /// When the place of components cannot be used.
     pub(super) fn of_node(
         admin: &Admin,
+        events: Events,
         config: &Config,
         path: &Path,
         environment: &[(String, String)],
@@ -58,7 +61,7 @@ impl Versions {
             World { config: loaded.ok().map(|loaded| Arc::new(loaded.config)), facts: Some(Arc::new(facts)) }
         });
         let engine = admin.engine.clone();
-        Ok(Arc::new(Self::start(Parts {
+        let parts = Parts {
             components,
             engine,
             handle: Handle::current(),
@@ -67,7 +70,8 @@ impl Versions {
             settings: config.uploads.clone(),
             state_folder: config.state.clone(),
             store,
-        })))
+        };
+        Ok(Arc::new(Self::start(parts, events)))
     }
 
     /// Those of a command in a folder where no node runs: the same stages, in this process.
@@ -98,7 +102,7 @@ impl Versions {
             let facts = super::topology_of(&loaded.config).facts(clock::unix_ms());
             World { config: Some(Arc::new(loaded.config)), facts: Some(Arc::new(facts)) }
         });
-        Ok(Arc::new(Self::start(Parts {
+        let parts = Parts {
             components,
             engine,
             handle: Handle::current(),
@@ -107,13 +111,15 @@ impl Versions {
             settings: local.uploads.clone(),
             state_folder: local.state.clone(),
             store,
-        })))
+        };
+        // Nobody listens to a command.
+        Ok(Arc::new(Self::start(parts, Events::default())))
     }
 
-    fn start(parts: Parts) -> Self {
+    fn start(parts: Parts, events: Events) -> Self {
         let component_bytes_max = parts.engine.config().limits.component_bytes_max;
         let store = parts.store.clone();
-        Self { component_bytes_max, store, uploads: Uploads::start(parts) }
+        Self { component_bytes_max, events, store, uploads: Uploads::start(parts) }
     }
 }
 
@@ -150,7 +156,7 @@ impl Plugins for Versions {
             problem.retry_after(busy.retry_after_s.unwrap_or(1))
         })?;
         let (sender, told) = mpsc::channel(TOLD_MAX);
-        task::spawn("upload-told", tell(record, sender, is_known));
+        task::spawn("upload-told", tell(record, sender, is_known, self.events.clone()));
         Ok(told)
     }
 
@@ -232,7 +238,7 @@ fn about(body: &portolan_control::Body, tenant: Option<&TenantName>) -> Value {
 }
 
 /// Tells each step of an upload once as it begins and once as it ends, then its outcome. Of one that was known before, only that.
-async fn tell(mut record: watch::Receiver<Record>, told: mpsc::Sender<Told>, is_known: bool) {
+async fn tell(mut record: watch::Receiver<Record>, told: mpsc::Sender<Told>, is_known: bool, events: Events) {
     let (mut begun, mut ended) = (0, 0);
     loop {
         let now = record.borrow_and_update().clone();
@@ -251,6 +257,13 @@ async fn tell(mut record: watch::Receiver<Record>, told: mpsc::Sender<Told>, is_
             }
         }
         if now.state.is_over() {
+            if let Some(refused) = &now.refused {
+                let data = serde_json::json!({
+                    "by": now.author, "digest": now.digest, "fix": refused.fix, "id": now.id, "plugin": now.plugin,
+                    "reason": refused.reason, "stage": refused.stage,
+                });
+                events.tell("upload-refused", now.tenant.clone(), data);
+            }
             let last = match &now.refused {
                 Some(refused) => {
                     let (stage, reason) = (refused.stage.clone(), refused.reason.clone());

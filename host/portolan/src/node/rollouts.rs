@@ -59,6 +59,8 @@ struct Shared {
 struct Watched {
     /// Objects that were read, by their revisions: reading ten thousand takes its time.
     read: HashMap<Slot, (u64, Rollout)>,
+    /// Candidates that were taken off here, for whoever tells of it.
+    condemned: Vec<Condemned>,
     /// The newest generation that was followed.
     seen: u64,
     /// Live rollouts.
@@ -73,6 +75,15 @@ struct Watch {
     rollout: Rollout,
     trial: Arc<Trial>,
     window: Window,
+}
+
+/// A candidate that this node asks nothing any more.
+#[derive(Clone, Debug)]
+pub(crate) struct Condemned {
+    pub(crate) id: String,
+    pub(crate) reason: String,
+    pub(crate) slot: Slot,
+    pub(crate) version: String,
 }
 
 /// What a slot is to run by its rollout.
@@ -97,6 +108,11 @@ pub(crate) struct RolloutStatus {
 }
 
 impl Rollouts {
+    /// From now on it is known how candidates in the shadow differ.
+    pub(crate) fn compare_with(&self, recorder: Recorder) {
+        self.0.recorder.set(recorder).ok();
+    }
+
     /// What is to wake the reconciler.
     pub(crate) fn taken_off(&self) -> Arc<Notify> {
         Arc::clone(&self.0.taken_off)
@@ -108,11 +124,6 @@ impl Rollouts {
         if let Some(state) = state.filter(|state| state.generation() >= watched.seen) {
             watched.take(state);
         }
-    /// From now on it is known how candidates in the shadow differ.
-    pub(crate) fn compare_with(&self, recorder: Recorder) {
-        self.0.recorder.set(recorder).ok();
-    }
-
         let Watched { read, trials, .. } = &*watched;
         read.iter()
             .map(|(slot, (_, rollout))| {
@@ -135,6 +146,8 @@ impl Rollouts {
             if is_final && watch.grounds.is_none() {
                 let why = format!("refused at {}: {}; {}", refused.stage, refused.reason, refused.fix);
                 watch.condemn(Verdict::Bad { reasons: vec![Reason::Refused { why }] }, &report.slot, None);
+                let condemned = watch.told(&report.slot);
+                watched.note(condemned);
                 found = true;
             }
         }
@@ -144,12 +157,22 @@ impl Rollouts {
         }
     }
 
+    /// Candidates that were taken off here since the last question.
+    pub(crate) fn condemned(&self) -> Vec<Condemned> {
+        std::mem::take(&mut self.watched().condemned)
+    }
+
     /// What other nodes are told.
     pub(crate) fn reports(&self) -> Vec<RolloutReport> {
         let watched = self.watched();
         let reports = watched.trials.iter().take(REPORTED_MAX);
+        let mut differing = 0;
         reports
             .map(|(slot, watch)| RolloutReport {
+                differences: self.differences(slot, watch).filter(|_| {
+                    differing += 1;
+                    differing <= DIFFERENCES_MAX
+                }),
                 evidence: watch.trial.read(),
                 id: watch.rollout.id.clone(),
                 name: rollout::name(slot),
@@ -159,29 +182,6 @@ impl Rollouts {
             .collect()
     }
 
-    /// How they stand here.
-    pub(crate) fn status(&self, node: &str) -> Vec<RolloutStatus> {
-        let watched = self.watched();
-        let status = watched.trials.iter().map(|(slot, watch)| {
-            let evidence = watch.trial.read();
-            let verdict = judge(&evidence, &watch.rollout.limits);
-            let Rollout { candidate, id, percent, phase, plugin, .. } = &watch.rollout;
-        let mut differing = 0;
-            let version = candidate.as_ref().map_or_else(String::new, |run| format!("{plugin}, {run}"));
-            RolloutStatus {
-                differences: self.differences(slot, watch).filter(|_| {
-                    differing += 1;
-                    differing <= DIFFERENCES_MAX
-                }),
-                id: id.clone(),
-                here: Sheet::new(&evidence, &watch.rollout, verdict, vec![node.to_owned()], clock::unix_ms()),
-                percent: *percent,
-                phase: phase.as_str(),
-                slot: rollout::name(slot),
-                stopped: watch.grounds.as_ref().map(Sheet::reasons),
-                version,
-            }
-        });
     /// How a candidate in the shadow differs here, in short.
     fn differences(&self, slot: &Slot, watch: &Watch) -> Option<Box<Differences>> {
         if watch.rollout.phase != Phase::Shadow {
@@ -191,6 +191,24 @@ impl Rollouts {
         Some(Box::new(report.shortened(DIFFERENCE_ROWS, DIFFERENCE_SAMPLES)))
     }
 
+    /// How they stand here.
+    pub(crate) fn status(&self, node: &str) -> Vec<RolloutStatus> {
+        let watched = self.watched();
+        let status = watched.trials.iter().map(|(slot, watch)| {
+            let evidence = watch.trial.read();
+            let verdict = judge(&evidence, &watch.rollout.limits);
+            let Rollout { candidate, id, percent, phase, plugin, .. } = &watch.rollout;
+            let version = candidate.as_ref().map_or_else(String::new, |run| format!("{plugin}, {run}"));
+            RolloutStatus {
+                id: id.clone(),
+                here: Sheet::new(&evidence, &watch.rollout, verdict, vec![node.to_owned()], clock::unix_ms()),
+                percent: *percent,
+                phase: phase.as_str(),
+                slot: rollout::name(slot),
+                stopped: watch.grounds.as_ref().map(Sheet::reasons),
+                version,
+            }
+        });
         status.collect()
     }
 
@@ -220,8 +238,9 @@ impl Rollouts {
     /// One look at all evidence; `true` when a candidate was found bad.
     fn judge_once(&self, live: &Live, nodes: &[NodeReport], node: &str) -> bool {
         let snapshot = live.load();
-        let mut found = false;
-        for (slot, watch) in &mut self.watched().trials {
+        let mut found = Vec::new();
+        let mut watched = self.watched();
+        for (slot, watch) in &mut watched.trials {
             if watch.grounds.is_some() {
                 continue;
             }
@@ -233,9 +252,13 @@ impl Rollouts {
             let candidate = lane.and_then(|lane| lane.candidate.as_ref());
             let own = candidate.filter(|candidate| Arc::ptr_eq(&candidate.trial, &watch.trial));
             let impure = own.is_some_and(|candidate| candidate.policy.decider.is_impure());
-            found |= watch.judge(slot, impure, nodes, node);
+            if watch.judge(slot, impure, nodes, node) {
+                found.push(watch.told(slot));
+            }
         }
-        found
+        let any = !found.is_empty();
+        found.into_iter().for_each(|condemned| watched.note(condemned));
+        any
     }
 
     fn wake(&self) {
@@ -309,6 +332,13 @@ impl Rollouts {
 }
 
 impl Watched {
+    /// Keeps for whoever tells of it; of more than anybody reads, the first ones.
+    fn note(&mut self, condemned: Condemned) {
+        if self.condemned.len() < REPORTED_MAX {
+            self.condemned.push(condemned);
+        }
+    }
+
     fn take(&mut self, state: &State) {
         self.seen = state.generation();
         let mut last = std::mem::take(&mut self.read);
@@ -388,6 +418,17 @@ impl Watch {
             self.condemn(verdict, slot, Some((&all, names)));
         }
         bad
+    }
+
+    /// What is told of a candidate that was taken off.
+    fn told(&self, slot: &Slot) -> Condemned {
+        let Rollout { candidate, id, plugin, .. } = &self.rollout;
+        Condemned {
+            id: id.clone(),
+            reason: self.grounds.as_ref().map(Sheet::reasons).unwrap_or_default(),
+            slot: slot.clone(),
+            version: candidate.as_ref().map_or_else(String::new, |run| format!("{plugin}, {run}")),
+        }
     }
 
     /// The candidate is asked nothing any more on this node, from this moment on.

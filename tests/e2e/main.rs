@@ -23,6 +23,7 @@ mod resilience;
 mod rollout;
 mod serving;
 mod tenants;
+mod upgrade;
 
 use portolan_tests::upstream::Upstream;
 

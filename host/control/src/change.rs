@@ -128,8 +128,12 @@ impl Change {
 
     /// Reads an entry.
     pub(crate) fn decode(generation: u64, bytes: &[u8]) -> Result<Self, Damaged> {
-        serde_json::from_slice(bytes)
-            .map_err(|error| Damaged { generation, reason: format!("does not read: {error}") })
+        serde_json::from_slice(bytes).map_err(|error| Damaged {
+            generation,
+            reason: format!(
+                "does not read ({error}); where a newer portolan wrote it, start that version here"
+            ),
+        })
     }
 }
 

@@ -25,6 +25,14 @@ pub enum Error {
     /// The store holds what it never wrote.
     #[error(transparent)]
     Damaged(#[from] Damaged),
+    /// What is there was written by a newer program, and there is nothing else to begin with.
+    #[error("{newer}. The store cannot be asked: {away}")]
+    Newer {
+        /// What is there, and what to do.
+        newer: String,
+        /// Why the store does not help.
+        away: Box<Self>,
+    },
     /// An object that no store takes.
     #[error("{key}: {reason}")]
     Object {

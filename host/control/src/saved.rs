@@ -36,9 +36,23 @@ struct Written<'a> {
     objects: BTreeMap<&'a Key, &'a Object>,
 }
 
+/// What every layout begins with.
+#[derive(Deserialize)]
+struct Formed {
+    format: u32,
+}
+
+/// What a folder has to begin with.
+#[derive(Debug, Default)]
+pub(crate) struct Newest {
+    /// Why the newest generation is not `state`, when a newer program wrote it: its intent is not to be lost without a word.
+    pub(crate) newer: Option<String>,
+    /// The newest state that reads.
+    pub(crate) state: Option<State>,
+}
+
 #[derive(Deserialize)]
 struct Read {
-    format: u32,
     generation: u64,
     head: String,
     #[serde(default)]
@@ -95,17 +109,24 @@ impl Saved {
     }
 
     /// The newest state that reads; what does not is told.
-    pub(crate) fn newest(&self) -> io::Result<Option<State>> {
+    pub(crate) fn newest(&self) -> io::Result<Newest> {
+        let mut newest = Newest::default();
         for generation in self.generations()?.into_iter().rev() {
             match self.load(generation) {
-                Ok(state) => return Ok(Some(state)),
+                Ok(state) => {
+                    newest.state = Some(state);
+                    return Ok(newest);
+                }
                 Err(error) => {
+                    if error.kind() == io::ErrorKind::Unsupported && newest.newer.is_none() {
+                        newest.newer = Some(format!("generation {generation} on this node's disk {error}"));
+                    }
                     let path = self.path(generation);
                     tracing::warn!(path = %path.display(), "a saved generation does not read, an older one is taken: {error}");
                 }
             }
         }
-        Ok(None)
+        Ok(newest)
     }
 
     /// One state.
@@ -117,8 +138,16 @@ impl Saved {
         if sum != format!("{}\n", digest(text)).as_bytes() {
             return Err(bad("its digest is another"));
         }
+        let Formed { format } = serde_json::from_slice(text)?;
+        if format > FORMAT {
+            let newer = format!(
+                "is of format {format}, and this program reads {FORMAT}: a newer portolan wrote it. Start that version, or \
+                 let this one reach the control store, or name an older generation (`portolan serve --generation N`)"
+            );
+            return Err(io::Error::new(io::ErrorKind::Unsupported, newer));
+        }
         let read: Read = serde_json::from_slice(text)?;
-        if read.format != FORMAT || read.generation != generation {
+        if format != FORMAT || read.generation != generation {
             return Err(bad("it is of another format or generation"));
         }
         let head: Digest = read.head.parse().map_err(|_| bad("its head is no digest"))?;

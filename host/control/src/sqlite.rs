@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
@@ -46,8 +46,15 @@ impl Sqlite {
         let migration = |(version, name, sql): (i64, &'static str, &'static str)| {
             Migration::new(version, name.into(), MigrationType::Simple, sqlx::SqlStr::from_static(sql), false)
         };
-        let migrator = Migrator::with_migrations(migrations.into_iter().map(migration).collect());
-        migrator.run(&pool).await.map_err(|error| at(&error))?;
+        let migrator = Migrator::with_migrations(migrations.iter().copied().map(migration).collect());
+        migrator.run(&pool).await.map_err(|error| match error {
+            MigrateError::VersionMissing(step) => at(&format!(
+                "a newer portolan has changed its tables (step {step}, and this program knows {}): start that version on this \
+                 node; to go back to this one, put a copy of the file from before in its place",
+                migrations.len()
+            )),
+            error => at(&error),
+        })?;
         let identity = identity(path).map_err(|error| at(&error))?;
         Ok(Self { identity, path: path.to_owned(), pool })
     }

@@ -21,7 +21,7 @@ use crate::change::{Change, Draft, digest};
 use crate::defaults::{COMMIT_TRIES, PAGE_ENTRIES, REPORT_EVERY, RETRY_MAX, RETRY_MIN};
 use crate::engine::{Appended, Connection, Engine};
 use crate::error::{Away, Conflict, Damaged, Error};
-use crate::saved::Saved;
+use crate::saved::{Newest, Saved};
 use crate::state::State;
 
 /// Saves are at least so far apart: what is missing on disk meanwhile is in the store.
@@ -160,7 +160,8 @@ impl Store {
         let place = || folder.as_deref().unwrap_or_else(|| Path::new("")).display();
         let disk = |error: std::io::Error| Away(format!("use {}: {error}", place()));
         let saved = folder.as_deref().map(Saved::open).transpose().map_err(disk)?;
-        let state = saved.as_ref().map(Saved::newest).transpose().map_err(disk)?.flatten();
+        let newest = saved.as_ref().map(Saved::newest).transpose().map_err(disk)?;
+        let Newest { newer, state } = newest.unwrap_or_default();
         let fresh = state.is_none();
         let store = Self(Arc::new(Shared {
             applying: tokio::sync::Mutex::default(),
@@ -179,6 +180,9 @@ impl Store {
         };
         match begun.await {
             Ok(()) => store.save().await,
+            Err(away) if newer.is_some() => {
+                return Err(Error::Newer { newer: newer.unwrap_or_default(), away: Box::new(away) });
+            }
             Err(error) if fresh => return Err(error),
             Err(error) => store.ail(&error),
         }
@@ -205,7 +209,7 @@ impl Store {
         };
         match read.await {
             Ok(state) => Ok(state),
-            Err(error) => Saved::at(folder).newest().ok().flatten().ok_or(error),
+            Err(error) => Saved::at(folder).newest().ok().and_then(|newest| newest.state).ok_or(error),
         }
     }
 

@@ -334,6 +334,48 @@ async fn a_generation_of_format_1_reads() {
     assert_eq!((region.revision, &region.managed_by), (2, &Manager::File("conf.d/eu.toml".to_owned())));
 }
 
+/// What a newer program wrote is not read as something else, nor is an older generation served in its place without a word.
+#[tokio::test]
+async fn what_a_newer_portolan_wrote_is_refused_with_what_to_do() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/control");
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["00000000000000000002.json", "newer/00000000000000000003.json"] {
+        let name = Path::new(file).file_name().unwrap();
+        std::fs::copy(fixtures.join(file), folder.path().join(name)).unwrap();
+    }
+    let away = Engine::Sqlite("/nonexistent/control.db".into());
+    let refused = Store::open(away.clone(), Some(folder.path().to_owned())).await.unwrap_err().to_string();
+    for says in
+        ["generation 3 on this node's disk is of format 2", "this program reads 1", "serve --generation N"]
+    {
+        assert!(refused.contains(says), "{refused}");
+    }
+    let named = Store::saved(folder.path(), 3).unwrap_err();
+    assert!(named.contains("a newer portolan wrote it") && named.contains("there are: 2, 3"), "{named}");
+    assert_eq!(Store::saved(folder.path(), 2).unwrap().generation(), 2);
+
+    // Tables that a newer program has changed.
+    let place = Place::sqlite();
+    let store = place.open("one").await;
+    store.commit(&draft(vec![put("region/a", "{}")])).await.unwrap();
+    drop(store);
+    drop(place.open("one").await);
+    let Engine::Sqlite(path) = &place.engine else { unreachable!() };
+    let pool = sqlx::SqlitePool::connect(&format!("sqlite://{}", path.display())).await.unwrap();
+    let step = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (7, 'newer', TRUE, x'00', 0)";
+    sqlx::query(step).execute(&pool).await.unwrap();
+    pool.close().await;
+    let refused = Store::open(place.engine.clone(), None).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("a newer portolan has changed its tables (step 7, and this program knows 1)"),
+        "{refused}"
+    );
+    // A node goes on with what it has, and says why.
+    let node = place.open("one").await;
+    let Health::Away { reason, .. } = node.health() else { panic!("{:?}", node.health()) };
+    assert!(node.state().generation() == 1 && reason.contains("start that version"), "{reason}");
+}
+
 #[test]
 fn keys_are_kind_and_name() {
     for good in ["region/eu-west", "version/my-policy@sha256:ab", "x/y"] {

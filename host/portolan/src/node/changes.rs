@@ -283,7 +283,7 @@ fn moved(newest: u64, wanted: u64) -> Problem {
 /// What the store says against a change.
 pub(crate) fn problem(error: Error) -> Problem {
     let code = match &error {
-        Error::Away(_) | Error::Unknown { .. } | Error::Crowded(_) => Code::Unavailable,
+        Error::Away(_) | Error::Crowded(_) | Error::Newer { .. } | Error::Unknown { .. } => Code::Unavailable,
         Error::Damaged(damaged) => {
             tracing::error!("the control store: {damaged}");
             Code::Unavailable

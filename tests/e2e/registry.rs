@@ -5,8 +5,8 @@ use std::path::Path;
 
 use portolan_tests::client;
 use portolan_tests::guests::{Guest, componentize, responding, with_section};
-use portolan_tests::node::{self, Node, run};
-use portolan_tests::servers::{Registry, S3};
+use portolan_tests::node::{self, Node, run, run_with};
+use portolan_tests::servers::{Guarded, Registry, S3};
 use portolan_tests::until;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -466,6 +466,92 @@ async fn a_node_that_lacks_bytes_says_that_it_is_not_ready_until_it_has_them() {
     let two = two.restarted(&[]).await;
     until("the node is ready", async || client::get(port, "a", "/ready").await.unwrap().status == 200).await;
     assert_eq!(client::get(two.public(), "a", "/").await.unwrap().text(), "operator");
+}
+
+/// A registry that wants a token is asked with what `docker login` has kept: in its file, or with a helper's program.
+#[tokio::test]
+async fn a_registry_that_wants_a_token_is_asked_with_dockers_passwords() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let place = tempfile::tempdir().unwrap();
+    let registry = Registry::start().await;
+    let guarded = Guarded::before(&registry).await;
+    let own = folder("one", &place, "");
+    write(own.path(), "");
+    good(own.path(), &["apply"]).await;
+    let component = responding("guarded");
+    let config = "application/vnd.wasm.config.v0+json";
+    registry.push("acme/policy", "1", config, &[("application/wasm", &component)]).await;
+    // Helpers: one that knows, one that knows a token, one that knows nothing, one that fails, one that says too much.
+    let (programs, docker) = (place.path().join("programs"), place.path().join("docker"));
+    std::fs::create_dir(&programs).unwrap();
+    std::fs::create_dir(&docker).unwrap();
+    for (name, script) in [
+        (
+            "knows",
+            r#"read host; [ "$1" = get ] && [ "$host" = HOST ] && printf '{"ServerURL":"HOST","Username":"alice","Secret":"secret"}'"#,
+        ),
+        ("token", r#"printf '{"ServerURL":"HOST","Username":"<token>","Secret":"identity"}'"#),
+        ("nothing", "echo 'credentials not found in native keychain'; exit 1"),
+        ("fails", "echo 'the keychain is locked'; exit 1"),
+        (
+            "floods",
+            "while :; do echo aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; done",
+        ),
+    ] {
+        let path = programs.join(format!("docker-credential-{name}"));
+        std::fs::write(&path, format!("#!/bin/sh\n{}\n", script.replace("HOST", &guarded.host()))).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = format!("{}:/usr/bin:/bin", programs.display());
+    let reference = format!("oci://{}/acme/policy:1", guarded.host());
+    let pull = async |file: Value| {
+        std::fs::write(docker.join("config.json"), file.to_string()).unwrap();
+        let variables = [("PATH", path.as_str()), ("DOCKER_CONFIG", docker.to_str().unwrap())];
+        let output =
+            run_with(own.path(), &variables, &["plugin", "push", "mine", &reference, "--json"]).await;
+        serde_json::from_slice::<Value>(&output.stdout)
+            .map_err(|_| String::from_utf8_lossy(&output.stderr).into_owned())
+            .unwrap()
+    };
+    let host = guarded.host();
+    let helper = |name: &str| json!({ "credHelpers": { &host: name } });
+    // `alice:secret`.
+    let auths = json!({ "auths": { &host: { "auth": "YWxpY2U6c2VjcmV0" } } });
+    let by_query = "GET scope=repository%3Aacme%2Fpolicy%3Apull&service=images.test";
+    for (file, asked) in [
+        (auths.clone(), by_query),
+        (helper("knows"), by_query),
+        (json!({ "credsStore": "knows" }), by_query),
+        (json!({ "credsStore": "nothing", "auths": auths["auths"] }), by_query),
+        (
+            helper("token"),
+            "POST scope=repository%3Aacme%2Fpolicy%3Apull&service=images.test&client_id=portolan&grant_type=refresh_token&refresh_token=identity",
+        ),
+        (json!({ "auths": { &host: { "identitytoken": "identity" } } }), "POST scope="),
+        (json!({ "auths": { &host: { "registrytoken": "given-by-the-test" } } }), ""),
+    ] {
+        let record = pull(file.clone()).await;
+        assert_eq!(version(&record), digest_of(&component), "{file}");
+        let told = guarded.asked();
+        assert_eq!(told.len(), usize::from(!asked.is_empty()), "a token for all of a pull: {file}: {told:?}");
+        assert!(told.iter().all(|told| told.starts_with(asked)), "{file}: {told:?}");
+    }
+    for (file, why) in [
+        (json!({}), "no token is given: 401"),
+        (helper("nothing"), "no token is given: 401"),
+        (helper("fails"), "docker-credential-fails: it ends with exit status: 1: the keychain is locked"),
+        (helper("floods"), "its answer has more than 65536 bytes"),
+        (helper("absent"), "docker-credential-absent: it does not start"),
+        (helper("../knows"), "no name of a credential helper"),
+        (json!({ "auths": { &host: { "auth": "YWxpY2U6d3Jvbmc=" } } }), "no token is given: 401"),
+    ] {
+        let record = pull(file.clone()).await;
+        assert_eq!((&record["ok"], &record["stage"]), (&json!(false), &json!("read")), "{file}: {record:#}");
+        assert!(record["reason"].as_str().unwrap().contains(why), "{file}: {record:#}");
+        // Nobody's password is told on.
+        assert!(!record.to_string().contains("secret"), "{record:#}");
+    }
 }
 
 /// Components come from a registry in each layout that is about, and a tag is resolved once.

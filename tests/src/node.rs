@@ -53,6 +53,16 @@ pub async fn run(folder: &Path, arguments: &[&str]) -> Output {
     command.output().await.expect("the program starts")
 }
 
+/// The same with other variables in its environment.
+///
+/// # Panics
+/// When it cannot be started.
+pub async fn run_with(folder: &Path, variables: &[(&str, &str)], arguments: &[&str]) -> Output {
+    let mut command = Command::new(program());
+    command.current_dir(folder).args(arguments).envs(variables.iter().copied());
+    command.stdin(Stdio::null()).kill_on_drop(true).output().await.expect("the program starts")
+}
+
 /// Makes a folder with a configuration. `public = ["127.0.0.1:0"]` and the like are the text's affair.
 ///
 /// # Panics

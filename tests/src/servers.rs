@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -128,6 +129,99 @@ impl Registry {
         assert_eq!(put.status, StatusCode::CREATED, "{}", put.text());
         digest(manifest.as_bytes())
     }
+}
+
+/// A registry that gives nothing without a token, and tokens to those who are known: `alice` with the password `secret`, and whoever
+/// has the token `identity`.
+#[derive(Debug)]
+pub struct Guarded {
+    address: SocketAddr,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Guarded {
+    /// Stands before a registry.
+    ///
+    /// # Panics
+    /// When there is no port.
+    pub async fn before(registry: &Registry) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let (own, target) = (listener.local_addr().expect("its address"), registry.address);
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let noted = Arc::clone(&asked);
+        task::spawn("guarded-registry", async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let noted = Arc::clone(&noted);
+                task::spawn("guarded-connection", async move {
+                    let service = service_fn(move |request| {
+                        let noted = Arc::clone(&noted);
+                        async move { Ok::<_, Infallible>(guard(own, target, &noted, request).await) }
+                    });
+                    let http = hyper::server::conn::http1::Builder::new();
+                    http.serve_connection(TokioIo::new(stream), service).await.ok();
+                });
+            }
+        });
+        Self { address: own, asked }
+    }
+
+    /// As references name it.
+    #[must_use]
+    pub fn host(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// How tokens were asked for since the last look.
+    ///
+    /// # Panics
+    /// When another thread has failed.
+    #[must_use]
+    pub fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut *self.asked.lock().expect("no thread failed"))
+    }
+}
+
+async fn guard(
+    own: SocketAddr,
+    target: SocketAddr,
+    noted: &Mutex<Vec<String>>,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
+    const TOKEN: &str = "Bearer given-by-the-test";
+    let answer = |status: StatusCode, text: &str| {
+        let mut answer = Response::new(Full::from(text.to_owned()));
+        *answer.status_mut() = status;
+        answer
+    };
+    let authorization = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+    let authorization = authorization.unwrap_or_default().to_owned();
+    if request.uri().path() == "/token" {
+        let mut what = format!("{} {}", request.method(), request.uri().query().unwrap_or_default());
+        let content = request.into_body().collect().await.expect("the whole request").to_bytes();
+        what.push_str(&String::from_utf8_lossy(&content));
+        noted.lock().expect("no thread failed").push(what.clone());
+        // `alice:secret` in base64.
+        let is_alice = authorization == "Basic YWxpY2U6c2VjcmV0";
+        return match is_alice || what.contains("grant_type=refresh_token&refresh_token=identity") {
+            true => answer(
+                StatusCode::OK,
+                &json!({ "access_token": TOKEN.trim_start_matches("Bearer ") }).to_string(),
+            ),
+            false => answer(StatusCode::UNAUTHORIZED, "who are you?"),
+        };
+    }
+    if authorization != TOKEN {
+        let mut refused = answer(StatusCode::UNAUTHORIZED, "a token, please");
+        let challenge = format!(
+            "Bearer realm=\"http://{own}/token\",service=\"images.test\",scope=\"repository:acme/policy:pull\""
+        );
+        for challenge in ["Basic realm=\"images\"", &challenge] {
+            let value = challenge.parse().expect("a value of a header");
+            refused.headers_mut().append("www-authenticate", value);
+        }
+        return refused;
+    }
+    forward(target, request).await.unwrap_or_else(|error| answer(StatusCode::BAD_GATEWAY, &error.to_string()))
 }
 
 fn digest(bytes: &[u8]) -> String {

@@ -5,6 +5,7 @@
 //! `version/TENANT:PLUGIN@SHA256`: nobody's plugin takes another's name.
 
 pub(crate) mod cli;
+mod credentials;
 mod keys;
 mod oci;
 mod queue;

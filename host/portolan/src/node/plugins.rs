@@ -1,6 +1,6 @@
 //! Versions of plugins behind the admin API: over the uploads of this process and the control store.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -63,9 +63,9 @@ impl Versions {
         let engine = admin.engine.clone();
         let parts = Parts {
             components,
+            docker: docker(environment),
             engine,
             handle: Handle::current(),
-            home: home(environment),
             look,
             settings: config.uploads.clone(),
             state_folder: config.state.clone(),
@@ -104,9 +104,9 @@ impl Versions {
         });
         let parts = Parts {
             components,
+            docker: docker(&crate::environment()),
             engine,
             handle: Handle::current(),
-            home: home(&crate::environment()),
             look,
             settings: local.uploads.clone(),
             state_folder: local.state.clone(),
@@ -284,6 +284,10 @@ fn slot(tenant: Option<&TenantName>) -> Slot {
     tenant.map_or(Slot::Operator, |tenant| Slot::Tenant(tenant.clone()))
 }
 
-fn home(environment: &[(String, String)]) -> Option<String> {
-    environment.iter().find(|(name, _)| name == "HOME").map(|(_, home)| home.clone())
+/// Where docker keeps what `docker login` is told.
+fn docker(environment: &[(String, String)]) -> Option<PathBuf> {
+    let of = |wanted: &str| {
+        environment.iter().find(|(name, value)| name == wanted && !value.is_empty()).map(|(_, value)| value)
+    };
+    of("DOCKER_CONFIG").map(PathBuf::from).or_else(|| Some(Path::new(of("HOME")?).join(".docker")))
 }

@@ -8,13 +8,13 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use portolan_policy::{Refused, Stage};
-use reqwest::header::{ACCEPT, AUTHORIZATION, WWW_AUTHENTICATE};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use reqwest::{Client, Response, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::Value;
+
+use super::credentials::{self, Credentials};
 
 /// How registries are named to be told from files.
 pub(crate) const SCHEME: &str = "oci://";
@@ -34,8 +34,12 @@ const ARCHIVES: [&str; 2] =
 const IN_ARCHIVE: &str = "plugin.wasm";
 /// Bytes of a manifest, as registries bound them.
 const MANIFEST_BYTES_MAX: usize = 4 << 20;
+/// Bytes of a token's answer.
+const TOKEN_BYTES_MAX: usize = 64 * 1024;
 /// How long one answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// As what this program asks for tokens.
+const CLIENT_ID: &str = "portolan";
 
 /// What a reference names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,25 +106,26 @@ struct Layer {
 struct Asking<'r> {
     authorization: Option<String>,
     client: Client,
-    home: Option<&'r Path>,
+    /// Docker's folder.
+    docker: Option<&'r Path>,
     plain: bool,
     reference: &'r Reference,
 }
 
-/// Fetches a component; gives also where it is, with its manifest's digest. Passwords are those of `docker login`, in
-/// `.docker/config.json` of the user's folder.
+/// Fetches a component; gives also where it is, with its manifest's digest. Passwords are those of `docker login`, in docker's
+/// folder.
 ///
 /// # Errors
 /// [`Refused`] at [`Stage::Read`].
 pub(crate) async fn pull(
     reference: &Reference,
     plain: bool,
-    home: Option<&Path>,
+    docker: Option<&Path>,
     bytes_max: usize,
 ) -> Result<(Vec<u8>, String), Refused> {
     let client = Client::builder().timeout(ANSWER_TIMEOUT).build();
     let client = client.map_err(|error| refused(reference, &error.to_string(), "report this, please"))?;
-    let mut asking = Asking { authorization: None, client, home, plain, reference };
+    let mut asking = Asking { authorization: None, client, docker, plain, reference };
     let answer = asking.get(&format!("manifests/{}", reference.version), MANIFESTS).await?;
     let text = asking.read(answer, MANIFEST_BYTES_MAX).await?;
     let digest = format!("sha256:{}", portolan_policy::digest(&text));
@@ -202,9 +207,10 @@ impl Asking<'_> {
         let url = format!("{scheme}://{host}/v2/{repository}/{what}");
         let mut answer = self.once(&url, accept).await?;
         if answer.status() == StatusCode::UNAUTHORIZED && self.authorization.is_none() {
-            let challenge = answer.headers().get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
-            let challenge = challenge.unwrap_or_default().to_owned();
-            self.authorization = self.authorize(&challenge).await?;
+            let challenges = answer.headers().get_all(WWW_AUTHENTICATE).iter();
+            let challenges: Vec<String> =
+                challenges.filter_map(|value| value.to_str().ok().map(str::to_owned)).collect();
+            self.authorization = self.authorize(&challenges).await?;
             answer = self.once(&url, accept).await?;
         }
         match answer.status() {
@@ -228,21 +234,36 @@ impl Asking<'_> {
         request.send().await.map_err(|error| self.later(&chain(&error)))
     }
 
-    /// Answers a challenge (RFC 9110, section 11.6.1; the token's way is the distribution project's).
-    async fn authorize(&self, challenge: &str) -> Result<Option<String>, Refused> {
-        let basic = self.password().map(|password| format!("Basic {password}"));
-        let (kind, rest) = challenge.split_once(' ').unwrap_or((challenge, ""));
-        if kind.eq_ignore_ascii_case("basic") {
-            return Ok(basic);
+    /// Answers a challenge (RFC 9110, section 11.6.1; the token's way is the distribution project's). Of several, the one for a
+    /// token is answered: it says less of the password.
+    async fn authorize(&self, challenges: &[String]) -> Result<Option<String>, Refused> {
+        let is = |kind: &str| {
+            let mut split =
+                challenges.iter().map(|challenge| challenge.split_once(' ').unwrap_or((challenge, "")));
+            split.find(|(named, _)| named.eq_ignore_ascii_case(kind)).map(|(_, rest)| rest)
+        };
+        let found = credentials::find(self.docker, &self.reference.host).await.map_err(|why| {
+            let fix = format!(
+                "mend docker's config.json of the user of the node, or `docker login {}`",
+                self.reference.host
+            );
+            self.refused(&format!("its password cannot be had: {why}"), &fix)
+        })?;
+        if let Credentials::Registry(token) = &found {
+            return Ok(Some(format!("Bearer {token}")));
         }
-        let of = |name: &str| {
-            let (_, rest) = rest.split_once(&format!("{name}=\""))?;
-            rest.split_once('"').map(|(value, _)| value.to_owned())
-        };
-        let Some(realm) = of("realm").filter(|_| kind.eq_ignore_ascii_case("bearer")) else {
-            return Ok(None);
-        };
-        let mut realm = Url::parse(&realm).map_err(|error| {
+        match (is("bearer").and_then(|rest| Some((parameter(rest, "realm")?, rest))), found) {
+            (Some((realm, rest)), found) => self.token(&realm, rest, found).await,
+            (None, Credentials::Password(basic)) if is("basic").is_some() => {
+                Ok(Some(format!("Basic {basic}")))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Asks for a token where the registry says that it is given.
+    async fn token(&self, realm: &str, rest: &str, found: Credentials) -> Result<Option<String>, Refused> {
+        let mut realm = Url::parse(realm).map_err(|error| {
             self.refused(&format!("its realm `{realm}` is no URL: {error}"), "ask its keeper")
         })?;
         if realm.scheme() != "https" && !self.plain {
@@ -250,32 +271,40 @@ impl Asking<'_> {
                 self.refused("it sends its callers' passwords over plain HTTP", "use another registry")
             );
         }
-        for name in ["service", "scope"] {
-            of(name).into_iter().for_each(|value| _ = realm.query_pairs_mut().append_pair(name, &value));
-        }
-        let mut request = self.client.get(realm);
-        if let Some(basic) = basic {
-            request = request.header(AUTHORIZATION, basic);
-        }
+        let reads = || format!("repository:{}:pull", self.reference.repository);
+        let mut asked = vec![("scope", parameter(rest, "scope").unwrap_or_else(reads))];
+        asked.extend(parameter(rest, "service").map(|service| ("service", service)));
+        let request = if let Credentials::Identity(token) = found {
+            asked.extend([("client_id", CLIENT_ID.to_owned()), ("grant_type", "refresh_token".to_owned())]);
+            asked.push(("refresh_token", token));
+            let mut form = Url::clone(&realm);
+            form.query_pairs_mut().clear().extend_pairs(&asked);
+            let content = form.query().unwrap_or_default().to_owned();
+            self.client.post(realm).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(content)
+        } else {
+            realm.query_pairs_mut().extend_pairs(&asked);
+            let request = self.client.get(realm);
+            match found {
+                Credentials::Password(basic) => request.header(AUTHORIZATION, format!("Basic {basic}")),
+                _ => request,
+            }
+        };
         let answer = request.send().await.map_err(|error| self.later(&chain(&error)))?;
-        if !answer.status().is_success() {
-            let fix = format!("`docker login {}` as the user of the node", self.reference.host);
-            return Err(self.refused(&format!("no token is given: {}", answer.status()), &fix));
+        match answer.status() {
+            status if status.is_success() => {}
+            status if status.is_server_error() => {
+                return Err(self.later(&format!("where its tokens are given, the answer is {status}")));
+            }
+            status => {
+                let fix = format!("`docker login {}` as the user of the node", self.reference.host);
+                return Err(self.refused(&format!("no token is given: {status}"), &fix));
+            }
         }
-        let told = self.read(answer, MANIFEST_BYTES_MAX).await?;
+        let told = self.read(answer, TOKEN_BYTES_MAX).await?;
         let told: Value = serde_json::from_slice(&told)
             .map_err(|error| self.refused(&format!("its token does not read: {error}"), "ask its keeper"))?;
         let token = told.get("token").or_else(|| told.get("access_token")).and_then(Value::as_str);
         Ok(token.map(|token| format!("Bearer {token}")))
-    }
-
-    /// User and password as `docker login` keeps them.
-    fn password(&self) -> Option<String> {
-        let text = std::fs::read(self.home?.join(".docker/config.json")).ok()?;
-        let known: Value = serde_json::from_slice(&text).ok()?;
-        let password = known.get("auths")?.get(&self.reference.host)?.get("auth")?.as_str()?;
-        STANDARD.decode(password).ok()?;
-        Some(password.to_owned())
     }
 
     async fn read(&self, mut answer: Response, bytes_max: usize) -> Result<Vec<u8>, Refused> {
@@ -301,6 +330,12 @@ impl Asking<'_> {
         refused.transient = true;
         refused
     }
+}
+
+/// A parameter of a challenge.
+fn parameter(challenge: &str, name: &str) -> Option<String> {
+    let (_, rest) = challenge.split_once(&format!("{name}=\""))?;
+    rest.split_once('"').map(|(value, _)| value.to_owned())
 }
 
 fn refused(reference: &Reference, why: &str, fix: &str) -> Refused {

@@ -4,7 +4,7 @@
 //! is put to work by what names it.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
@@ -86,8 +86,8 @@ pub(crate) struct Parts {
     pub(crate) components: Components,
     pub(crate) engine: Engine,
     pub(crate) handle: Handle,
-    /// The user's folder, for the passwords of registries.
-    pub(crate) home: Option<String>,
+    /// Docker's folder, for the passwords of registries.
+    pub(crate) docker: Option<PathBuf>,
     pub(crate) look: Look,
     /// A configuration that holds when there is no whole one.
     pub(crate) settings: config::Uploads,
@@ -312,7 +312,7 @@ impl Uploads {
             let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name);
             let plain = is_here.contains(&name) || settings.plain_http.contains(host);
             let bytes_max = self.0.parts.engine.config().limits.component_bytes_max;
-            oci::pull(&reference, plain, self.0.parts.home.as_deref().map(Path::new), bytes_max).await
+            oci::pull(&reference, plain, self.0.parts.docker.as_deref(), bytes_max).await
         };
         let pulled = pulled.await;
         let ms = u64::try_from(clock::now().since(began).as_millis()).unwrap_or(u64::MAX);

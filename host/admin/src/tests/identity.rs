@@ -1,14 +1,19 @@
 //! Tokens of portolan and of an identity provider, with keys of the test's own.
 
 use std::io::Write as _;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use portolan_foundation::clock;
+use portolan_foundation::{clock, task};
 use serde_json::{Value, json};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 use super::{Bench, own, tcp};
 use crate::{Bindings, Claim, Keys, Oidc, Role, Settings};
@@ -161,6 +166,12 @@ fn claims(more: &Value) -> Value {
 fn provider(keys: &Value) -> (tempfile::NamedTempFile, Bench) {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(keys.to_string().as_bytes()).unwrap();
+    let bench = bench(Keys::File(file.path().to_owned()));
+    (file, bench)
+}
+
+/// An API that believes whoever signs with these keys.
+fn bench(keys: Keys) -> Bench {
     let claim = |name: &str, is: &str, role: Role, tenant_claim: Option<&str>| Claim {
         name: name.to_owned(),
         is: is.to_owned(),
@@ -171,10 +182,9 @@ fn provider(keys: &Value) -> (tempfile::NamedTempFile, Bench) {
         claim("groups", "ops", Role::Operator, None),
         claim("kind", "tenant", Role::TenantAdmin, Some("org")),
     ];
-    let keys = Keys::File(file.path().to_owned());
     let oidc = Oidc::new("https://id.example".to_owned(), "portolan".to_owned(), keys, roles).unwrap();
     let bindings = Bindings { certificates: Vec::new(), oidc: Some(Arc::new(oidc)) };
-    (file, Bench::new(Settings { bindings, ..Settings::default() }))
+    Bench::new(Settings { bindings, ..Settings::default() })
 }
 
 #[tokio::test]
@@ -275,5 +285,131 @@ async fn new_keys_of_the_provider_are_found_and_its_absence_closes_this_way_in()
     assert_eq!(ask(&second).await, 200, "the last good keys go on");
     tokio::time::advance(crate::defaults::KEYS_LIFE).await;
     assert_eq!(ask(&second).await, 503, "not for ever");
+    assert_eq!(bench.ask(own(), "GET", "/api/v1/status", &[], &Value::Null).await.status, StatusCode::OK);
+}
+
+/// What a provider answers who asks for its keys, on a port of loopback; nothing at all when absent.
+#[derive(Debug, Default)]
+struct Published {
+    answer: Mutex<Option<String>>,
+    asked: AtomicUsize,
+}
+
+impl Published {
+    async fn start() -> (Arc<Self>, Keys) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}/keys", listener.local_addr().unwrap()).parse().unwrap();
+        let published = Arc::new(Self::default());
+        let answering = Arc::clone(&published);
+        task::spawn("provider", async move {
+            // Callers who get no answer stay connected.
+            let mut silent = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (mut head, mut piece) = (Vec::new(), [0; 1_024]);
+                while !head.ends_with(b"\r\n\r\n") {
+                    match stream.read(&mut piece).await {
+                        Ok(read @ 1..) => head.extend_from_slice(&piece[..read]),
+                        _ => break,
+                    }
+                }
+                assert!(head.starts_with(b"GET /keys HTTP/1.1\r\n"), "{}", String::from_utf8_lossy(&head));
+                answering.asked.fetch_add(1, Ordering::Relaxed);
+                let answer = answering.answer.lock().unwrap().clone();
+                match answer {
+                    Some(answer) => drop(stream.write_all(answer.as_bytes()).await),
+                    None => silent.push(stream),
+                }
+            }
+        });
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let tls = tls.unwrap().with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+        (published, Keys::Url(uri, Arc::new(tls)))
+    }
+
+    fn answers(&self, answer: Option<String>) {
+        *self.answer.lock().unwrap() = answer;
+    }
+
+    fn publishes(&self, issuers: &[&Issuer]) {
+        let keys: Vec<Value> = issuers.iter().map(|issuer| issuer.jwk()).collect();
+        self.answers(Some(whole("200 OK", &json!({ "keys": keys }).to_string())));
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
+fn whole(status: &str, content: &str) -> String {
+    format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{content}", content.len())
+}
+
+/// Sockets go on in real time; what waits goes on as if so much had passed.
+async fn later(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn keys_at_a_url_are_rotated_and_outlast_an_outage() {
+    use crate::defaults::{KEYS_BYTES_MAX, KEYS_FRESH, KEYS_LIFE, KEYS_PAUSE};
+
+    let (published, keys) = Published::start().await;
+    let (first, second, stranger) = (Issuer::new("k1"), Issuer::new("k2"), Issuer::new("k9"));
+    let bench = bench(keys);
+    let ask = async |issuer: &Issuer| {
+        let token = issuer.sign(&claims(&json!({})));
+        bench.with(&format!("Bearer {token}"), "GET", "/api/v1/status", Value::Null).await.status.as_u16()
+    };
+    // While nobody has ever answered, this way in is closed, and says that it is for now.
+    published.answers(Some(whole("500 Internal Server Error", "")));
+    assert_eq!(ask(&first).await, 503);
+    published.publishes(&[&first]);
+    later(KEYS_PAUSE).await;
+    assert_eq!((ask(&first).await, published.asked()), (200, 2));
+    assert_eq!((ask(&first).await, published.asked()), (200, 2), "fetched once, not for each request");
+
+    // Rotation: both are published for a while, then the new one alone.
+    published.publishes(&[&first, &second]);
+    later(KEYS_PAUSE).await;
+    assert_eq!((ask(&second).await, ask(&first).await), (200, 200));
+    published.publishes(&[&second]);
+    later(KEYS_FRESH).await;
+    assert_eq!((ask(&second).await, ask(&first).await), (200, 401));
+    // Whoever makes up names of keys does not make this node ask and ask.
+    let before = published.asked();
+    for _ in 0..20 {
+        assert_eq!(ask(&stranger).await, 401);
+    }
+    assert!(published.asked() - before <= 1, "{} times", published.asked() - before);
+
+    // An outage of any kind: the last good keys stay.
+    let redirect =
+        "HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n".to_owned();
+    for outage in [
+        Some(whole("503 Service Unavailable", "")),
+        Some(whole("200 OK", "<html>maintenance</html>")),
+        Some(whole("200 OK", &" ".repeat(KEYS_BYTES_MAX + 1))),
+        Some("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"keys\": [".to_owned()),
+        Some(redirect),
+        // An answer that never comes is waited for within its limit, once.
+        None,
+    ] {
+        published.answers(outage.clone());
+        later(KEYS_FRESH).await;
+        let before = published.asked();
+        assert_eq!((ask(&second).await, ask(&first).await), (200, 401), "{outage:?}");
+        assert_eq!(published.asked(), before + 1, "{outage:?}");
+    }
+    // After it, new keys are taken over as ever.
+    published.publishes(&[&first]);
+    later(KEYS_FRESH).await;
+    assert_eq!((ask(&first).await, ask(&second).await), (200, 401));
+    // An outage without an end closes this way in, and no other.
+    published.answers(Some(whole("503 Service Unavailable", "")));
+    later(KEYS_LIFE).await;
+    assert_eq!(ask(&first).await, 503);
     assert_eq!(bench.ask(own(), "GET", "/api/v1/status", &[], &Value::Null).await.status, StatusCode::OK);
 }

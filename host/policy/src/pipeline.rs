@@ -20,7 +20,7 @@ use crate::log::{Line, Log};
 use crate::plan::{Asked, Planned, is_dynamic};
 use crate::schema::{self, Schema};
 use crate::screen::{self, Screened};
-use crate::signature::{Signature, Trust};
+use crate::signature::{Signature, SignatureState, Trust};
 use crate::slots::Slot;
 use crate::vectors::{self, Tried};
 use crate::version::Version;
@@ -228,10 +228,14 @@ impl Engine {
                 let signature = candidate.trust.judge(bytes, candidate.detached, candidate.owner);
                 candidate.trust.check(&signature, candidate.owner).map(|()| signature)
             },
-            |signature| match (&signature.key, &signature.reason) {
-                (Some(key), _) => format!("{} by {key}", signature.state),
-                (None, Some(reason)) => format!("{}: {reason}", signature.state),
-                (None, None) => signature.state.to_string(),
+            |signature| match (signature.state, &signature.key, &signature.reason) {
+                (state, Some(key), _) => format!("{state} by {key}"),
+                // It passes, and nobody is to take it for a good one.
+                (SignatureState::Failed, _, Some(reason)) => {
+                    format!("none is demanded; the one there is bad: {reason}")
+                }
+                (SignatureState::NotSigned, ..) => "none, and none is demanded".to_owned(),
+                (state, None, _) => state.to_string(),
             },
         )?;
         let version = match self.loaded(digest) {

@@ -334,6 +334,19 @@ async fn a_tenants_plugins_are_its_own_and_so_is_its_quota() {
     for (host, answer) in [("acme.apps.test", "acme"), ("globex.apps.test", "operator")] {
         assert_eq!(client::get(node.public(), host, "/").await.unwrap().text(), answer);
     }
+    // A tenant sees what it has of its quota.
+    let quota = node.ask("GET", "/api/v1/tenants/acme/quota", Value::Null).await.unwrap();
+    assert_eq!(
+        (&quota["versions"]["versions"], &quota["versions"]["versions_max"]),
+        (&json!(1), &json!(2)),
+        "{quota}"
+    );
+    assert_eq!(
+        (quota["versions"]["bytes"].as_u64() > Some(0), &quota["versions"]["bytes_max"]),
+        (true, &json!(100_000))
+    );
+    let text = good(node.folder(), &["tenant", "usage", "acme"]).await;
+    assert!(text.contains("versions of plugins: 1 of 2, "), "{text}");
 }
 
 #[tokio::test]

@@ -54,6 +54,12 @@ pub trait Plugins: Debug + Send + Sync {
     /// When there is none, or something names it.
     async fn remove(&self, removal: Removal) -> Result<u64, Problem>;
 
+    /// What a tenant has of its versions and may have, for its quota; none where this node keeps no versions.
+    async fn quota(&self, tenant: &TenantName) -> Option<Value> {
+        _ = tenant;
+        None
+    }
+
     /// Uploads that an owner may see, the newest first; all when none is given.
     ///
     /// # Errors

@@ -45,7 +45,8 @@ async fn get_tenant_log(
     side(&api, &caller, &tenant, TenantSide::Log)
 }
 
-/// Shows what a tenant's policy may use on the node, what is left of it, and whether the tenant is demoted.
+/// Shows what a tenant's policy may use on the node, what is left of it, and whether the tenant is demoted; and how many versions of
+/// plugins it has and may have.
 #[utoipa::path(get, path = "/api/v1/tenants/{tenant}/quota", tag = "tenants", params(("tenant" = String, Path)),
     responses((status = 200, description = "Its budget and what it cost", body = Object)))]
 async fn get_tenant_quota(
@@ -53,7 +54,12 @@ async fn get_tenant_quota(
     caller: Caller,
     Names(tenant): Names<String>,
 ) -> Result<axum::Json<Value>, Problem> {
-    side(&api, &caller, &tenant, TenantSide::Quota)
+    let axum::Json(mut told) = side(&api, &caller, &tenant, TenantSide::Quota)?;
+    let versions = api.backends().plugins.quota(&own(&caller, &tenant)?).await;
+    if let (Some(told), Some(versions)) = (told.as_object_mut(), versions) {
+        told.insert("versions".to_owned(), versions);
+    }
+    Ok(axum::Json(told))
 }
 
 /// Shows why what a tenant wanted was refused.

@@ -104,7 +104,7 @@ fn refusals(told: &Value) -> Vec<String> {
 fn budget(told: &Value) -> Vec<String> {
     let demoted = told.pointer("/budget/demoted") == Some(&Value::Bool(true));
     let state = if demoted { "DEMOTED: the table answers alone" } else { "within its budget" };
-    vec![
+    let mut lines = vec![
         state.to_owned(),
         format!(
             "fuel: {} used by {} calls, {} left of {}, {} come back in a second; demoted {} times",
@@ -130,7 +130,19 @@ fn budget(told: &Value) -> Vec<String> {
             number(told, "/budget/budget/plans_per_minute"),
         ),
         format!("time of data threads: {} µs", number(told, "/cost/guest_us")),
-    ]
+    ];
+    if told.get("versions").is_some() {
+        lines.push(format!(
+            "versions of plugins: {} of {}, {} of {} bytes; {} uploads in a minute are allowed, {} may wait",
+            number(told, "/versions/versions"),
+            number(told, "/versions/versions_max"),
+            number(told, "/versions/bytes"),
+            number(told, "/versions/bytes_max"),
+            number(told, "/versions/uploads_per_minute"),
+            number(told, "/versions/uploads_waiting_max"),
+        ));
+    }
+    lines
 }
 
 /// Prints what everybody used on this node, from its own folder.

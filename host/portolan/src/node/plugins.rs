@@ -219,6 +219,10 @@ impl Plugins for Versions {
         }
     }
 
+    async fn quota(&self, tenant: &TenantName) -> Option<Value> {
+        self.uploads.quota(tenant).await
+    }
+
     fn uploads(&self, tenant: Option<&TenantName>) -> Result<Vec<Value>, Problem> {
         let owner = tenant.map(|tenant| Slot::Tenant(tenant.clone()));
         let records = self.uploads.list(owner.as_ref(), LISTED_MAX);

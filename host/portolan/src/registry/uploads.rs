@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use portolan_control::{Body, Committed, Components, Conflict, Draft, Expect, Manager, State, Store, Wish};
 use portolan_core::bounds::Scope;
 use portolan_core::facts::Facts;
-use portolan_core::ids::{Digest, PolicyName};
+use portolan_core::ids::{Digest, PolicyName, TenantName};
 use portolan_foundation::{clock, task};
 use portolan_policy::{
     Bound, Candidate, Engine, Examined, Refused, Signature, Slot, Stage, Step, StepState, Tier, TrialSlot,
@@ -170,6 +170,22 @@ impl Uploads {
     /// The last uploads that an owner may see, the newest first; of everybody when none is given.
     pub(crate) fn list(&self, owner: Option<&Slot>, max: usize) -> Vec<Record> {
         self.0.records.list(owner, max)
+    }
+
+    /// What a tenant has of its quota.
+    pub(crate) async fn quota(&self, tenant: &TenantName) -> Option<serde_json::Value> {
+        let inner = Arc::clone(&self.0);
+        let world = tokio::task::spawn_blocking(move || inner.world()).await.ok()?;
+        let quota = self.settings(&world).quota;
+        let (versions, bytes) = kept_of(&self.0.parts.store.state(), &Slot::Tenant(tenant.clone()));
+        Some(json!({
+            "bytes": bytes,
+            "bytes_max": quota.bytes,
+            "uploads_per_minute": quota.compiles_per_minute,
+            "uploads_waiting_max": quota.queued,
+            "versions": versions,
+            "versions_max": quota.versions,
+        }))
     }
 
     fn settings(&self, world: &World) -> config::Uploads {
@@ -544,20 +560,22 @@ fn known(state: &State, upload: &Upload, digest: Digest) -> Option<(u64, Body)> 
     state.get(&key).map(|object| (object.revision, object.body.clone()))
 }
 
-fn check_quota(state: &State, owner: &Slot, bytes: u64, quota: config::Quota) -> Result<String, Refused> {
+/// How many versions somebody has, and how many bytes they have together.
+fn kept_of(state: &State, owner: &Slot) -> (usize, u64) {
     let mut digests = BTreeSet::new();
     let (mut versions, mut sum) = (0_usize, 0_u64);
-    for (key, object) in state.objects().filter(|(key, _)| key.kind() == KIND) {
-        if super::owner_of(key) != *owner {
-            continue;
-        }
+    for (_, object) in state.of_kind(KIND).filter(|(key, _)| super::owner_of(key) == *owner) {
         versions += 1;
         if digests.insert(object.body.get("digest").and_then(|digest| digest.as_str())) {
-            sum = sum.saturating_add(
-                object.body.get("size_bytes").and_then(serde_json::Value::as_u64).unwrap_or(0),
-            );
+            let bytes = object.body.get("size_bytes").and_then(serde_json::Value::as_u64);
+            sum = sum.saturating_add(bytes.unwrap_or(0));
         }
     }
+    (versions, sum)
+}
+
+fn check_quota(state: &State, owner: &Slot, bytes: u64, quota: config::Quota) -> Result<String, Refused> {
+    let (versions, sum) = kept_of(state, owner);
     let fix = "remove versions that nothing runs (`portolan plugin remove`), or have the operator raise policies.quota";
     if versions >= quota.versions {
         let reason = format!("{owner} has {versions} versions, {} are allowed", quota.versions);

@@ -270,3 +270,33 @@ fn a_tenants_upload_is_judged_by_the_tenants_rules() {
     assert_eq!(examine(&engine, &signed, &of_tenant).0.unwrap().signature.key.as_deref(), Some("acme"));
     refused(&engine, &signed, &Case { trust, ..plain() }, Stage::Signature, "may not sign for operator");
 }
+
+#[test]
+fn a_bad_signature_that_is_allowed_is_told_as_what_it_is() {
+    let engine = engine(Compile::InProcess);
+    let (hello, name, case) = (HELLO.component(), PolicyName::new("mine").unwrap(), plain());
+    let strangers = SigningKey::generate().unwrap().embed(&hello);
+    for (bytes, says) in
+        [(&strangers, "none is demanded; the one there is bad: "), (&hello, "none, and none is demanded")]
+    {
+        let candidate = Candidate {
+            approved: true,
+            bound: &case.bound,
+            bytes,
+            declared: None,
+            detached: None,
+            name: &name,
+            owner: &case.owner,
+            trials: &case.trials,
+            trust: &case.trust,
+        };
+        let mut told = Vec::new();
+        let examined = engine.examine(&candidate, &mut |step| {
+            if step.stage == Stage::Signature.as_str() && step.state == StepState::Passed {
+                told.push(step.detail);
+            }
+        });
+        examined.unwrap();
+        assert!(told.len() == 1 && told[0].starts_with(says), "{told:?}");
+    }
+}

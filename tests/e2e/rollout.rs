@@ -355,7 +355,8 @@ async fn a_shadow_says_whom_it_would_answer_otherwise() {
         all
     })
     .await;
-    let differences = &seen.borrow()["differences"];
+    let status = seen.into_inner();
+    let differences = &status["differences"];
     let (total, of) = (&differences["counts"]["other-target"], |way: &str, name: &str| {
         differences[way][name]["other-target"].as_u64()
     });

@@ -157,7 +157,8 @@ impl Previews {
         let (previews, made) = (self.clone(), wanted.clone());
         // A task of its own: whoever asked may go away, and the place is given back all the same.
         _ = task::spawn("preview", async move { previews.make(made).await }).await;
-        match self.0.kept().get(&wanted).and_then(|entry| entry.found.clone()) {
+        let found = self.0.kept().get(&wanted).and_then(|entry| entry.found.clone());
+        match found {
             Some(Ok(_)) => {}
             Some(Err(Trouble::Gone(why))) => return Err(Problem::new(Code::NotFound, why)),
             Some(Err(Trouble::Refused(refused))) => {
@@ -191,7 +192,8 @@ impl Previews {
             tracing::error!("a preview could not be planned, please report this: {error}");
             Err(Trouble::Gone("the host failed over this version".to_owned()))
         });
-        if let Some(entry) = self.0.kept().get_mut(&wanted) {
+        let mut kept = self.0.kept();
+        if let Some(entry) = kept.get_mut(&wanted) {
             *entry = Entry { found: Some(found), is_made: false, looked_at: clock::now(), ..*entry };
         }
     }

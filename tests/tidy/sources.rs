@@ -37,6 +37,10 @@ const BANS: &[Ban] = &[
                 "plugins/sdk/rust/src/lib.rs",
                 "a section of text in the guest's module, which the language calls unsafe",
             ),
+            (
+                "plugins/sdk/rust/src/values.rs",
+                "texts that the gateway packed are UTF-8, as are all strings that bindings take from it",
+            ),
         ],
         advice: "find a safe way (rustix wraps most system calls); if there is none, keep the unsafe part in one small file, \
                  have it reviewed, and list it with its reason in tests/tidy/sources.rs",

@@ -2,8 +2,16 @@
 //! sees these types.
 
 wasmtime::component::bindgen!({
+    inline: "
+        package portolan:host;
+        // Whatever a component of the routing worlds may export.
+        world routing {
+            include portolan:policy/routing@0.1.0;
+            export portolan:policy/packed-decider@0.1.0;
+        }
+    ",
     path: "../../wit/policy/v0.1",
-    world: "routing",
+    world: "portolan:host/routing",
     imports: { default: trappable },
     ownership: Borrowing { duplicate_if_necessary: true },
 });

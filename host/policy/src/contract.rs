@@ -20,6 +20,7 @@ const IMPORTS: [&str; 5] = ["types", "facts", "draft", "routing-answers", "log"]
 /// The interfaces that the host looks for.
 pub(crate) const PLANNER: &str = "planner";
 pub(crate) const DECIDER: &str = "decider";
+pub(crate) const PACKED_DECIDER: &str = "packed-decider";
 
 /// A version of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +60,29 @@ impl ContractVersion {
     }
 }
 
+/// The interfaces that a component offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Offers {
+    pub(crate) decider: bool,
+    pub(crate) packed_decider: bool,
+    pub(crate) planner: bool,
+}
+
+impl Offers {
+    /// Does it answer dynamic rules?
+    pub(crate) const fn decides(self) -> bool {
+        self.decider || self.packed_decider
+    }
+}
+
+impl fmt::Display for Offers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = [(self.planner, PLANNER), (self.decider, DECIDER), (self.packed_decider, PACKED_DECIDER)];
+        let names: Vec<&str> = all.into_iter().filter_map(|(has, name)| has.then_some(name)).collect();
+        f.write_str(&names.join(", "))
+    }
+}
+
 /// The name of an interface of the contract.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Interface<'a> {
@@ -91,8 +115,8 @@ pub(crate) fn check_imports(looked: &Looked) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Does a component offer what the host will call? Gives whether it plans, and whether it decides.
-pub(crate) fn check_exports(looked: &Looked) -> Result<(bool, bool), Refused> {
+/// Does a component offer what the host will call?
+pub(crate) fn check_exports(looked: &Looked) -> Result<Offers, Refused> {
     let offers = |wanted: &str| -> Result<bool, Refused> {
         let mut offered = false;
         for (name, found) in looked.exports.iter().filter(|(_, found)| found.instance) {
@@ -103,9 +127,13 @@ pub(crate) fn check_exports(looked: &Looked) -> Result<(bool, bool), Refused> {
         }
         Ok(offered)
     };
-    let (planner, decider) = (offers(PLANNER)?, offers(DECIDER)?);
-    if planner || decider {
-        return Ok((planner, decider));
+    let found = Offers {
+        planner: offers(PLANNER)?,
+        decider: offers(DECIDER)?,
+        packed_decider: offers(PACKED_DECIDER)?,
+    };
+    if found.planner || found.decides() {
+        return Ok(found);
     }
     let found: Vec<&str> = looked.exports.keys().map(String::as_str).take(16).collect();
     let found = if found.is_empty() { "nothing".to_owned() } else { found.join(", ") };

@@ -16,12 +16,12 @@ use serde::Serialize;
 use wasmtime::Store;
 
 use crate::account::{Account, SeatCost, Warmth};
-use crate::bindings::exports::portolan::policy::decider::Guest;
 use crate::bucket::Share;
 use crate::config::Limits;
 use crate::defaults::SHARE_WINDOW;
 use crate::engine::{Engine, Inner};
 use crate::error::{Refused, Stage, printable};
+use crate::face::{Face, Faces, Guest};
 use crate::guest::{self, Allowance, Failure, State};
 use crate::ledger::{Lease, Ledger, Place, Seated, Vacated};
 use crate::log::Log;
@@ -195,7 +195,10 @@ impl Engine {
             limits,
         };
         decider.account.open(decider.seats.iter().map(|seat| Arc::clone(&seat.cost)));
-        decider.instance(None).map(drop).map_err(|failure| not_started(&failure))?;
+        decider.instance(None, Faces::usual).map(drop).map_err(|failure| not_started(&failure))?;
+        if version.decider().is_some_and(|faces| faces.second() != faces.usual()) {
+            decider.instance(None, Faces::second).map(drop).map_err(|failure| not_started(&failure))?;
+        }
         Ok(Arc::new(decider))
     }
 }
@@ -288,20 +291,17 @@ impl Decider {
             return Err(Undecided::Demoted);
         }
         seat.place.touch(now.0);
-        let fuel_before = seat.cost.fuel.load(Ordering::Relaxed);
+        let fuel_before = seat.cost.fuel();
         let answer = self.ask(seat, &mut held, call, counted);
-        let spent_fuel = seat.cost.fuel.load(Ordering::Relaxed).saturating_sub(fuel_before);
+        let spent_fuel = seat.cost.fuel().saturating_sub(fuel_before);
         held.credit = held.credit.saturating_sub(i64::try_from(spent_fuel).unwrap_or(i64::MAX));
-        let ended = Instant::now();
-        let spent = ended.saturating_duration_since(began);
+        let spent = began.elapsed();
         if let Some(share) = &mut held.share {
             share.spend(spent);
         }
+        seat.cost.add_call(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX));
         drop(held);
-        thread::spend(spent, ended);
-        seat.cost.calls.fetch_add(1, Ordering::Relaxed);
-        let spent = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
-        seat.cost.guest_ns.fetch_add(spent, Ordering::Relaxed);
+        thread::spend(spent, now);
         match answer {
             Ok(index) if index < call.among => {
                 if probe {
@@ -317,9 +317,7 @@ impl Decider {
     /// The counters now.
     #[must_use]
     pub fn stats(&self) -> DeciderStats {
-        let sum = |of: fn(&SeatCost) -> &std::sync::atomic::AtomicU64| {
-            self.seats.iter().map(|seat| of(&seat.cost).load(Ordering::Relaxed)).sum::<u64>()
-        };
+        let sum = |of: fn(&SeatCost) -> u64| self.seats.iter().map(|seat| of(&seat.cost)).sum::<u64>();
         let warm = |seat: &&Arc<Seat>| match seat.held.try_lock() {
             Ok(held) => held.warm.is_some(),
             // Whoever holds it is using an instance.
@@ -329,10 +327,10 @@ impl Decider {
             breaker_open: self.breaker.is_open(),
             broken: self.counts.broken.read(),
             busy: self.counts.busy.read(),
-            calls: sum(|seat| &seat.calls),
+            calls: sum(SeatCost::calls),
             fresh: self.is_fresh(),
-            fuel: sum(|seat| &seat.fuel),
-            guest_us: sum(|seat| &seat.guest_ns) / 1_000,
+            fuel: sum(SeatCost::fuel),
+            guest_us: sum(SeatCost::guest_ns) / 1_000,
             impure: self.impure.load(Ordering::Relaxed),
             last_failure: self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             out_of_range: self.counts.out_of_range.read(),
@@ -388,7 +386,7 @@ impl Decider {
         fuel: &mut u64,
     ) -> Result<u32, Failure> {
         if self.is_fresh() {
-            let (mut store, guest) = self.instance(Some(seat))?;
+            let (mut store, guest) = self.instance(Some(seat), Faces::usual)?;
             return self.call(&mut store, &guest, call, Some(seat), fuel);
         }
         let mut warm = match held.warm.take() {
@@ -423,20 +421,20 @@ impl Decider {
         fuel: &mut u64,
     ) -> Result<u32, Failure> {
         guest::arm(store, self.allowance)?;
-        let answer = guest.call_decide(&mut *store, call.rule.0, call.now_ms, call.seed, call.values);
+        let answer = guest.decide(store, call);
         *fuel = self.allowance.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
         if let Some(seat) = seat {
-            seat.cost.fuel.fetch_add(*fuel, Ordering::Relaxed);
+            seat.cost.add_fuel(*fuel);
         }
         answer.map_err(|error| guest::failure(&error, Some(store)))
     }
 
-    /// Asks a fresh instance the same. Its answer is the one that counts.
+    /// Asks a fresh instance the same, through its other face if it has two. Its answer is the one that counts.
     fn check_purity(&self, call: &Call<'_>, index: u32) -> u32 {
         self.counts.purity_checks.add(1);
         self.engine.counters.purity_checks.add(1);
         let again = self
-            .instance(None)
+            .instance(None, Faces::second)
             .and_then(|(mut store, guest)| self.call(&mut store, &guest, call, None, &mut 0));
         match again {
             Ok(again) if again == index => index,
@@ -471,17 +469,25 @@ impl Decider {
     }
 
     /// A new instance, started. What starting takes is on the seat's account.
-    fn instance(&self, seat: Option<&Seat>) -> Result<(Store<State>, Guest), Failure> {
-        match self.try_instance(seat) {
+    fn instance(
+        &self,
+        seat: Option<&Seat>,
+        face: fn(&Faces) -> Face,
+    ) -> Result<(Store<State>, Guest), Failure> {
+        match self.try_instance(seat, face) {
             Err(Failure::Full(_)) if self.engine.warm_tenant.make_room() || self.ledger.make_room() => {
-                self.try_instance(seat)
+                self.try_instance(seat, face)
             }
             other => other,
         }
     }
 
-    fn try_instance(&self, seat: Option<&Seat>) -> Result<(Store<State>, Guest), Failure> {
-        let Some(indices) = self.version.decider() else {
+    fn try_instance(
+        &self,
+        seat: Option<&Seat>,
+        face: fn(&Faces) -> Face,
+    ) -> Result<(Store<State>, Guest), Failure> {
+        let Some(faces) = self.version.decider() else {
             return Err(Failure::Trapped("the component exports no decider".to_owned()));
         };
         let engine = &*self.engine;
@@ -492,14 +498,14 @@ impl Decider {
             .version
             .pre()
             .instantiate(&mut store)
-            .and_then(|instance| indices.load(&mut store, &instance))
+            .and_then(|instance| faces.load(face(faces), &mut store, &instance))
             .and_then(|guest| {
-                let started = guest.call_start(&mut store, &self.config, &self.memo)?;
+                let started = guest.start(&mut store, &self.config, &self.memo)?;
                 Ok((guest, started))
             });
         if let Some(seat) = seat {
             let used = self.start_allowance.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
-            seat.cost.fuel.fetch_add(used, Ordering::Relaxed);
+            seat.cost.add_fuel(used);
         }
         match loaded {
             Ok((guest, Ok(()))) => Ok((store, guest)),
@@ -509,7 +515,7 @@ impl Decider {
     }
 
     fn warm_up(&self, seat: &Arc<Seat>) -> Result<Box<Warm>, Failure> {
-        let (store, guest) = self.instance(Some(seat))?;
+        let (store, guest) = self.instance(Some(seat), Faces::usual)?;
         let calls = match self.tier {
             Tier::Operator => self.limits.recycle_operator_calls,
             Tier::Tenant { .. } => self.limits.recycle_tenant_calls,

@@ -10,13 +10,14 @@ use wasmtime::component::{Component, InstancePre, Linker};
 
 use crate::account::Account;
 use crate::artefact::Artefact;
-use crate::bindings::exports::portolan::policy::{decider, planner};
+use crate::bindings::exports::portolan::policy::planner;
 use crate::cache::{Cache, Found};
 use crate::config::{Compile, Config};
 use crate::confine::Confinement;
 use crate::contract;
 use crate::defaults::{COMPILES_MAX, TICK};
 use crate::error::{Error, Refused, Stage};
+use crate::face::Faces;
 use crate::guest::{self, Allowance, Failure, State};
 use crate::ledger::Ledger;
 use crate::log::Log;
@@ -249,12 +250,12 @@ impl Engine {
             artefact_bytes: code.bytes,
             compile_time: code.compile_time,
             contract: screened.contract,
-            decider: screened.decider,
+            decider: screened.offers.decides(),
             digest,
             from_cache: code.compile_time.is_none(),
             imports: screened.imports.iter().cloned().collect(),
             memory_bytes,
-            planner: screened.planner,
+            planner: screened.offers.planner,
             size_bytes: bytes.len(),
         };
         let version = Arc::new(Version::new(about, pre, exports, schema, &inner.counters));
@@ -362,10 +363,9 @@ impl Engine {
     fn probe(&self, pre: &InstancePre<State>, screened: &Screened) -> Result<(Exports, usize), Refused> {
         let inner = &*self.0;
         let limits = &inner.config.limits;
-        let planner = screened.planner.then(|| planner::GuestIndices::new(pre)).transpose();
+        let planner = screened.offers.planner.then(|| planner::GuestIndices::new(pre)).transpose();
         let planner = planner.map_err(|error| wrong_export(pre, contract::PLANNER, &error))?;
-        let decider = screened.decider.then(|| decider::GuestIndices::new(pre)).transpose();
-        let decider = decider.map_err(|error| wrong_export(pre, contract::DECIDER, &error))?;
+        let decider = Faces::find(pre, screened.offers)?;
 
         let mut store = guest::store(
             &inner.machine,
@@ -386,9 +386,7 @@ impl Engine {
                 .map_err(|error| wrong_export(pre, contract::PLANNER, &error))?;
         }
         if let Some(decider) = &decider {
-            decider
-                .load(&mut store, &instance)
-                .map_err(|error| wrong_export(pre, contract::DECIDER, &error))?;
+            decider.check(pre, &mut store, &instance)?;
         }
         Ok((Exports { decider, planner }, store.data().limiter.memory_bytes()))
     }

@@ -17,6 +17,7 @@ mod decider;
 pub mod defaults;
 mod engine;
 mod error;
+mod face;
 mod guest;
 mod ledger;
 mod limiter;

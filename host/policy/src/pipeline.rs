@@ -358,16 +358,8 @@ pub(crate) fn screened(
             if names.is_empty() { "none".to_owned() } else { names.join(", ") }
         },
     )?;
-    let (planner, decider) = journal.stage(
-        Stage::Exports,
-        || contract::check_exports(&looked),
-        |found| match found {
-            (true, true) => "planner, decider".to_owned(),
-            (false, true) => "decider".to_owned(),
-            _ => "planner".to_owned(),
-        },
-    )?;
-    Ok(Screened::new(version, planner, decider, looked))
+    let offers = journal.stage(Stage::Exports, || contract::check_exports(&looked), ToString::to_string)?;
+    Ok(Screened::new(version, offers, looked))
 }
 
 /// Reads the configuration's schema, if there is one.

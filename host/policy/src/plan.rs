@@ -118,7 +118,7 @@ impl Engine {
             return Err(Refused::new(
                 Stage::Check,
                 "the plan has dynamic rules, and the component exports no decider",
-                "export the interface `decider` (world `routing`), or use `split`",
+                "export the interface `decider` (world `routing`) or `packed-decider` (world `routing-packed`), or use `split`",
             ));
         }
         Ok(Planned { fuel_used, plan, reads, took: began.elapsed() })

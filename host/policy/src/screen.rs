@@ -13,7 +13,7 @@ use wasmparser::{
 use portolan_core::ids::Digest;
 
 use crate::config::Limits;
-use crate::contract::ContractVersion;
+use crate::contract::{ContractVersion, Offers};
 use crate::defaults::{INTERFACES_MAX, SCREENING_STACK_BYTES, TYPE_SECTION_BYTES_MAX, VECTORS_BYTES_MAX};
 use crate::error::{Refused, Stage, printable};
 use crate::section::{SCHEMA_SECTION, VECTORS_SECTION};
@@ -38,10 +38,9 @@ const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Screened {
     pub(crate) contract: ContractVersion,
-    pub(crate) decider: bool,
     /// Interfaces imported, by their full names, sorted.
     pub(crate) imports: BTreeSet<String>,
-    pub(crate) planner: bool,
+    pub(crate) offers: Offers,
     /// The text of the schema.
     pub(crate) schema: Option<String>,
     /// The text of the golden vectors.
@@ -123,12 +122,11 @@ fn limit(what: &str, found: u64, max: u64) -> Refused {
 }
 
 impl Screened {
-    pub(crate) fn new(contract: ContractVersion, planner: bool, decider: bool, looked: Looked) -> Self {
+    pub(crate) fn new(contract: ContractVersion, offers: Offers, looked: Looked) -> Self {
         Self {
             contract,
-            decider,
             imports: looked.imports.into_keys().collect(),
-            planner,
+            offers,
             schema: looked.schema,
             vectors: looked.vectors,
         }

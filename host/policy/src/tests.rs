@@ -1,5 +1,6 @@
 //! The engine through its public door, with guests that behave and guests that do not.
 
+mod faces;
 #[path = "../../../tests/fixtures/guests.rs"]
 #[allow(unreachable_pub, dead_code, reason = "shared with the end-to-end tests")]
 pub(crate) mod guests;

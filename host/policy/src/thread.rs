@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use portolan_core::time::Moment;
 use portolan_foundation::clock;
 
 use crate::bucket::Share;
@@ -83,8 +84,8 @@ pub(crate) fn has_time(limits: &Limits, tier: Tier, now: Instant) -> bool {
     })
 }
 
-/// Notes what a guest took, until now.
-pub(crate) fn spend(time: Duration, now: Instant) {
+/// Notes what a guest took that was asked at `asked`.
+pub(crate) fn spend(time: Duration, asked: Moment) {
     SHARE.with_borrow_mut(|share| {
         if let Some((_, share)) = share {
             share.spend(time);
@@ -93,7 +94,7 @@ pub(crate) fn spend(time: Duration, now: Instant) {
     let Some(occupancy) = OCCUPANCY.get(number().min(THREADS_MAX - 1)) else { return };
     let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let all = occupancy.guest_ns.fetch_add(ns, Ordering::Relaxed).wrapping_add(ns);
-    let now = clock::at(now).0;
+    let now = asked.plus(time).0;
     let began = occupancy.window.load(Ordering::Relaxed);
     let gone = now.saturating_sub(began);
     if gone < OCCUPANCY_WINDOW.as_micros().try_into().unwrap_or(u64::MAX) {

@@ -95,6 +95,13 @@ const CONTRACT: &[Entry] = &[
         &[("rule", "u32"), ("now-ms", "u64"), ("seed", "u64"), ("values", "list<option<string>>")],
         "u32",
     ),
+    ("packed-decider", "start", &[("config", "string"), ("memo", "list<u8>")], "result<_, string>"),
+    (
+        "packed-decider",
+        "decide",
+        &[("rule", "u32"), ("now-ms", "u64"), ("seed", "u64"), ("values", "list<u8>")],
+        "u32",
+    ),
 ];
 
 /// The functions of one of the contract's interfaces.
@@ -229,6 +236,9 @@ mod tests {
 
     use super::*;
 
+    const INTERFACES: [&str; 7] =
+        ["facts", "draft", "log", "routing-answers", "planner", "decider", "packed-decider"];
+
     /// A type of WIT, resolved to its structure.
     fn text(resolve: &Resolve, ty: &Type) -> String {
         match ty {
@@ -265,7 +275,7 @@ mod tests {
         let (package, _) = resolve.push_path(contract).unwrap();
         let mut wanted: BTreeMap<(String, String), String> = BTreeMap::new();
         for (name, id) in &resolve.packages[package].interfaces {
-            if !["facts", "draft", "log", "routing-answers", "planner", "decider"].contains(&name.as_str()) {
+            if !INTERFACES.contains(&name.as_str()) {
                 continue;
             }
             for (function, of) in &resolve.interfaces[*id].functions {
@@ -280,8 +290,7 @@ mod tests {
                     .insert((name.clone(), function.clone()), format!("func({}){result}", params.join(", ")));
             }
         }
-        let interfaces = ["facts", "draft", "log", "routing-answers", "planner", "decider"];
-        let has: BTreeMap<(String, String), String> = interfaces
+        let has: BTreeMap<(String, String), String> = INTERFACES
             .iter()
             .flat_map(|interface| {
                 of_interface(interface).map(|(name, signature)| {

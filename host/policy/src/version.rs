@@ -8,9 +8,10 @@ use serde::Serialize;
 use serde_json::Value;
 use wasmtime::component::{ComponentExportIndex, InstancePre, types};
 
-use crate::bindings::exports::portolan::policy::{decider, planner};
+use crate::bindings::exports::portolan::policy::planner;
 use crate::contract::{self, ContractVersion};
 use crate::error::{Refused, Stage};
+use crate::face::Faces;
 use crate::guest::State;
 use crate::schema::Schema;
 use crate::stats::Counters;
@@ -49,7 +50,7 @@ fn millis<S: serde::Serializer>(time: &Option<Duration>, serializer: S) -> Resul
 pub struct Version {
     about: About,
     counters: Arc<Counters>,
-    decider: Option<decider::GuestIndices>,
+    decider: Option<Faces>,
     planner: Option<planner::GuestIndices>,
     pre: InstancePre<State>,
     schema: Option<Schema>,
@@ -90,7 +91,7 @@ impl Version {
         self.schema.as_ref()
     }
 
-    pub(crate) const fn decider(&self) -> Option<&decider::GuestIndices> {
+    pub(crate) const fn decider(&self) -> Option<&Faces> {
         self.decider.as_ref()
     }
 
@@ -117,12 +118,12 @@ impl std::fmt::Debug for Version {
 
 /// The exports that the host found.
 pub(crate) struct Exports {
-    pub(crate) decider: Option<decider::GuestIndices>,
+    pub(crate) decider: Option<Faces>,
     pub(crate) planner: Option<planner::GuestIndices>,
 }
 
 /// What the contract says of an export, for messages.
-const SIGNATURES: [(&str, &str, &str); 3] = [
+const SIGNATURES: [(&str, &str, &str); 5] = [
     (contract::PLANNER, "plan", "func(config: string) -> result<_, record { code: u32, message: string }>"),
     (contract::DECIDER, "start", "func(config: string, memo: list<u8>) -> result<_, string>"),
     (
@@ -130,6 +131,8 @@ const SIGNATURES: [(&str, &str, &str); 3] = [
         "decide",
         "func(rule: u32, now-ms: u64, seed: u64, values: list<option<string>>) -> u32",
     ),
+    (contract::PACKED_DECIDER, "start", "func(config: string, memo: list<u8>) -> result<_, string>"),
+    (contract::PACKED_DECIDER, "decide", "func(rule: u32, now-ms: u64, seed: u64, values: list<u8>) -> u32"),
 ];
 
 /// The refusal for an export that does not fit, with both types.

@@ -764,6 +764,9 @@ pub(crate) enum Plugin {
         /// Also write `routing.h`, `routing.c` and `routing_component_type.o` beside it, into this folder.
         #[arg(long)]
         c: Option<PathBuf>,
+        /// The world of these, and their name: `routing-packed` writes `routing_packed.h` and so on.
+        #[arg(long, default_value = "routing")]
+        world: String,
     },
     /// Write bindings of the contract, as builds of projects in C, Zig, Go and TypeScript do.
     Bindings {

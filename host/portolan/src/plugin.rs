@@ -58,7 +58,7 @@ pub(crate) fn run(command: Plugin) -> anyhow::Result<ExitCode> {
         Plugin::Dev(options) => return dev::run(&options),
         Plugin::Bench(options) => return bench::run(&options),
         Plugin::Inspect(options) => return inspect::run(&options),
-        Plugin::Wit { folder, c } => contract::wit(&folder, c.as_deref())?,
+        Plugin::Wit { folder, c, world } => contract::wit(&folder, c.as_deref(), &world)?,
         Plugin::Bindings { kind, output, wit, world } => contract::bindings(kind, &output, &wit, &world)?,
         Plugin::PackSdk { folder } => pack::run(&folder)?,
     }

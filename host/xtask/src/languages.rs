@@ -223,8 +223,10 @@ fn example(
         command.current_dir(work).envs(tools.variables.iter().map(|(name, value)| (name, value)));
         command
     };
+    let (world, bindings) =
+        if language == "c" { ("routing-packed", "routing_packed") } else { ("routing", "routing") };
     let mut wit = tools.portolan(root, work);
-    run("write the contract", wit.args(["plugin", "wit", "wit", "--c", "gen"]))?;
+    run("write the contract", wit.args(["plugin", "wit", "wit", "--c", "gen", "--world", world]))?;
     let mut compile;
     match language {
         "c" | "cpp" => {
@@ -239,7 +241,8 @@ fn example(
             compile = command("zig");
             compile.args(["cc", "-target", "wasm32-wasi", "-mexec-model=reactor", "-Os", "-s"]);
             compile.args(["-Wl,-z,stack-size=65536", "-Igen"]).arg(source);
-            compile.args(["gen/routing.c", "gen/routing_component_type.o", "-o", "core.wasm"]);
+            compile.arg(format!("gen/{bindings}.c")).arg(format!("gen/{bindings}_component_type.o"));
+            compile.args(["-o", "core.wasm"]);
             run("compile and link the policy", &mut compile)?;
             let mut portolan = tools.portolan(root, work);
             return run(

@@ -54,17 +54,18 @@ pub(crate) fn write_if_new(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When a folder cannot be written.
-pub(crate) fn wit(folder: &Path, c: Option<&Path>) -> anyhow::Result<()> {
+pub(crate) fn wit(folder: &Path, c: Option<&Path>, world: &str) -> anyhow::Result<()> {
     write(folder)?;
     print(&format!(
         "wrote the contract portolan:policy@0.1.0 to {}; a policy implements the world `routing`, or `routing-plan` if it only plans",
         folder.display()
     ))?;
     let Some(output) = c else { return Ok(()) };
-    bindings(Bindings::C, output, folder, "routing")?;
+    bindings(Bindings::C, output, folder, world)?;
     print(&format!(
-        "wrote bindings for C to {}: include routing.h, compile routing.c, link the object file",
-        output.display()
+        "wrote bindings for C to {}: include {name}.h, compile {name}.c, link {name}_component_type.o",
+        output.display(),
+        name = world.replace('-', "_"),
     ))
 }
 

@@ -1,6 +1,6 @@
 //! The contract as wit-bindgen generates it: imports and planner in one module, the decider in another, so that each
-//! interface is generated once. A component that exports both has the union of both worlds, which is `routing`. Private
-//! to the `export!` macro and to `host`.
+//! interface is generated once. A component that exports both has the union of both worlds, which is `routing-packed`.
+//! Private to the `export!` macro and to `host`.
 
 #![allow(
     missing_docs,
@@ -23,12 +23,12 @@ pub mod planning {
     });
 }
 
-/// What the world `routing` has beyond that.
+/// What the world `routing-packed` has beyond that.
 pub mod deciding {
     wit_bindgen::generate!({
         inline: "
             package portolan:sdk;
-            world decide { export portolan:policy/decider@0.1.0; }
+            world decide { export portolan:policy/packed-decider@0.1.0; }
         ",
         path: "../../../wit/policy/v0.1",
         world: "portolan:sdk/decide",

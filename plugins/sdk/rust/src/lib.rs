@@ -43,6 +43,7 @@ mod host;
 mod policy;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
+mod values;
 
 #[cfg(target_family = "wasm")]
 #[doc(hidden)]
@@ -54,6 +55,8 @@ pub use policy::{Call, Decider, Level, Policy, log};
 
 #[doc(hidden)]
 pub use policy::glue;
+#[doc(hidden)]
+pub use values::Values;
 
 /// Makes the crate's component of a policy.
 ///
@@ -81,7 +84,7 @@ macro_rules! export {
             ::std::thread_local! {
                 static DECIDER: ::std::cell::OnceCell<$policy> = const { ::std::cell::OnceCell::new() };
             }
-            impl $crate::bindings::deciding::exports::portolan::policy::decider::Guest for Component {
+            impl $crate::bindings::deciding::exports::portolan::policy::packed_decider::Guest for Component {
                 fn start(
                     config: ::std::string::String,
                     memo: ::std::vec::Vec<u8>,
@@ -92,9 +95,11 @@ macro_rules! export {
                     rule: u32,
                     now_ms: u64,
                     seed: u64,
-                    values: ::std::vec::Vec<::std::option::Option<::std::string::String>>,
+                    values: ::std::vec::Vec<u8>,
                 ) -> u32 {
-                    DECIDER.with(|cell| $crate::glue::decide(cell, rule, now_ms, seed, &values))
+                    // SAFETY: the gateway made them as the contract says.
+                    let values = unsafe { $crate::Values::of_gateway(&values) };
+                    DECIDER.with(|cell| $crate::glue::decide(cell, rule, now_ms, seed, values))
                 }
             }
             $crate::bindings::deciding::export!(Component with_types_in $crate::bindings::deciding);

@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use crate::draft::{Draft, Refusal};
 use crate::facts::Facts;
 use crate::host;
+use crate::values::Values;
 
 /// A policy that plans.
 pub trait Policy {
@@ -31,7 +32,7 @@ pub trait Decider: Policy + Sized {
     fn decide(&self, call: &Call<'_>) -> u32;
 }
 
-/// One question to a decider.
+/// One question to a decider. Its values lie where the gateway put them: nothing is copied to look at them.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
     /// The rule that matched.
@@ -40,15 +41,20 @@ pub struct Call<'a> {
     pub now_ms: u64,
     /// The request's random number.
     pub seed: u64,
-    /// The values of the rule's `needs`, in order.
-    pub values: &'a [Option<String>],
+    values: Values<'a>,
 }
 
 impl<'a> Call<'a> {
     /// The value of the need at this place; `None` where the request has none.
     #[must_use]
     pub fn value(&self, place: usize) -> Option<&'a str> {
-        self.values.get(place)?.as_deref()
+        self.values.get(place)
+    }
+
+    /// The values of the rule's `needs`, in order.
+    pub fn values(&self) -> impl ExactSizeIterator<Item = Option<&'a str>> + use<'a> {
+        let values = self.values;
+        (0..values.len()).map(move |place| values.get(place))
     }
 }
 
@@ -75,7 +81,7 @@ pub fn log(level: Level, text: &str) {
 pub mod glue {
     use std::cell::OnceCell;
 
-    use super::{Call, Decider, Draft, Facts, Policy, Refusal};
+    use super::{Call, Decider, Draft, Facts, Policy, Refusal, Values};
 
     /// Reads the configuration and plans.
     ///
@@ -104,8 +110,21 @@ pub mod glue {
         rule: u32,
         now_ms: u64,
         seed: u64,
-        values: &[Option<String>],
+        values: Values<'_>,
     ) -> u32 {
         cell.get().map_or(u32::MAX, |decider| decider.decide(&Call { rule, now_ms, seed, values }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_shows_its_values() {
+        let (given, mut room) = ([Some("/a"), None], Vec::new());
+        let call = Call { rule: 0, now_ms: 0, seed: 0, values: Values::packed(&given, &mut room) };
+        assert_eq!(call.values().collect::<Vec<_>>(), given);
+        assert!(format!("{call:?}").contains(r#"[Some("/a"), None]"#));
     }
 }

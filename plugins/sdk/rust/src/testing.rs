@@ -14,6 +14,7 @@ use portolan_core::table::Table;
 use crate::draft::Refusal;
 use crate::host;
 use crate::policy::{Decider, Policy, glue};
+use crate::values::Values;
 
 /// Made-up facts.
 #[derive(Clone, Debug)]
@@ -182,9 +183,10 @@ impl Plan {
         let Some((RuleId(number), needs, among)) = self.dynamic(request) else { return Ok(None) };
         let cell = OnceCell::<P>::new();
         glue::start(&cell, &self.config, &self.table.plan().memo)?;
-        let text = |need: &Attribute| request.value(need).text().map(str::to_owned);
-        let values: Vec<Option<String>> = needs.iter().map(text).collect();
-        let place = glue::decide(&cell, number, 1_800_000_000_000, seed, &values);
+        let values: Vec<Option<&str>> = needs.iter().map(|need| request.value(need).text()).collect();
+        let mut room = Vec::new();
+        let values = Values::packed(&values, &mut room);
+        let place = glue::decide(&cell, number, 1_800_000_000_000, seed, values);
         Ok(among.get(place as usize).map(|&answer| self.describe(answer)))
     }
 

@@ -142,7 +142,7 @@ async fn asked_at_the_desk(mine: &Path) {
     assert!(cost["decide"]["p50_ns"].as_u64() > Some(0), "{cost}");
     let seen = runs(mine, &portolan, &["plugin", "inspect", "my-policy.wasm", "--json"]).await;
     let seen: Value = serde_json::from_str(&seen).unwrap();
-    assert_eq!((&seen["world"], &seen["contract"]), (&"routing".into(), &"0.1.0".into()));
+    assert_eq!((&seen["world"], &seen["contract"]), (&"routing-packed".into(), &"0.1.0".into()));
     assert_eq!(seen["schema"]["required"], serde_json::json!(["pool"]), "{seen}");
     assert_eq!(seen["vectors"].as_array().unwrap().len(), 6, "{seen}");
     assert!(

@@ -35,7 +35,7 @@
 mod ready;
 mod world;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -132,8 +132,8 @@ pub fn read(text: &str) -> Result<Vec<Vector>, Refused> {
 }
 
 impl Engine {
-    /// Tries vectors on a version; gives what became of each, in order. One plan serves all that share a configuration and
-    /// facts. Blocks while the policy plans and decides.
+    /// Tries vectors on a version; gives what became of each, in order. One plan serves neighbours that share a configuration
+    /// and facts. Blocks while the policy plans and decides.
     ///
     /// # Errors
     /// [`Refused`] when all of them together take too long.
@@ -144,22 +144,34 @@ impl Engine {
         log: &Arc<Log>,
     ) -> Result<Vec<Tried>, Refused> {
         let until = Instant::now() + VECTORS_WALL_MAX;
-        let mut plans: HashMap<String, Result<Ready, String>> = HashMap::new();
+        // The last one only: instances of all of them would be more than an engine may have.
+        let mut last: Option<(String, Result<Ready, String>)> = None;
         let mut tried = Vec::with_capacity(vectors.len());
         for vector in vectors {
             let config = serde_json::Value::Object(vector.config.clone()).to_string();
             let world = serde_json::to_string(&vector.facts).unwrap_or_default();
-            let ready = plans.entry(format!("{config}\n{world}")).or_insert_with(|| {
-                let facts = vector.facts.facts().map_err(|reason| format!("the vector's facts: {reason}"))?;
-                Ready::new(self, version, &config, facts, log)
-                    .map_err(|refused| format!("{}: {}", refused.stage, refused.reason))
-            });
+            let key = format!("{config}\n{world}");
+            last = last.filter(|(known, _)| *known == key);
+            let (_, ready) =
+                last.get_or_insert_with(|| (key, self.ready(version, &config, &vector.facts, log)));
             tried.push(vector.tried(ready, until));
             if Instant::now() > until {
                 return Err(wrong(&format!("all of them took longer than {VECTORS_WALL_MAX:?}")));
             }
         }
         Ok(tried)
+    }
+
+    fn ready(
+        &self,
+        version: &Arc<Version>,
+        config: &str,
+        world: &World,
+        log: &Arc<Log>,
+    ) -> Result<Ready, String> {
+        let facts = world.facts().map_err(|reason| format!("the vector's facts: {reason}"))?;
+        Ready::new(self, version, config, facts, log)
+            .map_err(|refused| format!("{}: {}", refused.stage, refused.reason))
     }
 }
 

@@ -131,11 +131,12 @@ fn fits(imports: &[String], exports: &[String]) -> &'static str {
             return world;
         }
     }
-    match (has(exports, "planner"), has(exports, "decider")) {
-        (true, true) => "routing",
-        (true, false) => "routing-plan",
-        (false, true) => "routing, without a planner: all is decided",
-        (false, false) => "none of portolan's",
+    match (has(exports, "planner"), has(exports, "packed-decider"), has(exports, "decider")) {
+        (true, true, _) => "routing-packed",
+        (true, false, true) => "routing",
+        (true, false, false) => "routing-plan",
+        (false, true, _) | (false, _, true) => "routing, without a planner: all is decided",
+        (false, false, false) => "none of portolan's",
     }
 }
 

@@ -126,6 +126,10 @@ name! {
     PoolName
 }
 name! {
+    /// A shard: a database with its replicas, where tenants' rows live. Example: `eu-1`.
+    ShardName
+}
+name! {
     /// A tenant of the platform. Example: `acme`.
     TenantName
 }

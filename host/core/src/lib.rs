@@ -7,6 +7,7 @@
 //! answers, [`table`] how an answer is found for a request, [`snapshot`] what one generation of all that is, and
 //! [`endpoint`], [`health`], [`breaker`] and [`balance`] what is observed meanwhile. [`recording`] is how a decision is kept and
 //! decided again, [`rollout`] how a version takes over from another, and [`evidence`] on what grounds it may not.
+//! [`log`] names what a shard's log holds, [`token`] what a client brings of it, [`tenant_table`] which tables a shard has.
 
 pub mod attribute;
 pub mod backoff;
@@ -20,6 +21,7 @@ pub mod facts;
 pub mod health;
 pub mod ids;
 pub mod lane;
+pub mod log;
 pub mod plan;
 pub mod preview;
 pub mod recording;
@@ -29,5 +31,7 @@ pub mod screen;
 pub mod snapshot;
 pub mod table;
 pub mod tenant;
+pub mod tenant_table;
 pub mod time;
+pub mod token;
 pub mod topology;

@@ -1,1 +1,3 @@
 //! The change log of a shard.
+
+pub mod model;

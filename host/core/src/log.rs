@@ -13,9 +13,7 @@ use crate::ids::RegionName;
 pub const AHEAD_US_MAX: u64 = 60_000_000;
 
 /// The number of a shard's lease. It rises with each new holder and with each new start of a log, and never falls.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Epoch(pub u64);
 
@@ -25,11 +23,20 @@ impl fmt::Display for Epoch {
     }
 }
 
+/// How often a tenant has been placed: rises with each move, so that what is left of an earlier stay is known as such.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Placement(pub u64);
+
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// Where a record lies in a log. Compared as a whole, never by the sequence alone: a transaction that takes a lower
 /// sequence may commit after one that took a higher.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Position {
     /// Under which lease it was written.
     pub epoch: Epoch,
@@ -178,7 +185,8 @@ mod tests {
 
     #[test]
     fn a_position_has_one_text() {
-        for bad in ["", "1", "1.2", "1.2.3.4", "01.2.3", "1.+2.3", "1..3", "1.2.9223372036854775808", "a.b.c"] {
+        for bad in ["", "1", "1.2", "1.2.3.4", "01.2.3", "1.+2.3", "1..3", "1.2.9223372036854775808", "a.b.c"]
+        {
             assert_eq!(bad.parse::<Position>(), Err(NotAPosition), "{bad}");
         }
         assert_eq!("1.0.9223372036854775807".parse(), Ok(Position::new(1, 0, i64::MAX as u64)));

@@ -117,7 +117,9 @@ pub enum BadTable {
 
 impl TenantTable {
     fn check(&self) -> Result<(), BadTable> {
-        let twice = (1..).zip(&self.key).any(|(next, column)| self.key.iter().skip(next).any(|other| other == column));
+        let twice = (1..)
+            .zip(&self.key)
+            .any(|(next, column)| self.key.iter().skip(next).any(|other| other == column));
         if self.key.is_empty() || self.key.len() > KEY_COLUMNS_MAX || twice {
             return Err(BadTable::Key(self.name.clone()));
         }
@@ -178,7 +180,19 @@ mod tests {
         for good in ["a", "order", "notes_2", "_x"] {
             assert!(Identifier::new(good).is_ok(), "{good}");
         }
-        for bad in ["", "2a", "A", "a-b", "a\"b", "a;b", "é", "portolan_log", "sqlite_x", "pg_class", &"x".repeat(64)] {
+        for bad in [
+            "",
+            "2a",
+            "A",
+            "a-b",
+            "a\"b",
+            "a;b",
+            "é",
+            "portolan_log",
+            "sqlite_x",
+            "pg_class",
+            &"x".repeat(64),
+        ] {
             assert_eq!(Identifier::new(bad), Err(BadTable::Identifier(bad.to_owned())));
         }
     }

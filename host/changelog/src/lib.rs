@@ -1,3 +1,52 @@
-//! The change log of a shard.
+//! The change log and the fence of a shard: what tenant moves, replication and cache invalidation rest on.
+//!
+//! A shard is one database, a file of SQLite or a database of PostgreSQL, with the operator's tables ([`Store::declare`])
+//! and portolan's own. Triggers write a [`Record`] in the transaction that changes a row, also for applications that know
+//! no gateway, and refuse it when the shard's primary is elsewhere. What all of it means is in [`model`], as pure functions.
+//!
+//! # Following a log
+//! Who begins to follow reads [`Store::identity`] and [`Store::tip`], copies [`Store::rows`] with [`Store::merge`], and
+//! calls [`Store::follow`] with that tip. Then [`Store::read`] at the source gives a [`Batch`] after [`Progress::received`], and
+//! [`Store::apply`] at the follower takes it: once, whole transactions, in any order between sources. Only another
+//! identity ([`Applied::Other`]) means to begin anew. A token of a client is fulfilled when [`Progress::applied`] has
+//! reached its position.
+//!
+//! # Holding the lease
+//! Read [`Store::clock`], ask for the lease or its renewal, and when it is granted call [`Store::begin_epoch`] or
+//! [`Store::extend`] with that reading plus the lease's time less a margin. [`Store::demote`] ends it. A gateway writes with
+//! [`Store::write`] under its [`Lease`], and a commit after which the lease has run out is [`Error::Unknown`].
+//!
+//! # Moving a tenant
+//! Copy and follow, [`Store::hold`] it (all that it wrote lies before the position that this returns), let the target reach
+//! that, [`Store::place`] it there and away here, then [`Store::forget`] it here.
+//!
+//! # What is not promised
+//! Who owns the tables or the file can do anything. On PostgreSQL a writer that makes all constraints immediate by intent is held to
+//! each of its statements, but not to the time of its commit; demotion waits for it or ends it. SQLite has no roles: reads must name
+//! their tenant. Its direct writers must set `recursive_triggers`, or are refused.
 
+mod apply;
+mod database;
+pub mod defaults;
+mod error;
 pub mod model;
+mod postgres;
+mod read;
+mod sqlite;
+mod store;
+mod table;
+mod transaction;
+
+pub use apply::{Applied, Counts, Lost, Parked};
+pub use database::{Row, Value};
+pub use error::Error;
+pub use model::fence::{Closed, Fence, Lease, Outcome, Refused, TenantState};
+pub use model::progress::Progress;
+pub use model::record::{BadBatch, Batch, Change, Record, RowChange, RowId};
+pub use postgres::PostgresConfig;
+pub use read::{Horizon, Limits};
+pub use store::{Engine, Store};
+pub use transaction::Transaction;
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 pub struct Fence {
     /// The lease that was last held here, or heard of.
     pub epoch: Epoch,
-    /// Until when the primary's tables may be written here, in microseconds of the database's clock.
+    /// Until when the primary's tables may be written here, in microseconds of the database's clock; 0 when the epoch is
+    /// over here for good, or another's.
     pub deadline_us: u64,
     /// The region's membership incarnation, under which multi-writer tables are written; 0 when it is no member.
     pub member: u64,
@@ -100,12 +101,12 @@ impl Fence {
         Ok(Self { epoch, deadline_us, ..self })
     }
 
-    /// The lease was renewed. An answer that comes late never takes time away again.
+    /// The lease was renewed. An answer that comes late never takes time away again, and never opens what was closed.
     ///
     /// # Errors
-    /// [`Refused::Over`] when the epoch is not this one.
+    /// [`Refused::Over`] when the epoch is not this one, or was closed.
     pub fn extend(self, epoch: Epoch, deadline_us: u64) -> Result<Self, Refused> {
-        if epoch != self.epoch {
+        if epoch != self.epoch || self.deadline_us == 0 {
             return Err(Refused::Over { there: self.epoch, wanted: epoch });
         }
         Ok(Self { deadline_us: self.deadline_us.max(deadline_us), ..self })

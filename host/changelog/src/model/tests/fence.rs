@@ -144,7 +144,9 @@ fn epochs_only_rise_and_closing_is_for_the_own_lease() {
     assert_eq!(fence.extend(Epoch(4), 50), Ok(fence), "an answer that is late takes nothing away");
     assert_eq!(fence.extend(Epoch(3), 500), Err(Refused::Over { there: Epoch(4), wanted: Epoch(3) }));
     assert_eq!(fence.close(Epoch(3)), Err(Refused::Over { there: Epoch(4), wanted: Epoch(3) }));
-    assert_eq!(fence.close(Epoch(4)).map(|fence| fence.deadline_us), Ok(0));
+    let closed = fence.close(Epoch(4)).unwrap();
+    assert_eq!(closed.deadline_us, 0);
+    assert!(closed.extend(Epoch(4), 500).is_err(), "a late renewal opens nothing");
     assert_eq!(fence.check(Epoch(4), 99), Ok(()));
     assert_eq!(fence.check(Epoch(4), 100), Err(Closed::Expired));
     assert_eq!(fence.check(Epoch(3), 99), Err(Closed::Moved));

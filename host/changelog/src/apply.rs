@@ -1,0 +1,794 @@
+//! Applying others' changes: one transaction for each batch, the gate for each row, sets of rows for each table.
+//!
+//! What a row becomes is decided by [`crate::model::gate`], the same over both engines. A change that the database does
+//! not take (a constraint, a table or column that is not there yet) is parked on its own, and the rest goes on.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use portolan_core::ids::TenantName;
+use portolan_core::log::{Identity, Placement, Position};
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use crate::database::{Dialect, Row, Session, Value};
+use crate::defaults::{BATCH_RECORDS_MAX, CHUNK_RECORDS, RETRY_MAX};
+use crate::error::Error;
+use crate::model::gate::{Ground, Loser, Plan, RowState, Write};
+use crate::model::progress::{Admission, Progress};
+use crate::model::record::{Batch, Change, Record, RowChange, RowId};
+use crate::read::{tenant_of, version};
+use crate::store::{Role, Store, enter_log};
+use crate::table::Declared;
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It is applied.
+    Done(Counts),
+    /// It was before.
+    Duplicate,
+    /// It does not follow: ask again from there.
+    Gap(Position),
+    /// It is of another log than the one that is followed, or nothing is followed: compare rows, then [`Store::follow`].
+    Other,
+    /// It is kept until its transaction ends.
+    Staged,
+}
+
+/// What a batch did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Losers that were kept.
+    pub conflicts: u64,
+    /// Changes that wait.
+    pub parked: u64,
+    /// Rows that were put or deleted.
+    pub written: u64,
+}
+
+/// A change that waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parked {
+    /// The change.
+    pub record: Record,
+    /// Why the database did not take it.
+    pub why: String,
+}
+
+/// A version that lost without having been known to the winner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// Of which row.
+    pub id: RowId,
+    /// Whose it is.
+    pub tenant: Option<TenantName>,
+    /// The row as it was, in canonical form; none when it was a deletion.
+    pub row: Option<String>,
+    /// The version that lost.
+    pub version: portolan_core::log::Version,
+    /// The version that won.
+    pub winner: portolan_core::log::Version,
+}
+
+const PROGRESS: &str = "SELECT system, timeline, incarnation, epoch, tx, seq, staged_epoch, staged_tx, staged_seq \
+    FROM portolan_progress WHERE source = $1";
+
+impl Store {
+    /// How far another's log has been applied here.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn progress(&self, source: &str) -> Result<Option<Progress>, Error> {
+        let mut session = self.acquire(Role::Applier).await?;
+        progress(&mut session, source, PROGRESS).await
+    }
+
+    /// Begins to follow a log after a position; what was staged of the one before is dropped.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn follow(&self, source: &str, identity: &Identity, at: Position) -> Result<(), Error> {
+        let mut session = self.begin(Role::Applier).await?;
+        session.run("DELETE FROM portolan_staged WHERE source = $1", &[source.into()]).await?;
+        session.run("DELETE FROM portolan_progress WHERE source = $1", &[source.into()]).await?;
+        session
+            .run(
+                "INSERT INTO portolan_progress (source, system, timeline, incarnation, epoch, tx, seq) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7)",
+                &[
+                    source.into(),
+                    identity.system.as_str().into(),
+                    identity.timeline.into(),
+                    identity.incarnation.as_str().into(),
+                    at.epoch.0.into(),
+                    at.transaction.into(),
+                    at.sequence.into(),
+                ],
+            )
+            .await?;
+        session.commit().await
+    }
+
+    /// Applies a batch of another's log, in one transaction with the progress through it.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when others stand in the way; nothing has changed then. [`Error::Unknown`] when the commit was not
+    /// answered: ask for the progress.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: a batch is applied with its progress or not at all, and twice is once.
+    pub async fn apply(&self, source: &str, batch: &Batch) -> Result<Applied, Error> {
+        batch.check(BATCH_RECORDS_MAX)?;
+        let mut session = self.begin(Role::Applier).await?;
+        let before = progress(&mut session, source, &format!("{PROGRESS} {{lock}}")).await?;
+        let admission = before.as_ref().map_or(Admission::Other, |before| before.admit(batch));
+        let (Some(before), Admission::Apply | Admission::Finish | Admission::Stage) = (before, admission)
+        else {
+            session.rollback().await?;
+            return Ok(match admission {
+                Admission::Duplicate => Applied::Duplicate,
+                Admission::Gap(position) => Applied::Gap(position),
+                _ => Applied::Other,
+            });
+        };
+        self.enter_applying(&mut session).await?;
+        let mut counts = Counts::default();
+        if admission == Admission::Stage {
+            stage(&mut session, source, &batch.records).await?;
+        } else {
+            if admission == Admission::Finish {
+                self.absorb_staged(&mut session, source, &mut counts).await?;
+            }
+            self.absorb(&mut session, &batch.records, &mut counts).await?;
+        }
+        advance(&mut session, source, &before, &before.with(batch)).await?;
+        leave_applying(&mut session).await?;
+        session.commit().await?;
+        Ok(if admission == Admission::Stage { Applied::Staged } else { Applied::Done(counts) })
+    }
+
+    /// Merges rows of another, as [`Store::rows`] gives them, without any progress.
+    ///
+    /// # Errors
+    /// As [`Store::apply`].
+    pub async fn merge(&self, records: &[Record]) -> Result<Counts, Error> {
+        let mut session = self.begin(Role::Applier).await?;
+        self.enter_applying(&mut session).await?;
+        let mut counts = Counts::default();
+        for chunk in records.chunks(CHUNK_RECORDS) {
+            self.absorb(&mut session, chunk, &mut counts).await?;
+        }
+        leave_applying(&mut session).await?;
+        session.commit().await?;
+        Ok(counts)
+    }
+
+    /// Tries parked changes again, the oldest first. Returns how many still wait of those that were tried.
+    ///
+    /// # Errors
+    /// As [`Store::apply`].
+    pub async fn retry_parked(&self) -> Result<u64, Error> {
+        let mut session = self.begin(Role::Applier).await?;
+        self.enter_applying(&mut session).await?;
+        let sql = "SELECT record FROM portolan_parked ORDER BY at_us, epoch, v LIMIT $1";
+        let rows = session.query(sql, &[(RETRY_MAX as u64).into()]).await?;
+        let records = rows.iter().map(|row| parse(&row.text(0)?)).collect::<Result<Vec<Record>, _>>()?;
+        for record in &records {
+            if let Change::Row(change) = &record.change {
+                let version = &change.version;
+                session
+                    .run(
+                        "DELETE FROM portolan_parked \
+                         WHERE table_name = $1 AND key = $2 AND epoch = $3 AND v = $4 AND origin = $5",
+                        &[
+                            change.id.table.as_str().into(),
+                            change.id.key.as_str().into(),
+                            version.epoch.0.into(),
+                            version.v.into(),
+                            version.origin.as_str().into(),
+                        ],
+                    )
+                    .await?;
+            }
+        }
+        let mut counts = Counts::default();
+        self.absorb(&mut session, &records, &mut counts).await?;
+        leave_applying(&mut session).await?;
+        session.commit().await?;
+        Ok(counts.parked)
+    }
+
+    /// Changes that wait, the oldest first.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn parked(&self, max: usize) -> Result<Vec<Parked>, Error> {
+        let mut session = self.acquire(Role::Applier).await?;
+        let sql = "SELECT record, why FROM portolan_parked ORDER BY at_us, epoch, v LIMIT $1";
+        let rows = session.query(sql, &[(max as u64).into()]).await?;
+        rows.iter().map(|row| Ok(Parked { record: parse(&row.text(0)?)?, why: row.text(1)? })).collect()
+    }
+
+    /// Losers of a tenant, or of all.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn conflicts(&self, tenant: Option<&TenantName>, max: usize) -> Result<Vec<Lost>, Error> {
+        let mut session = self.acquire(Role::Applier).await?;
+        let sql = "SELECT c.table_name, c.key, c.tenant, c.row, c.lost_epoch, c.lost_v, c.lost_origin, \
+            c.won_epoch, c.won_v, c.won_origin FROM portolan_conflict c WHERE $1 = '' OR c.tenant = $1 \
+            ORDER BY c.at_us, c.table_name, c.key LIMIT $2";
+        let args = [tenant.map_or("", TenantName::as_str).into(), (max as u64).into()];
+        let rows = session.query(sql, &args).await?;
+        let lost = |row: &Row| {
+            let none = || Error::Damaged("a conflict without versions".to_owned());
+            Ok(Lost {
+                id: RowId { table: row.text(0)?, key: row.text(1)? },
+                tenant: tenant_of(row, 2)?,
+                row: row.text_or_null(3)?,
+                version: version(row, 4)?.ok_or_else(none)?,
+                winner: version(row, 7)?.ok_or_else(none)?,
+            })
+        };
+        rows.iter().map(lost).collect()
+    }
+
+    /// Forgets a tenant that has moved away with this placement: its rows, their versions, tombstones, losers. One record
+    /// tells followers to do the same.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] unless the tenant has been placed elsewhere with this placement or a later one.
+    pub async fn forget(&self, tenant: &TenantName, placement: Placement) -> Result<(), Error> {
+        let mut session = self.begin(Role::Applier).await?;
+        let there = crate::store::tenant_state(&mut session, tenant).await?;
+        if there.placement < placement || !there.away {
+            session.rollback().await?;
+            return Err(Error::Busy("the tenant has not been placed elsewhere".to_owned()));
+        }
+        if there.forgotten >= placement {
+            return session.rollback().await;
+        }
+        enter_log(&mut session).await?;
+        self.enter_applying(&mut session).await?;
+        self.forget_rows(&mut session, tenant, placement).await?;
+        let sql = match session.dialect() {
+            Dialect::Postgres => {
+                "INSERT INTO portolan.log (epoch, tx, at_us, tenant, placement, schema, kind, leased, opens) \
+                 SELECT epoch, pg_current_xact_id()::text::bigint, portolan.now_us(), $1, $2, schema, 'forget', false, false \
+                 FROM portolan.fence"
+            }
+            Dialect::Sqlite => {
+                "INSERT INTO portolan_log (epoch, tx, at_us, tenant, placement, schema, kind) \
+                 SELECT epoch, tx, {now}, $1, $2, schema, 'forget' FROM portolan_fence"
+            }
+        };
+        session.run(sql, &[tenant.as_str().into(), placement.0.into()]).await?;
+        leave_applying(&mut session).await?;
+        session.commit().await
+    }
+
+    /// Drops records that every follower has applied, up to and with a position, and the tombstones that they made. Who comes
+    /// back later than that begins anew. Returns how many records went; call it until none do.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn prune(&self, through: Position) -> Result<u64, Error> {
+        let mut session = self.begin(Role::Owner).await?;
+        let args = [
+            through.epoch.0.into(),
+            through.transaction.into(),
+            through.sequence.into(),
+            (CHUNK_RECORDS as u64).into(),
+        ];
+        let oldest = "SELECT epoch, tx, seq FROM portolan_log WHERE (epoch, tx, seq) <= ($1, $2, $3) \
+            ORDER BY epoch, tx, seq LIMIT $4";
+        session
+            .run(
+                &format!(
+                    "DELETE FROM portolan_row WHERE deleted = 1 AND EXISTS (SELECT 1 FROM portolan_log l \
+                     WHERE l.kind = 'delete' AND l.table_name = portolan_row.table_name AND l.key = portolan_row.key \
+                     AND l.v = portolan_row.v AND l.version_epoch = portolan_row.epoch AND l.origin = portolan_row.origin \
+                     AND (l.epoch, l.tx, l.seq) IN ({oldest}))"
+                ),
+                &args,
+            )
+            .await?;
+        let sql = format!("DELETE FROM portolan_log WHERE (epoch, tx, seq) IN ({oldest})");
+        let gone = session.run(&sql, &args).await?;
+        session.commit().await?;
+        Ok(gone)
+    }
+
+    /// What follows is the applier's, until [`leave_applying`] or the end of the transaction.
+    async fn enter_applying(&self, session: &mut Session) -> Result<(), Error> {
+        let sql = match session.dialect() {
+            Dialect::Postgres => "SELECT set_config('portolan.applying', 'on', true)",
+            Dialect::Sqlite => "INSERT INTO portolan_session (id, applying) VALUES (1, 1)",
+        };
+        session.execute(sql, &[]).await.map(drop)
+    }
+
+    async fn absorb_staged(
+        &self,
+        session: &mut Session,
+        source: &str,
+        counts: &mut Counts,
+    ) -> Result<(), Error> {
+        loop {
+            let next = "SELECT record, epoch, tx, seq FROM portolan_staged WHERE source = $1 \
+                ORDER BY epoch, tx, seq LIMIT $2";
+            let rows = session.query(next, &[source.into(), (CHUNK_RECORDS as u64).into()]).await?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            let records = rows.iter().map(|row| parse(&row.text(0)?)).collect::<Result<Vec<Record>, _>>()?;
+            self.absorb(session, &records, counts).await?;
+            session
+                .run(
+                    "DELETE FROM portolan_staged WHERE source = $1 AND (epoch, tx, seq) <= ($2, $3, $4)",
+                    &[source.into(), last.value(1).clone(), last.value(2).clone(), last.value(3).clone()],
+                )
+                .await?;
+        }
+    }
+
+    /// Lets records through the gate, and does what it says.
+    async fn absorb(
+        &self,
+        session: &mut Session,
+        records: &[Record],
+        counts: &mut Counts,
+    ) -> Result<(), Error> {
+        let declared = self.declared();
+        let (mut good, mut parked) = (Vec::new(), Vec::new());
+        for record in records {
+            match fits(&declared, record) {
+                Ok(()) => good.push(record),
+                Err(why) => parked.push((record.clone(), why)),
+            }
+        }
+        lock(session, &declared, &good).await?;
+        let now = session.one("SELECT {now}", &[]).await?.number(0)?;
+        let mut ground = ground(session, &good).await?;
+        let plan = Plan::make(&mut ground, good, now);
+        for (tenant, placement) in &plan.forgets {
+            self.forget_rows(session, tenant, *placement).await?;
+        }
+        self.keep_conflicts(session, &plan).await?;
+        counts.conflicts += plan.conflicts.len() as u64;
+        parked.extend(plan.parked.into_iter().map(|(record, why)| (record, why.text().to_owned())));
+        let mut writes: BTreeMap<RowId, Write> = plan.writes;
+        for (id, why) in write(session, &declared, &writes).await? {
+            if let Some(write) = writes.remove(&id) {
+                parked.push((write.record, why));
+            }
+        }
+        save_states(session, &writes).await?;
+        park(session, &parked).await?;
+        counts.written += writes.len() as u64;
+        counts.parked += parked.len() as u64;
+        Ok(())
+    }
+
+    async fn keep_conflicts(&self, session: &mut Session, plan: &Plan) -> Result<(), Error> {
+        for conflict in &plan.conflicts {
+            let row = match &conflict.loser {
+                Loser::Came(row) => row.clone(),
+                Loser::There => self.image(session, &conflict.id).await?,
+            };
+            let (lost, won) = (&conflict.lost, &conflict.won);
+            session
+                .run(
+                    "INSERT INTO portolan_conflict (table_name, key, lost_epoch, lost_v, lost_origin, \
+                     won_epoch, won_v, won_origin, tenant, placement, row, at_us) \
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, {now}) ON CONFLICT DO NOTHING",
+                    &[
+                        conflict.id.table.as_str().into(),
+                        conflict.id.key.as_str().into(),
+                        lost.epoch.0.into(),
+                        lost.v.into(),
+                        lost.origin.as_str().into(),
+                        won.epoch.0.into(),
+                        won.v.into(),
+                        won.origin.as_str().into(),
+                        conflict.tenant.as_ref().map(TenantName::as_str).into(),
+                        conflict.placement.0.into(),
+                        row.into(),
+                    ],
+                )
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// All of a tenant that is of an earlier placement goes, without tombstones.
+    async fn forget_rows(
+        &self,
+        session: &mut Session,
+        tenant: &TenantName,
+        placement: Placement,
+    ) -> Result<(), Error> {
+        let args: [Value; 2] = [tenant.as_str().into(), placement.0.into()];
+        for table in self.declared().iter().rev() {
+            loop {
+                let next = "SELECT key FROM portolan_row WHERE tenant = $1 AND placement < $2 AND table_name = $3 LIMIT $4";
+                let limit = (CHUNK_RECORDS as u64).into();
+                let rows = session
+                    .query(next, &[args[0].clone(), args[1].clone(), table.table.name.as_str().into(), limit])
+                    .await?;
+                if rows.is_empty() {
+                    break;
+                }
+                let keys = rows.iter().map(|row| row.text(0)).collect::<Result<Vec<_>, _>>()?;
+                session.execute(&table.delete(session.dialect()), &[array(&keys).into()]).await?;
+                let ids: Vec<_> =
+                    keys.iter().map(|key| json!({ "t": table.table.name.as_str(), "k": key })).collect();
+                session
+                    .run(
+                        "DELETE FROM portolan_row WHERE (table_name, key) IN \
+                         (SELECT each.value ->> 't', each.value ->> 'k' FROM {each})",
+                        &[serde_json::Value::from(ids).to_string().into()],
+                    )
+                    .await?;
+            }
+        }
+        for table in ["portolan_row", "portolan_conflict", "portolan_parked"] {
+            session.run(&format!("DELETE FROM {table} WHERE tenant = $1 AND placement < $2"), &args).await?;
+        }
+        session
+            .run(
+                "INSERT INTO portolan_tenant (tenant, placement, forgotten, away) VALUES ($1, $2, $2, 1) \
+                 ON CONFLICT (tenant) DO UPDATE SET forgotten = excluded.forgotten, \
+                 away = CASE WHEN portolan_tenant.placement <= excluded.placement THEN 1 ELSE portolan_tenant.away END, \
+                 placement = CASE WHEN portolan_tenant.placement < excluded.placement THEN excluded.placement \
+                 ELSE portolan_tenant.placement END",
+                &args,
+            )
+            .await
+            .map(drop)
+    }
+}
+
+fn parse(text: &str) -> Result<Record, Error> {
+    serde_json::from_str(text).map_err(|error| Error::Damaged(format!("a kept record: {error}")))
+}
+
+fn print(record: &Record) -> Result<String, Error> {
+    serde_json::to_string(record).map_err(|error| Error::Damaged(format!("a record: {error}")))
+}
+
+/// Texts that are JSON each, as one array.
+fn array(texts: &[String]) -> String {
+    format!("[{}]", texts.join(","))
+}
+
+async fn progress(session: &mut Session, source: &str, sql: &str) -> Result<Option<Progress>, Error> {
+    let rows = session.query(sql, &[source.into()]).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let staged = match row.number_or_null(6)? {
+        Some(epoch) => Some(Position::new(epoch, row.number(7)?, row.number(8)?)),
+        None => None,
+    };
+    Ok(Some(Progress {
+        identity: Identity { system: row.text(0)?, timeline: row.number(1)?, incarnation: row.text(2)? },
+        applied: Position::new(row.number(3)?, row.number(4)?, row.number(5)?),
+        staged,
+    }))
+}
+
+/// Moves the progress on, from just where it was seen.
+async fn advance(
+    session: &mut Session,
+    source: &str,
+    before: &Progress,
+    after: &Progress,
+) -> Result<(), Error> {
+    let (was, now) = (before.applied, after.applied);
+    let done = session
+        .run(
+            "UPDATE portolan_progress SET epoch = $1, tx = $2, seq = $3, \
+             staged_epoch = CAST($4 AS BIGINT), staged_tx = CAST($5 AS BIGINT), staged_seq = CAST($6 AS BIGINT) \
+             WHERE source = $7 AND epoch = $8 AND tx = $9 AND seq = $10 AND incarnation = $11",
+            &[
+                now.epoch.0.into(),
+                now.transaction.into(),
+                now.sequence.into(),
+                after.staged.map(|staged| staged.epoch.0.to_string()).into(),
+                after.staged.map(|staged| staged.transaction.to_string()).into(),
+                after.staged.map(|staged| staged.sequence.to_string()).into(),
+                source.into(),
+                was.epoch.0.into(),
+                was.transaction.into(),
+                was.sequence.into(),
+                before.identity.incarnation.as_str().into(),
+            ],
+        )
+        .await?;
+    if done == 1 { Ok(()) } else { Err(Error::Busy("another applies the same log".to_owned())) }
+}
+
+async fn stage(session: &mut Session, source: &str, records: &[Record]) -> Result<(), Error> {
+    for record in records {
+        let at = record.position;
+        session
+            .run(
+                "INSERT INTO portolan_staged (source, epoch, tx, seq, record) VALUES ($1, $2, $3, $4, $5)",
+                &[
+                    source.into(),
+                    at.epoch.0.into(),
+                    at.transaction.into(),
+                    at.sequence.into(),
+                    print(record)?.into(),
+                ],
+            )
+            .await?;
+    }
+    Ok(())
+}
+
+async fn leave_applying(session: &mut Session) -> Result<(), Error> {
+    match session.dialect() {
+        Dialect::Postgres => Ok(()),
+        Dialect::Sqlite => session.execute("DELETE FROM portolan_session", &[]).await.map(drop),
+    }
+}
+
+/// Is a change of a table and columns that are here, and does it say the same of itself everywhere?
+fn fits(declared: &[Declared], record: &Record) -> Result<(), String> {
+    let Change::Row(change) = &record.change else { return Ok(()) };
+    let table = declared.iter().find(|table| table.table.name.as_str() == change.id.table);
+    let table = table.ok_or_else(|| format!("the table `{}` is not declared here", change.id.table))?;
+    let key: Vec<Box<RawValue>> = serde_json::from_str(&change.id.key)
+        .map_err(|error| format!("its key is no array of JSON: {error}"))?;
+    if key.len() != table.table.key.len() {
+        return Err("its key has another number of columns".to_owned());
+    }
+    if table.table.tenant.is_some() != record.tenant.is_some() {
+        return Err("it is of a tenant, and its table is not, or the other way round".to_owned());
+    }
+    let Some(row) = &change.row else { return Ok(()) };
+    let row = columns(row)?;
+    let own = |name: &&String| !table.columns.contains(name) && !table.generated.contains(name);
+    if let Some(unknown) = row.keys().find(own) {
+        return Err(format!("`{}` has no column `{unknown}` here yet", change.id.table));
+    }
+    let same = table
+        .table
+        .key
+        .iter()
+        .zip(&key)
+        .all(|(column, value)| row.get(column.as_str()).is_some_and(|there| there.get() == value.get()));
+    if !same {
+        return Err("its row is of another key".to_owned());
+    }
+    if let (Some(column), Some(tenant)) = (&table.table.tenant, &record.tenant) {
+        let there = row.get(column.as_str()).map(|value| value.get().trim_matches('"'));
+        if there != Some(tenant.as_str()) {
+            return Err("its row is of another tenant".to_owned());
+        }
+    }
+    Ok(())
+}
+
+fn columns(row: &str) -> Result<BTreeMap<String, Box<RawValue>>, String> {
+    serde_json::from_str(row).map_err(|error| format!("its row is no object of JSON: {error}"))
+}
+
+/// Nobody else writes these tables until the batch is in: a local writer and the applier would not see each other. All
+/// appliers take the tables in one order.
+async fn lock(session: &mut Session, declared: &[Declared], records: &[&Record]) -> Result<(), Error> {
+    if session.dialect() == Dialect::Sqlite {
+        return Ok(());
+    }
+    let forgets = records.iter().any(|record| record.change == Change::Forget);
+    let named: BTreeSet<&str> = records
+        .iter()
+        .filter_map(|record| match &record.change {
+            Change::Row(change) => Some(change.id.table.as_str()),
+            Change::Forget => None,
+        })
+        .collect();
+    for table in declared {
+        if forgets || named.contains(table.table.name.as_str()) {
+            let sql = format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", table.name(Dialect::Postgres));
+            session.execute(&sql, &[]).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What the database knows that bears on records.
+async fn ground(session: &mut Session, records: &[&Record]) -> Result<Ground, Error> {
+    let mut ids = BTreeSet::new();
+    let mut tenants = BTreeSet::new();
+    for record in records {
+        tenants.extend(record.tenant.as_ref().map(TenantName::as_str));
+        if let Change::Row(change) = &record.change {
+            ids.insert((change.id.table.as_str(), change.id.key.as_str()));
+        }
+    }
+    let ids: Vec<_> = ids.into_iter().map(|(table, key)| json!({ "t": table, "k": key })).collect();
+    let rows = session
+        .query(
+            "SELECT r.table_name, r.key, r.tenant, r.placement, r.deleted, r.epoch, r.v, r.origin, \
+             r.replaces_epoch, r.replaces_v, r.replaces_origin FROM {each} \
+             JOIN portolan_row r ON r.table_name = each.value ->> 't' AND r.key = each.value ->> 'k'",
+            &[serde_json::Value::from(ids).to_string().into()],
+        )
+        .await?;
+    let mut ground = Ground::default();
+    for row in &rows {
+        let state = RowState {
+            tenant: tenant_of(row, 2)?,
+            placement: Placement(row.number(3)?),
+            deleted: row.number(4)? == 1,
+            version: version(row, 5)?.ok_or_else(|| Error::Damaged("a row without a version".to_owned()))?,
+            replaces: version(row, 8)?,
+        };
+        ground.rows.insert(RowId { table: row.text(0)?, key: row.text(1)? }, state);
+    }
+    let tenants: Vec<_> = tenants.into_iter().map(|tenant| json!({ "n": tenant })).collect();
+    let rows = session
+        .query(
+            "SELECT t.tenant, t.forgotten FROM {each} JOIN portolan_tenant t ON t.tenant = each.value ->> 'n'",
+            &[serde_json::Value::from(tenants).to_string().into()],
+        )
+        .await?;
+    let forgotten = |row: &Row| Ok(Some((tenant_of(row, 0)?, Placement(row.number(1)?))));
+    let forgotten = rows.iter().map(forgotten).collect::<Result<Vec<_>, Error>>()?;
+    ground.forgotten = forgotten
+        .into_iter()
+        .flatten()
+        .filter_map(|(tenant, placement)| Some((tenant?, placement)))
+        .collect();
+    Ok(ground)
+}
+
+/// Puts and deletes rows: deletions first, children before those they refer to, then the others the other way round. What
+/// the database does not take is tried again on its own at the end, when all else is there. Returns what it never took.
+async fn write(
+    session: &mut Session,
+    declared: &[Declared],
+    writes: &BTreeMap<RowId, Write>,
+) -> Result<Vec<(RowId, String)>, Error> {
+    let mut refused: Vec<(&Declared, &RowId, &Write)> = Vec::new();
+    let of = |table: &Declared, deleted: bool| {
+        let name = table.table.name.as_str().to_owned();
+        writes
+            .iter()
+            .filter(move |(id, write)| id.table == name && write.row.is_none() == deleted)
+            .collect::<Vec<_>>()
+    };
+    for table in declared.iter().rev() {
+        set(session, table, &of(table, true), &mut refused).await?;
+    }
+    for table in declared {
+        let mut sets: HashMap<BTreeSet<String>, Vec<(&RowId, &Write)>> = HashMap::new();
+        for (id, write) in of(table, false) {
+            sets.entry(names(table, write)).or_default().push((id, write));
+        }
+        for rows in sets.into_values() {
+            set(session, table, &rows, &mut refused).await?;
+        }
+    }
+    let mut parked = Vec::new();
+    for (table, id, write) in refused {
+        if let Some(why) = one(session, table, id, write).await? {
+            parked.push((id.clone(), why));
+        }
+    }
+    Ok(parked)
+}
+
+/// The columns that a row has and that can be written.
+fn names(table: &Declared, write: &Write) -> BTreeSet<String> {
+    let row = write.row.as_deref().and_then(|row| columns(row).ok()).unwrap_or_default();
+    row.into_keys().filter(|name| table.columns.contains(name)).collect()
+}
+
+/// Puts or deletes rows of one table at once, or, when the database does not take them so, each on its own.
+async fn set<'a>(
+    session: &mut Session,
+    table: &'a Declared,
+    rows: &[(&'a RowId, &'a Write)],
+    refused: &mut Vec<(&'a Declared, &'a RowId, &'a Write)>,
+) -> Result<(), Error> {
+    let Some((_, first)) = rows.first() else { return Ok(()) };
+    let (sql, texts) = statement(session.dialect(), table, first, rows);
+    match session.attempt(&sql, &[texts.into()]).await {
+        Err(Error::Rejected(_)) => {}
+        done => return done.map(drop),
+    }
+    for (id, write) in rows {
+        if one(session, table, id, write).await?.is_some() {
+            refused.push((table, id, write));
+        }
+    }
+    Ok(())
+}
+
+/// Puts or deletes one row; returns why not.
+async fn one(
+    session: &mut Session,
+    table: &Declared,
+    id: &RowId,
+    write: &Write,
+) -> Result<Option<String>, Error> {
+    let (sql, texts) = statement(session.dialect(), table, write, &[(id, write)]);
+    match session.attempt(&sql, &[texts.into()]).await {
+        Ok(_) => Ok(None),
+        Err(Error::Rejected(why)) => Ok(Some(why)),
+        Err(error) => Err(error),
+    }
+}
+
+fn statement(
+    dialect: Dialect,
+    table: &Declared,
+    first: &Write,
+    rows: &[(&RowId, &Write)],
+) -> (String, String) {
+    if first.row.is_none() {
+        let keys: Vec<String> = rows.iter().map(|(id, _)| id.key.clone()).collect();
+        return (table.delete(dialect), array(&keys));
+    }
+    let texts: Vec<String> = rows.iter().filter_map(|(_, write)| write.row.clone()).collect();
+    (table.put(dialect, &names(table, first)), array(&texts))
+}
+
+async fn save_states(session: &mut Session, writes: &BTreeMap<RowId, Write>) -> Result<(), Error> {
+    if writes.is_empty() {
+        return Ok(());
+    }
+    let state = |(id, write): (&RowId, &Write)| {
+        let state = &write.state;
+        let replaces = state.replaces.as_ref();
+        json!({
+            "t": id.table, "k": id.key, "n": state.tenant, "p": state.placement, "d": u8::from(state.deleted),
+            "e": state.version.epoch, "v": state.version.v, "o": state.version.origin,
+            "re": replaces.map(|old| old.epoch), "rv": replaces.map(|old| old.v), "ro": replaces.map(|old| &old.origin),
+        })
+    };
+    let states: Vec<_> = writes.iter().map(state).collect();
+    let number = |name: &str| format!("CAST(each.value ->> '{name}' AS BIGINT)");
+    let sql = format!(
+        "INSERT INTO portolan_row (table_name, key, tenant, placement, deleted, epoch, v, origin, \
+         replaces_epoch, replaces_v, replaces_origin) \
+         SELECT each.value ->> 't', each.value ->> 'k', each.value ->> 'n', {}, {}, {}, {}, each.value ->> 'o', \
+         {}, {}, each.value ->> 'ro' FROM {{each}} WHERE true \
+         ON CONFLICT (table_name, key) DO UPDATE SET tenant = excluded.tenant, placement = excluded.placement, \
+         deleted = excluded.deleted, epoch = excluded.epoch, v = excluded.v, origin = excluded.origin, \
+         replaces_epoch = excluded.replaces_epoch, replaces_v = excluded.replaces_v, \
+         replaces_origin = excluded.replaces_origin",
+        number("p"),
+        number("d"),
+        number("e"),
+        number("v"),
+        number("re"),
+        number("rv"),
+    );
+    session.run(&sql, &[serde_json::Value::from(states).to_string().into()]).await.map(drop)
+}
+
+async fn park(session: &mut Session, parked: &[(Record, String)]) -> Result<(), Error> {
+    for (record, why) in parked {
+        let Change::Row(RowChange { id, version, .. }) = &record.change else { continue };
+        session
+            .run(
+                "INSERT INTO portolan_parked (table_name, key, epoch, v, origin, tenant, placement, record, why, at_us) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, {now}) \
+                 ON CONFLICT (table_name, key, epoch, v, origin) DO UPDATE SET why = excluded.why",
+                &[
+                    id.table.as_str().into(),
+                    id.key.as_str().into(),
+                    version.epoch.0.into(),
+                    version.v.into(),
+                    version.origin.as_str().into(),
+                    record.tenant.as_ref().map(TenantName::as_str).into(),
+                    record.placement.0.into(),
+                    print(record)?.into(),
+                    why.as_str().into(),
+                ],
+            )
+            .await?;
+    }
+    Ok(())
+}

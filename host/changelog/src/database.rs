@@ -1,0 +1,377 @@
+//! Connections of both engines behind one face: statements, values, transactions that never outlive their owner.
+//!
+//! Statements are written once. What the engines say differently is a word in braces, which [`Dialect`] replaces; tables are
+//! written as SQLite names them, `portolan_log`, and are `portolan.log` in PostgreSQL.
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgPool, PgRow};
+use sqlx::sqlite::{SqlitePool, SqliteRow};
+use sqlx::{AssertSqlSafe, Column as _, Postgres, Row as _, Sqlite, TypeInfo as _, ValueRef as _};
+use tokio::time::timeout;
+
+use crate::defaults::ANSWER_TIMEOUT;
+use crate::error::Error;
+
+/// A value that goes to a database or comes from it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// Bytes.
+    Blob(Vec<u8>),
+    /// Truth, of PostgreSQL.
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// Nothing.
+    Null,
+    /// A fraction.
+    Real(f64),
+    /// Text, and in PostgreSQL all that is cast to it.
+    Text(String),
+}
+
+/// One row of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row(pub Vec<Value>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    Postgres,
+    Sqlite,
+}
+
+/// SQLite's clock in microseconds, from milliseconds: also for old libraries of direct writers.
+pub(crate) const SQLITE_NOW: &str =
+    "(CAST((julianday('now') - 2440587.5) * 86400000.0 + 0.5 AS INTEGER) * 1000)";
+
+#[derive(Clone, Debug)]
+pub(crate) enum Pool {
+    Postgres(PgPool),
+    Sqlite(SqlitePool),
+}
+
+/// A connection in use. One that is dropped within a statement or a transaction is closed, so that the database rolls it
+/// back, and never goes back among the others.
+#[derive(Debug)]
+pub(crate) struct Session {
+    connection: Connection,
+    within: bool,
+    transaction: bool,
+}
+
+#[derive(Debug)]
+enum Connection {
+    Postgres(PoolConnection<Postgres>),
+    Sqlite(PoolConnection<Sqlite>),
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Self {
+        Self::Int(number)
+    }
+}
+
+impl From<u64> for Value {
+    /// Numbers that no database holds become its largest, which no log reaches.
+    fn from(number: u64) -> Self {
+        Self::Int(i64::try_from(number).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl<T: Into<Self>> From<Option<T>> for Value {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
+impl Row {
+    /// The value of a column, by its place.
+    #[must_use]
+    pub fn value(&self, at: usize) -> &Value {
+        self.0.get(at).unwrap_or(&Value::Null)
+    }
+
+    pub(crate) fn text(&self, at: usize) -> Result<String, Error> {
+        self.text_or_null(at)?.ok_or_else(|| odd(at, self))
+    }
+
+    pub(crate) fn text_or_null(&self, at: usize) -> Result<Option<String>, Error> {
+        match self.value(at) {
+            Value::Null => Ok(None),
+            Value::Text(text) => Ok(Some(text.clone())),
+            _ => Err(odd(at, self)),
+        }
+    }
+
+    pub(crate) fn number(&self, at: usize) -> Result<u64, Error> {
+        self.number_or_null(at)?.ok_or_else(|| odd(at, self))
+    }
+
+    pub(crate) fn number_or_null(&self, at: usize) -> Result<Option<u64>, Error> {
+        match self.value(at) {
+            Value::Bool(value) => Ok(Some(u64::from(*value))),
+            Value::Int(number) => u64::try_from(*number).map(Some).map_err(|_| odd(at, self)),
+            Value::Null => Ok(None),
+            _ => Err(odd(at, self)),
+        }
+    }
+}
+
+fn odd(at: usize, row: &Row) -> Error {
+    Error::Damaged(format!("column {at} of an answer is {:?}", row.value(at)))
+}
+
+impl Dialect {
+    pub(crate) fn sql(self, text: &str) -> String {
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        match self {
+            Self::Postgres => text
+                .replace("portolan_", "portolan.")
+                .replace("{now}", "portolan.now_us()")
+                .replace("{horizon}", "pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+                .replace("{each}", "jsonb_array_elements($1::jsonb) each (value)")
+                .replace("{lock}", "FOR UPDATE"),
+            Self::Sqlite => text
+                .replace("{now}", SQLITE_NOW)
+                .replace("{horizon}", "(SELECT tx FROM portolan_fence)")
+                .replace("{each}", "json_each($1) each")
+                .replace("{lock}", ""),
+        }
+    }
+}
+
+impl Pool {
+    pub(crate) const fn dialect(&self) -> Dialect {
+        match self {
+            Self::Postgres(_) => Dialect::Postgres,
+            Self::Sqlite(_) => Dialect::Sqlite,
+        }
+    }
+
+    pub(crate) async fn acquire(&self) -> Result<Session, Error> {
+        let connection = match self {
+            Self::Postgres(pool) => {
+                Connection::Postgres(pool.acquire().await.map_err(|error| Error::of(&error))?)
+            }
+            Self::Sqlite(pool) => {
+                Connection::Sqlite(pool.acquire().await.map_err(|error| Error::of(&error))?)
+            }
+        };
+        Ok(Session { connection, within: false, transaction: false })
+    }
+
+    /// A transaction that writes. In SQLite it is alone from its start.
+    pub(crate) async fn begin(&self) -> Result<Session, Error> {
+        self.begin_with("BEGIN", "BEGIN IMMEDIATE").await
+    }
+
+    /// A transaction that reads one state.
+    pub(crate) async fn snapshot(&self) -> Result<Session, Error> {
+        self.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", "BEGIN").await
+    }
+
+    async fn begin_with(&self, postgres: &str, sqlite: &str) -> Result<Session, Error> {
+        let mut session = self.acquire().await?;
+        let begin = match self.dialect() {
+            Dialect::Postgres => postgres,
+            Dialect::Sqlite => sqlite,
+        };
+        session.execute(begin, &[]).await?;
+        session.transaction = true;
+        Ok(session)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.within || self.transaction {
+            match &mut self.connection {
+                Connection::Postgres(connection) => connection.close_on_drop(),
+                Connection::Sqlite(connection) => connection.close_on_drop(),
+            }
+        }
+    }
+}
+
+impl Session {
+    pub(crate) const fn dialect(&self) -> Dialect {
+        match self.connection {
+            Connection::Postgres(_) => Dialect::Postgres,
+            Connection::Sqlite(_) => Dialect::Sqlite,
+        }
+    }
+
+    /// Runs a statement as it stands, and says how many rows it touched.
+    pub(crate) async fn execute(&mut self, sql: &str, args: &[Value]) -> Result<u64, Error> {
+        self.within = true;
+        let done = timeout(ANSWER_TIMEOUT, self.connection.execute(sql, args)).await;
+        let done = done.map_err(|_| Error::Away(format!("no answer within {ANSWER_TIMEOUT:?}")))?;
+        self.within = false;
+        done.map_err(|error| Error::of(&error))
+    }
+
+    /// Runs a query as it stands.
+    pub(crate) async fn fetch(&mut self, sql: &str, args: &[Value]) -> Result<Vec<Row>, Error> {
+        self.within = true;
+        let rows = timeout(ANSWER_TIMEOUT, self.connection.fetch(sql, args)).await;
+        let rows = rows.map_err(|_| Error::Away(format!("no answer within {ANSWER_TIMEOUT:?}")))?;
+        self.within = false;
+        rows
+    }
+
+    /// Runs a statement of both engines.
+    pub(crate) async fn run(&mut self, text: &str, args: &[Value]) -> Result<u64, Error> {
+        let sql = self.dialect().sql(text);
+        self.execute(&sql, args).await
+    }
+
+    /// Runs a query of both engines.
+    pub(crate) async fn query(&mut self, text: &str, args: &[Value]) -> Result<Vec<Row>, Error> {
+        let sql = self.dialect().sql(text);
+        self.fetch(&sql, args).await
+    }
+
+    /// Runs a query that has one answer.
+    pub(crate) async fn one(&mut self, text: &str, args: &[Value]) -> Result<Row, Error> {
+        let rows = self.query(text, args).await?;
+        rows.into_iter().next().ok_or_else(|| Error::Damaged(format!("no answer to: {text}")))
+    }
+
+    /// Runs statements of which either all are done or none.
+    pub(crate) async fn attempt(&mut self, sql: &str, args: &[Value]) -> Result<u64, Error> {
+        self.execute("SAVEPOINT portolan_attempt", &[]).await?;
+        match self.execute(sql, args).await {
+            Ok(done) => {
+                self.execute("RELEASE portolan_attempt", &[]).await?;
+                Ok(done)
+            }
+            Err(error) => {
+                self.execute("ROLLBACK TO portolan_attempt", &[]).await?;
+                self.execute("RELEASE portolan_attempt", &[]).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends a transaction without a trace.
+    pub(crate) async fn rollback(mut self) -> Result<(), Error> {
+        self.execute("ROLLBACK", &[]).await?;
+        self.transaction = false;
+        Ok(())
+    }
+
+    /// Commits. When the database does not say that it did, nobody knows.
+    pub(crate) async fn commit(mut self) -> Result<(), Error> {
+        match self.execute("COMMIT", &[]).await {
+            Ok(_) => {
+                self.transaction = false;
+                Ok(())
+            }
+            Err(Error::Away(why)) => Err(Error::Unknown(why)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Binds values to a query of either engine, whose types have nothing in common.
+macro_rules! bind {
+    ($query:expr, $args:expr) => {{
+        let mut query = $query;
+        for value in $args {
+            query = match value {
+                Value::Blob(bytes) => query.bind(bytes.clone()),
+                Value::Bool(value) => query.bind(*value),
+                Value::Int(number) => query.bind(*number),
+                Value::Null => query.bind(None::<String>),
+                Value::Real(number) => query.bind(*number),
+                Value::Text(text) => query.bind(text.clone()),
+            };
+        }
+        query
+    }};
+}
+
+impl Connection {
+    async fn execute(&mut self, sql: &str, args: &[Value]) -> Result<u64, sqlx::Error> {
+        let sql = AssertSqlSafe(sql.to_owned());
+        match self {
+            Self::Postgres(connection) => {
+                let query = bind!(sqlx::query::<Postgres>(sql), args);
+                query.execute(&mut **connection).await.map(|done| done.rows_affected())
+            }
+            Self::Sqlite(connection) => {
+                let query = bind!(sqlx::query::<Sqlite>(sql), args);
+                query.execute(&mut **connection).await.map(|done| done.rows_affected())
+            }
+        }
+    }
+
+    async fn fetch(&mut self, sql: &str, args: &[Value]) -> Result<Vec<Row>, Error> {
+        let sql = AssertSqlSafe(sql.to_owned());
+        match self {
+            Self::Postgres(connection) => {
+                let query = bind!(sqlx::query::<Postgres>(sql), args);
+                let rows = query.fetch_all(&mut **connection).await.map_err(|error| Error::of(&error))?;
+                rows.iter().map(of_postgres).collect()
+            }
+            Self::Sqlite(connection) => {
+                let query = bind!(sqlx::query::<Sqlite>(sql), args);
+                let rows = query.fetch_all(&mut **connection).await.map_err(|error| Error::of(&error))?;
+                rows.iter().map(of_sqlite).collect()
+            }
+        }
+    }
+}
+
+fn of_postgres(row: &PgRow) -> Result<Row, Error> {
+    let value = |at: usize| -> Result<Value, sqlx::Error> {
+        let raw = row.try_get_raw(at)?;
+        if raw.is_null() {
+            return Ok(Value::Null);
+        }
+        let kind = raw.type_info().name().to_owned();
+        Ok(match kind.as_str() {
+            "BOOL" => Value::Bool(row.try_get(at)?),
+            "BYTEA" => Value::Blob(row.try_get(at)?),
+            "FLOAT4" => Value::Real(f64::from(row.try_get::<f32, _>(at)?)),
+            "FLOAT8" => Value::Real(row.try_get(at)?),
+            "INT2" => Value::Int(i64::from(row.try_get::<i16, _>(at)?)),
+            "INT4" => Value::Int(i64::from(row.try_get::<i32, _>(at)?)),
+            "INT8" => Value::Int(row.try_get(at)?),
+            _ => Value::Text(row.try_get(at)?),
+        })
+    };
+    let values = (0..row.columns().len()).map(value).collect::<Result<_, _>>();
+    values.map(Row).map_err(|error| Error::Rejected(format!("{error}: cast it to text")))
+}
+
+fn of_sqlite(row: &SqliteRow) -> Result<Row, Error> {
+    let value = |column: &sqlx::sqlite::SqliteColumn| -> Result<Value, sqlx::Error> {
+        let at = column.ordinal();
+        let raw = row.try_get_raw(at)?;
+        if raw.is_null() {
+            return Ok(Value::Null);
+        }
+        let kind = raw.type_info().name().to_owned();
+        // What lies there counts, not what the column was declared as.
+        Ok(match kind.as_str() {
+            "BLOB" => Value::Blob(row.try_get_unchecked(at)?),
+            "INTEGER" | "BOOLEAN" => Value::Int(row.try_get_unchecked(at)?),
+            "REAL" => Value::Real(row.try_get_unchecked(at)?),
+            _ => Value::Text(row.try_get_unchecked(at)?),
+        })
+    };
+    let values = row.columns().iter().map(value).collect::<Result<_, _>>();
+    values.map(Row).map_err(|error| Error::Damaged(error.to_string()))
+}

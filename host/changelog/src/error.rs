@@ -1,0 +1,90 @@
+//! What can go wrong, by what the caller will do about it.
+
+use crate::model::fence::{Closed, Refused};
+use crate::model::record::BadBatch;
+
+/// Why something was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database does not answer: try again later, or elsewhere.
+    #[error("the shard's database does not answer: {0}")]
+    Away(String),
+    /// A batch that is none: its sender is broken.
+    #[error(transparent)]
+    Batch(#[from] BadBatch),
+    /// Others stood in the way: try again.
+    #[error("the shard's database is busy: {0}")]
+    Busy(String),
+    /// The fence is closed: write where it is open.
+    #[error(transparent)]
+    Closed(#[from] Closed),
+    /// The database holds what portolan never wrote, or is set up otherwise than it must be: a person must look.
+    #[error("the shard's database is not as it must be: {0}")]
+    Damaged(String),
+    /// The fence does not move this way: another lease has come.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The database refuses the statement: the statement is wrong.
+    #[error("the shard's database refuses: {0}")]
+    Rejected(String),
+    /// A table is not as it is declared: change one of them.
+    #[error("table `{table}` {reason}")]
+    Table {
+        /// Which table.
+        table: String,
+        /// What is not so.
+        reason: String,
+    },
+    /// Nobody knows whether the transaction was written: read before writing again.
+    #[error("the transaction may or may not be written: {0}")]
+    Unknown(String),
+    /// Writers are still inside: whoever takes over must not count on their silence.
+    #[error("writers of the old lease are still connected: {0}")]
+    Writers(String),
+}
+
+impl Error {
+    /// From what sqlx says of a statement.
+    pub(crate) fn of(error: &sqlx::Error) -> Self {
+        let Some(database) = error.as_database_error() else {
+            return Self::Away(error.to_string());
+        };
+        let (message, code) = (database.message(), database.code().unwrap_or_default());
+        if let Some((_, word)) = message.split_once("portolan:")
+            && let Some(closed) = closed(word)
+        {
+            return Self::Closed(closed);
+        }
+        match code.as_ref() {
+            // Deadlocks, old snapshots, locks that were not to be had, statements that took too long; SQLite's BUSY and LOCKED.
+            "40001" | "40P01" | "55P03" | "57014" | "5" | "6" | "261" | "517" | "773" => {
+                Self::Busy(message.to_owned())
+            }
+            // The server stops, starts or ends the connection; SQLite's input and output errors, a full disk.
+            code if code.starts_with("57P") || code.starts_with("08") || code.starts_with("53") => {
+                Self::Away(message.to_owned())
+            }
+            code if code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 10 | 13 | 14))
+                && code.len() < 5 =>
+            {
+                Self::Away(message.to_owned())
+            }
+            "11" | "26" | "XX001" | "XX002" => Self::Damaged(message.to_owned()),
+            _ => Self::Rejected(message.to_owned()),
+        }
+    }
+}
+
+/// The words with which triggers refuse.
+fn closed(text: &str) -> Option<Closed> {
+    let word: String = text.chars().take_while(char::is_ascii_lowercase).collect();
+    Some(match word.as_str() {
+        "away" => Closed::Away,
+        "cut" => Closed::Cut,
+        "expired" => Closed::Expired,
+        "held" => Closed::Held,
+        "member" => Closed::Member,
+        "moved" => Closed::Moved,
+        _ => return None,
+    })
+}

@@ -1,0 +1,273 @@
+//! A shard in a database of PostgreSQL: three roles, and the triggers and row security of declared tables.
+//!
+//! The *owner* owns tables and functions, and moves the fence. The *writer* is what applications and gateways write as: it
+//! sees the rows of the tenant that its transaction names, and none of portolan's own tables. The *applier* puts what other regions
+//! wrote, of all tenants; no other's loop flag is believed. The operator makes the roles: the owner neither a superuser nor
+//! exempt from row security, and a member of the writer's role, so that it may end its connections.
+
+use std::str::FromStr as _;
+
+use portolan_core::tenant_table::TenantTable;
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+
+use crate::database::{Dialect, Pool, Session, Value};
+use crate::defaults::{ANSWER_TIMEOUT, CONNECTIONS_MAX, LOCK_TIMEOUT, POSTGRES_VERSION_MIN};
+use crate::error::Error;
+use crate::sqlite::migrator;
+use crate::table::{Catalogue, Declared, array};
+
+const MIGRATIONS: &[(i64, &str, &str)] =
+    &[(1, "create shard", include_str!("../../../migrations/shard/postgres/0001_create_shard.sql"))];
+
+/// Where a shard's database is: for each role a URL of the form `postgres://ROLE:PASSWORD@HOST:PORT/DATABASE`, with what libpq
+/// understands behind a `?`, such as `sslmode` and `sslrootcert`, or `host` for a folder with the server's socket.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PostgresConfig {
+    /// Puts what other regions wrote.
+    pub applier: String,
+    /// Owns tables, moves the fence.
+    pub owner: String,
+    /// Writes for applications.
+    pub writer: String,
+}
+
+impl std::fmt::Debug for PostgresConfig {
+    /// Passwords are nobody's business.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PostgresConfig").finish_non_exhaustive()
+    }
+}
+
+/// The roles' connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Roles {
+    pub(crate) applier: Pool,
+    pub(crate) applier_name: String,
+    pub(crate) owner: Pool,
+    pub(crate) owner_name: String,
+    pub(crate) writer: Pool,
+    pub(crate) writer_name: String,
+}
+
+/// Connects as each role, and brings portolan's tables up to date.
+pub(crate) async fn open(config: &PostgresConfig) -> Result<Roles, Error> {
+    let (owner, owner_name) = connect(&config.owner, "owner").await?;
+    check(&mut Pool::Postgres(owner.clone()).acquire().await?, &owner_name).await?;
+    let migrated = migrator(MIGRATIONS).run(&owner).await;
+    migrated.map_err(|error| Error::Away(format!("migrate: {error}")))?;
+    let (writer, writer_name) = connect(&config.writer, "writer").await?;
+    let (applier, applier_name) = connect(&config.applier, "applier").await?;
+    let different = writer_name != applier_name && writer_name != owner_name && applier_name != owner_name;
+    if !different {
+        return Err(Error::Damaged("owner, writer and applier must be three roles".to_owned()));
+    }
+    let owner = Pool::Postgres(owner);
+    let roles = Roles {
+        applier: Pool::Postgres(applier),
+        applier_name,
+        owner,
+        owner_name,
+        writer: Pool::Postgres(writer),
+        writer_name,
+    };
+    grant(&roles).await?;
+    Ok(roles)
+}
+
+async fn connect(url: &str, role: &str) -> Result<(PgPool, String), Error> {
+    // Neither a URL nor what is wrong with it is told: it holds a password.
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|_| Error::Damaged(format!("the {role}'s address is no URL of PostgreSQL")))?;
+    let name = options.get_username().to_owned();
+    let milliseconds = |time: std::time::Duration| format!("{}ms", time.as_millis());
+    let options = options
+        .application_name(&format!("portolan {role}"))
+        .options([
+            ("statement_timeout", milliseconds(ANSWER_TIMEOUT)),
+            ("lock_timeout", milliseconds(LOCK_TIMEOUT)),
+            ("idle_in_transaction_session_timeout", milliseconds(ANSWER_TIMEOUT)),
+            ("default_transaction_isolation", "read\\ committed".to_owned()),
+        ])
+        .disable_statement_logging();
+    let pool = PgPoolOptions::new()
+        .max_connections(CONNECTIONS_MAX)
+        .min_connections(0)
+        .acquire_timeout(ANSWER_TIMEOUT)
+        .connect_with(options)
+        .await
+        .map_err(|error| Error::Away(format!("connect as the {role}: {error}")))?;
+    Ok((pool, name))
+}
+
+async fn check(session: &mut Session, owner: &str) -> Result<(), Error> {
+    let row = session
+        .one(
+            "SELECT current_setting('server_version_num')::bigint, rolsuper OR rolbypassrls, pg_is_in_recovery() \
+             FROM pg_roles WHERE rolname = current_user",
+            &[],
+        )
+        .await?;
+    if row.number(0)? < POSTGRES_VERSION_MIN.unsigned_abs() {
+        return Err(Error::Damaged("PostgreSQL is older than 15".to_owned()));
+    }
+    if row.number(1)? == 1 {
+        return Err(Error::Damaged(format!(
+            "the owner `{owner}` is a superuser or exempt from row security: give the tables to a role that is neither"
+        )));
+    }
+    if row.number(2)? == 1 {
+        return Err(Error::Away("this server is a standby".to_owned()));
+    }
+    Ok(())
+}
+
+async fn grant(roles: &Roles) -> Result<(), Error> {
+    let (writer, applier) = (quote(&roles.writer_name), quote(&roles.applier_name));
+    let mut session = roles.owner.begin().await?;
+    for statement in [
+        format!("GRANT USAGE ON SCHEMA portolan TO {writer}, {applier}"),
+        format!("GRANT EXECUTE ON FUNCTION portolan.now_us(), portolan.written() TO {writer}, {applier}"),
+        format!("GRANT EXECUTE ON FUNCTION portolan.timeline(), portolan.system() TO {applier}"),
+        format!("GRANT SELECT ON portolan.fence, portolan.log, portolan.schema TO {applier}"),
+        // The record that a tenant is forgotten.
+        format!("GRANT INSERT ON portolan.log TO {applier}"),
+        format!("GRANT USAGE ON SEQUENCE portolan.log_seq TO {applier}"),
+        format!(
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON portolan.row, portolan.tenant, portolan.progress, portolan.staged, \
+             portolan.conflict, portolan.parked TO {applier}"
+        ),
+    ] {
+        session.execute(&statement, &[]).await?;
+    }
+    session.execute("UPDATE portolan.fence SET applier = $1", &[roles.applier_name.as_str().into()]).await?;
+    // A promotion, a restored backup, a copy of the database: its history may have been cut.
+    session
+        .execute(
+            "UPDATE portolan.fence SET cut = 1 WHERE timeline <> portolan.timeline() OR system <> portolan.system()",
+            &[],
+        )
+        .await?;
+    session.commit().await
+}
+
+/// Finds a declared table.
+pub(crate) async fn find(session: &mut Session, table: &TenantTable) -> Result<Declared, Error> {
+    let rows = session
+        .query(
+            "SELECT a.attname::text, a.attgenerated <> '', a.attnotnull, coalesce(a.attnum = ANY (i.indkey), false) \
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+             LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary \
+             WHERE n.nspname = 'public' AND c.relname = $1 AND c.relkind IN ('r', 'p') ORDER BY a.attnum",
+            &[table.name.as_str().into()],
+        )
+        .await?;
+    let mut found = Catalogue::default();
+    for row in &rows {
+        let name = row.text(0)?;
+        if row.number(3)? == 1 {
+            found.key.push(name.clone());
+        }
+        if row.number(2)? == 1 {
+            found.not_null.insert(name.clone());
+        }
+        if row.number(1)? == 1 { found.generated.push(name) } else { found.columns.push(name) }
+    }
+    Declared::check(table, found)
+}
+
+/// Makes triggers, row security and grants of a table anew.
+pub(crate) async fn capture(session: &mut Session, table: &Declared, roles: &Roles) -> Result<(), Error> {
+    let name = table.name(Dialect::Postgres);
+    let (writer, applier, owner) =
+        (quote(&roles.writer_name), quote(&roles.applier_name), quote(&roles.owner_name));
+    let writers = if table.leased() { "leased" } else { "members" };
+    let tenant = table.table.tenant.as_ref().map_or("", |column| column.as_str());
+    let mut statements = release_of(&name);
+    statements.extend([
+        format!(
+            "CREATE TRIGGER portolan_a_enter BEFORE INSERT OR UPDATE OR DELETE ON {name} \
+             FOR EACH STATEMENT EXECUTE FUNCTION portolan.enter_statement('{writers}')"
+        ),
+        format!(
+            "CREATE TRIGGER portolan_capture AFTER INSERT OR UPDATE OR DELETE ON {name} FOR EACH ROW \
+             EXECUTE FUNCTION portolan.capture('{}', '{tenant}', '{writers}', '{}', '{}')",
+            table.table.name,
+            array(&table.generated),
+            array(&table.table.key)
+        ),
+        format!(
+            "CREATE TRIGGER portolan_truncate BEFORE TRUNCATE ON {name} \
+             FOR EACH STATEMENT EXECUTE FUNCTION portolan.truncating()"
+        ),
+        format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {applier}"),
+    ]);
+    if tenant.is_empty() {
+        statements.push(format!("GRANT SELECT ON {name} TO {writer}"));
+    } else {
+        let own = format!("\"{tenant}\"::text = current_setting('portolan.tenant', true)");
+        statements.extend([
+            format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {writer}"),
+            format!("ALTER TABLE {name} ENABLE ROW LEVEL SECURITY"),
+            format!("ALTER TABLE {name} FORCE ROW LEVEL SECURITY"),
+            format!("CREATE POLICY portolan_tenant ON {name} USING ({own}) WITH CHECK ({own})"),
+            format!("CREATE POLICY portolan_applier ON {name} TO {applier} USING (true) WITH CHECK (true)"),
+            // For what moves or empties whole tables: only the owner's own flag counts.
+            format!(
+                "CREATE POLICY portolan_maintenance ON {name} TO {owner} \
+                 USING (current_setting('portolan.maintenance', true) = 'on') WITH CHECK (false)"
+            ),
+        ]);
+    }
+    for statement in statements {
+        session.execute(&statement, &[]).await?;
+    }
+    let sequences = session
+        .query(
+            "SELECT s.oid::regclass::text FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S' \
+             WHERE d.refobjid = $1::regclass AND d.deptype IN ('a', 'i')",
+            &[Value::Text(name)],
+        )
+        .await?;
+    for sequence in sequences {
+        let statement = format!("GRANT USAGE ON SEQUENCE {} TO {writer}", sequence.text(0)?);
+        session.execute(&statement, &[]).await?;
+    }
+    Ok(())
+}
+
+/// Takes the triggers of tables away that are no longer declared.
+pub(crate) async fn release(session: &mut Session, declared: &[Declared]) -> Result<(), Error> {
+    let tables = session
+        .query(
+            "SELECT c.relname::text FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid \
+             JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE t.tgname = 'portolan_capture' AND n.nspname = 'public'",
+            &[],
+        )
+        .await?;
+    for table in tables {
+        let table = table.text(0)?;
+        if !declared.iter().any(|declared| declared.table.name.as_str() == table) {
+            for statement in release_of(&format!("public.{}", quote(&table))) {
+                session.execute(&statement, &[]).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Row security stays: a table that is no longer declared is not open to all tenants.
+fn release_of(name: &str) -> Vec<String> {
+    let triggers = ["portolan_a_enter", "portolan_capture", "portolan_truncate"];
+    let policies = ["portolan_tenant", "portolan_applier", "portolan_maintenance"];
+    let triggers = triggers.iter().map(|trigger| format!("DROP TRIGGER IF EXISTS {trigger} ON {name}"));
+    triggers
+        .chain(policies.iter().map(|policy| format!("DROP POLICY IF EXISTS {policy} ON {name}")))
+        .collect()
+}
+
+fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

@@ -1,0 +1,214 @@
+//! Reading the log: batches for followers, rows for those who begin, the horizon's age for an alarm.
+
+use portolan_core::ids::{RegionName, TenantName};
+use portolan_core::log::{Epoch, Placement, Position, Version};
+
+use crate::database::{Dialect, Row, Session, Value};
+use crate::defaults::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
+use crate::error::Error;
+use crate::model::reader::cut;
+use crate::model::record::{Batch, Change, Record, RowChange, RowId};
+use crate::store::{Role, Store, identity_now};
+
+/// How much one batch takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of rows; a single row may have more.
+    pub bytes: usize,
+    /// Records.
+    pub records: usize,
+}
+
+impl Default for Limits {
+    /// What an ordinary follower asks for: all that a batch may hold.
+    fn default() -> Self {
+        Self { bytes: BATCH_BYTES_MAX, records: BATCH_RECORDS_MAX }
+    }
+}
+
+/// What readers have to wait for. A transaction that stays open holds all of them back, in PostgreSQL also one of another
+/// database of the same cluster: alarm on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Horizon {
+    /// Records that are there and cannot be read yet.
+    pub waiting: u64,
+    /// How long the oldest of them has been waiting, in microseconds.
+    pub waiting_us: u64,
+    /// Transactions that have begun since the oldest that is open; in SQLite always 0.
+    pub transactions: u64,
+}
+
+const BATCH: &str = "SELECT s.epoch, s.tx, s.seq, s.at_us, s.tenant, s.placement, s.schema, s.kind, s.table_name, s.key, \
+    CAST(s.row AS TEXT), s.version_epoch, s.v, s.origin, s.replaces_epoch, s.replaces_v, s.replaces_origin, \
+    s.ends, {horizon} \
+    FROM (SELECT l.*, \
+    (lead(l.epoch) OVER w IS NULL OR lead(l.epoch) OVER w <> l.epoch OR lead(l.tx) OVER w <> l.tx) AS ends, \
+    sum(coalesce(length(CAST(l.row AS TEXT)), 0)) OVER w AS bytes, count(*) OVER w AS records \
+    FROM (SELECT * FROM portolan_log WHERE (epoch, tx, seq) > ($1, $2, $3) ORDER BY epoch, tx, seq LIMIT $4) l \
+    WINDOW w AS (ORDER BY l.epoch, l.tx, l.seq)) s \
+    WHERE s.records < $4 AND (s.bytes <= $5 OR s.records = 1) ORDER BY s.epoch, s.tx, s.seq";
+
+impl Store {
+    /// Reads what comes after a position. An empty batch says that nothing does yet.
+    ///
+    /// # Errors
+    /// [`crate::Closed::Cut`] when the log may have been cut; compare [`crate::Witness`]es, and begin an epoch.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost: whoever reads keeps the position.
+    pub async fn read(&self, after: Position, limits: Limits) -> Result<Batch, Error> {
+        if self.dialect() == Dialect::Sqlite {
+            self.end_transaction().await?;
+        }
+        let mut session = self.pool(Role::Applier).snapshot().await?;
+        let identity = identity_now(&mut session).await?;
+        let records_max = limits.records.clamp(1, BATCH_RECORDS_MAX);
+        let args = [
+            after.epoch.0.into(),
+            after.transaction.into(),
+            after.sequence.into(),
+            (records_max as u64 + 1).into(),
+            (limits.bytes as u64).into(),
+        ];
+        let rows = session.query(BATCH, &args).await?;
+        session.rollback().await?;
+        let horizon = rows.first().map_or(Ok(0), |row| row.number(18))?;
+        let mut records = rows.iter().map(record).collect::<Result<Vec<_>, _>>()?;
+        let ends = rows.iter().map(|row| Ok(row.number(17)? == 1)).collect::<Result<Vec<_>, Error>>()?;
+        let seen: Vec<_> = records.iter().map(|record| record.position).zip(ends).collect();
+        let (count, ends) = cut(&seen, horizon);
+        records.truncate(count);
+        let through = records.last().map_or(after, |last| last.position);
+        Ok(Batch { identity, after, through, ends, records })
+    }
+
+    /// Ends what SQLite counts as one transaction, if anything was written in it. A busy writer ends it in its own time.
+    async fn end_transaction(&self) -> Result<(), Error> {
+        let open =
+            "SELECT 1 FROM portolan_log l, portolan_fence f WHERE l.epoch = f.epoch AND l.tx = f.tx LIMIT 1";
+        let mut session = self.acquire(Role::Owner).await?;
+        if session.query(open, &[]).await?.is_empty() {
+            return Ok(());
+        }
+        match session.execute("UPDATE portolan_fence SET tx = tx + 1", &[]).await {
+            Err(Error::Busy(_)) => Ok(()),
+            done => done.map(drop),
+        }
+    }
+
+    /// What readers have to wait for.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn horizon(&self) -> Result<Horizon, Error> {
+        let mut session = self.acquire(Role::Applier).await?;
+        let waiting = "SELECT count(*), coalesce(min(at_us), 0), {now} FROM portolan_log \
+            WHERE epoch = (SELECT epoch FROM portolan_fence) AND tx >= {horizon}";
+        let row = session.one(waiting, &[]).await?;
+        let (waiting, since, now) = (row.number(0)?, row.number(1)?, row.number(2)?);
+        let transactions = match session.dialect() {
+            Dialect::Sqlite => 0,
+            Dialect::Postgres => {
+                let sql = "SELECT pg_snapshot_xmax(s)::text::bigint - pg_snapshot_xmin(s)::text::bigint \
+                    FROM pg_current_snapshot() s";
+                session.one(sql, &[]).await?.number(0)?
+            }
+        };
+        let waiting_us = if waiting == 0 { 0 } else { now.saturating_sub(since) };
+        Ok(Horizon { waiting, waiting_us, transactions })
+    }
+
+    /// Rows as they are now, for who begins to follow: of one tenant or of all, after a row, up to so many. Tombstones are among them.
+    /// Follow the log from a position that was read *before* the first of them; what comes twice does not matter.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn rows(
+        &self,
+        tenant: Option<&TenantName>,
+        after: Option<&RowId>,
+        max: usize,
+    ) -> Result<Vec<Record>, Error> {
+        let mut session = self.pool(Role::Applier).snapshot().await?;
+        let states = session
+            .query(
+                "SELECT r.table_name, r.key, r.tenant, r.placement, r.deleted, r.epoch, r.v, r.origin, \
+                 r.replaces_epoch, r.replaces_v, r.replaces_origin, f.schema FROM portolan_row r, portolan_fence f \
+                 WHERE (r.table_name, r.key) > ($1, $2) AND ($3 = '' OR r.tenant = $3) \
+                 ORDER BY r.table_name, r.key LIMIT $4",
+                &[
+                    after.map_or("", |after| after.table.as_str()).into(),
+                    after.map_or("", |after| after.key.as_str()).into(),
+                    tenant.map_or("", TenantName::as_str).into(),
+                    (max.min(BATCH_RECORDS_MAX) as u64).into(),
+                ],
+            )
+            .await?;
+        let mut records = Vec::new();
+        for row in &states {
+            let id = RowId { table: row.text(0)?, key: row.text(1)? };
+            records.push(Record {
+                position: Position::START,
+                at_us: 0,
+                tenant: tenant_of(row, 2)?,
+                placement: Placement(row.number(3)?),
+                schema: row.number(11)?,
+                change: Change::Row(RowChange {
+                    row: if row.number(4)? == 1 { None } else { self.image(&mut session, &id).await? },
+                    version: version(row, 5)?
+                        .ok_or_else(|| Error::Damaged("a row without a version".to_owned()))?,
+                    replaces: version(row, 8)?,
+                    id,
+                }),
+            });
+        }
+        session.rollback().await?;
+        Ok(records)
+    }
+
+    /// A row's image; none when it is not there.
+    pub(crate) async fn image(&self, session: &mut Session, id: &RowId) -> Result<Option<String>, Error> {
+        let declared = self.declared();
+        let Some(table) = declared.iter().find(|table| table.table.name.as_str() == id.table) else {
+            return Ok(None);
+        };
+        let keys = Value::Text(format!("[{}]", id.key));
+        let rows = session.fetch(&table.images(session.dialect()), &[keys]).await?;
+        rows.first().map(|row| row.text(1)).transpose()
+    }
+}
+
+fn record(row: &Row) -> Result<Record, Error> {
+    let damaged = |what: &str| Error::Damaged(format!("the log holds a record without {what}"));
+    let kind = row.text(7)?;
+    let change = if kind == "forget" {
+        Change::Forget
+    } else {
+        Change::Row(RowChange {
+            id: RowId { table: row.text(8)?, key: row.text(9)? },
+            row: row.text_or_null(10)?,
+            version: version(row, 11)?.ok_or_else(|| damaged("a version"))?,
+            replaces: version(row, 14)?,
+        })
+    };
+    Ok(Record {
+        position: Position::new(row.number(0)?, row.number(1)?, row.number(2)?),
+        at_us: row.number(3)?,
+        tenant: tenant_of(row, 4)?,
+        placement: Placement(row.number(5)?),
+        schema: row.number(6)?,
+        change,
+    })
+}
+
+pub(crate) fn tenant_of(row: &Row, at: usize) -> Result<Option<TenantName>, Error> {
+    let text = row.text_or_null(at)?;
+    text.map(|text| TenantName::new(&text)).transpose().map_err(|error| Error::Damaged(error.to_string()))
+}
+
+/// Three columns: epoch, v and origin.
+pub(crate) fn version(row: &Row, at: usize) -> Result<Option<Version>, Error> {
+    let Some(epoch) = row.number_or_null(at)? else { return Ok(None) };
+    let origin = RegionName::new(&row.text(at + 2)?).map_err(|error| Error::Damaged(error.to_string()))?;
+    Ok(Some(Version { epoch: Epoch(epoch), v: row.number(at + 1)?, origin }))
+}

@@ -1,0 +1,556 @@
+//! A shard's database: what it is, its fence, its tenants.
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use portolan_core::ids::{RegionName, TenantName};
+use portolan_core::log::{Continuity, Epoch, Identity, Placement, Position, Witness};
+use portolan_core::tenant_table::Tables;
+
+use crate::database::{Dialect, Pool, Row, Session, Value};
+use crate::error::Error;
+use crate::model::fence::{Closed, Fence, Refused, TenantState};
+use crate::postgres::{self, PostgresConfig, Roles};
+use crate::sqlite;
+use crate::table::Declared;
+
+/// The lock that writers share and a demotion takes alone: "portolan" as a number.
+const FENCE_LOCK: i64 = 0x706f_7274_6f6c_616e;
+/// The locks of tenants, as pairs of this and a hash: "port".
+const TENANT_LOCK: i64 = 0x706f_7274;
+
+/// Where a shard is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// A database of PostgreSQL, 15 or later.
+    Postgres(PostgresConfig),
+    /// A file of SQLite, on a disk of this machine.
+    Sqlite(PathBuf),
+}
+
+/// A shard's database. Clones share its connections.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    declared: RwLock<Arc<Vec<Declared>>>,
+    origin: RegionName,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Postgres(Box<Roles>),
+    Sqlite { path: PathBuf, pool: Pool },
+}
+
+/// Who speaks to the database. In SQLite, which knows no roles, all are one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Applier,
+    Owner,
+    Writer,
+}
+
+const FENCE: &str =
+    "SELECT epoch, deadline_us, member, cut, system, timeline, incarnation FROM portolan_fence";
+
+impl Store {
+    /// Opens a shard's database, as the region `origin`. Portolan's own tables are made or brought up to date; a database
+    /// whose history may have been cut (a copy, a promotion) is closed until an epoch begins.
+    ///
+    /// # Errors
+    /// [`Error::Away`] when it does not answer, [`Error::Damaged`] when it is too old or set up otherwise than it must be.
+    pub async fn open(engine: &Engine, origin: RegionName) -> Result<Self, Error> {
+        let place = match engine {
+            Engine::Postgres(config) => Place::Postgres(Box::new(postgres::open(config).await?)),
+            Engine::Sqlite(path) => Place::Sqlite { path: path.clone(), pool: sqlite::open(path).await? },
+        };
+        let store = Self(Arc::new(Inner { declared: RwLock::default(), origin, place }));
+        let mut session = store.begin(Role::Owner).await?;
+        session
+            .run(
+                "UPDATE portolan_fence SET origin = $1 WHERE origin <> $1",
+                &[store.0.origin.as_str().into()],
+            )
+            .await?;
+        session.commit().await?;
+        Ok(store)
+    }
+
+    /// Declares the operator's tables, as they are at this version of the tenants' schema. They must be there. From now
+    /// on they are captured and fenced; rows that were there before get the lowest version. Repeated after each change of
+    /// the schema, in the same or a later version.
+    ///
+    /// # Errors
+    /// [`Error::Table`] when a table is not as it is declared; then nothing has changed.
+    pub async fn declare(&self, tables: &Tables, schema: u64) -> Result<(), Error> {
+        let mut session = self.begin(Role::Owner).await?;
+        let mut declared = Vec::new();
+        for table in tables.iter() {
+            let table = match &self.0.place {
+                Place::Postgres(roles) => {
+                    let table = postgres::find(&mut session, table).await?;
+                    postgres::capture(&mut session, &table, roles).await?;
+                    table
+                }
+                Place::Sqlite { .. } => {
+                    let table = sqlite::find(&mut session, table).await?;
+                    sqlite::capture(&mut session, &table).await?;
+                    table
+                }
+            };
+            self.adopt(&mut session, &table).await?;
+            declared.push(table);
+        }
+        match &self.0.place {
+            Place::Postgres(_) => postgres::release(&mut session, &declared).await?,
+            Place::Sqlite { .. } => sqlite::release(&mut session, &declared).await?,
+        }
+        session.run("UPDATE portolan_fence SET schema = $1", &[schema.into()]).await?;
+        session
+            .run(
+                "INSERT INTO portolan_schema (version, at_us) VALUES ($1, {now}) ON CONFLICT DO NOTHING",
+                &[schema.into()],
+            )
+            .await?;
+        session.commit().await?;
+        *self.0.declared.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(declared);
+        Ok(())
+    }
+
+    /// Gives rows the lowest version that have none.
+    async fn adopt(&self, session: &mut Session, table: &Declared) -> Result<(), Error> {
+        let name = table.name(session.dialect());
+        let tenant = table
+            .table
+            .tenant
+            .as_ref()
+            .map_or_else(|| "NULL".to_owned(), |column| format!("own.\"{column}\""));
+        let sql = match session.dialect() {
+            Dialect::Postgres => {
+                session.execute("SELECT set_config('portolan.maintenance', 'on', true)", &[]).await?;
+                let key: Vec<String> =
+                    table.table.key.iter().map(|column| format!("to_jsonb(own) -> '{column}'")).collect();
+                format!(
+                    "INSERT INTO portolan.row (table_name, key, tenant, placement, epoch, v, origin, deleted) \
+                     SELECT '{}', jsonb_build_array({})::text, {tenant}::text, 0, 0, 0, $1, 0 FROM {name} own \
+                     ON CONFLICT DO NOTHING",
+                    table.table.name,
+                    key.join(", ")
+                )
+            }
+            Dialect::Sqlite => format!(
+                "INSERT INTO portolan_row (table_name, key, tenant, placement, epoch, v, origin, deleted) \
+                 SELECT '{}', {}, {tenant}, 0, 0, 0, $1, 0 FROM {name} own WHERE true ON CONFLICT DO NOTHING",
+                table.table.name,
+                table.key("own")
+            ),
+        };
+        session.execute(&sql, &[self.0.origin.as_str().into()]).await?;
+        if session.dialect() == Dialect::Postgres {
+            session.execute("SELECT set_config('portolan.maintenance', 'off', true)", &[]).await?;
+        }
+        Ok(())
+    }
+
+    /// The region as which this database writes.
+    #[must_use]
+    pub fn origin(&self) -> &RegionName {
+        &self.0.origin
+    }
+
+    /// Which log this is.
+    ///
+    /// # Errors
+    /// [`Closed::Cut`] when its history may have been cut and no epoch has begun since.
+    pub async fn identity(&self) -> Result<Identity, Error> {
+        let row = self.acquire(Role::Applier).await?.one(FENCE, &[]).await?;
+        identity(&row)
+    }
+
+    /// The newest record that is there. Not all that will lie before it need be there already.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn tip(&self) -> Result<Position, Error> {
+        tip(&mut *self.acquire(Role::Applier).await?).await
+    }
+
+    /// Holds the log against what somebody outside remembers of it. A log that has lost what was seen is closed until a new
+    /// epoch begins.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn verify(&self, witness: &Witness) -> Result<Continuity, Error> {
+        let mut session = self.begin(Role::Owner).await?;
+        let row = session.one(FENCE, &[]).await?;
+        let continuity = match identity(&row) {
+            Err(Error::Closed(Closed::Cut)) => Continuity::Other,
+            identity => witness.compare(&identity?, tip(&mut session).await?),
+        };
+        if continuity == Continuity::Rewound {
+            session.run("UPDATE portolan_fence SET cut = 1", &[]).await?;
+        }
+        session.commit().await?;
+        Ok(continuity)
+    }
+
+    /// The database's clock, in microseconds. Read it before a lease is asked for: its deadline counts from here.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn clock(&self) -> Result<u64, Error> {
+        self.acquire(Role::Writer).await?.one("SELECT {now}", &[]).await?.number(0)
+    }
+
+    /// The fence as it stands.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn fence(&self) -> Result<Fence, Error> {
+        fence(&self.acquire(Role::Applier).await?.one(FENCE, &[]).await?)
+    }
+
+    /// A new lease is held here until the database's clock says `deadline_us`, or another region holds it (`deadline_us` 0).
+    /// Waits for writers of the one before.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] unless the epoch rises, [`Error::Writers`] when writers of the lease before are still inside.
+    pub async fn begin_epoch(&self, epoch: Epoch, deadline_us: u64) -> Result<(), Error> {
+        let mut session = self.begin(Role::Owner).await?;
+        alone(&mut session, FENCE_LOCK, None).await?;
+        let row = session.one(&format!("{FENCE} {{lock}}"), &[]).await?;
+        fence(&row)?.begin(epoch, deadline_us)?;
+        if row.number(3)? == 1 {
+            self.renew_identity(&mut session).await?;
+        }
+        session
+            .run(
+                "UPDATE portolan_fence SET epoch = $1, deadline_us = $2",
+                &[epoch.0.into(), deadline_us.into()],
+            )
+            .await?;
+        changed(&mut session).await?;
+        session.commit().await
+    }
+
+    /// From here on this is another log, with a history of its own.
+    async fn renew_identity(&self, session: &mut Session) -> Result<(), Error> {
+        match &self.0.place {
+            Place::Postgres(_) => {
+                session
+                    .execute(
+                        "UPDATE portolan.fence SET cut = 0, system = portolan.system(), timeline = portolan.timeline(), \
+                         incarnation = portolan.draw()",
+                        &[],
+                    )
+                    .await?;
+            }
+            Place::Sqlite { path, .. } => {
+                let place = sqlite::place(path)?;
+                session
+                    .execute(
+                        "UPDATE portolan_fence SET cut = 0, incarnation = lower(hex(randomblob(8))), \
+                         system = substr(system, 1, instr(system, '-')) || $1",
+                        &[place.into()],
+                    )
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The lease was renewed: `deadline_us` counts from the database's clock before it was asked for.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when another epoch has begun, or this one was closed.
+    pub async fn extend(&self, epoch: Epoch, deadline_us: u64) -> Result<(), Error> {
+        // One statement, and none that waits for writers.
+        let mut session = self.begin(Role::Owner).await?;
+        let done = session
+            .run(
+                "UPDATE portolan_fence SET deadline_us = CASE WHEN deadline_us > $2 THEN deadline_us ELSE $2 END \
+                 WHERE epoch = $1 AND deadline_us > 0 AND cut = 0",
+                &[epoch.0.into(), deadline_us.into()],
+            )
+            .await?;
+        if done == 1 {
+            return session.commit().await;
+        }
+        let row = session.one(FENCE, &[]).await?;
+        let (there, cut) = (fence(&row)?, row.number(3)? == 1);
+        session.rollback().await?;
+        if cut {
+            return Err(Closed::Cut.into());
+        }
+        there.extend(epoch, deadline_us)?;
+        Err(Error::Busy("the fence moved meanwhile".to_owned()))
+    }
+
+    /// The lease of this epoch, or of any before it, is over here, for good. When this returns, no writer is inside any
+    /// more; returns the newest record, which is the last of this epoch.
+    ///
+    /// # Errors
+    /// [`Error::Writers`] when a writer is still inside after its connection was ended: the fence is closed to new
+    /// statements and to commits, and the next lease must wait until this one's deadline.
+    ///
+    /// # Cancel safety
+    /// Not cancel-safe: the fence may be closed while writers are inside. Call it again.
+    pub async fn demote(&self, epoch: Epoch, patience: Duration) -> Result<Position, Error> {
+        let mut session = self.begin(Role::Owner).await?;
+        let done = session
+            .run("UPDATE portolan_fence SET deadline_us = 0 WHERE epoch <= $1", &[epoch.0.into()])
+            .await?;
+        if done == 0 {
+            let there = fence(&session.one(FENCE, &[]).await?)?.epoch;
+            session.rollback().await?;
+            return Err(Refused::Over { there, wanted: epoch }.into());
+        }
+        session.commit().await?;
+        if let Place::Postgres(roles) = &self.0.place {
+            let drained = self.drained(patience).await;
+            end_writers(roles).await?;
+            if drained.is_err() {
+                self.drained(patience).await?;
+            }
+        }
+        self.tip().await
+    }
+
+    /// Nobody is inside at some moment after this began.
+    async fn drained(&self, patience: Duration) -> Result<(), Error> {
+        let mut session = self.begin(Role::Owner).await?;
+        alone(&mut session, FENCE_LOCK, Some(patience)).await?;
+        session.rollback().await
+    }
+
+    /// This region is a member of the platform under this incarnation, and may write multi-writer tables; 0 ends it.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn set_member(&self, incarnation: u64) -> Result<(), Error> {
+        let mut session = self.begin(Role::Owner).await?;
+        session.run("UPDATE portolan_fence SET member = $1", &[incarnation.into()]).await?;
+        changed(&mut session).await?;
+        session.commit().await
+    }
+
+    /// A tenant as the fence knows it.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn tenant(&self, tenant: &TenantName) -> Result<TenantState, Error> {
+        let mut session = self.acquire(Role::Applier).await?;
+        tenant_state(&mut session, tenant).await
+    }
+
+    /// Holds a tenant's writes, of gateways and direct writers, for the move of this name. When this returns, all that the
+    /// tenant has written lies at or before the position that it returns.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when another move holds it, or writers were still inside after `patience`; then the hold stands,
+    /// and this may be called again.
+    pub async fn hold(&self, tenant: &TenantName, hold: &str, patience: Duration) -> Result<Position, Error> {
+        let mut session = self.begin(Role::Owner).await?;
+        let there = tenant_state(&mut session, tenant).await?;
+        if let Some(other) = there.hold.filter(|other| other != hold) {
+            session.rollback().await?;
+            return Err(Error::Busy(format!("the tenant is held by {other}")));
+        }
+        let args = [tenant.as_str().into(), hold.into()];
+        session
+            .run(
+                "INSERT INTO portolan_tenant (tenant, hold) VALUES ($1, $2) \
+                 ON CONFLICT (tenant) DO UPDATE SET hold = excluded.hold",
+                &args,
+            )
+            .await?;
+        changed(&mut session).await?;
+        session.commit().await?;
+        if self.dialect() == Dialect::Postgres {
+            let mut session = self.begin(Role::Owner).await?;
+            lock_timeout(&mut session, Some(patience)).await?;
+            let lock = format!("SELECT pg_advisory_xact_lock({TENANT_LOCK}, hashtext($1))");
+            session.execute(&lock, &[tenant.as_str().into()]).await?;
+            session.rollback().await?;
+        }
+        self.tip().await
+    }
+
+    /// Lets a tenant's writes go on here, if this move holds them. Returns whether it did.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn release(&self, tenant: &TenantName, hold: &str) -> Result<bool, Error> {
+        let mut session = self.begin(Role::Owner).await?;
+        let done = session
+            .run(
+                "UPDATE portolan_tenant SET hold = NULL WHERE tenant = $1 AND hold = $2",
+                &[tenant.as_str().into(), hold.into()],
+            )
+            .await?;
+        session.commit().await?;
+        Ok(done == 1)
+    }
+
+    /// A tenant has been placed: here, or elsewhere (`away`). Its hold ends. Placements only rise; returns whether this
+    /// one did.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn place(&self, tenant: &TenantName, placement: Placement, away: bool) -> Result<bool, Error> {
+        let mut session = self.begin(Role::Owner).await?;
+        let done = session
+            .run(
+                "INSERT INTO portolan_tenant (tenant, placement, away) VALUES ($1, $2, $3) \
+                 ON CONFLICT (tenant) DO UPDATE SET placement = excluded.placement, away = excluded.away, hold = NULL \
+                 WHERE portolan_tenant.placement < excluded.placement",
+                &[tenant.as_str().into(), placement.0.into(), i64::from(away).into()],
+            )
+            .await?;
+        changed(&mut session).await?;
+        session.commit().await?;
+        Ok(done == 1)
+    }
+
+    pub(crate) fn declared(&self) -> Arc<Vec<Declared>> {
+        Arc::clone(&self.0.declared.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.pool(Role::Owner).dialect()
+    }
+
+    pub(crate) fn pool(&self, role: Role) -> &Pool {
+        match (&self.0.place, role) {
+            (Place::Sqlite { pool, .. }, _) => pool,
+            (Place::Postgres(roles), Role::Applier) => &roles.applier,
+            (Place::Postgres(roles), Role::Owner) => &roles.owner,
+            (Place::Postgres(roles), Role::Writer) => &roles.writer,
+        }
+    }
+
+    pub(crate) async fn acquire(&self, role: Role) -> Result<Box<Session>, Error> {
+        self.pool(role).acquire().await.map(Box::new)
+    }
+
+    pub(crate) async fn begin(&self, role: Role) -> Result<Session, Error> {
+        self.pool(role).begin().await
+    }
+}
+
+/// A row of [`FENCE`].
+pub(crate) fn fence(row: &Row) -> Result<Fence, Error> {
+    Ok(Fence { epoch: Epoch(row.number(0)?), deadline_us: row.number(1)?, member: row.number(2)? })
+}
+
+/// A row of [`FENCE`].
+fn identity(row: &Row) -> Result<Identity, Error> {
+    if row.number(3)? == 1 {
+        return Err(Closed::Cut.into());
+    }
+    Ok(Identity { system: row.text(4)?, timeline: row.number(5)?, incarnation: row.text(6)? })
+}
+
+/// The identity of the log that a session sees. On PostgreSQL a promotion may have come since the fence was last looked at.
+pub(crate) async fn identity_now(session: &mut Session) -> Result<Identity, Error> {
+    let identity = identity(&session.one(FENCE, &[]).await?)?;
+    if session.dialect() == Dialect::Postgres {
+        let now = session.one("SELECT portolan.timeline()", &[]).await?.number(0)?;
+        if now != identity.timeline {
+            return Err(Closed::Cut.into());
+        }
+    }
+    Ok(identity)
+}
+
+async fn tip(session: &mut Session) -> Result<Position, Error> {
+    let rows = session
+        .query("SELECT epoch, tx, seq FROM portolan_log ORDER BY epoch DESC, tx DESC, seq DESC LIMIT 1", &[])
+        .await?;
+    let Some(row) = rows.first() else { return Ok(Position::START) };
+    Ok(Position::new(row.number(0)?, row.number(1)?, row.number(2)?))
+}
+
+pub(crate) async fn tenant_state(session: &mut Session, tenant: &TenantName) -> Result<TenantState, Error> {
+    let rows = session
+        .query(
+            "SELECT placement, forgotten, hold, away FROM portolan_tenant WHERE tenant = $1",
+            &[tenant.as_str().into()],
+        )
+        .await?;
+    let Some(row) = rows.first() else { return Ok(TenantState::default()) };
+    Ok(TenantState {
+        placement: Placement(row.number(0)?),
+        forgotten: Placement(row.number(1)?),
+        hold: row.text_or_null(2)?,
+        away: row.number(3)? == 1,
+    })
+}
+
+/// Old snapshots must not overlook what changed: their lock on the fence's key fails. SQLite has none that write; there
+/// the next transaction gets a number of its own.
+pub(crate) async fn changed(session: &mut Session) -> Result<(), Error> {
+    let sql = match session.dialect() {
+        Dialect::Postgres => "UPDATE portolan.fence SET changes = changes + 1",
+        Dialect::Sqlite => "UPDATE portolan_fence SET tx = tx + 1",
+    };
+    session.execute(sql, &[]).await.map(drop)
+}
+
+/// Who writes a record by hand is inside the fence as writers are, so that no epoch begins meanwhile; in SQLite, it gets a
+/// transaction's number of its own.
+pub(crate) async fn enter_log(session: &mut Session) -> Result<(), Error> {
+    match session.dialect() {
+        Dialect::Postgres => session
+            .execute("SELECT pg_advisory_xact_lock_shared($1)", &[Value::Int(FENCE_LOCK)])
+            .await
+            .map(drop),
+        Dialect::Sqlite => session.execute("UPDATE portolan_fence SET tx = tx + 1", &[]).await.map(drop),
+    }
+}
+
+async fn lock_timeout(session: &mut Session, patience: Option<Duration>) -> Result<(), Error> {
+    let Some(patience) = patience else { return Ok(()) };
+    // 0 would mean for ever.
+    let sql = format!("SET LOCAL lock_timeout = {}", patience.as_millis().clamp(1, 60_000));
+    session.execute(&sql, &[]).await.map(drop)
+}
+
+/// Waits until no writer is inside. SQLite's transactions that write are alone anyway.
+async fn alone(session: &mut Session, lock: i64, patience: Option<Duration>) -> Result<(), Error> {
+    if session.dialect() == Dialect::Sqlite {
+        return Ok(());
+    }
+    lock_timeout(session, patience).await?;
+    match session.execute("SELECT pg_advisory_xact_lock($1)", &[Value::Int(lock)]).await {
+        Err(Error::Busy(why)) => Err(Error::Writers(why)),
+        done => done.map(drop),
+    }
+}
+
+/// Ends the connections of all that may write as the writer.
+async fn end_writers(roles: &Roles) -> Result<(), Error> {
+    let mut session = roles.owner.acquire().await?;
+    let ended = session
+        .fetch(
+            "SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid \
+             WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() \
+             AND pg_has_role(r.oid, $1, 'MEMBER') AND NOT r.rolsuper AND r.rolname <> $2 AND r.rolname <> $3",
+            &[
+                roles.writer_name.as_str().into(),
+                roles.owner_name.as_str().into(),
+                roles.applier_name.as_str().into(),
+            ],
+        )
+        .await;
+    match ended {
+        Err(Error::Rejected(why)) => {
+            Err(Error::Writers(format!("{why}: make the owner a member of the writer's role")))
+        }
+        ended => ended.map(drop),
+    }
+}

@@ -1,0 +1,218 @@
+//! Declared tables as a database has them: their columns, and the statements that put and delete their rows.
+
+use std::collections::BTreeSet;
+
+use portolan_core::tenant_table::{TenantTable, Writers};
+
+use crate::database::Dialect;
+use crate::error::Error;
+
+/// A declared table and its columns.
+#[derive(Clone, Debug)]
+pub(crate) struct Declared {
+    pub(crate) table: TenantTable,
+    /// Those that can be written.
+    pub(crate) columns: Vec<String>,
+    /// Those that the database computes.
+    pub(crate) generated: Vec<String>,
+}
+
+/// What a catalogue says of a table.
+#[derive(Debug, Default)]
+pub(crate) struct Catalogue {
+    pub(crate) columns: Vec<String>,
+    pub(crate) generated: Vec<String>,
+    pub(crate) key: Vec<String>,
+    pub(crate) not_null: BTreeSet<String>,
+}
+
+impl Declared {
+    /// Holds a declaration against the catalogue.
+    pub(crate) fn check(table: &TenantTable, found: Catalogue) -> Result<Self, Error> {
+        let bad = |reason: String| Err(Error::Table { table: table.name.to_string(), reason });
+        if found.columns.is_empty() {
+            return bad("is not there: run the migrations of the tenants' schema first".to_owned());
+        }
+        let declared: BTreeSet<&str> = table.key.iter().map(|column| column.as_str()).collect();
+        if declared != found.key.iter().map(String::as_str).collect() {
+            return bad(format!(
+                "has the primary key ({}), which is not as it is declared",
+                found.key.join(", ")
+            ));
+        }
+        if let Some(tenant) = &table.tenant
+            && !found.not_null.contains(tenant.as_str())
+        {
+            return bad(format!(
+                "has no column `{tenant}` that is NOT NULL, and its tenant is declared to be there"
+            ));
+        }
+        let plain = |name: &&String| !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if let Some(odd) = found.columns.iter().chain(&found.generated).find(plain) {
+            return bad(format!("has the column `{odd}`: use letters, digits and `_`"));
+        }
+        Ok(Self { table: table.clone(), columns: found.columns, generated: found.generated })
+    }
+
+    pub(crate) fn leased(&self) -> bool {
+        self.table.writers == Writers::Primary
+    }
+
+    /// The table's name as SQL wants it.
+    pub(crate) fn name(&self, dialect: Dialect) -> String {
+        match dialect {
+            Dialect::Postgres => format!("public.\"{}\"", self.table.name),
+            Dialect::Sqlite => format!("\"{}\"", self.table.name),
+        }
+    }
+
+    /// Puts rows, given as a JSON array of objects that have these columns.
+    pub(crate) fn put(&self, dialect: Dialect, columns: &BTreeSet<String>) -> String {
+        let name = self.name(dialect);
+        let key: Vec<String> = self.table.key.iter().map(|column| format!("\"{column}\"")).collect();
+        let list = |item: &dyn Fn(&str) -> String| {
+            columns.iter().map(|column| item(column)).collect::<Vec<_>>().join(", ")
+        };
+        let others: Vec<String> = columns
+            .iter()
+            .filter(|column| !self.table.key.iter().any(|key| key.as_str() == column.as_str()))
+            .map(|column| format!("\"{column}\" = excluded.\"{column}\""))
+            .collect();
+        let conflict = if others.is_empty() {
+            "NOTHING".to_owned()
+        } else {
+            format!("UPDATE SET {}", others.join(", "))
+        };
+        let names = list(&|column| format!("\"{column}\""));
+        let (overriding, from) = match dialect {
+            Dialect::Postgres => (
+                "OVERRIDING SYSTEM VALUE ",
+                format!(
+                    "SELECT {} FROM jsonb_populate_recordset(NULL::{name}, $1::jsonb) came",
+                    list(&|column| format!("came.\"{column}\""))
+                ),
+            ),
+            Dialect::Sqlite => (
+                "",
+                format!(
+                    "SELECT {} FROM json_each($1) each WHERE true",
+                    list(&|column| decode("each.value", &format!("$.{column}")))
+                ),
+            ),
+        };
+        format!(
+            "INSERT INTO {name} ({names}) {overriding}{from} ON CONFLICT ({}) DO {conflict}",
+            key.join(", ")
+        )
+    }
+
+    /// Deletes rows, given as a JSON array of arrays of their keys' values.
+    pub(crate) fn delete(&self, dialect: Dialect) -> String {
+        let name = self.name(dialect);
+        match dialect {
+            Dialect::Postgres => {
+                let fields: Vec<String> = self
+                    .table
+                    .key
+                    .iter()
+                    .zip(0..)
+                    .map(|(column, at)| format!("'{column}', each -> {at}"))
+                    .collect();
+                let same: Vec<String> = self
+                    .table
+                    .key
+                    .iter()
+                    .map(|column| format!("own.\"{column}\" = gone.\"{column}\""))
+                    .collect();
+                format!(
+                    "DELETE FROM {name} own USING jsonb_array_elements($1::jsonb) each, \
+                     jsonb_populate_record(NULL::{name}, jsonb_build_object({})) gone WHERE {}",
+                    fields.join(", "),
+                    same.join(" AND ")
+                )
+            }
+            Dialect::Sqlite => {
+                let key: Vec<String> = self.table.key.iter().map(|column| format!("\"{column}\"")).collect();
+                let values: Vec<String> =
+                    (0..key.len()).map(|at| decode("each.value", &format!("$[{at}]"))).collect();
+                format!(
+                    "DELETE FROM {name} WHERE ({}) IN (SELECT {} FROM json_each($1) each)",
+                    key.join(", "),
+                    values.join(", ")
+                )
+            }
+        }
+    }
+
+    /// The images of rows, given as a JSON array of arrays of their keys' values: key and row.
+    pub(crate) fn images(&self, dialect: Dialect) -> String {
+        let name = self.name(dialect);
+        let key = || self.table.key.iter().map(|column| column.as_str());
+        match dialect {
+            Dialect::Postgres => {
+                let generated = array(&self.generated);
+                let fields: Vec<String> =
+                    key().zip(0..).map(|(column, at)| format!("'{column}', each -> {at}")).collect();
+                let same: Vec<String> =
+                    key().map(|column| format!("own.\"{column}\" = came.\"{column}\"")).collect();
+                format!(
+                    "SELECT each::text, (to_jsonb(own) - '{generated}'::text[])::text \
+                     FROM jsonb_array_elements($1::jsonb) each, \
+                     jsonb_populate_record(NULL::{name}, jsonb_build_object({})) came, {name} own WHERE {}",
+                    fields.join(", "),
+                    same.join(" AND ")
+                )
+            }
+            Dialect::Sqlite => {
+                let same: Vec<String> = key()
+                    .enumerate()
+                    .map(|(at, column)| {
+                        format!("own.\"{column}\" = {}", decode("each.value", &format!("$[{at}]")))
+                    })
+                    .collect();
+                format!(
+                    "SELECT each.value, {} FROM json_each($1) each, {name} own WHERE {}",
+                    self.image("own"),
+                    same.join(" AND ")
+                )
+            }
+        }
+    }
+
+    /// A row as canonical JSON, in SQLite.
+    pub(crate) fn image(&self, row: &str) -> String {
+        let fields: Vec<String> =
+            self.columns.iter().map(|column| format!("'{column}', {}", encode(row, column))).collect();
+        format!("json_object({})", fields.join(", "))
+    }
+
+    /// A row's key as canonical JSON, in SQLite.
+    pub(crate) fn key(&self, row: &str) -> String {
+        let values: Vec<String> = self.table.key.iter().map(|column| encode(row, column.as_str())).collect();
+        format!("json_array({})", values.join(", "))
+    }
+}
+
+/// Names as an array of PostgreSQL. They hold no character that would need more.
+pub(crate) fn array<T: ToString>(names: &[T]) -> String {
+    let names: Vec<String> = names.iter().map(|name| format!("\"{}\"", name.to_string())).collect();
+    format!("{{{}}}", names.join(","))
+}
+
+/// A value of SQLite as JSON that keeps what it is: bytes in an object, fractions with all their digits.
+fn encode(row: &str, column: &str) -> String {
+    let value = format!("{row}.\"{column}\"");
+    format!(
+        "CASE typeof({value}) WHEN 'blob' THEN json_object('blob', hex({value})) \
+         WHEN 'real' THEN json(CASE WHEN abs({value}) < 9e999 THEN printf('%!.17g', {value}) \
+         WHEN {value} > 0 THEN '9e999' ELSE '-9e999' END) ELSE json_quote({value}) END"
+    )
+}
+
+/// The other way round.
+fn decode(json: &str, path: &str) -> String {
+    format!(
+        "CASE json_type({json}, '{path}') WHEN 'object' THEN unhex(json_extract({json}, '{path}.blob')) \
+         ELSE json_extract({json}, '{path}') END"
+    )
+}

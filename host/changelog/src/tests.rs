@@ -1,0 +1,105 @@
+//! The contract of a store: the same cases over both engines, each with databases of its own.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use place::{PATIENCE, Place};
+
+mod applying;
+mod capture;
+mod fence;
+mod place;
+mod tenants;
+
+type Case = (&'static str, fn(Place) -> Pin<Box<dyn Future<Output = ()> + Send>>);
+
+/// Cases by name; the macro keeps both together.
+macro_rules! cases {
+    ($($module:ident :: $case:ident),* $(,)?) => {
+        &[$((concat!(stringify!($module), "::", stringify!($case)), |place| Box::pin($module::$case(place)))),*]
+    };
+}
+
+const CASES: &[Case] = cases![
+    applying::a_batch_is_applied_once_and_never_echoes,
+    applying::a_change_that_the_database_refuses_waits_alone,
+    applying::a_change_that_lies_is_not_applied,
+    applying::a_dropped_application_leaves_nothing,
+    applying::a_large_transaction_becomes_visible_at_once,
+    applying::a_lower_epoch_never_overwrites_a_higher,
+    applying::any_order_gives_the_same_rows,
+    applying::children_and_parents_find_each_other,
+    applying::losers_are_kept,
+    applying::pruned_records_take_their_tombstones,
+    applying::who_begins_copies_rows_and_follows,
+    capture::a_full_disk_is_an_error_and_nothing_else,
+    capture::a_lower_sequence_that_commits_later_is_still_read,
+    capture::a_reinserted_row_is_above_its_tombstone,
+    capture::cascades_are_captured,
+    capture::direct_writers_are_captured,
+    capture::emptied_and_replaced_tables_are_captured,
+    capture::generated_columns_stay_out,
+    capture::large_values_stay_whole,
+    capture::moved_keys_are_two_rows,
+    capture::rows_that_were_there_before_are_adopted,
+    capture::tables_must_be_as_they_are_declared,
+    capture::values_have_one_text,
+    fence::a_commit_after_the_lease_is_unknown,
+    fence::a_copy_of_a_database_is_another_log,
+    fence::a_rewound_log_is_closed,
+    fence::demotion_waits_for_writers_and_ends_them,
+    fence::epochs_only_rise,
+    fence::members_write_without_the_lease,
+    fence::old_snapshots_do_not_slip_through,
+    fence::the_deadline_holds_at_commit,
+    fence::the_deadline_stops_direct_writers,
+    fence::the_loop_flag_is_the_appliers_alone,
+    tenants::a_forgotten_tenant_leaves_nothing,
+    tenants::a_held_tenant_is_not_written,
+    tenants::rows_are_reached_under_their_tenant_alone,
+    tenants::what_is_written_has_a_position,
+];
+
+/// How many cases run beside each other: databases wait for disks more than for processors.
+const BESIDE: usize = 4;
+
+async fn run(place: Place, cases: &[Case]) {
+    let (mut running, mut names, mut failed) = (JoinSet::new(), HashMap::new(), Vec::new());
+    let mut rest = cases.iter();
+    loop {
+        while running.len() < BESIDE
+            && let Some((name, case)) = rest.next()
+        {
+            let task = running.spawn(timeout(PATIENCE, case(place.clone())));
+            names.insert(task.id(), *name);
+        }
+        let Some(done) = running.join_next_with_id().await else { break };
+        let (id, why) = match done {
+            Ok((id, done)) => (id, done.err().map(|late| late.to_string())),
+            Err(error) => (error.id(), Some(error.to_string())),
+        };
+        failed.extend(why.map(|why| format!("{}: {why}", names[&id])));
+    }
+    assert!(failed.is_empty(), "on {:?}:\n{}", place.dialect, failed.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn contract_on_sqlite() {
+    run(Place::sqlite(), CASES).await;
+}
+
+/// One cluster, a database for each shard.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn contract_on_postgres() {
+    run(Place::postgres().await, CASES).await;
+}
+
+/// A promotion stops the server, so that this has one of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promotion_begins_another_log() {
+    fence::a_promotion_begins_another_log(Place::postgres().await).await;
+}

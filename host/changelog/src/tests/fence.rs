@@ -1,0 +1,319 @@
+//! Who may write, and until when.
+
+use std::time::Duration;
+
+use portolan_core::ids::{RegionName, TenantName};
+use portolan_core::log::{Continuity, Epoch, Position, Witness};
+use portolan_core::tenant_table::Writers;
+use portolan_core::time::Moment;
+
+use super::capture::{NOTES, all, changes, notes, notes_shard};
+use super::place::{Direct, Place, table};
+use crate::{Closed, Engine, Error, Lease, Limits, Refused, Store};
+
+const INSERT: &str = "INSERT INTO notes VALUES ('acme', 1, 'one')";
+const SOON: Duration = Duration::from_millis(300);
+
+fn closed(error: Error, why: Closed) {
+    assert!(matches!(error, Error::Closed(is) if is == why), "{error:?} is not {why:?}");
+}
+
+/// Until the database's clock has passed a time.
+async fn after(store: &Store, deadline_us: u64) {
+    while store.clock().await.unwrap() < deadline_us {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+pub(super) async fn the_deadline_stops_direct_writers(place: Place) {
+    let shard = place.replica("eu", NOTES, &[notes()]).await;
+    let mut direct = place.direct(&shard, "acme").await;
+    closed(direct.refused(INSERT).await, Closed::Expired);
+    let deadline = shard.store.clock().await.unwrap() + 400_000;
+    shard.store.begin_epoch(Epoch(7), deadline).await.unwrap();
+    direct.ok(INSERT).await;
+    after(&shard.store, deadline).await;
+    for refused in [
+        "UPDATE notes SET body = 'late'",
+        "DELETE FROM notes",
+        "INSERT INTO notes VALUES ('acme', 2, 'late')",
+    ] {
+        closed(direct.refused(refused).await, Closed::Expired);
+    }
+    // Reads go on.
+    assert_eq!(direct.texts("SELECT body FROM notes").await, ["one"]);
+    // The lease is renewed, and it may write again.
+    shard.store.extend(Epoch(7), deadline + 3_600_000_000).await.unwrap();
+    direct.ok("UPDATE notes SET body = 'renewed'").await;
+    assert_eq!(shard.store.fence().await.unwrap().deadline_us, deadline + 3_600_000_000);
+    // An answer that comes late takes nothing away.
+    shard.store.extend(Epoch(7), deadline).await.unwrap();
+    direct.ok("DELETE FROM notes").await;
+}
+
+pub(super) async fn the_deadline_holds_at_commit(place: Place) {
+    if place.is_sqlite() {
+        return;
+    }
+    let shard = place.replica("eu", NOTES, &[notes()]).await;
+    let deadline = shard.store.clock().await.unwrap() + 400_000;
+    shard.store.begin_epoch(Epoch(1), deadline).await.unwrap();
+    let mut direct = place.direct(&shard, "acme").await;
+    direct.ok("BEGIN").await;
+    direct.ok(INSERT).await;
+    after(&shard.store, deadline).await;
+    closed(direct.refused("COMMIT").await, Closed::Expired);
+    // The same where all but the first record was taken back.
+    shard.store.extend(Epoch(1), deadline + 800_000).await.unwrap();
+    direct.ok("BEGIN; SAVEPOINT a").await;
+    direct.ok(INSERT).await;
+    direct.ok("ROLLBACK TO a; INSERT INTO notes VALUES ('acme', 2, 'two')").await;
+    after(&shard.store, deadline + 800_000).await;
+    closed(direct.refused("COMMIT").await, Closed::Expired);
+    assert!(all(&shard.store).await.is_empty());
+}
+
+pub(super) async fn old_snapshots_do_not_slip_through(place: Place) {
+    if place.is_sqlite() {
+        return;
+    }
+    let shard = notes_shard(&place, "eu").await;
+    let hour = shard.store.clock().await.unwrap() + 3_600_000_000;
+    let mut direct = place.direct(&shard, "acme").await;
+    let mut begin = async |level: &str| {
+        direct.run("ROLLBACK").await.ok();
+        direct.ok(&format!("BEGIN ISOLATION LEVEL {level}; SELECT count(*) FROM notes")).await;
+    };
+    for level in ["REPEATABLE READ", "SERIALIZABLE"] {
+        begin(level).await;
+        let epoch = shard.store.fence().await.unwrap().epoch;
+        shard.store.begin_epoch(Epoch(epoch.0 + 1), hour).await.unwrap();
+        drop(epoch);
+    }
+    drop(begin);
+    // The snapshot knows epoch 2 alone.
+    assert!(matches!(direct.refused(INSERT).await, Error::Busy(_)));
+    direct.ok("ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM notes").await;
+    shard.store.hold(&TenantName::new("acme").unwrap(), "move", SOON).await.unwrap();
+    assert!(matches!(direct.refused(INSERT).await, Error::Busy(_)));
+    direct.ok("ROLLBACK").await;
+    shard.store.release(&TenantName::new("acme").unwrap(), "move").await.unwrap();
+    // Renewals disturb nobody.
+    direct.ok("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM notes").await;
+    shard.store.extend(Epoch(3), hour + 1_000_000).await.unwrap();
+    direct.ok(INSERT).await;
+    shard.store.extend(Epoch(3), hour + 2_000_000).await.unwrap();
+    direct.ok("COMMIT").await;
+    assert_eq!(changes(&shard.store).await.len(), 1);
+}
+
+pub(super) async fn epochs_only_rise(place: Place) {
+    let shard = notes_shard(&place, "eu").await;
+    let hour = shard.store.clock().await.unwrap() + 3_600_000_000;
+    for epoch in [0, 1] {
+        let error = shard.store.begin_epoch(Epoch(epoch), hour).await.unwrap_err();
+        assert!(matches!(error, Error::Refused(Refused::Epoch { there: Epoch(1), .. })), "{error:?}");
+    }
+    let mut direct = place.direct(&shard, "acme").await;
+    direct.ok(INSERT).await;
+    shard.store.begin_epoch(Epoch(2), hour).await.unwrap();
+    direct.ok("UPDATE notes SET body = 'two'").await;
+    let records: Vec<_> = all(&shard.store).await.into_iter().flat_map(|batch| batch.records).collect();
+    let epochs: Vec<u64> = records.iter().map(|record| record.position.epoch.0).collect();
+    assert_eq!(epochs, [1, 2]);
+    let error = shard.store.extend(Epoch(1), hour).await.unwrap_err();
+    assert!(matches!(error, Error::Refused(Refused::Over { there: Epoch(2), .. })), "{error:?}");
+    let error = shard.store.demote(Epoch(1), SOON).await.unwrap_err();
+    assert!(matches!(error, Error::Refused(Refused::Over { .. })), "{error:?}");
+    // Another region holds epoch 3.
+    shard.store.begin_epoch(Epoch(3), 0).await.unwrap();
+    closed(direct.refused("DELETE FROM notes").await, Closed::Expired);
+    assert!(shard.store.extend(Epoch(3), hour).await.is_err());
+}
+
+pub(super) async fn demotion_waits_for_writers_and_ends_them(place: Place) {
+    let shard = notes_shard(&place, "eu").await;
+    let hour = shard.store.clock().await.unwrap() + 3_600_000_000;
+    let mut direct = place.direct(&shard, "acme").await;
+    direct.ok(INSERT).await;
+    if !place.is_sqlite() {
+        // Inside, and silent.
+        direct.ok("BEGIN").await;
+        direct.ok("UPDATE notes SET body = 'inside'").await;
+    }
+    let tip = shard.store.demote(Epoch(1), SOON).await.unwrap();
+    let last = all(&shard.store).await.pop().unwrap();
+    assert_eq!((last.through, last.records.len()), (tip, 1));
+    if place.is_sqlite() {
+        closed(direct.refused("DELETE FROM notes").await, Closed::Expired);
+    } else {
+        assert!(matches!(direct.refused("COMMIT").await, Error::Away(_)), "the connection is gone");
+    }
+    let mut again = place.direct(&shard, "acme").await;
+    closed(again.refused("DELETE FROM notes").await, Closed::Expired);
+    assert!(shard.store.extend(Epoch(1), hour).await.is_err(), "a late renewal opens nothing");
+    shard.store.demote(Epoch(1), SOON).await.unwrap();
+    shard.store.begin_epoch(Epoch(2), hour).await.unwrap();
+    again.ok("UPDATE notes SET body = 'again'").await;
+}
+
+pub(super) async fn members_write_without_the_lease(place: Place) {
+    let members = table("notes", Some("tenant"), &["tenant", "id"], Writers::Members);
+    let shard = place.replica("eu", NOTES, &[members]).await;
+    let mut direct = place.direct(&shard, "acme").await;
+    closed(direct.refused(INSERT).await, Closed::Member);
+    shard.store.set_member(4).await.unwrap();
+    shard.store.begin_epoch(Epoch(5), 0).await.unwrap();
+    direct.ok(INSERT).await;
+    let change = changes(&shard.store).await.remove(0);
+    assert_eq!(change.version.epoch, Epoch(0), "no lease orders these");
+    assert_eq!(all(&shard.store).await[0].through.epoch, Epoch(5), "the log has its epochs all the same");
+    shard.store.set_member(0).await.unwrap();
+    closed(direct.refused("DELETE FROM notes").await, Closed::Member);
+}
+
+pub(super) async fn the_loop_flag_is_the_appliers_alone(place: Place) {
+    let shard = notes_shard(&place, "eu").await;
+    let mut direct = place.direct(&shard, "acme").await;
+    if place.is_sqlite() {
+        // Whoever has the file can do anything, but not by accident: a flag is never left behind.
+        direct.ok("BEGIN; INSERT INTO portolan_session (id, applying) VALUES (1, 1)").await;
+        direct.ok(INSERT).await;
+        assert!(matches!(direct.refused("COMMIT").await, Error::Rejected(_)));
+        direct.ok("ROLLBACK").await;
+    } else {
+        direct.ok("SELECT set_config('portolan.applying', 'on', false), set_config('portolan.maintenance', 'on', false)").await;
+        for refused in [
+            "SELECT * FROM portolan.log",
+            "DELETE FROM portolan.log",
+            "UPDATE portolan.fence SET deadline_us = 9000000000000000000",
+            "SELECT portolan.record('notes', true, 'acme', '[1]', NULL)",
+            "SET session_replication_role = replica",
+            "ALTER TABLE notes DISABLE TRIGGER ALL",
+            "SET SESSION AUTHORIZATION put",
+            "SET ROLE put",
+        ] {
+            assert!(matches!(direct.refused(refused).await, Error::Rejected(_)), "{refused}");
+        }
+    }
+    direct.ok(INSERT).await;
+    assert_eq!(changes(&shard.store).await.len(), 1);
+}
+
+pub(super) async fn a_commit_after_the_lease_is_unknown(place: Place) {
+    let shard = notes_shard(&place, "eu").await;
+    let tenant = TenantName::new("acme").unwrap();
+    let lease = Lease { epoch: Epoch(1), until: Moment(1_000) };
+    let error = shard.store.write(&tenant, &lease, Moment(1_000)).await.unwrap_err();
+    closed(error, Closed::Expired);
+    let mut write = shard.store.write(&tenant, &lease, Moment(10)).await.unwrap();
+    write
+        .execute("INSERT INTO notes VALUES ($1, $2, $3)", &["acme".into(), 1_i64.into(), "one".into()])
+        .await
+        .unwrap();
+    let error = write.commit(&lease, || Moment(2_000)).await.unwrap_err();
+    assert!(matches!(error, Error::Unknown(_)), "{error:?}");
+    assert_eq!(changes(&shard.store).await.len(), 1, "it was written, and only nobody may rely on it");
+}
+
+pub(super) async fn a_rewound_log_is_closed(place: Place) {
+    let shard = notes_shard(&place, "eu").await;
+    let hour = shard.store.clock().await.unwrap() + 3_600_000_000;
+    let mut direct = place.direct(&shard, "acme").await;
+    direct.ok(INSERT).await;
+    let before = Witness {
+        identity: shard.store.identity().await.unwrap(),
+        position: all(&shard.store).await.pop().unwrap().through,
+    };
+    assert_eq!(shard.store.verify(&before).await.unwrap(), Continuity::Continues);
+    direct.ok("UPDATE notes SET body = 'two'").await;
+    assert_eq!(shard.store.verify(&before).await.unwrap(), Continuity::Continues);
+    // Somebody saw a record that is not there any more.
+    let position =
+        Position { sequence: before.position.sequence + 100, transaction: u64::MAX >> 1, ..before.position };
+    let seen = Witness { position, ..before.clone() };
+    assert_eq!(shard.store.verify(&seen).await.unwrap(), Continuity::Rewound);
+    closed(direct.refused("DELETE FROM notes").await, Closed::Cut);
+    closed(shard.store.read(Position::START, Limits::default()).await.unwrap_err(), Closed::Cut);
+    closed(shard.store.extend(Epoch(1), hour).await.unwrap_err(), Closed::Cut);
+    shard.store.begin_epoch(Epoch(2), hour).await.unwrap();
+    direct.ok("DELETE FROM notes").await;
+    let now = shard.store.identity().await.unwrap();
+    assert!(now.incarnation != before.identity.incarnation && now.system == before.identity.system);
+    assert_eq!(shard.store.verify(&seen).await.unwrap(), Continuity::Other);
+}
+
+pub(super) async fn a_copy_of_a_database_is_another_log(place: Place) {
+    let shard = notes_shard(&place, "eu").await;
+    place.direct(&shard, "acme").await.ok(INSERT).await;
+    let identity = shard.store.identity().await.unwrap();
+    let (engine, mut copy) = match &shard.engine {
+        Engine::Sqlite(path) => {
+            place.admin(&shard).await.ok("PRAGMA wal_checkpoint(TRUNCATE)").await;
+            let copy = path.with_extension("copy");
+            std::fs::copy(path, &copy).unwrap();
+            let direct = Direct::sqlite(&copy.display().to_string(), true).await;
+            (Engine::Sqlite(copy), direct)
+        }
+        Engine::Postgres(config) => {
+            let name = config.owner.rsplit('/').find_map(|part| part.split_once("?host=")).unwrap().0;
+            let cluster = place.cluster();
+            shard.store.demote(Epoch(1), SOON).await.unwrap();
+            let end =
+                format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'");
+            let copied = format!("{name}_copy");
+            cluster.admin(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false; {end}")).await;
+            let mut made = false;
+            // Ended connections take a moment to go.
+            while !made {
+                let mut admin = Direct::Postgres(cluster.connect("postgres", "postgres").await);
+                made =
+                    admin.run(&format!("CREATE DATABASE {copied} TEMPLATE {name} OWNER own")).await.is_ok();
+            }
+            let direct = Direct::Postgres(cluster.connect("app", &copied).await);
+            (cluster.engine(&copied), direct)
+        }
+    };
+    let store = Store::open(&engine, RegionName::new("eu").unwrap()).await.unwrap();
+    closed(store.identity().await.unwrap_err(), Closed::Cut);
+    if !place.is_sqlite() {
+        copy.ok("SELECT set_config('portolan.tenant', 'acme', false)").await;
+    }
+    closed(copy.refused("DELETE FROM notes").await, Closed::Cut);
+    let hour = store.clock().await.unwrap() + 3_600_000_000;
+    store.begin_epoch(Epoch(2), hour).await.unwrap();
+    copy.ok("DELETE FROM notes").await;
+    let now = store.identity().await.unwrap();
+    assert!(now.system != identity.system && now.incarnation != identity.incarnation);
+    let witness = Witness { identity, position: Position::START };
+    assert_eq!(store.verify(&witness).await.unwrap(), Continuity::Other);
+    // Opened again, it is what it was.
+    let again = Store::open(&engine, RegionName::new("eu").unwrap()).await.unwrap();
+    assert_eq!(again.identity().await.unwrap(), now);
+}
+
+/// A standby of the region takes over: the timeline moves, and writers must wait for a new epoch.
+pub(super) async fn a_promotion_begins_another_log(place: Place) {
+    let shard = notes_shard(&place, "eu").await;
+    place.direct(&shard, "acme").await.ok(INSERT).await;
+    let witness = Witness {
+        identity: shard.store.identity().await.unwrap(),
+        position: all(&shard.store).await.pop().unwrap().through,
+    };
+    place.cluster().admin("CHECKPOINT").await;
+    place.cluster().down();
+    place.cluster().promote().await;
+    // Before any gateway has looked: the writer's trigger sees the timeline itself.
+    let mut direct = place.direct(&shard, "acme").await;
+    closed(direct.refused("DELETE FROM notes").await, Closed::Cut);
+    let store = Store::open(&shard.engine, RegionName::new("eu").unwrap()).await.unwrap();
+    closed(store.read(Position::START, Limits::default()).await.unwrap_err(), Closed::Cut);
+    let hour = store.clock().await.unwrap() + 3_600_000_000;
+    store.begin_epoch(Epoch(2), hour).await.unwrap();
+    assert_eq!(store.verify(&witness).await.unwrap(), Continuity::Other);
+    let now = store.identity().await.unwrap();
+    assert_eq!((now.timeline, &now.system), (witness.identity.timeline + 1, &witness.identity.system));
+    direct.ok("DELETE FROM notes").await;
+    let batch = store.read(witness.position, Limits::default()).await.unwrap();
+    assert_eq!((batch.records.len(), batch.through.epoch), (1, Epoch(2)));
+}

@@ -1,0 +1,144 @@
+//! Transactions of a tenant, as gateways write and read.
+
+use portolan_core::ids::TenantName;
+use portolan_core::log::Position;
+use portolan_core::time::Moment;
+
+use crate::database::{Dialect, Row, Session, Value};
+use crate::error::Error;
+use crate::model::fence::{Closed, Lease, Outcome};
+use crate::store::{Role, Store};
+
+/// A transaction. One that is dropped was never there.
+///
+/// On PostgreSQL it reaches the rows of its tenant alone. SQLite knows no such thing: there its writes are held against the
+/// tenant, and its reads must name it.
+#[derive(Debug)]
+pub struct Transaction {
+    session: Session,
+    /// Does it capture: has it a position to tell?
+    tenant: bool,
+}
+
+impl Store {
+    /// Begins a transaction that writes as a tenant, under the gateway's lease.
+    ///
+    /// # Errors
+    /// [`Closed::Expired`] when the lease has run out.
+    pub async fn write(&self, tenant: &TenantName, lease: &Lease, now: Moment) -> Result<Transaction, Error> {
+        if !lease.allows(now) {
+            return Err(Closed::Expired.into());
+        }
+        let mut session = self.begin(Role::Writer).await?;
+        self.enter(&mut session, tenant, true).await?;
+        Ok(Transaction { session, tenant: true })
+    }
+
+    /// Begins a transaction that reads one state as a tenant. For a strong read, ask [`Lease::allows`] after it: another
+    /// region may have written meanwhile.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn look(&self, tenant: &TenantName) -> Result<Transaction, Error> {
+        let mut session = self.pool(Role::Writer).snapshot().await?;
+        self.enter(&mut session, tenant, false).await?;
+        Ok(Transaction { session, tenant: false })
+    }
+
+    /// Begins a transaction of the owner, for changes of the tenants' schema: [`Store::declare`] comes after it.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn maintain(&self) -> Result<Transaction, Error> {
+        Ok(Transaction { session: self.begin(Role::Owner).await?, tenant: false })
+    }
+
+    async fn enter(&self, session: &mut Session, tenant: &TenantName, writes: bool) -> Result<(), Error> {
+        let tenant = Value::from(tenant.as_str());
+        match self.dialect() {
+            Dialect::Postgres => {
+                session.execute("SELECT set_config('portolan.tenant', $1, true)", &[tenant]).await?;
+            }
+            Dialect::Sqlite if writes => {
+                session.execute("UPDATE portolan_fence SET tx = tx + 1", &[]).await?;
+                session
+                    .execute(
+                        "INSERT INTO portolan_session (id, applying, tenant) VALUES (1, 0, $1)",
+                        &[tenant],
+                    )
+                    .await?;
+            }
+            Dialect::Sqlite => {}
+        }
+        Ok(())
+    }
+}
+
+impl Transaction {
+    /// Runs a statement with the values of `$1`, `$2` ... and says how many rows it touched.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] when the fence refuses, [`Error::Rejected`] when the database does.
+    pub async fn execute(&mut self, sql: &str, args: &[Value]) -> Result<u64, Error> {
+        self.session.execute(sql, args).await
+    }
+
+    /// Runs a query. In PostgreSQL, what is neither a number, text, truth nor bytes must be cast to text.
+    ///
+    /// # Errors
+    /// As [`Self::execute`].
+    pub async fn fetch(&mut self, sql: &str, args: &[Value]) -> Result<Vec<Row>, Error> {
+        self.session.fetch(sql, args).await
+    }
+
+    /// Commits, then looks at the lease again. Returns where the transaction's last record lies, if it has one.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] when the fence closed before the commit: nothing is written. [`Error::Unknown`] when the answer was
+    /// lost or the lease has run out meanwhile.
+    ///
+    /// # Cancel safety
+    /// Not cancel-safe: when it is dropped, nobody knows whether the transaction is written.
+    pub async fn commit(
+        mut self,
+        lease: &Lease,
+        clock: impl Fn() -> Moment,
+    ) -> Result<Option<Position>, Error> {
+        let position = if self.tenant { self.position().await? } else { None };
+        self.session.commit().await?;
+        match lease.outcome(clock()) {
+            Outcome::Done => Ok(position),
+            Outcome::Unknown => {
+                Err(Error::Unknown("the lease ran out while the transaction was committed".to_owned()))
+            }
+        }
+    }
+
+    /// Commits what [`Store::maintain`] began.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub async fn finish(self) -> Result<(), Error> {
+        self.session.commit().await
+    }
+
+    async fn position(&mut self) -> Result<Option<Position>, Error> {
+        let rows = match self.session.dialect() {
+            Dialect::Postgres => self.session.fetch("SELECT portolan.written()", &[]).await?,
+            Dialect::Sqlite => {
+                self.session.execute("DELETE FROM portolan_session", &[]).await?;
+                self.session
+                    .fetch(
+                        "SELECT l.epoch || '.' || l.tx || '.' || l.seq FROM portolan_log l, portolan_fence f \
+                         WHERE l.epoch = f.epoch AND l.tx = f.tx ORDER BY l.seq DESC LIMIT 1",
+                        &[],
+                    )
+                    .await?
+            }
+        };
+        let Some(text) = rows.first().map(|row| row.text_or_null(0)).transpose()?.flatten() else {
+            return Ok(None);
+        };
+        text.parse().map(Some).map_err(|_| Error::Damaged(format!("{text} is no position")))
+    }
+}

@@ -1,0 +1,332 @@
+-- What portolan keeps in a shard beside the operator's tables. All times are microseconds of this database's clock.
+CREATE SCHEMA portolan;
+
+-- The fence, and which log this is. One row. `epoch` and `changes` are a key, so that a transaction with an old snapshot cannot
+-- lock the row once they have changed, while renewals of the deadline disturb nobody.
+CREATE TABLE portolan.fence (
+    id          bigint  PRIMARY KEY CHECK (id = 1),
+    epoch       bigint  NOT NULL CHECK (epoch >= 0),
+    changes     bigint  NOT NULL,
+    deadline_us bigint  NOT NULL,
+    member      bigint  NOT NULL CHECK (member >= 0),
+    origin      text    NOT NULL COLLATE "C",
+    schema      bigint  NOT NULL,
+    system      text    NOT NULL,
+    timeline    bigint  NOT NULL,
+    incarnation text    NOT NULL,
+    -- The history was cut: a new epoch must begin before anything is written.
+    cut         bigint  NOT NULL CHECK (cut IN (0, 1)),
+    -- The role that applies; no other's loop flag is believed.
+    applier     text,
+    UNIQUE (epoch, changes)
+);
+
+CREATE SEQUENCE portolan.log_seq;
+
+CREATE TABLE portolan.log (
+    epoch           bigint NOT NULL,
+    tx              bigint NOT NULL,
+    seq             bigint NOT NULL DEFAULT nextval('portolan.log_seq'),
+    at_us           bigint NOT NULL,
+    tenant          text CHECK (tenant ~ '^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$'),
+    placement       bigint NOT NULL,
+    schema          bigint NOT NULL,
+    kind            text   NOT NULL CHECK (kind IN ('put', 'delete', 'forget')),
+    table_name      text,
+    key             text,
+    row             jsonb,
+    version_epoch   bigint,
+    v               bigint,
+    origin          text COLLATE "C",
+    replaces_epoch  bigint,
+    replaces_v      bigint,
+    replaces_origin text COLLATE "C",
+    -- Was it written under the lease, and is it the first such record of its transaction?
+    leased          boolean NOT NULL,
+    opens           boolean NOT NULL,
+    PRIMARY KEY (epoch, tx, seq)
+);
+
+-- The version of each row that was ever written here, and of each that was deleted.
+CREATE TABLE portolan.row (
+    table_name      text   NOT NULL COLLATE "C",
+    key             text   NOT NULL COLLATE "C",
+    tenant          text,
+    placement       bigint NOT NULL,
+    epoch           bigint NOT NULL,
+    v               bigint NOT NULL,
+    origin          text   NOT NULL COLLATE "C",
+    replaces_epoch  bigint,
+    replaces_v      bigint,
+    replaces_origin text COLLATE "C",
+    deleted         bigint NOT NULL CHECK (deleted IN (0, 1)),
+    PRIMARY KEY (table_name, key)
+);
+
+CREATE INDEX row_tenant ON portolan.row (tenant, placement);
+
+-- Tenants that were ever held or moved; all others are here, with placement 0.
+CREATE TABLE portolan.tenant (
+    tenant    text   PRIMARY KEY,
+    placement bigint NOT NULL DEFAULT 0,
+    forgotten bigint NOT NULL DEFAULT 0,
+    hold      text,
+    away      bigint NOT NULL DEFAULT 0 CHECK (away IN (0, 1))
+);
+
+-- How far the logs of others have been applied here.
+CREATE TABLE portolan.progress (
+    source       text   PRIMARY KEY,
+    system       text   NOT NULL,
+    timeline     bigint NOT NULL,
+    incarnation  text   NOT NULL,
+    epoch        bigint NOT NULL,
+    tx           bigint NOT NULL,
+    seq          bigint NOT NULL,
+    staged_epoch bigint,
+    staged_tx    bigint,
+    staged_seq   bigint
+);
+
+-- Parts of transactions that are too large for one batch, until the last is there.
+CREATE TABLE portolan.staged (
+    source text   NOT NULL,
+    epoch  bigint NOT NULL,
+    tx     bigint NOT NULL,
+    seq    bigint NOT NULL,
+    record text   NOT NULL,
+    PRIMARY KEY (source, epoch, tx, seq)
+);
+
+-- Versions that lost without having been known to the winner.
+CREATE TABLE portolan.conflict (
+    table_name  text   NOT NULL COLLATE "C",
+    key         text   NOT NULL COLLATE "C",
+    lost_epoch  bigint NOT NULL,
+    lost_v      bigint NOT NULL,
+    lost_origin text   NOT NULL COLLATE "C",
+    won_epoch   bigint NOT NULL,
+    won_v       bigint NOT NULL,
+    won_origin  text   NOT NULL COLLATE "C",
+    tenant      text,
+    placement   bigint NOT NULL,
+    row         text,
+    at_us       bigint NOT NULL,
+    PRIMARY KEY (table_name, key, lost_epoch, lost_v, lost_origin)
+);
+
+-- Changes that the database did not take, each on its own, until they can be applied.
+CREATE TABLE portolan.parked (
+    table_name text   NOT NULL COLLATE "C",
+    key        text   NOT NULL COLLATE "C",
+    epoch      bigint NOT NULL,
+    v          bigint NOT NULL,
+    origin     text   NOT NULL COLLATE "C",
+    tenant     text,
+    placement  bigint NOT NULL,
+    record     text   NOT NULL,
+    why        text   NOT NULL,
+    at_us      bigint NOT NULL,
+    PRIMARY KEY (table_name, key, epoch, v, origin)
+);
+
+-- Versions of the tenants' schema that this shard has.
+CREATE TABLE portolan.schema (
+    version bigint PRIMARY KEY,
+    at_us   bigint NOT NULL
+);
+
+CREATE FUNCTION portolan.now_us() RETURNS bigint LANGUAGE sql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    RETURN (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
+
+-- The timeline that is being written: a promotion moves it at once.
+CREATE FUNCTION portolan.timeline() RETURNS bigint LANGUAGE sql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    RETURN ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int::bigint;
+
+-- The cluster and the database in it: a copy made from a template is another log.
+CREATE FUNCTION portolan.system() RETURNS text LANGUAGE sql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    RETURN (SELECT system_identifier FROM pg_control_system())::text
+        || '-' || (SELECT oid FROM pg_database WHERE datname = current_database());
+
+CREATE FUNCTION portolan.draw() RETURNS text LANGUAGE sql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    RETURN substr(replace(gen_random_uuid()::text, '-', ''), 1, 16);
+
+INSERT INTO portolan.fence VALUES
+    (1, 0, 0, 0, 0, '', 0, portolan.system(), portolan.timeline(), portolan.draw(), 0, NULL);
+
+-- The loop flag holds for one transaction, and only for the applier: anybody can set it.
+CREATE FUNCTION portolan.applying() RETURNS boolean LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN current_setting('portolan.applying', true) = 'on'
+        AND coalesce((SELECT pg_has_role(session_user, applier, 'MEMBER') FROM portolan.fence), false);
+END $$;
+
+CREATE FUNCTION portolan.refuse(why text) RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION 'portolan:%', why USING ERRCODE = 'read_only_sql_transaction',
+        HINT = 'Write through any portolan gateway: it knows where this shard''s primary is.';
+END $$;
+
+-- Who writes enters the fence and stays inside until the transaction ends: demotion waits for the lock. Returns the epoch.
+CREATE FUNCTION portolan.enter(leased boolean) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    fence portolan.fence;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(8101820099073958254);
+    IF current_setting('transaction_isolation') = 'read committed' THEN
+        SELECT * INTO STRICT fence FROM portolan.fence;
+    ELSE
+        -- An old snapshot would not see that the epoch or a hold has changed; the lock fails then.
+        SELECT * INTO STRICT fence FROM portolan.fence FOR KEY SHARE;
+    END IF;
+    IF fence.cut = 1 OR fence.timeline <> portolan.timeline() THEN
+        PERFORM portolan.refuse('cut');
+    ELSIF leased AND portolan.now_us() >= fence.deadline_us THEN
+        PERFORM portolan.refuse('expired');
+    ELSIF NOT leased AND fence.member = 0 THEN
+        PERFORM portolan.refuse('member');
+    END IF;
+    RETURN fence.epoch;
+END $$;
+
+-- Before each statement: TG_ARGV[0] is 'leased' or 'members'.
+CREATE FUNCTION portolan.enter_statement() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT portolan.applying() THEN
+        PERFORM portolan.enter(TG_ARGV[0] = 'leased');
+    END IF;
+    RETURN NULL;
+END $$;
+
+-- At commit, once for each transaction: it began in time, and must end in time.
+CREATE FUNCTION portolan.leave() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF portolan.enter(NEW.leased) <> NEW.epoch THEN
+        PERFORM portolan.refuse('moved');
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE CONSTRAINT TRIGGER leave AFTER INSERT ON portolan.log DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (NEW.opens) EXECUTE FUNCTION portolan.leave();
+
+CREATE FUNCTION portolan.record(own_table text, own_leased boolean, own_tenant text, own_key text, image jsonb)
+    RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    number bigint := pg_current_xact_id()::text::bigint;
+    current_epoch bigint;
+    here portolan.fence;
+    place portolan.tenant;
+    version portolan.row;
+    now_us bigint := portolan.now_us();
+BEGIN
+    current_epoch := portolan.enter(own_leased);
+    SELECT * INTO STRICT here FROM portolan.fence;
+    IF own_tenant IS NOT NULL THEN
+        -- A move that holds the tenant waits for whoever is inside.
+        PERFORM pg_advisory_xact_lock_shared(1886351988, hashtext(own_tenant));
+        SELECT * INTO place FROM portolan.tenant WHERE tenant = own_tenant;
+        IF place.away = 1 THEN
+            PERFORM portolan.refuse('away');
+        ELSIF place.hold IS NOT NULL THEN
+            PERFORM portolan.refuse('held');
+        END IF;
+    END IF;
+    INSERT INTO portolan.row AS old
+        (table_name, key, tenant, placement, epoch, v, origin, deleted)
+    VALUES (own_table, own_key, own_tenant, coalesce(place.placement, 0),
+        CASE WHEN own_leased THEN current_epoch ELSE 0 END, now_us, here.origin, (image IS NULL)::int)
+    ON CONFLICT (table_name, key) DO UPDATE SET
+        tenant = excluded.tenant, placement = excluded.placement, epoch = excluded.epoch,
+        v = greatest(excluded.v, old.v + 1), origin = excluded.origin, deleted = excluded.deleted,
+        replaces_epoch = old.epoch, replaces_v = old.v, replaces_origin = old.origin
+    RETURNING * INTO version;
+    INSERT INTO portolan.log
+        (epoch, tx, at_us, tenant, placement, schema, kind, table_name, key, row,
+         version_epoch, v, origin, replaces_epoch, replaces_v, replaces_origin, leased, opens)
+    VALUES (current_epoch, number, now_us, own_tenant, version.placement, here.schema,
+        CASE WHEN image IS NULL THEN 'delete' ELSE 'put' END, own_table, own_key, image,
+        version.epoch, version.v, version.origin,
+        version.replaces_epoch, version.replaces_v, version.replaces_origin, own_leased,
+        NOT EXISTS (SELECT FROM portolan.log
+            WHERE epoch = current_epoch AND tx = number AND leased = own_leased));
+END $$;
+
+-- After each row. TG_ARGV: the table, its tenant column or '', 'leased' or 'members', its generated columns and its key columns as
+-- arrays. The settings make one text of each value, whatever the writer's session says.
+CREATE FUNCTION portolan.capture() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC' SET datestyle = 'ISO, YMD' SET intervalstyle = 'iso_8601'
+    SET bytea_output = 'hex' SET extra_float_digits = 1 SET lc_monetary = 'C'
+AS $$
+DECLARE
+    leased boolean := TG_ARGV[2] = 'leased';
+    generated text[] := TG_ARGV[3];
+    keys text[] := TG_ARGV[4];
+    old_image jsonb; old_key text; old_tenant text;
+    new_image jsonb; new_key text; new_tenant text;
+BEGIN
+    IF portolan.applying() THEN
+        RETURN NULL;
+    END IF;
+    IF TG_OP <> 'INSERT' THEN
+        old_image := to_jsonb(OLD) - generated;
+        old_tenant := old_image ->> TG_ARGV[1];
+        old_key := (SELECT jsonb_agg(old_image -> name ORDER BY at) FROM unnest(keys) WITH ORDINALITY AS k (name, at));
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        new_image := to_jsonb(NEW) - generated;
+        new_tenant := new_image ->> TG_ARGV[1];
+        new_key := (SELECT jsonb_agg(new_image -> name ORDER BY at) FROM unnest(keys) WITH ORDINALITY AS k (name, at));
+    END IF;
+    IF TG_OP = 'UPDATE' AND old_image::text = new_image::text THEN
+        RETURN NULL;
+    END IF;
+    -- A row under another key or of another tenant is another row.
+    IF old_key IS NOT NULL AND (old_key, old_tenant) IS DISTINCT FROM (new_key, new_tenant) THEN
+        PERFORM portolan.record(TG_ARGV[0], leased, old_tenant, old_key, NULL);
+    END IF;
+    IF new_key IS NOT NULL THEN
+        PERFORM portolan.record(TG_ARGV[0], leased, new_tenant, new_key, new_image);
+    END IF;
+    RETURN NULL;
+END $$;
+
+-- TRUNCATE deletes each row first, of all tenants, so that each is in the log.
+CREATE FUNCTION portolan.truncating() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    before text := coalesce(current_setting('portolan.maintenance', true), '');
+BEGIN
+    PERFORM set_config('portolan.maintenance', 'on', true);
+    EXECUTE format('DELETE FROM %s', TG_RELID::regclass);
+    PERFORM set_config('portolan.maintenance', before, true);
+    RETURN NULL;
+END $$;
+
+-- Where the running transaction's last record lies.
+CREATE FUNCTION portolan.written() RETURNS text LANGUAGE sql VOLATILE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    RETURN (SELECT log.epoch || '.' || log.tx || '.' || log.seq FROM portolan.log
+        WHERE log.epoch = (SELECT fence.epoch FROM portolan.fence)
+          AND log.tx = pg_current_xact_id_if_assigned()::text::bigint
+        ORDER BY log.epoch DESC, log.tx DESC, log.seq DESC LIMIT 1);
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA portolan FROM PUBLIC;

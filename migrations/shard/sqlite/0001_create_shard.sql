@@ -1,0 +1,144 @@
+-- What portolan keeps in a shard beside the operator's tables. All times are microseconds of this database's clock.
+
+-- The fence, and which log this is. One row.
+CREATE TABLE portolan_fence (
+    id          INTEGER PRIMARY KEY CHECK (id = 1),
+    epoch       INTEGER NOT NULL CHECK (epoch >= 0),
+    deadline_us INTEGER NOT NULL,
+    member      INTEGER NOT NULL CHECK (member >= 0),
+    origin      TEXT    NOT NULL,
+    schema      INTEGER NOT NULL,
+    system      TEXT    NOT NULL,
+    timeline    INTEGER NOT NULL,
+    incarnation TEXT    NOT NULL,
+    -- The history was cut: a new epoch must begin before anything is written.
+    cut         INTEGER NOT NULL CHECK (cut IN (0, 1)),
+    -- The number of the transaction that is being written. SQLite numbers none; whoever wants an end moves it on.
+    tx          INTEGER NOT NULL
+) STRICT;
+
+INSERT INTO portolan_fence VALUES
+    (1, 0, 0, 0, '', 0, lower(hex(randomblob(8))), 1, lower(hex(randomblob(8))), 0, 1);
+
+CREATE TABLE portolan_log (
+    seq             INTEGER PRIMARY KEY AUTOINCREMENT,
+    epoch           INTEGER NOT NULL,
+    tx              INTEGER NOT NULL,
+    at_us           INTEGER NOT NULL,
+    tenant          TEXT CHECK (length(tenant) BETWEEN 1 AND 63 AND tenant NOT GLOB '*[^a-z0-9._-]*'
+                                AND tenant GLOB '[a-z0-9]*' AND tenant GLOB '*[a-z0-9]'),
+    placement       INTEGER NOT NULL,
+    schema          INTEGER NOT NULL,
+    kind            TEXT    NOT NULL CHECK (kind IN ('put', 'delete', 'forget')),
+    table_name      TEXT,
+    key             TEXT,
+    row             TEXT,
+    version_epoch   INTEGER,
+    v               INTEGER,
+    origin          TEXT,
+    replaces_epoch  INTEGER,
+    replaces_v      INTEGER,
+    replaces_origin TEXT
+) STRICT;
+
+CREATE UNIQUE INDEX portolan_log_position ON portolan_log (epoch, tx, seq);
+
+-- The version of each row that was ever written here, and of each that was deleted.
+CREATE TABLE portolan_row (
+    table_name      TEXT    NOT NULL,
+    key             TEXT    NOT NULL,
+    tenant          TEXT,
+    placement       INTEGER NOT NULL,
+    epoch           INTEGER NOT NULL,
+    v               INTEGER NOT NULL,
+    origin          TEXT    NOT NULL,
+    replaces_epoch  INTEGER,
+    replaces_v      INTEGER,
+    replaces_origin TEXT,
+    deleted         INTEGER NOT NULL CHECK (deleted IN (0, 1)),
+    PRIMARY KEY (table_name, key)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX portolan_row_tenant ON portolan_row (tenant, placement);
+
+-- Tenants that were ever held or moved; all others are here, with placement 0.
+CREATE TABLE portolan_tenant (
+    tenant    TEXT    PRIMARY KEY,
+    placement INTEGER NOT NULL DEFAULT 0,
+    forgotten INTEGER NOT NULL DEFAULT 0,
+    hold      TEXT,
+    away      INTEGER NOT NULL DEFAULT 0 CHECK (away IN (0, 1))
+) STRICT, WITHOUT ROWID;
+
+-- How far the logs of others have been applied here.
+CREATE TABLE portolan_progress (
+    source       TEXT    PRIMARY KEY,
+    system       TEXT    NOT NULL,
+    timeline     INTEGER NOT NULL,
+    incarnation  TEXT    NOT NULL,
+    epoch        INTEGER NOT NULL,
+    tx           INTEGER NOT NULL,
+    seq          INTEGER NOT NULL,
+    staged_epoch INTEGER,
+    staged_tx    INTEGER,
+    staged_seq   INTEGER
+) STRICT, WITHOUT ROWID;
+
+-- Parts of transactions that are too large for one batch, until the last is there.
+CREATE TABLE portolan_staged (
+    source TEXT    NOT NULL,
+    epoch  INTEGER NOT NULL,
+    tx     INTEGER NOT NULL,
+    seq    INTEGER NOT NULL,
+    record TEXT    NOT NULL,
+    PRIMARY KEY (source, epoch, tx, seq)
+) STRICT, WITHOUT ROWID;
+
+-- Versions that lost without having been known to the winner.
+CREATE TABLE portolan_conflict (
+    table_name  TEXT    NOT NULL,
+    key         TEXT    NOT NULL,
+    lost_epoch  INTEGER NOT NULL,
+    lost_v      INTEGER NOT NULL,
+    lost_origin TEXT    NOT NULL,
+    won_epoch   INTEGER NOT NULL,
+    won_v       INTEGER NOT NULL,
+    won_origin  TEXT    NOT NULL,
+    tenant      TEXT,
+    placement   INTEGER NOT NULL,
+    row         TEXT,
+    at_us       INTEGER NOT NULL,
+    PRIMARY KEY (table_name, key, lost_epoch, lost_v, lost_origin)
+) STRICT, WITHOUT ROWID;
+
+-- Changes that the database did not take, each on its own, until they can be applied.
+CREATE TABLE portolan_parked (
+    table_name TEXT    NOT NULL,
+    key        TEXT    NOT NULL,
+    epoch      INTEGER NOT NULL,
+    v          INTEGER NOT NULL,
+    origin     TEXT    NOT NULL,
+    tenant     TEXT,
+    placement  INTEGER NOT NULL,
+    record     TEXT    NOT NULL,
+    why        TEXT    NOT NULL,
+    at_us      INTEGER NOT NULL,
+    PRIMARY KEY (table_name, key, epoch, v, origin)
+) STRICT, WITHOUT ROWID;
+
+-- Versions of the tenants' schema that this shard has.
+CREATE TABLE portolan_schema (
+    version INTEGER PRIMARY KEY,
+    at_us   INTEGER NOT NULL
+) STRICT;
+
+-- What holds for one transaction: is it the applier's, and for which tenant does it write. A row here breaks a reference
+-- that is checked at commit, so that no transaction can leave one behind.
+CREATE TABLE portolan_never (id INTEGER PRIMARY KEY CHECK (id IS NULL)) STRICT;
+
+CREATE TABLE portolan_session (
+    id       INTEGER PRIMARY KEY CHECK (id = 1),
+    applying INTEGER NOT NULL CHECK (applying IN (0, 1)),
+    tenant   TEXT,
+    never    INTEGER NOT NULL DEFAULT 0 REFERENCES portolan_never (id) DEFERRABLE INITIALLY DEFERRED
+) STRICT;

@@ -70,6 +70,14 @@ pub struct Lost {
     pub winner: portolan_core::log::Version,
 }
 
+/// What was taken of some records.
+#[derive(Debug, Default)]
+struct Taken {
+    conflicts: u64,
+    parked: Vec<(Record, String)>,
+    written: u64,
+}
+
 const PROGRESS: &str = "SELECT system, timeline, incarnation, epoch, tx, seq, staged_epoch, staged_tx, staged_seq \
     FROM portolan_progress WHERE source = $1";
 
@@ -331,6 +339,10 @@ impl Store {
     }
 
     /// Lets records through the gate, and does what it says.
+    ///
+    /// All at once if the database takes them so. If not, one after the other as they were written, because that order kept
+    /// every constraint where they come from; and what came before its time once more at the end. What is refused even
+    /// then is parked.
     async fn absorb(
         &self,
         session: &mut Session,
@@ -346,26 +358,51 @@ impl Store {
             }
         }
         lock(session, &declared, &good).await?;
+        let mut taken = Taken::default();
+        session.execute("SAVEPOINT portolan_set", &[]).await?;
+        if !self.take(session, &declared, &good, &mut taken).await?.is_empty() {
+            session.execute("ROLLBACK TO portolan_set", &[]).await?;
+            taken = Taken::default();
+            let mut early = Vec::new();
+            for record in &good {
+                early.extend(self.take(session, &declared, &[record], &mut taken).await?);
+            }
+            for (record, _) in early {
+                parked.extend(self.take(session, &declared, &[&record], &mut taken).await?);
+            }
+        }
+        session.execute("RELEASE portolan_set", &[]).await?;
+        parked.extend(taken.parked);
+        park(session, &parked).await?;
+        counts.conflicts += taken.conflicts;
+        counts.written += taken.written;
+        counts.parked += parked.len() as u64;
+        Ok(())
+    }
+
+    /// Takes records as one set. Returns those that the database refused, with its words; then the set is not whole.
+    async fn take(
+        &self,
+        session: &mut Session,
+        declared: &[Declared],
+        records: &[&Record],
+        taken: &mut Taken,
+    ) -> Result<Vec<(Record, String)>, Error> {
         let now = session.one("SELECT {now}", &[]).await?.number(0)?;
-        let mut ground = ground(session, &good).await?;
-        let plan = Plan::make(&mut ground, good, now);
+        let mut ground = ground(session, records).await?;
+        let plan = Plan::make(&mut ground, records.iter().copied(), now);
         for (tenant, placement) in &plan.forgets {
             self.forget_rows(session, tenant, *placement).await?;
         }
         self.keep_conflicts(session, &plan).await?;
-        counts.conflicts += plan.conflicts.len() as u64;
-        parked.extend(plan.parked.into_iter().map(|(record, why)| (record, why.text().to_owned())));
-        let mut writes: BTreeMap<RowId, Write> = plan.writes;
-        for (id, why) in write(session, &declared, &writes).await? {
-            if let Some(write) = writes.remove(&id) {
-                parked.push((write.record, why));
-            }
+        taken.parked.extend(plan.parked.into_iter().map(|(record, why)| (record, why.text().to_owned())));
+        if let Some(why) = write(session, declared, &plan.writes).await? {
+            return Ok(plan.writes.into_values().map(|write| (write.record, why.clone())).collect());
         }
-        save_states(session, &writes).await?;
-        park(session, &parked).await?;
-        counts.written += writes.len() as u64;
-        counts.parked += parked.len() as u64;
-        Ok(())
+        save_states(session, &plan.writes).await?;
+        taken.conflicts += plan.conflicts.len() as u64;
+        taken.written += plan.writes.len() as u64;
+        Ok(Vec::new())
     }
 
     async fn keep_conflicts(&self, session: &mut Session, plan: &Plan) -> Result<(), Error> {
@@ -642,82 +679,44 @@ async fn ground(session: &mut Session, records: &[&Record]) -> Result<Ground, Er
     Ok(ground)
 }
 
-/// Puts and deletes rows: deletions first, children before those they refer to, then the others the other way round. What
-/// the database does not take is tried again on its own at the end, when all else is there. Returns what it never took.
+/// Puts and deletes rows: deletions first, children before those they refer to, then the others the other way round.
+/// Returns why the database refuses, if it does.
 async fn write(
     session: &mut Session,
     declared: &[Declared],
     writes: &BTreeMap<RowId, Write>,
-) -> Result<Vec<(RowId, String)>, Error> {
-    let mut refused: Vec<(&Declared, &RowId, &Write)> = Vec::new();
+) -> Result<Option<String>, Error> {
     let of = |table: &Declared, deleted: bool| {
         let name = table.table.name.as_str().to_owned();
-        writes
-            .iter()
-            .filter(move |(id, write)| id.table == name && write.row.is_none() == deleted)
-            .collect::<Vec<_>>()
+        let of = writes.iter().filter(move |(id, write)| id.table == name && write.row.is_none() == deleted);
+        of.collect::<Vec<_>>()
     };
+    let mut sets = Vec::new();
     for table in declared.iter().rev() {
-        set(session, table, &of(table, true), &mut refused).await?;
+        sets.push((table, of(table, true)));
     }
     for table in declared {
-        let mut sets: HashMap<BTreeSet<String>, Vec<(&RowId, &Write)>> = HashMap::new();
+        let mut alike: HashMap<BTreeSet<String>, Vec<(&RowId, &Write)>> = HashMap::new();
         for (id, write) in of(table, false) {
-            sets.entry(names(table, write)).or_default().push((id, write));
+            alike.entry(names(table, write)).or_default().push((id, write));
         }
-        for rows in sets.into_values() {
-            set(session, table, &rows, &mut refused).await?;
+        sets.extend(alike.into_values().map(|rows| (table, rows)));
+    }
+    for (table, rows) in sets {
+        let Some((_, first)) = rows.first() else { continue };
+        let (sql, texts) = statement(session.dialect(), table, first, &rows);
+        match session.attempt(&sql, &[texts.into()]).await {
+            Err(Error::Rejected(why)) => return Ok(Some(why)),
+            done => done.map(drop)?,
         }
     }
-    let mut parked = Vec::new();
-    for (table, id, write) in refused {
-        if let Some(why) = one(session, table, id, write).await? {
-            parked.push((id.clone(), why));
-        }
-    }
-    Ok(parked)
+    Ok(None)
 }
 
 /// The columns that a row has and that can be written.
 fn names(table: &Declared, write: &Write) -> BTreeSet<String> {
     let row = write.row.as_deref().and_then(|row| columns(row).ok()).unwrap_or_default();
     row.into_keys().filter(|name| table.columns.contains(name)).collect()
-}
-
-/// Puts or deletes rows of one table at once, or, when the database does not take them so, each on its own.
-async fn set<'a>(
-    session: &mut Session,
-    table: &'a Declared,
-    rows: &[(&'a RowId, &'a Write)],
-    refused: &mut Vec<(&'a Declared, &'a RowId, &'a Write)>,
-) -> Result<(), Error> {
-    let Some((_, first)) = rows.first() else { return Ok(()) };
-    let (sql, texts) = statement(session.dialect(), table, first, rows);
-    match session.attempt(&sql, &[texts.into()]).await {
-        Err(Error::Rejected(_)) => {}
-        done => return done.map(drop),
-    }
-    for (id, write) in rows {
-        if one(session, table, id, write).await?.is_some() {
-            refused.push((table, id, write));
-        }
-    }
-    Ok(())
-}
-
-/// Puts or deletes one row; returns why not.
-async fn one(
-    session: &mut Session,
-    table: &Declared,
-    id: &RowId,
-    write: &Write,
-) -> Result<Option<String>, Error> {
-    let (sql, texts) = statement(session.dialect(), table, write, &[(id, write)]);
-    match session.attempt(&sql, &[texts.into()]).await {
-        Ok(_) => Ok(None),
-        Err(Error::Rejected(why)) => Ok(Some(why)),
-        Err(error) => Err(error),
-    }
 }
 
 fn statement(
@@ -775,7 +774,8 @@ async fn park(session: &mut Session, parked: &[(Record, String)]) -> Result<(), 
             .run(
                 "INSERT INTO portolan_parked (table_name, key, epoch, v, origin, tenant, placement, record, why, at_us) \
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, {now}) \
-                 ON CONFLICT (table_name, key, epoch, v, origin) DO UPDATE SET why = excluded.why",
+                 ON CONFLICT (table_name, key, epoch, v, origin) DO UPDATE SET why = excluded.why, \
+                 tenant = excluded.tenant, placement = excluded.placement, record = excluded.record",
                 &[
                     id.table.as_str().into(),
                     id.key.as_str().into(),

@@ -87,7 +87,7 @@ async fn connect(url: &str, role: &str) -> Result<(PgPool, String), Error> {
             ("statement_timeout", milliseconds(ANSWER_TIMEOUT)),
             ("lock_timeout", milliseconds(LOCK_TIMEOUT)),
             ("idle_in_transaction_session_timeout", milliseconds(ANSWER_TIMEOUT)),
-            ("default_transaction_isolation", "read\\ committed".to_owned()),
+            ("default_transaction_isolation", "read committed".to_owned()),
         ])
         .disable_statement_logging();
     let pool = PgPoolOptions::new()
@@ -240,7 +240,7 @@ pub(crate) async fn capture(session: &mut Session, table: &Declared, roles: &Rol
 /// Takes the triggers of tables away that are no longer declared.
 pub(crate) async fn release(session: &mut Session, declared: &[Declared]) -> Result<(), Error> {
     let tables = session
-        .query(
+        .fetch(
             "SELECT c.relname::text FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid \
              JOIN pg_namespace n ON n.oid = c.relnamespace \
              WHERE t.tgname = 'portolan_capture' AND n.nspname = 'public'",

@@ -199,20 +199,29 @@ pub(crate) fn array<T: ToString>(names: &[T]) -> String {
     format!("{{{}}}", names.join(","))
 }
 
-/// A value of SQLite as JSON that keeps what it is: bytes in an object, fractions with all their digits.
+/// A value of SQLite as JSON that keeps what it is. Bytes go into an object, and so do fractions that SQLite does not read
+/// back as it writes them, with what is missing then: their sum is the fraction again, to the last bit.
 fn encode(row: &str, column: &str) -> String {
     let value = format!("{row}.\"{column}\"");
+    let text = |digits: u8| format!("printf('%!.{digits}g', {value})");
+    let same = |digits: u8| format!("WHEN CAST({0} AS REAL) = {value} THEN {0} ", text(digits));
     format!(
         "CASE typeof({value}) WHEN 'blob' THEN json_object('blob', hex({value})) \
-         WHEN 'real' THEN json(CASE WHEN abs({value}) < 9e999 THEN printf('%!.17g', {value}) \
-         WHEN {value} > 0 THEN '9e999' ELSE '-9e999' END) ELSE json_quote({value}) END"
+         WHEN 'real' THEN json(CASE WHEN {value} = 9e999 THEN '9e999' WHEN {value} = -9e999 THEN '-9e999' {}{}\
+         ELSE '{{\"real\":[' || {text} || ',' || printf('%!.17g', {value} - CAST({text} AS REAL)) || ']}}' END) \
+         ELSE json_quote({value}) END",
+        same(15),
+        same(17),
+        text = text(17),
     )
 }
 
 /// The other way round.
 fn decode(json: &str, path: &str) -> String {
     format!(
-        "CASE json_type({json}, '{path}') WHEN 'object' THEN unhex(json_extract({json}, '{path}.blob')) \
+        "CASE json_type({json}, '{path}') WHEN 'object' THEN \
+         CASE WHEN json_type({json}, '{path}.blob') IS NOT NULL THEN unhex(json_extract({json}, '{path}.blob')) \
+         ELSE json_extract({json}, '{path}.real[0]') + json_extract({json}, '{path}.real[1]') END \
          ELSE json_extract({json}, '{path}') END"
     )
 }

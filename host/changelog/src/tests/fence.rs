@@ -7,7 +7,7 @@ use portolan_core::log::{Continuity, Epoch, Position, Witness};
 use portolan_core::tenant_table::Writers;
 use portolan_core::time::Moment;
 
-use super::capture::{NOTES, all, changes, notes, notes_shard};
+use super::capture::{NOTES, all, changes, notes, notes_shard, read};
 use super::place::{Direct, Place, table};
 use crate::{Closed, Engine, Error, Lease, Limits, Refused, Store};
 
@@ -86,9 +86,8 @@ pub(super) async fn old_snapshots_do_not_slip_through(place: Place) {
     };
     for level in ["REPEATABLE READ", "SERIALIZABLE"] {
         begin(level).await;
-        let epoch = shard.store.fence().await.unwrap().epoch;
-        shard.store.begin_epoch(Epoch(epoch.0 + 1), hour).await.unwrap();
-        drop(epoch);
+        let Epoch(epoch) = shard.store.fence().await.unwrap().epoch;
+        shard.store.begin_epoch(Epoch(epoch + 1), hour).await.unwrap();
     }
     drop(begin);
     // The snapshot knows epoch 2 alone.
@@ -154,7 +153,7 @@ pub(super) async fn demotion_waits_for_writers_and_ends_them(place: Place) {
     assert!(shard.store.extend(Epoch(1), hour).await.is_err(), "a late renewal opens nothing");
     shard.store.demote(Epoch(1), SOON).await.unwrap();
     shard.store.begin_epoch(Epoch(2), hour).await.unwrap();
-    again.ok("UPDATE notes SET body = 'again'").await;
+    place.direct(&shard, "acme").await.ok("UPDATE notes SET body = 'again'").await;
 }
 
 pub(super) async fn members_write_without_the_lease(place: Place) {
@@ -314,6 +313,6 @@ pub(super) async fn a_promotion_begins_another_log(place: Place) {
     let now = store.identity().await.unwrap();
     assert_eq!((now.timeline, &now.system), (witness.identity.timeline + 1, &witness.identity.system));
     direct.ok("DELETE FROM notes").await;
-    let batch = store.read(witness.position, Limits::default()).await.unwrap();
+    let batch = read(&store, witness.position).await;
     assert_eq!((batch.records.len(), batch.through.epoch), (1, Epoch(2)));
 }

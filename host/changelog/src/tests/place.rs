@@ -119,6 +119,12 @@ impl Place {
     }
 }
 
+impl Store {
+    pub(super) fn is_sqlite(&self) -> bool {
+        self.dialect() == Dialect::Sqlite
+    }
+}
+
 impl Direct {
     pub(super) async fn sqlite(path: &str, recursive_triggers: bool) -> Self {
         let options = sqlx::sqlite::SqliteConnectOptions::new()
@@ -147,6 +153,18 @@ impl Direct {
     /// Runs what must be refused, and says with which words.
     pub(super) async fn refused(&mut self, sql: &str) -> Error {
         self.run(sql).await.expect_err(sql)
+    }
+
+    /// Runs a statement with a number and a fraction.
+    pub(super) async fn bind(&mut self, sql: &'static str, number: i64, real: f64) {
+        match self {
+            Self::Postgres(connection) => {
+                sqlx::query(sql).bind(number).bind(real).execute(connection).await.map(drop).unwrap();
+            }
+            Self::Sqlite(connection) => {
+                sqlx::query(sql).bind(number).bind(real).execute(connection).await.map(drop).unwrap();
+            }
+        }
     }
 
     /// All rows of one text column, in order.

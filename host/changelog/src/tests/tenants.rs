@@ -8,9 +8,9 @@ use portolan_core::tenant_table::Writers;
 use portolan_core::time::Moment;
 
 use super::applying::follow;
-use super::capture::{NOTES, all, notes, notes_shard};
+use super::capture::{NOTES, all, notes, notes_shard, read};
 use super::place::{Place, table, text};
-use crate::{Change, Closed, Error, Lease, Limits};
+use crate::{Change, Closed, Error, Lease};
 
 const SOON: Duration = Duration::from_millis(300);
 
@@ -75,7 +75,7 @@ pub(super) async fn what_is_written_has_a_position(place: Place) {
         write.execute(insert, &[(id + 10).into()]).await.unwrap();
         let position = write.commit(&lease(), || Moment(0)).await.unwrap().unwrap();
         assert!(position > last && !position.same_transaction(last));
-        let batch = shard.store.read(last, Limits::default()).await.unwrap();
+        let batch = read(&shard.store, last).await;
         assert_eq!((batch.through, batch.records.len(), batch.ends), (position, 2, true));
         last = position;
     }
@@ -85,7 +85,7 @@ pub(super) async fn what_is_written_has_a_position(place: Place) {
     let mut dropped = shard.store.write(&name("acme"), &lease(), Moment(0)).await.unwrap();
     dropped.execute("DELETE FROM notes", &[]).await.unwrap();
     drop(dropped);
-    assert!(shard.store.read(last, Limits::default()).await.unwrap().records.is_empty());
+    assert!(read(&shard.store, last).await.records.is_empty());
     assert_eq!(place.admin(&shard).await.texts("SELECT body FROM notes").await.len(), 6);
 }
 

@@ -359,10 +359,7 @@ impl Store {
         }
         lock(session, &declared, &good).await?;
         let mut taken = Taken::default();
-        session.execute("SAVEPOINT portolan_set", &[]).await?;
         if !self.take(session, &declared, &good, &mut taken).await?.is_empty() {
-            session.execute("ROLLBACK TO portolan_set", &[]).await?;
-            taken = Taken::default();
             let mut early = Vec::new();
             for record in &good {
                 early.extend(self.take(session, &declared, &[record], &mut taken).await?);
@@ -371,7 +368,6 @@ impl Store {
                 parked.extend(self.take(session, &declared, &[&record], &mut taken).await?);
             }
         }
-        session.execute("RELEASE portolan_set", &[]).await?;
         parked.extend(taken.parked);
         park(session, &parked).await?;
         counts.conflicts += taken.conflicts;
@@ -380,7 +376,7 @@ impl Store {
         Ok(())
     }
 
-    /// Takes records as one set. Returns those that the database refused, with its words; then the set is not whole.
+    /// Takes records as one set, or leaves no trace and returns those that it would have written, with the database's words.
     async fn take(
         &self,
         session: &mut Session,
@@ -388,6 +384,7 @@ impl Store {
         records: &[&Record],
         taken: &mut Taken,
     ) -> Result<Vec<(Record, String)>, Error> {
+        session.execute("SAVEPOINT portolan_take", &[]).await?;
         let now = session.one("SELECT {now}", &[]).await?.number(0)?;
         let mut ground = ground(session, records).await?;
         let plan = Plan::make(&mut ground, records.iter().copied(), now);
@@ -395,21 +392,27 @@ impl Store {
             self.forget_rows(session, tenant, *placement).await?;
         }
         self.keep_conflicts(session, &plan).await?;
-        taken.parked.extend(plan.parked.into_iter().map(|(record, why)| (record, why.text().to_owned())));
         if let Some(why) = write(session, declared, &plan.writes).await? {
+            session.execute("ROLLBACK TO portolan_take", &[]).await?;
+            session.execute("RELEASE portolan_take", &[]).await?;
             return Ok(plan.writes.into_values().map(|write| (write.record, why.clone())).collect());
         }
         save_states(session, &plan.writes).await?;
+        session.execute("RELEASE portolan_take", &[]).await?;
         taken.conflicts += plan.conflicts.len() as u64;
+        taken.parked.extend(plan.parked.into_iter().map(|(record, why)| (record, why.text().to_owned())));
         taken.written += plan.writes.len() as u64;
         Ok(Vec::new())
     }
 
     async fn keep_conflicts(&self, session: &mut Session, plan: &Plan) -> Result<(), Error> {
+        let there = plan.conflicts.iter().filter(|conflict| conflict.loser == Loser::There);
+        let there: Vec<RowId> = there.map(|conflict| conflict.id.clone()).collect();
+        let mut images = self.images(session, &there).await?;
         for conflict in &plan.conflicts {
             let row = match &conflict.loser {
                 Loser::Came(row) => row.clone(),
-                Loser::There => self.image(session, &conflict.id).await?,
+                Loser::There => images.remove(&conflict.id),
             };
             let (lost, won) = (&conflict.lost, &conflict.won);
             session
@@ -710,7 +713,19 @@ async fn write(
             done => done.map(drop)?,
         }
     }
-    Ok(None)
+    deferred(session).await
+}
+
+/// Has what is deferred looked at now, because at commit no single change could wait for it any more.
+async fn deferred(session: &mut Session) -> Result<Option<String>, Error> {
+    if session.dialect() == Dialect::Sqlite {
+        return Ok(None);
+    }
+    match session.attempt("SET CONSTRAINTS ALL IMMEDIATE", &[]).await {
+        Err(Error::Rejected(why)) => Ok(Some(why)),
+        Err(error) => Err(error),
+        Ok(_) => session.execute("SET CONSTRAINTS ALL DEFERRED", &[]).await.map(|_| None),
+    }
 }
 
 /// The columns that a row has and that can be written.

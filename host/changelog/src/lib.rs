@@ -23,7 +23,11 @@
 //! # What is not promised
 //! Who owns the tables or the file can do anything. On PostgreSQL a writer that makes all constraints immediate by intent is held to
 //! each of its statements, but not to the time of its commit; demotion waits for it or ends it. SQLite has no roles: reads must name
-//! their tenant. Its direct writers must set `recursive_triggers`, or are refused.
+//! their tenant. Its direct writers must set `recursive_triggers`, or are refused. Rows and records that a file-system copy
+//! brought back are noticed by a [`Witness`](portolan_core::log::Witness) alone. At followers, the operator's own triggers run as
+//! everywhere (on PostgreSQL they may ask for `current_setting('portolan.applying', true)`), and a reference that cascades
+//! takes a follower's own rows along: declare none on multi-writer tables. A database's clock that is set back keeps the
+//! fence open for as long; one that is set forward closes it early.
 
 mod apply;
 mod database;

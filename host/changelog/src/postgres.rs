@@ -103,8 +103,8 @@ async fn connect(url: &str, role: &str) -> Result<(PgPool, String), Error> {
 async fn check(session: &mut Session, owner: &str) -> Result<(), Error> {
     let row = session
         .one(
-            "SELECT current_setting('server_version_num')::bigint, rolsuper OR rolbypassrls, pg_is_in_recovery() \
-             FROM pg_roles WHERE rolname = current_user",
+            "SELECT current_setting('server_version_num')::bigint, rolsuper OR rolbypassrls, pg_is_in_recovery(), \
+             current_setting('max_prepared_transactions')::bigint FROM pg_roles WHERE rolname = current_user",
             &[],
         )
         .await?;
@@ -116,6 +116,12 @@ async fn check(session: &mut Session, owner: &str) -> Result<(), Error> {
             "the owner `{owner}` is a superuser or exempt from row security: give the tables to a role that is neither"
         )));
     }
+    if row.number(3)? > 0 {
+        return Err(Error::Damaged(
+            "max_prepared_transactions is not 0: what is prepared in time could be committed after the lease"
+                .to_owned(),
+        ));
+    }
     if row.number(2)? == 1 {
         return Err(Error::Away("this server is a standby".to_owned()));
     }
@@ -125,6 +131,7 @@ async fn check(session: &mut Session, owner: &str) -> Result<(), Error> {
 async fn grant(roles: &Roles) -> Result<(), Error> {
     let (writer, applier) = (quote(&roles.writer_name), quote(&roles.applier_name));
     let mut session = roles.owner.begin().await?;
+    one_at_a_time(&mut session).await?;
     for statement in [
         format!("GRANT USAGE ON SCHEMA portolan TO {writer}, {applier}"),
         format!("GRANT EXECUTE ON FUNCTION portolan.now_us(), portolan.written() TO {writer}, {applier}"),
@@ -149,6 +156,11 @@ async fn grant(roles: &Roles) -> Result<(), Error> {
         )
         .await?;
     session.commit().await
+}
+
+/// Gateways that start together would fail on each other's changes of the catalogue.
+pub(crate) async fn one_at_a_time(session: &mut Session) -> Result<(), Error> {
+    session.execute("SELECT pg_advisory_xact_lock(1886351988, 0)", &[]).await.map(drop)
 }
 
 /// Finds a declared table.
@@ -177,14 +189,14 @@ pub(crate) async fn find(session: &mut Session, table: &TenantTable) -> Result<D
     Declared::check(table, found)
 }
 
-/// Makes triggers, row security and grants of a table anew.
-pub(crate) async fn capture(session: &mut Session, table: &Declared, roles: &Roles) -> Result<(), Error> {
+/// The statements that make a table's triggers, row security and grants.
+pub(crate) fn capture(table: &Declared, roles: &Roles) -> Vec<String> {
     let name = table.name(Dialect::Postgres);
     let (writer, applier, owner) =
         (quote(&roles.writer_name), quote(&roles.applier_name), quote(&roles.owner_name));
     let writers = if table.leased() { "leased" } else { "members" };
     let tenant = table.table.tenant.as_ref().map_or("", |column| column.as_str());
-    let mut statements = release_of(&name);
+    let mut statements = release(table.table.name.as_str());
     statements.extend([
         format!(
             "CREATE TRIGGER portolan_a_enter BEFORE INSERT OR UPDATE OR DELETE ON {name} \
@@ -205,68 +217,64 @@ pub(crate) async fn capture(session: &mut Session, table: &Declared, roles: &Rol
     ]);
     if tenant.is_empty() {
         statements.push(format!("GRANT SELECT ON {name} TO {writer}"));
-    } else {
-        let own = format!("\"{tenant}\"::text = current_setting('portolan.tenant', true)");
-        statements.extend([
-            format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {writer}"),
-            format!("ALTER TABLE {name} ENABLE ROW LEVEL SECURITY"),
-            format!("ALTER TABLE {name} FORCE ROW LEVEL SECURITY"),
-            format!("CREATE POLICY portolan_tenant ON {name} USING ({own}) WITH CHECK ({own})"),
-            format!("CREATE POLICY portolan_applier ON {name} TO {applier} USING (true) WITH CHECK (true)"),
-            // For what moves or empties whole tables: only the owner's own flag counts.
-            format!(
-                "CREATE POLICY portolan_maintenance ON {name} TO {owner} \
-                 USING (current_setting('portolan.maintenance', true) = 'on') WITH CHECK (false)"
-            ),
-        ]);
+        return statements;
     }
-    for statement in statements {
-        session.execute(&statement, &[]).await?;
-    }
+    let own = format!("\"{tenant}\"::text = current_setting('portolan.tenant', true)");
+    statements.extend([
+        format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {writer}"),
+        format!("ALTER TABLE {name} ENABLE ROW LEVEL SECURITY"),
+        format!("ALTER TABLE {name} FORCE ROW LEVEL SECURITY"),
+        format!("CREATE POLICY portolan_tenant ON {name} USING ({own}) WITH CHECK ({own})"),
+        format!("CREATE POLICY portolan_applier ON {name} TO {applier} USING (true) WITH CHECK (true)"),
+        // For what moves or empties whole tables: only the owner's own flag counts.
+        format!(
+            "CREATE POLICY portolan_maintenance ON {name} TO {owner} \
+             USING (current_setting('portolan.maintenance', true) = 'on') WITH CHECK (false)"
+        ),
+    ]);
+    statements
+}
+
+/// What writers need beside the table: the sequences of its columns.
+pub(crate) async fn grant_sequences(
+    session: &mut Session,
+    table: &Declared,
+    roles: &Roles,
+) -> Result<(), Error> {
     let sequences = session
         .query(
             "SELECT s.oid::regclass::text FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S' \
              WHERE d.refobjid = $1::regclass AND d.deptype IN ('a', 'i')",
-            &[Value::Text(name)],
+            &[Value::Text(table.name(Dialect::Postgres))],
         )
         .await?;
     for sequence in sequences {
-        let statement = format!("GRANT USAGE ON SEQUENCE {} TO {writer}", sequence.text(0)?);
+        let statement =
+            format!("GRANT USAGE ON SEQUENCE {} TO {}", sequence.text(0)?, quote(&roles.writer_name));
         session.execute(&statement, &[]).await?;
     }
     Ok(())
 }
 
-/// Takes the triggers of tables away that are no longer declared.
-pub(crate) async fn release(session: &mut Session, declared: &[Declared]) -> Result<(), Error> {
-    let tables = session
-        .fetch(
-            "SELECT c.relname::text FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid \
-             JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE t.tgname = 'portolan_capture' AND n.nspname = 'public'",
-            &[],
-        )
-        .await?;
-    for table in tables {
-        let table = table.text(0)?;
-        if !declared.iter().any(|declared| declared.table.name.as_str() == table) {
-            for statement in release_of(&format!("public.{}", quote(&table))) {
-                session.execute(&statement, &[]).await?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Row security stays: a table that is no longer declared is not open to all tenants.
-fn release_of(name: &str) -> Vec<String> {
+/// The statements that take a table's triggers away. Row security stays: a table that is no longer declared is not open
+/// to all tenants.
+pub(crate) fn release(table: &str) -> Vec<String> {
     let triggers = ["portolan_a_enter", "portolan_capture", "portolan_truncate"];
     let policies = ["portolan_tenant", "portolan_applier", "portolan_maintenance"];
-    let triggers = triggers.iter().map(|trigger| format!("DROP TRIGGER IF EXISTS {trigger} ON {name}"));
-    triggers
-        .chain(policies.iter().map(|policy| format!("DROP POLICY IF EXISTS {policy} ON {name}")))
-        .collect()
+    let triggers =
+        triggers.iter().map(|trigger| format!("DROP TRIGGER IF EXISTS {trigger} ON public.\"{table}\""));
+    let policies =
+        policies.iter().map(|policy| format!("DROP POLICY IF EXISTS {policy} ON public.\"{table}\""));
+    triggers.chain(policies).collect()
 }
+
+/// How many of a table's triggers are there.
+pub(crate) const TRIGGERS: (&str, u64) = (
+    "SELECT count(*) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid \
+     WHERE c.relname = $1 AND c.relnamespace = 'public'::regnamespace AND t.tgenabled = 'O' \
+     AND t.tgname IN ('portolan_a_enter', 'portolan_capture', 'portolan_truncate')",
+    3,
+);
 
 fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))

@@ -1,5 +1,7 @@
 //! Reading the log: batches for followers, rows for those who begin, the horizon's age for an alarm.
 
+use std::collections::HashMap;
+
 use portolan_core::ids::{RegionName, TenantName};
 use portolan_core::log::{Epoch, Placement, Position, Version};
 
@@ -144,9 +146,13 @@ impl Store {
                 ],
             )
             .await?;
+        let ids = states.iter().map(|row| Ok(RowId { table: row.text(0)?, key: row.text(1)? }));
+        let ids = ids.collect::<Result<Vec<_>, Error>>()?;
+        let mut images = self.images(&mut session, &ids).await?;
+        session.rollback().await?;
         let mut records = Vec::new();
-        for row in &states {
-            let id = RowId { table: row.text(0)?, key: row.text(1)? };
+        for (row, id) in states.iter().zip(ids) {
+            let image = if row.number(4)? == 1 { None } else { images.remove(&id) };
             records.push(Record {
                 position: Position::START,
                 at_us: 0,
@@ -154,27 +160,37 @@ impl Store {
                 placement: Placement(row.number(3)?),
                 schema: row.number(11)?,
                 change: Change::Row(RowChange {
-                    row: if row.number(4)? == 1 { None } else { self.image(&mut session, &id).await? },
+                    id,
+                    row: image,
                     version: version(row, 5)?
                         .ok_or_else(|| Error::Damaged("a row without a version".to_owned()))?,
                     replaces: version(row, 8)?,
-                    id,
                 }),
             });
         }
-        session.rollback().await?;
         Ok(records)
     }
 
-    /// A row's image; none when it is not there.
-    pub(crate) async fn image(&self, session: &mut Session, id: &RowId) -> Result<Option<String>, Error> {
-        let declared = self.declared();
-        let Some(table) = declared.iter().find(|table| table.table.name.as_str() == id.table) else {
-            return Ok(None);
-        };
-        let keys = Value::Text(format!("[{}]", id.key));
-        let rows = session.fetch(&table.images(session.dialect()), &[keys]).await?;
-        rows.first().map(|row| row.text(1)).transpose()
+    /// The images of rows that are there.
+    pub(crate) async fn images(
+        &self,
+        session: &mut Session,
+        ids: &[RowId],
+    ) -> Result<HashMap<RowId, String>, Error> {
+        let mut images = HashMap::new();
+        for table in self.declared().iter() {
+            let name = table.table.name.as_str();
+            let keys: Vec<&str> =
+                ids.iter().filter(|id| id.table == name).map(|id| id.key.as_str()).collect();
+            if keys.is_empty() {
+                continue;
+            }
+            let keys = Value::Text(format!("[{}]", keys.join(",")));
+            for row in session.fetch(&table.images(session.dialect()), &[keys]).await? {
+                images.insert(RowId { table: name.to_owned(), key: row.text(0)? }, row.text(1)?);
+            }
+        }
+        Ok(images)
     }
 }
 

@@ -118,34 +118,35 @@ pub(crate) async fn find(session: &mut Session, table: &TenantTable) -> Result<D
         // 1 is hidden for good, 2 and 3 are generated.
         if row.number(3)? == 0 { found.columns.push(name) } else { found.generated.push(name) }
     }
+    // What is deferred fails at commit, and a change that the database does not take could not wait alone.
+    let sql =
+        "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = $1 AND sql LIKE '%INITIALLY%DEFERRED%'";
+    if !session.query(sql, &[table.name.as_str().into()]).await?.is_empty() {
+        let reason = "has a reference that is INITIALLY DEFERRED: SQLite's followers need it checked at once";
+        return Err(Error::Table { table: table.name.to_string(), reason: reason.to_owned() });
+    }
     Declared::check(table, found)
 }
 
-/// Makes the triggers of a table anew, for the columns that it has.
-pub(crate) async fn capture(session: &mut Session, table: &Declared) -> Result<(), Error> {
-    for (name, body) in triggers(table) {
-        session.execute(&format!("DROP TRIGGER IF EXISTS {name}"), &[]).await?;
-        session.execute(&format!("CREATE TRIGGER {name} {body}"), &[]).await?;
-    }
-    Ok(())
+/// The statements that make a table's triggers, for the columns that it has.
+pub(crate) fn capture(table: &Declared) -> Vec<String> {
+    let make =
+        |(name, body)| [format!("DROP TRIGGER IF EXISTS {name}"), format!("CREATE TRIGGER {name} {body}")];
+    triggers(table).into_iter().flat_map(make).collect()
 }
 
-/// Takes the triggers of tables away that are no longer declared.
-pub(crate) async fn release(session: &mut Session, declared: &[Declared]) -> Result<(), Error> {
-    let triggers = session
-        .query(
-            "SELECT name, tbl_name FROM sqlite_schema WHERE type = 'trigger' AND name GLOB 'portolan_*'",
-            &[],
-        )
-        .await?;
-    for trigger in triggers {
-        let (name, table) = (trigger.text(0)?, trigger.text(1)?);
-        if !declared.iter().any(|declared| declared.table.name.as_str() == table) {
-            session.execute(&format!("DROP TRIGGER \"{name}\""), &[]).await?;
-        }
-    }
-    Ok(())
+/// The statements that take a table's triggers away.
+pub(crate) fn release(table: &str) -> Vec<String> {
+    let events = ["insert", "update", "delete"].into_iter();
+    let names = events.flat_map(|event| [format!("before_{event}"), event.to_owned()]);
+    names.map(|name| format!("DROP TRIGGER IF EXISTS \"portolan_{table}_{name}\"")).collect()
 }
+
+/// How many of a table's triggers are there.
+pub(crate) const TRIGGERS: (&str, u64) = (
+    "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = $1 AND name GLOB 'portolan_*'",
+    6,
+);
 
 const NOT_APPLYING: &str = "WHEN NOT EXISTS (SELECT 1 FROM portolan_session WHERE applying = 1)";
 

@@ -82,34 +82,38 @@ impl Store {
 
     /// Declares the operator's tables, as they are at this version of the tenants' schema. They must be there. From now
     /// on they are captured and fenced; rows that were there before get the lowest version. Repeated after each change of
-    /// the schema, in the same or a later version.
+    /// the schema, in the same or a later version; what has not changed is left alone.
     ///
     /// # Errors
-    /// [`Error::Table`] when a table is not as it is declared; then nothing has changed.
+    /// [`Error::Table`] when a table is not as it is declared, [`Error::Damaged`] when the shard has a later version; then
+    /// nothing has changed.
     pub async fn declare(&self, tables: &Tables, schema: u64) -> Result<(), Error> {
         let mut session = self.begin(Role::Owner).await?;
+        if session.dialect() == Dialect::Postgres {
+            postgres::one_at_a_time(&mut session).await?;
+        }
+        let there = session.one("SELECT schema FROM portolan_fence", &[]).await?.number(0)?;
+        if there > schema {
+            return Err(Error::Damaged(format!(
+                "it has version {there} of the tenants' schema, not {schema}"
+            )));
+        }
         let mut declared = Vec::new();
         for table in tables.iter() {
             let table = match &self.0.place {
-                Place::Postgres(roles) => {
-                    let table = postgres::find(&mut session, table).await?;
-                    postgres::capture(&mut session, &table, roles).await?;
-                    table
-                }
-                Place::Sqlite { .. } => {
-                    let table = sqlite::find(&mut session, table).await?;
-                    sqlite::capture(&mut session, &table).await?;
-                    table
-                }
+                Place::Postgres(_) => postgres::find(&mut session, table).await?,
+                Place::Sqlite { .. } => sqlite::find(&mut session, table).await?,
             };
-            self.adopt(&mut session, &table).await?;
+            self.capture(&mut session, &table).await?;
             declared.push(table);
         }
-        match &self.0.place {
-            Place::Postgres(_) => postgres::release(&mut session, &declared).await?,
-            Place::Sqlite { .. } => sqlite::release(&mut session, &declared).await?,
+        for row in session.query("SELECT table_name FROM portolan_declared", &[]).await? {
+            let name = row.text(0)?;
+            if !declared.iter().any(|declared| declared.table.name.as_str() == name) {
+                self.release_table(&mut session, &name).await?;
+            }
         }
-        session.run("UPDATE portolan_fence SET schema = $1", &[schema.into()]).await?;
+        session.run("UPDATE portolan_fence SET schema = $1 WHERE schema < $1", &[schema.into()]).await?;
         session
             .run(
                 "INSERT INTO portolan_schema (version, at_us) VALUES ($1, {now}) ON CONFLICT DO NOTHING",
@@ -119,6 +123,47 @@ impl Store {
         session.commit().await?;
         *self.0.declared.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(declared);
         Ok(())
+    }
+
+    /// Makes a table's triggers, unless they are there as they must be: making them locks the table.
+    async fn capture(&self, session: &mut Session, table: &Declared) -> Result<(), Error> {
+        let (statements, (count, wanted)) = match &self.0.place {
+            Place::Postgres(roles) => (postgres::capture(table, roles), postgres::TRIGGERS),
+            Place::Sqlite { .. } => (sqlite::capture(table), sqlite::TRIGGERS),
+        };
+        let (name, made) = (Value::from(table.table.name.as_str()), Value::from(statements.join(";")));
+        let rows = session.fetch(count, std::slice::from_ref(&name)).await?;
+        let whole = rows.first().map_or(Ok(0), |row| row.number(0))? == wanted;
+        let sql = "SELECT made FROM portolan_declared WHERE table_name = $1";
+        let before = session.query(sql, std::slice::from_ref(&name)).await?;
+        if whole && before.first().is_some_and(|row| *row.value(0) == made) {
+            return Ok(());
+        }
+        for statement in &statements {
+            session.execute(statement, &[]).await?;
+        }
+        if let Place::Postgres(roles) = &self.0.place {
+            postgres::grant_sequences(session, table, roles).await?;
+        }
+        let sql = "INSERT INTO portolan_declared (table_name, made) VALUES ($1, $2) \
+            ON CONFLICT (table_name) DO UPDATE SET made = excluded.made";
+        session.run(sql, &[name, made]).await?;
+        self.adopt(session, table).await
+    }
+
+    async fn release_table(&self, session: &mut Session, table: &str) -> Result<(), Error> {
+        let (statements, exists) = match &self.0.place {
+            Place::Postgres(_) => {
+                (postgres::release(table), "SELECT 1 WHERE to_regclass('public.' || $1) IS NOT NULL")
+            }
+            Place::Sqlite { .. } => (sqlite::release(table), "SELECT 1 FROM sqlite_schema WHERE name = $1"),
+        };
+        if !session.fetch(exists, &[table.into()]).await?.is_empty() {
+            for statement in statements {
+                session.execute(&statement, &[]).await?;
+            }
+        }
+        session.run("DELETE FROM portolan_declared WHERE table_name = $1", &[table.into()]).await.map(drop)
     }
 
     /// Gives rows the lowest version that have none.

@@ -136,6 +136,12 @@ CREATE TABLE portolan.schema (
     at_us   bigint NOT NULL
 );
 
+-- What the triggers of declared tables were made of.
+CREATE TABLE portolan.declared (
+    table_name text PRIMARY KEY,
+    made       text NOT NULL
+);
+
 CREATE FUNCTION portolan.now_us() RETURNS bigint LANGUAGE sql VOLATILE
     SET search_path = pg_catalog, pg_temp
     RETURN (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;

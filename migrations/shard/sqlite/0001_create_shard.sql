@@ -132,6 +132,12 @@ CREATE TABLE portolan_schema (
     at_us   INTEGER NOT NULL
 ) STRICT;
 
+-- What the triggers of declared tables were made of.
+CREATE TABLE portolan_declared (
+    table_name TEXT PRIMARY KEY,
+    made       TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
 -- What holds for one transaction: is it the applier's, and for which tenant does it write. A row here breaks a reference
 -- that is checked at commit, so that no transaction can leave one behind.
 CREATE TABLE portolan_never (id INTEGER PRIMARY KEY CHECK (id IS NULL)) STRICT;

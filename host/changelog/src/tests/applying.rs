@@ -215,7 +215,7 @@ pub(super) async fn a_change_that_the_database_refuses_waits_alone(place: Place)
 pub(super) async fn a_change_that_lies_is_not_applied(place: Place) {
     let shard = place.replica("us", NOTES, &[notes()]).await;
     let good = change(1, (1, 10, "eu"), None, Some("acme's"), &place);
-    shard.store.merge(&[good.clone()]).await.unwrap();
+    shard.store.merge(std::slice::from_ref(&good)).await.unwrap();
     let edit = |edit: &dyn Fn(&mut Record, &mut RowChange)| {
         let mut record = change(2, (1, 20, "eu"), None, Some("lie"), &place);
         let Change::Row(mut change) = record.change.clone() else { unreachable!() };
@@ -298,6 +298,40 @@ pub(super) async fn children_and_parents_find_each_other(place: Place) {
     }
     assert_eq!(other.store.retry_parked().await.unwrap(), 0);
     assert_eq!(place.admin(&other).await.texts(sql).await, ["2a2"]);
+}
+
+pub(super) async fn what_is_deferred_waits_alone_too(place: Place) {
+    let reference = "CREATE TABLE pairs (tenant text NOT NULL, id bigint PRIMARY KEY, other bigint NOT NULL
+        REFERENCES pairs (id) DEFERRABLE INITIALLY DEFERRED)";
+    let pairs = table("pairs", Some("tenant"), &["id"], Writers::Primary);
+    if place.is_sqlite() {
+        let shard = place.replica("us", reference, &[]).await;
+        let error = shard.store.declare(&Tables::new(vec![pairs]).unwrap(), 2).await.unwrap_err();
+        assert!(error.to_string().contains("INITIALLY DEFERRED"), "{error}");
+        return;
+    }
+    let (source, follower) = (
+        place.shard("eu", reference, std::slice::from_ref(&pairs)).await,
+        place.replica("us", reference, &[pairs]).await,
+    );
+    let mut direct = place.direct(&source, "acme").await;
+    direct
+        .ok("BEGIN; INSERT INTO pairs VALUES ('acme', 1, 2); INSERT INTO pairs VALUES ('acme', 2, 1); COMMIT")
+        .await;
+    follow(&source.store, &follower.store).await;
+    let sql = "SELECT id::text FROM pairs ORDER BY id";
+    assert_eq!(place.admin(&follower).await.texts(sql).await, ["1", "2"]);
+    // Half of a pair waits, and its batch goes on.
+    direct
+        .ok("BEGIN; INSERT INTO pairs VALUES ('acme', 3, 4); INSERT INTO pairs VALUES ('acme', 4, 3),
+        ('acme', 5, 1); COMMIT")
+        .await;
+    let mut rest = source.store.rows(None, None, 9).await.unwrap();
+    rest.retain(|record| !matches!(&record.change, Change::Row(change) if change.id.key == "[4]"));
+    let counts = follower.store.merge(&rest).await.unwrap();
+    assert_eq!((counts.written, counts.parked), (1, 1));
+    follow(&source.store, &follower.store).await;
+    assert_eq!(place.admin(&follower).await.texts(sql).await, ["1", "2", "3", "4", "5"]);
 }
 
 pub(super) async fn a_large_transaction_becomes_visible_at_once(place: Place) {

@@ -246,8 +246,10 @@ pub(super) async fn generated_columns_stay_out(place: Place) {
     let stored = "tenant text NOT NULL, id bigint PRIMARY KEY, n bigint, twice bigint GENERATED ALWAYS AS (n * 2) STORED";
     let schema = format!("CREATE TABLE sums ({stored})");
     let sums = table("sums", Some("tenant"), &["id"], Writers::Primary);
-    let (shard, replica) =
-        (place.shard("eu", &schema, &[sums.clone()]).await, place.replica("us", &schema, &[sums]).await);
+    let (shard, replica) = (
+        place.shard("eu", &schema, std::slice::from_ref(&sums)).await,
+        place.replica("us", &schema, &[sums]).await,
+    );
     let mut direct = place.direct(&shard, "acme").await;
     direct.ok("INSERT INTO sums (tenant, id, n) VALUES ('acme', 1, 21)").await;
     let changes = changes(&shard.store).await;
@@ -301,6 +303,8 @@ pub(super) async fn tables_must_be_as_they_are_declared(place: Place) {
         let error = shard.store.declare(&Tables::new(vec![wrong]).unwrap(), 2).await.unwrap_err();
         assert!(matches!(&error, Error::Table { reason, .. } if reason.contains(why)), "{error}");
     }
+    let error = shard.store.declare(&Tables::default(), 0).await.unwrap_err();
+    assert!(matches!(error, Error::Damaged(_)), "a gateway with an older schema: {error:?}");
     // What was declared before still holds.
     let mut direct = place.direct(&shard, "acme").await;
     direct.ok("INSERT INTO notes VALUES ('acme', 1, 'one')").await;
@@ -318,14 +322,51 @@ pub(super) async fn tables_must_be_as_they_are_declared(place: Place) {
     assert!(last.row.unwrap().contains("more"));
 }
 
+pub(super) async fn triggers_are_made_when_they_must_be(place: Place) {
+    let shard = place.shard("eu", NOTES, &[notes()]).await;
+    let mut direct = place.direct(&shard, "acme").await;
+    let again = async || shard.store.declare(&Tables::new(vec![notes()]).unwrap(), 1).await;
+    if !place.is_sqlite() {
+        // A reader that stays does not keep gateways from starting, since nothing is made anew.
+        direct.ok("BEGIN; SELECT count(*) FROM notes").await;
+        again().await.unwrap();
+        direct.ok("COMMIT").await;
+    }
+    // Somebody took one away.
+    let drop = if place.is_sqlite() {
+        "DROP TRIGGER portolan_notes_insert"
+    } else {
+        "DROP TRIGGER portolan_capture ON notes"
+    };
+    place.admin(&shard).await.ok(drop).await;
+    direct.ok("INSERT INTO notes VALUES ('acme', 1, 'unseen')").await;
+    again().await.unwrap();
+    direct.ok("INSERT INTO notes VALUES ('acme', 2, 'seen')").await;
+    assert_eq!(changes(&shard.store).await.len(), 1);
+    // Gateways that start together.
+    let mut together = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let engine = shard.engine.clone();
+        together.spawn(async move {
+            let store = Store::open(&engine, portolan_core::ids::RegionName::new("eu").unwrap()).await?;
+            store.declare(&Tables::new(vec![notes()]).unwrap(), 1).await
+        });
+    }
+    for done in together.join_all().await {
+        done.unwrap();
+    }
+}
+
 pub(super) async fn values_have_one_text(place: Place) {
     let kinds = table("kinds", Some("tenant"), &["tenant", "id"], Writers::Primary);
     let sqlite = "CREATE TABLE kinds (tenant text NOT NULL, id, value, PRIMARY KEY (tenant, id))";
     let postgres = "CREATE TABLE kinds (tenant text NOT NULL, id numeric NOT NULL, at timestamptz, doc jsonb, amount numeric(12, 3),
         bytes bytea, span interval, real double precision, list text[], day date, yes boolean, PRIMARY KEY (tenant, id))";
     let schema = if place.is_sqlite() { sqlite } else { postgres };
-    let (shard, replica) =
-        (place.shard("eu", schema, &[kinds.clone()]).await, place.replica("us", schema, &[kinds]).await);
+    let (shard, replica) = (
+        place.shard("eu", schema, std::slice::from_ref(&kinds)).await,
+        place.replica("us", schema, &[kinds]).await,
+    );
     let mut direct = place.direct(&shard, "acme").await;
     let all = if place.is_sqlite() {
         for (id, value) in [

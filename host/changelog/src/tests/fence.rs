@@ -89,7 +89,6 @@ pub(super) async fn old_snapshots_do_not_slip_through(place: Place) {
         let Epoch(epoch) = shard.store.fence().await.unwrap().epoch;
         shard.store.begin_epoch(Epoch(epoch + 1), hour).await.unwrap();
     }
-    drop(begin);
     // The snapshot knows epoch 2 alone.
     assert!(matches!(direct.refused(INSERT).await, Error::Busy(_)));
     direct.ok("ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM notes").await;

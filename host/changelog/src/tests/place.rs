@@ -264,7 +264,8 @@ impl Cluster {
 
     /// Stops the server as a power cut would.
     pub(super) fn down(&self) {
-        if let Some(mut server) = self.server.lock().unwrap().take() {
+        let server = self.server.lock().unwrap().take();
+        if let Some(mut server) = server {
             self.run("pg_ctl", &["stop", "-D", &self.data(), "-m", "immediate"]);
             server.wait().unwrap();
         }

@@ -261,8 +261,8 @@ impl Store {
         self.forget_rows(&mut session, tenant, placement).await?;
         let sql = match session.dialect() {
             Dialect::Postgres => {
-                "INSERT INTO portolan.log (epoch, tx, at_us, tenant, placement, schema, kind, leased, opens) \
-                 SELECT epoch, pg_current_xact_id()::text::bigint, portolan.now_us(), $1, $2, schema, 'forget', false, false \
+                "INSERT INTO portolan.log (epoch, tx, at_us, tenant, placement, schema, kind) \
+                 SELECT epoch, pg_current_xact_id()::text::bigint, portolan.now_us(), $1, $2, schema, 'forget' \
                  FROM portolan.fence"
             }
             Dialect::Sqlite => {
@@ -303,6 +303,11 @@ impl Store {
             .await?;
         let sql = format!("DELETE FROM portolan_log WHERE (epoch, tx, seq) IN ({oldest})");
         let gone = session.run(&sql, &args).await?;
+        if session.dialect() == Dialect::Postgres {
+            // Of transactions that have ended nothing is looked at any more.
+            let sql = "DELETE FROM portolan.inside WHERE tx < pg_snapshot_xmin(pg_current_snapshot())::text::bigint";
+            session.execute(sql, &[]).await?;
+        }
         session.commit().await?;
         Ok(gone)
     }

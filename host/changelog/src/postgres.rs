@@ -63,6 +63,7 @@ pub(crate) async fn open(config: &PostgresConfig) -> Result<Roles, Error> {
         return Err(Error::Damaged("owner, writer and applier must be three roles".to_owned()));
     }
     let owner = Pool::Postgres(owner);
+    check_roles(&mut owner.acquire().await?, &writer_name, &applier_name).await?;
     let roles = Roles {
         applier: Pool::Postgres(applier),
         applier_name,
@@ -128,6 +129,28 @@ async fn check(session: &mut Session, owner: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// What the roles may do beside what they are for would undo it.
+async fn check_roles(session: &mut Session, writer: &str, applier: &str) -> Result<(), Error> {
+    let sql = "SELECT pg_has_role(current_user, w.oid, 'MEMBER'), \
+        pg_has_role(w.oid, a.oid, 'MEMBER') OR pg_has_role(w.oid, current_user, 'MEMBER') \
+        OR pg_has_role(current_user, a.oid, 'MEMBER'), \
+        w.rolsuper OR w.rolbypassrls OR a.rolsuper FROM pg_roles w, pg_roles a WHERE w.rolname = $1 AND a.rolname = $2";
+    let rows = session.fetch(sql, &[writer.into(), applier.into()]).await?;
+    let row = rows.first().ok_or_else(|| Error::Damaged("its roles are gone".to_owned()))?;
+    let wrong = if row.number(1)? == 1 {
+        format!(
+            "the writer `{writer}` or the owner is a member of a role above it: it could write past the fence, or see all tenants"
+        )
+    } else if row.number(0)? == 0 {
+        format!("GRANT \"{writer}\" to the owner: a demotion ends the writer's connections")
+    } else if row.number(2)? == 1 {
+        format!("`{writer}` or `{applier}` is a superuser or exempt from row security")
+    } else {
+        return Ok(());
+    };
+    Err(Error::Damaged(wrong))
+}
+
 async fn grant(roles: &Roles) -> Result<(), Error> {
     let (writer, applier) = (quote(&roles.writer_name), quote(&roles.applier_name));
     let mut session = roles.owner.begin().await?;
@@ -171,7 +194,7 @@ pub(crate) async fn find(session: &mut Session, table: &TenantTable) -> Result<D
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
              JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
              LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary \
-             WHERE n.nspname = 'public' AND c.relname = $1 AND c.relkind IN ('r', 'p') ORDER BY a.attnum",
+             WHERE n.nspname = 'public' AND c.relname = $1 AND c.relkind = 'r' ORDER BY a.attnum",
             &[table.name.as_str().into()],
         )
         .await?;

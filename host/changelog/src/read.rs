@@ -73,6 +73,7 @@ impl Store {
             (limits.bytes as u64).into(),
         ];
         let rows = session.query(BATCH, &args).await?;
+        let at_us = session.one("SELECT {now}", &[]).await?.number(0)?;
         session.rollback().await?;
         let horizon = rows.first().map_or(Ok(0), |row| row.number(18))?;
         let mut records = rows.iter().map(record).collect::<Result<Vec<_>, _>>()?;
@@ -81,7 +82,7 @@ impl Store {
         let (count, ends) = cut(&seen, horizon);
         records.truncate(count);
         let through = records.last().map_or(after, |last| last.position);
-        Ok(Batch { identity, after, through, ends, records })
+        Ok(Batch { identity, after, through, at_us, ends, records })
     }
 
     /// Ends what SQLite counts as one transaction, if anything was written in it. A busy writer ends it in its own time.

@@ -57,6 +57,7 @@ const CASES: &[Case] = cases![
     fence::epochs_only_rise,
     fence::members_write_without_the_lease,
     fence::old_snapshots_do_not_slip_through,
+    fence::roles_must_be_what_they_are_for,
     fence::the_deadline_holds_at_commit,
     fence::the_deadline_stops_direct_writers,
     fence::the_loop_flag_is_the_appliers_alone,

@@ -41,10 +41,16 @@ CREATE TABLE portolan.log (
     replaces_epoch  bigint,
     replaces_v      bigint,
     replaces_origin text COLLATE "C",
-    -- Was it written under the lease, and is it the first such record of its transaction?
-    leased          boolean NOT NULL,
-    opens           boolean NOT NULL,
     PRIMARY KEY (epoch, tx, seq)
+);
+
+-- Each transaction that has entered the fence, under the lease or as a member: its row is what is looked at again at
+-- commit, once, however many rows it writes.
+CREATE TABLE portolan.inside (
+    tx     bigint  NOT NULL,
+    epoch  bigint  NOT NULL,
+    leased boolean NOT NULL,
+    PRIMARY KEY (tx, epoch, leased)
 );
 
 -- The version of each row that was ever written here, and of each that was deleted.
@@ -142,67 +148,98 @@ CREATE TABLE portolan.declared (
     made       text NOT NULL
 );
 
+-- Bodies after RETURN are bound to what they name when they are made, whatever a caller's search path says.
 CREATE FUNCTION portolan.now_us() RETURNS bigint LANGUAGE sql VOLATILE
-    SET search_path = pg_catalog, pg_temp
     RETURN (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
 
 -- The timeline that is being written: a promotion moves it at once.
 CREATE FUNCTION portolan.timeline() RETURNS bigint LANGUAGE sql VOLATILE
-    SET search_path = pg_catalog, pg_temp
     RETURN ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int::bigint;
 
 -- The cluster and the database in it: a copy made from a template is another log.
 CREATE FUNCTION portolan.system() RETURNS text LANGUAGE sql VOLATILE
-    SET search_path = pg_catalog, pg_temp
     RETURN (SELECT system_identifier FROM pg_control_system())::text
         || '-' || (SELECT oid FROM pg_database WHERE datname = current_database());
 
 CREATE FUNCTION portolan.draw() RETURNS text LANGUAGE sql VOLATILE
-    SET search_path = pg_catalog, pg_temp
     RETURN substr(replace(gen_random_uuid()::text, '-', ''), 1, 16);
 
 INSERT INTO portolan.fence VALUES
     (1, 0, 0, 0, 0, '', 0, portolan.system(), portolan.timeline(), portolan.draw(), 0, NULL);
 
+-- Functions without a search path of their own are called by those below alone, which have one and are the owner's.
+
 -- The loop flag holds for one transaction, and only for the applier: anybody can set it.
-CREATE FUNCTION portolan.applying() RETURNS boolean LANGUAGE plpgsql STABLE SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
-AS $$
+CREATE FUNCTION portolan.applying() RETURNS boolean LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN current_setting('portolan.applying', true) = 'on'
         AND coalesce((SELECT pg_has_role(session_user, applier, 'MEMBER') FROM portolan.fence), false);
 END $$;
 
-CREATE FUNCTION portolan.refuse(why text) RETURNS void LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
+CREATE FUNCTION portolan.refuse(why text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'portolan:%', why USING ERRCODE = 'read_only_sql_transaction',
         HINT = 'Write through any portolan gateway: it knows where this shard''s primary is.';
 END $$;
 
--- Who writes enters the fence and stays inside until the transaction ends: demotion waits for the lock. Returns the epoch.
-CREATE FUNCTION portolan.enter(leased boolean) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
-AS $$
+-- Who writes enters the fence and stays inside until the transaction ends: demotion waits for the lock.
+CREATE FUNCTION portolan.enter(leased boolean) RETURNS portolan.fence LANGUAGE plpgsql AS $$
 DECLARE
-    fence portolan.fence;
+    here portolan.fence;
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(8101820099073958254);
     IF current_setting('transaction_isolation') = 'read committed' THEN
-        SELECT * INTO STRICT fence FROM portolan.fence;
+        SELECT * INTO STRICT here FROM portolan.fence;
     ELSE
         -- An old snapshot would not see that the epoch or a hold has changed; the lock fails then.
-        SELECT * INTO STRICT fence FROM portolan.fence FOR KEY SHARE;
+        SELECT * INTO STRICT here FROM portolan.fence FOR KEY SHARE;
     END IF;
-    IF fence.cut = 1 OR fence.timeline <> portolan.timeline() THEN
+    IF here.cut = 1 OR here.timeline <> portolan.timeline() THEN
         PERFORM portolan.refuse('cut');
-    ELSIF leased AND portolan.now_us() >= fence.deadline_us THEN
+    ELSIF leased AND portolan.now_us() >= here.deadline_us THEN
         PERFORM portolan.refuse('expired');
-    ELSIF NOT leased AND fence.member = 0 THEN
+    ELSIF NOT leased AND here.member = 0 THEN
         PERFORM portolan.refuse('member');
     END IF;
-    RETURN fence.epoch;
+    RETURN here;
+END $$;
+
+CREATE FUNCTION portolan.record(own_table text, own_leased boolean, own_tenant text, own_key text, image jsonb)
+    RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    number bigint := pg_current_xact_id()::text::bigint;
+    here portolan.fence := portolan.enter(own_leased);
+    place portolan.tenant;
+    version portolan.row;
+    now_us bigint := portolan.now_us();
+BEGIN
+    IF own_tenant IS NOT NULL THEN
+        -- A move that holds the tenant waits for whoever is inside.
+        PERFORM pg_advisory_xact_lock_shared(1886351988, hashtext(own_tenant));
+        SELECT * INTO place FROM portolan.tenant WHERE tenant = own_tenant;
+        IF place.away = 1 THEN
+            PERFORM portolan.refuse('away');
+        ELSIF place.hold IS NOT NULL THEN
+            PERFORM portolan.refuse('held');
+        END IF;
+    END IF;
+    INSERT INTO portolan.inside VALUES (number, here.epoch, own_leased) ON CONFLICT DO NOTHING;
+    INSERT INTO portolan.row AS old
+        (table_name, key, tenant, placement, epoch, v, origin, deleted)
+    VALUES (own_table, own_key, own_tenant, coalesce(place.placement, 0),
+        CASE WHEN own_leased THEN here.epoch ELSE 0 END, now_us, here.origin, (image IS NULL)::int)
+    ON CONFLICT (table_name, key) DO UPDATE SET
+        tenant = excluded.tenant, placement = excluded.placement, epoch = excluded.epoch,
+        v = greatest(excluded.v, old.v + 1), origin = excluded.origin, deleted = excluded.deleted,
+        replaces_epoch = old.epoch, replaces_v = old.v, replaces_origin = old.origin
+    RETURNING * INTO version;
+    INSERT INTO portolan.log
+        (epoch, tx, at_us, tenant, placement, schema, kind, table_name, key, row,
+         version_epoch, v, origin, replaces_epoch, replaces_v, replaces_origin)
+    VALUES (here.epoch, number, now_us, own_tenant, version.placement, here.schema,
+        CASE WHEN image IS NULL THEN 'delete' ELSE 'put' END, own_table, own_key, image,
+        version.epoch, version.v, version.origin,
+        version.replaces_epoch, version.replaces_v, version.replaces_origin);
 END $$;
 
 -- Before each statement: TG_ARGV[0] is 'leased' or 'members'.
@@ -220,59 +257,17 @@ END $$;
 CREATE FUNCTION portolan.leave() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    here portolan.fence := portolan.enter(NEW.leased);
 BEGIN
-    IF portolan.enter(NEW.leased) <> NEW.epoch THEN
+    IF here.epoch <> NEW.epoch THEN
         PERFORM portolan.refuse('moved');
     END IF;
     RETURN NULL;
 END $$;
 
-CREATE CONSTRAINT TRIGGER leave AFTER INSERT ON portolan.log DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW WHEN (NEW.opens) EXECUTE FUNCTION portolan.leave();
-
-CREATE FUNCTION portolan.record(own_table text, own_leased boolean, own_tenant text, own_key text, image jsonb)
-    RETURNS void LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    number bigint := pg_current_xact_id()::text::bigint;
-    current_epoch bigint;
-    here portolan.fence;
-    place portolan.tenant;
-    version portolan.row;
-    now_us bigint := portolan.now_us();
-BEGIN
-    current_epoch := portolan.enter(own_leased);
-    SELECT * INTO STRICT here FROM portolan.fence;
-    IF own_tenant IS NOT NULL THEN
-        -- A move that holds the tenant waits for whoever is inside.
-        PERFORM pg_advisory_xact_lock_shared(1886351988, hashtext(own_tenant));
-        SELECT * INTO place FROM portolan.tenant WHERE tenant = own_tenant;
-        IF place.away = 1 THEN
-            PERFORM portolan.refuse('away');
-        ELSIF place.hold IS NOT NULL THEN
-            PERFORM portolan.refuse('held');
-        END IF;
-    END IF;
-    INSERT INTO portolan.row AS old
-        (table_name, key, tenant, placement, epoch, v, origin, deleted)
-    VALUES (own_table, own_key, own_tenant, coalesce(place.placement, 0),
-        CASE WHEN own_leased THEN current_epoch ELSE 0 END, now_us, here.origin, (image IS NULL)::int)
-    ON CONFLICT (table_name, key) DO UPDATE SET
-        tenant = excluded.tenant, placement = excluded.placement, epoch = excluded.epoch,
-        v = greatest(excluded.v, old.v + 1), origin = excluded.origin, deleted = excluded.deleted,
-        replaces_epoch = old.epoch, replaces_v = old.v, replaces_origin = old.origin
-    RETURNING * INTO version;
-    INSERT INTO portolan.log
-        (epoch, tx, at_us, tenant, placement, schema, kind, table_name, key, row,
-         version_epoch, v, origin, replaces_epoch, replaces_v, replaces_origin, leased, opens)
-    VALUES (current_epoch, number, now_us, own_tenant, version.placement, here.schema,
-        CASE WHEN image IS NULL THEN 'delete' ELSE 'put' END, own_table, own_key, image,
-        version.epoch, version.v, version.origin,
-        version.replaces_epoch, version.replaces_v, version.replaces_origin, own_leased,
-        NOT EXISTS (SELECT FROM portolan.log
-            WHERE epoch = current_epoch AND tx = number AND leased = own_leased));
-END $$;
+CREATE CONSTRAINT TRIGGER leave AFTER INSERT ON portolan.inside DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION portolan.leave();
 
 -- After each row. TG_ARGV: the table, its tenant column or '', 'leased' or 'members', its generated columns and its key columns as
 -- arrays. The settings make one text of each value, whatever the writer's session says.
@@ -329,7 +324,6 @@ END $$;
 
 -- Where the running transaction's last record lies.
 CREATE FUNCTION portolan.written() RETURNS text LANGUAGE sql VOLATILE SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
     RETURN (SELECT log.epoch || '.' || log.tx || '.' || log.seq FROM portolan.log
         WHERE log.epoch = (SELECT fence.epoch FROM portolan.fence)
           AND log.tx = pg_current_xact_id_if_assigned()::text::bigint

@@ -63,6 +63,8 @@ pub struct Batch {
     pub after: Position,
     /// What the follower has with it.
     pub through: Position,
+    /// When it was read, in microseconds of the database's clock: how old its records are by the clock that wrote them.
+    pub at_us: u64,
     /// Does the last transaction end here? One that is too large for a batch comes in several, and becomes visible with
     /// the last.
     pub ends: bool,

@@ -198,6 +198,31 @@ pub(super) async fn the_loop_flag_is_the_appliers_alone(place: Place) {
     assert_eq!(changes(&shard.store).await.len(), 1);
 }
 
+pub(super) async fn roles_must_be_what_they_are_for(place: Place) {
+    if place.is_sqlite() {
+        return;
+    }
+    let shard = notes_shard(&place, "eu").await;
+    let Engine::Postgres(good) = &shard.engine else { unreachable!() };
+    place.cluster().admin("CREATE ROLE twofold LOGIN; GRANT put TO twofold; CREATE ROLE far LOGIN").await;
+    let role = |url: &str, role: &str| url.replacen("//app@", &format!("//{role}@"), 1);
+    for (writer, why) in [
+        ("twofold", "past the fence"),
+        ("far", "GRANT \"far\""),
+        ("postgres", "past the fence"),
+        ("own", "three roles"),
+    ] {
+        let config = crate::PostgresConfig { writer: role(&good.writer, writer), ..good.clone() };
+        let error = Store::open(&Engine::Postgres(config), RegionName::new("eu").unwrap()).await.unwrap_err();
+        assert!(error.to_string().contains(why), "{writer}: {error}");
+    }
+    let config = crate::PostgresConfig { owner: good.owner.replacen("own@", "postgres@", 1), ..good.clone() };
+    let error =
+        Store::open(&Engine::Postgres(config.clone()), RegionName::new("eu").unwrap()).await.unwrap_err();
+    assert!(error.to_string().contains("superuser"), "{error}");
+    assert!(!format!("{config:?}").contains("postgres@"), "what may hold a password is not printed");
+}
+
 pub(super) async fn a_commit_after_the_lease_is_unknown(place: Place) {
     let shard = notes_shard(&place, "eu").await;
     let tenant = TenantName::new("acme").unwrap();

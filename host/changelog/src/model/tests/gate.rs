@@ -430,6 +430,7 @@ fn batches_are_taken_once_and_without_gaps() {
         identity: identity.clone(),
         after,
         through,
+        at_us: 0,
         ends,
         records: Vec::new(),
     };
@@ -458,6 +459,7 @@ fn a_batch_keeps_its_form() {
         identity: identity.clone(),
         after: at(1),
         through: at(through),
+        at_us: 0,
         ends: true,
         records: sequences
             .iter()

@@ -54,7 +54,7 @@ impl Store {
     /// Reads what comes after a position. An empty batch says that nothing does yet.
     ///
     /// # Errors
-    /// [`crate::Closed::Cut`] when the log may have been cut; compare [`crate::Witness`]es, and begin an epoch.
+    /// [`crate::Closed::Cut`] when the log may have been cut; compare witnesses, and begin an epoch.
     ///
     /// # Cancel safety
     /// Nothing is lost: whoever reads keeps the position.

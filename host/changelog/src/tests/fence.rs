@@ -70,6 +70,14 @@ pub(super) async fn the_deadline_holds_at_commit(place: Place) {
     direct.ok("ROLLBACK TO a; INSERT INTO notes VALUES ('acme', 2, 'two')").await;
     after(&shard.store, deadline + 800_000).await;
     closed(direct.refused("COMMIT").await, Closed::Expired);
+    // Who has it looked at early is still held to each statement.
+    shard.store.extend(Epoch(1), deadline + 1_600_000).await.unwrap();
+    direct.ok("BEGIN").await;
+    direct.ok(INSERT).await;
+    direct.ok("SET CONSTRAINTS ALL IMMEDIATE").await;
+    after(&shard.store, deadline + 1_600_000).await;
+    closed(direct.refused("INSERT INTO notes VALUES ('acme', 3, 'three')").await, Closed::Expired);
+    direct.ok("ROLLBACK").await;
     assert!(all(&shard.store).await.is_empty());
 }
 

@@ -8,6 +8,7 @@
 //! [`endpoint`], [`health`], [`breaker`] and [`balance`] what is observed meanwhile. [`recording`] is how a decision is kept and
 //! decided again, [`rollout`] how a version takes over from another, and [`evidence`] on what grounds it may not.
 //! [`log`] names what a shard's log holds, [`token`] what a client brings of it, [`tenant_table`] which tables a shard has.
+//! [`directory`] says on which shard a tenant's data are.
 
 pub mod attribute;
 pub mod backoff;
@@ -15,6 +16,7 @@ pub mod balance;
 pub mod bounds;
 pub mod breaker;
 pub mod decide;
+pub mod directory;
 pub mod endpoint;
 pub mod evidence;
 pub mod facts;

@@ -40,6 +40,7 @@ pub(crate) fn run(root: &Path, all: bool) -> anyhow::Result<()> {
     tools::schemathesis(root)?;
     tools::docker_registry(root)?;
     tools::moto(root)?;
+    tools::postgresql()?;
     let mut run = Run { root, count: Count::default(), broken: Vec::new() };
 
     // For all systems, because licences are checked for all; and with the versions of the lock file.

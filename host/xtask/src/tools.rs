@@ -73,6 +73,36 @@ pub(crate) fn docker_registry(root: &Path) -> anyhow::Result<()> {
     debian(root, "docker-registry", "docker-registry")
 }
 
+/// PostgreSQL, whose programs the tests of shards start. It is installed and not unpacked: its programs look for their files
+/// where the package puts them.
+///
+/// # Errors
+/// As [`nextest`].
+pub(crate) fn postgresql() -> anyhow::Result<()> {
+    let installed = || {
+        let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+        versions.into_iter().any(|version| version.path().join("bin/initdb").is_file())
+    };
+    if installed() {
+        return Ok(());
+    }
+    eprintln!("== install Debian's postgresql");
+    let install = || {
+        let mut apt = Command::new("apt-get");
+        apt.args(["install", "--yes", "--quiet", "--no-install-recommends", "postgresql"]);
+        apt.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).stdout(std::io::stderr());
+        apt.status().is_ok_and(|status| status.success())
+    };
+    if !install() {
+        setup::update_packages()?;
+        install();
+    }
+    if !installed() {
+        bail!("PostgreSQL is missing and could not be installed: run `apt-get install postgresql` as root");
+    }
+    Ok(())
+}
+
 /// A server that speaks S3's protocol, in Python, which the tests of uploads start.
 ///
 /// # Errors

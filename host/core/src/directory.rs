@@ -56,7 +56,6 @@ pub struct TenantHash(pub u128);
 impl TenantHash {
     /// The place on the line that rules divide: the upper half.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "the upper half is what is left after the shift")]
     pub const fn point(self) -> u64 {
         (self.0 >> 64) as u64
     }

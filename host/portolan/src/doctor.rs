@@ -29,7 +29,7 @@ pub(crate) struct Doctor {
     /// Run the commands that mend what is found, after asking about each.
     #[arg(long)]
     fix: bool,
-    /// Do not ask.
+    /// Do not ask, and mend failures alone: what is missing for a language is installed only when somebody agrees.
     #[arg(short, long, requires = "fix")]
     yes: bool,
     /// Print JSON.
@@ -58,6 +58,9 @@ struct Finding {
     /// The command that mends it.
     #[serde(skip_serializing_if = "Option::is_none")]
     fix: Option<String>,
+    /// A command that tells more, or mends it only for the shell that runs it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    see: Option<String>,
 }
 
 /// Looks, and mends when asked to.
@@ -86,6 +89,9 @@ pub(crate) fn run(options: &Doctor) -> anyhow::Result<ExitCode> {
             if let Some(fix) = &finding.fix {
                 print(&format!("      {:18} fix: {fix}", ""))?;
             }
+            if let Some(see) = &finding.see {
+                print(&format!("      {:18} see: {see}", ""))?;
+            }
         }
         let count = |level| findings.iter().filter(|finding| finding.level == level).count();
         print(&format!("{} warnings, {} failures", count(Level::Warn), count(Level::Fail)))?;
@@ -102,7 +108,25 @@ fn look(path: &Path) -> Vec<Finding> {
 }
 
 fn finding(what: &str, level: Level, told: impl Into<String>, fix: Option<&str>) -> Finding {
-    Finding { what: what.to_owned(), level, told: told.into(), fix: fix.map(str::to_owned) }
+    Finding { what: what.to_owned(), level, told: told.into(), fix: fix.map(str::to_owned), see: None }
+}
+
+impl Finding {
+    fn see(self, command: String) -> Self {
+        Self { see: Some(command), ..self }
+    }
+}
+
+/// A path as one word of a shell's command.
+fn word(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-');
+    if !text.is_empty() && !text.starts_with('-') && text.chars().all(plain) {
+        text.into_owned()
+    } else {
+        let text = if text.starts_with('-') { format!("./{text}") } else { text.into_owned() };
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 /// What every gateway needs of its machine.
@@ -121,7 +145,7 @@ fn system(findings: &mut Vec<Finding>) {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
     findings.push(if files < FILES_MIN {
         let told = format!("{files} open files are allowed; each connection takes one");
-        finding("open files", Level::Warn, told, Some(&format!("ulimit -n {}", FILES_MIN * 16)))
+        finding("open files", Level::Warn, told, None).see(format!("ulimit -n {}", FILES_MIN * 16))
     } else {
         finding("open files", Level::Ok, format!("{files} are allowed"), None)
     });
@@ -141,10 +165,8 @@ fn system(findings: &mut Vec<Finding>) {
 fn configuration(path: &Path, findings: &mut Vec<Finding>) {
     let shown = path.display();
     if !path.is_file() {
-        let fix = format!(
-            "portolan init {}",
-            path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).display()
-        );
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let fix = format!("portolan init {}", word(folder.unwrap_or_else(|| Path::new("."))));
         return findings.push(finding(
             "configuration",
             Level::Warn,
@@ -159,8 +181,8 @@ fn configuration(path: &Path, findings: &mut Vec<Finding>) {
             let first =
                 rejected.problems.first().map(|problem| problem.line(&rejected.sources)).unwrap_or_default();
             let told = format!("{shown} has {count} problems; the first: {first}");
-            let fix = format!("portolan validate --config {shown}");
-            return findings.push(finding("configuration", Level::Fail, told, Some(&fix)));
+            let see = format!("portolan validate --config {}", word(path));
+            return findings.push(finding("configuration", Level::Fail, told, None).see(see));
         }
         Err(error) => {
             return findings.push(finding("configuration", Level::Fail, format!("{shown}: {error:#}"), None));
@@ -186,11 +208,11 @@ fn state(folder: &Path, findings: &mut Vec<Finding>) {
     let probe = tempfile::Builder::new().prefix(".doctor").tempfile_in(folder);
     findings.push(match probe {
         Err(error) => {
-            let fix = format!("chown -R \"$(id -un)\" {shown}");
+            let fix = format!("chown -R \"$(id -un)\" {}", word(folder));
             finding("state", Level::Fail, format!("{shown} cannot be written: {error}"), Some(&fix))
         }
         Ok(_) if metadata.permissions().mode() & 0o002 != 0 => {
-            let fix = format!("chmod o-w {shown}");
+            let fix = format!("chmod o-w {}", word(folder));
             finding(
                 "state",
                 Level::Fail,
@@ -216,8 +238,8 @@ fn port(address: SocketAddr) -> Finding {
             finding(&what, Level::Fail, "needs a right that this user does not have", Some(fix))
         }
         Err(error) => {
-            let fix = format!("ss -ltnp 'sport = :{}'", address.port());
-            finding(&what, Level::Fail, format!("cannot be taken: {error}"), Some(&fix))
+            let see = format!("ss -ltnp 'sport = :{}'", address.port());
+            finding(&what, Level::Fail, format!("cannot be taken: {error}"), None).see(see)
         }
     }
 }
@@ -237,20 +259,21 @@ fn tools(findings: &mut Vec<Finding>) {
     tool("Rust for wasm32", library, tool::INSTALL_RUST_TARGET);
     tool("Node.js", tool::version(&["node", "--version"]), tool::INSTALL_NODE);
     tool("npm", tool::version(&["npm", "--version"]), tool::INSTALL_NODE);
-    tool("Python", tool::version(&["python3", "--version"]), "apt-get install python3 python3-venv");
+    tool("Python", tool::version(&["python3", "--version"]), "apt-get install -y python3 python3-venv");
     tool("componentize-py", tool::version(&["componentize-py", "--version"]), tool::INSTALL_COMPONENTIZE_PY);
     let zig = tool::zig().and_then(|words| tool::version(&[&words[..], &["version"]].concat()));
     tool("zig", zig, tool::INSTALL_ZIG);
     tool("C for wasm32", tool::c_compiler(), tool::INSTALL_ZIG);
     tool("make", tool::version(&["make", "--version"]), tool::INSTALL_MAKE);
     tool("Go", tool::version(&["go", "version"]), tool::INSTALL_GO);
-    tool("protoc", tool::version(&["protoc", "--version"]), "apt-get install protobuf-compiler");
+    tool("protoc", tool::version(&["protoc", "--version"]), "apt-get install -y protobuf-compiler");
 }
 
 /// Runs a finding's command, once somebody agrees.
 fn mend(finding: &Finding, yes: bool) -> anyhow::Result<()> {
     let Some(fix) = finding.fix.as_deref().filter(|_| finding.level > Level::Ok) else { return Ok(()) };
-    if !yes && !agrees(&finding.what, &finding.told, fix)? {
+    let agreed = if yes { finding.level == Level::Fail } else { agrees(&finding.what, &finding.told, fix)? };
+    if !agreed {
         return Ok(());
     }
     eprintln!("== {fix}");
@@ -275,4 +298,23 @@ fn agrees(what: &str, told: &str, fix: &str) -> anyhow::Result<bool> {
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer).context("read the answer")?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_one_word_of_the_shell() {
+        for (path, text) in [
+            ("/srv/state", "/srv/state"),
+            ("/srv/my state", "'/srv/my state'"),
+            ("/a;rm -r b", "'/a;rm -r b'"),
+            ("it's", r"'it'\''s'"),
+            ("-R", "'./-R'"),
+            ("", "''"),
+        ] {
+            assert_eq!(word(Path::new(path)), text);
+        }
+    }
 }

@@ -43,6 +43,9 @@ const IDLE: Duration = Duration::from_secs(60);
 const KEPT_FOR: Duration = Duration::from_secs(15 * 60);
 /// How long what was found stands before it is looked at again: whether the version is still there, and what it reads.
 const FRESH: Duration = Duration::from_secs(5);
+/// After this time without another look a version decides nothing until there was one: looks wait for each other, and who
+/// switched a policy off must not wait for all of them.
+const STALE: Duration = Duration::from_secs(30);
 
 /// All that is previewed on this node. Clones are the same.
 #[derive(Clone, Debug)]
@@ -128,7 +131,14 @@ impl Previews {
 
     /// Takes over what slots are to run. What nobody asks for any more is dropped.
     pub(crate) fn follow(&self, specs: Vec<SlotSpec>, facts: Arc<Facts>, trust: &Trust) {
-        let specs = specs.into_iter().map(|spec| (spec.slot.clone(), spec)).collect();
+        let specs: HashMap<Slot, SlotSpec> =
+            specs.into_iter().map(|spec| (spec.slot.clone(), spec)).collect();
+        // What a slot may not run any more decides nothing from now on.
+        let stands = |preview: &Preview, entry: &Entry| {
+            let spec = specs.get(&preview.slot);
+            entry.is_made || spec.is_some_and(|spec| spec.policy == preview.plugin && !spec.terms.disabled)
+        };
+        self.0.kept().retain(|preview, entry| stands(preview, entry));
         let offered = Offered { facts: Some(facts), specs, trust: trust.clone() };
         *self.0.offered.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(offered);
         let now = clock::now();
@@ -194,6 +204,11 @@ impl Previews {
         });
         let mut kept = self.0.kept();
         if let Some(entry) = kept.get_mut(&wanted) {
+            // A refusal that may pass says nothing against what was found before.
+            let found = match (&entry.found, found) {
+                (Some(Ok(before)), Err(Trouble::Refused(refused))) if refused.transient => Ok(before.clone()),
+                (_, found) => found,
+            };
             *entry = Entry { found: Some(found), is_made: false, looked_at: clock::now(), ..*entry };
         }
     }
@@ -204,7 +219,9 @@ impl Seam for Previews {
         let now = clock::now();
         let found = self.0.kept().get_mut(wanted).map(|entry| {
             entry.used_at = now;
-            (entry.found.clone(), entry.is_made || now.since(entry.looked_at) < FRESH)
+            let age = now.since(entry.looked_at);
+            let found = entry.found.clone().filter(|_| age < STALE);
+            (found, entry.is_made || age < FRESH)
         });
         let (found, is_fresh) = found.unwrap_or((None, false));
         if !is_fresh && self.0.begin(wanted, now).is_ok() {

@@ -47,7 +47,7 @@ pub(crate) fn component(path: &Path) -> anyhow::Result<Built> {
     if !path.is_dir() {
         let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
         let bytes = if is_component(&bytes) { bytes } else { componentize(&bytes, None, path)? };
-        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        let folder = path.parent().unwrap_or_else(|| Path::new("")).to_owned();
         return Ok(Built { bytes, name: stem(path), folder, is_project: false });
     }
     let folder = path.canonicalize().with_context(|| format!("find {}", path.display()))?;

@@ -36,7 +36,7 @@ const OUTPUTS: [&str; 12] = [
     "sdk",
     ".portolan",
 ];
-/// Files of a project; more are not looked at, and a note says so.
+/// Files and folders of a project; more are not looked at.
 const FILES_MAX: usize = 2_000;
 /// Bytes of one file that are looked at.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -205,8 +205,12 @@ fn folders(project: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut next = 0;
     while let Some(folder) = all.get(next).cloned() {
         next += 1;
-        for entry in std::fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
-            let entry = entry.with_context(|| format!("list {}", folder.display()))?;
+        let entries = match std::fs::read_dir(&folder) {
+            // A folder may go while it is looked for, but not the project's own.
+            Err(_) if next > 1 => continue,
+            entries => entries.with_context(|| format!("list {}", folder.display()))?,
+        };
+        for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
             if is_folder && !OUTPUTS.contains(&name.as_str()) && !name.starts_with("portolan_policy_") {

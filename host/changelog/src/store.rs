@@ -406,13 +406,19 @@ impl Store {
             return Err(Error::Busy(format!("the tenant is held by {other}")));
         }
         let args = [tenant.as_str().into(), hold.into()];
-        session
+        // Another move may have come since it was looked at.
+        let done = session
             .run(
                 "INSERT INTO portolan_tenant (tenant, hold) VALUES ($1, $2) \
-                 ON CONFLICT (tenant) DO UPDATE SET hold = excluded.hold",
+                 ON CONFLICT (tenant) DO UPDATE SET hold = excluded.hold \
+                 WHERE portolan_tenant.hold IS NULL OR portolan_tenant.hold = excluded.hold",
                 &args,
             )
             .await?;
+        if done != 1 {
+            session.rollback().await?;
+            return Err(Error::Busy("the tenant is held by another move".to_owned()));
+        }
         changed(&mut session).await?;
         session.commit().await?;
         if self.dialect() == Dialect::Postgres {

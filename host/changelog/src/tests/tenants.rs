@@ -123,6 +123,21 @@ pub(super) async fn a_held_tenant_is_not_written(place: Place) {
     acme.ok("INSERT INTO notes VALUES ('acme', 3, 'x')").await;
 }
 
+pub(super) async fn one_of_two_moves_holds(place: Place) {
+    let shard = notes_shard(&place, "eu").await;
+    for number in 0..8 {
+        let tenant = name(&format!("acme-{number}"));
+        let (one, two) = tokio::join!(
+            shard.store.hold(&tenant, "move-1", SOON),
+            shard.store.hold(&tenant, "move-2", SOON)
+        );
+        let holder = if one.is_ok() { "move-1" } else { "move-2" };
+        let other = if one.is_ok() { two } else { one };
+        assert!(matches!(other, Err(Error::Busy(_))), "{other:?}");
+        assert_eq!(shard.store.tenant(&tenant).await.unwrap().hold.as_deref(), Some(holder));
+    }
+}
+
 pub(super) async fn a_forgotten_tenant_leaves_nothing(place: Place) {
     let (shard, follower) = (notes_shard(&place, "eu").await, place.replica("us", NOTES, &[notes()]).await);
     let (mut acme, mut bolt) = (place.direct(&shard, "acme").await, place.direct(&shard, "bolt").await);

@@ -121,8 +121,8 @@ impl Store {
         Ok(Horizon { waiting, waiting_us, transactions })
     }
 
-    /// Rows as they are now, for who begins to follow: of one tenant or of all, after a row, up to so many. Tombstones are among them.
-    /// Follow the log from a position that was read *before* the first of them; what comes twice does not matter.
+    /// Rows of declared tables as they are now, for who begins to follow: of one tenant or of all, after a row, up to so many.
+    /// Tombstones are among them. None means that no more come. Follow the log from a position that was read *before* the first of them; what comes twice does not matter.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -132,43 +132,60 @@ impl Store {
         after: Option<&RowId>,
         max: usize,
     ) -> Result<Vec<Record>, Error> {
-        let mut session = self.pool(Role::Applier).snapshot().await?;
-        let states = session
-            .query(
-                "SELECT r.table_name, r.key, r.tenant, r.placement, r.deleted, r.epoch, r.v, r.origin, \
-                 r.replaces_epoch, r.replaces_v, r.replaces_origin, f.schema FROM portolan_row r, portolan_fence f \
-                 WHERE (r.table_name, r.key) > ($1, $2) AND ($3 = '' OR r.tenant = $3) \
-                 ORDER BY r.table_name, r.key LIMIT $4",
-                &[
-                    after.map_or("", |after| after.table.as_str()).into(),
-                    after.map_or("", |after| after.key.as_str()).into(),
-                    tenant.map_or("", TenantName::as_str).into(),
-                    (max.min(BATCH_RECORDS_MAX) as u64).into(),
-                ],
-            )
-            .await?;
-        let ids = states.iter().map(|row| Ok(RowId { table: row.text(0)?, key: row.text(1)? }));
-        let ids = ids.collect::<Result<Vec<_>, Error>>()?;
-        let mut images = self.images(&mut session, &ids).await?;
-        session.rollback().await?;
-        let mut records = Vec::new();
-        for (row, id) in states.iter().zip(ids) {
-            let image = if row.number(4)? == 1 { None } else { images.remove(&id) };
-            records.push(Record {
-                position: Position::START,
-                at_us: 0,
-                tenant: tenant_of(row, 2)?,
-                placement: Placement(row.number(3)?),
-                schema: row.number(11)?,
-                change: Change::Row(RowChange {
-                    id,
-                    row: image,
-                    version: version(row, 5)?
-                        .ok_or_else(|| Error::Damaged("a row without a version".to_owned()))?,
-                    replaces: version(row, 8)?,
-                }),
-            });
+        let declared = self.declared();
+        if declared.is_empty() || max == 0 {
+            return Ok(Vec::new());
         }
+        // Of a table that is no longer declared there are versions and no images: its rows are not gone.
+        let names: Vec<String> = declared.iter().map(|table| format!("'{}'", table.table.name)).collect();
+        let sql = format!(
+            "SELECT r.table_name, r.key, r.tenant, r.placement, r.deleted, r.epoch, r.v, r.origin, \
+             r.replaces_epoch, r.replaces_v, r.replaces_origin, f.schema FROM portolan_row r, portolan_fence f \
+             WHERE (r.table_name, r.key) > ($1, $2) AND ($3 = '' OR r.tenant = $3) AND r.table_name IN ({}) \
+             ORDER BY r.table_name, r.key LIMIT $4",
+            names.join(", ")
+        );
+        let mut session = self.pool(Role::Applier).snapshot().await?;
+        let mut after = after.cloned().unwrap_or_else(|| RowId { table: String::new(), key: String::new() });
+        let mut records = Vec::new();
+        // A page whose rows are all skipped is not the end.
+        while records.is_empty() {
+            let args = [
+                after.table.as_str().into(),
+                after.key.as_str().into(),
+                tenant.map_or("", TenantName::as_str).into(),
+                (max.min(BATCH_RECORDS_MAX) as u64).into(),
+            ];
+            let states = session.query(&sql, &args).await?;
+            let ids = states.iter().map(|row| Ok(RowId { table: row.text(0)?, key: row.text(1)? }));
+            let ids = ids.collect::<Result<Vec<_>, Error>>()?;
+            let Some(last) = ids.last() else { break };
+            after = last.clone();
+            let mut images = self.images(&mut session, &ids).await?;
+            for (row, id) in states.iter().zip(ids) {
+                let deleted = row.number(4)? == 1;
+                let image = images.remove(&id).filter(|_| !deleted);
+                // Only a tombstone says that a row is gone.
+                if !deleted && image.is_none() {
+                    continue;
+                }
+                records.push(Record {
+                    position: Position::START,
+                    at_us: 0,
+                    tenant: tenant_of(row, 2)?,
+                    placement: Placement(row.number(3)?),
+                    schema: row.number(11)?,
+                    change: Change::Row(RowChange {
+                        id,
+                        row: image,
+                        version: version(row, 5)?
+                            .ok_or_else(|| Error::Damaged("a row without a version".to_owned()))?,
+                        replaces: version(row, 8)?,
+                    }),
+                });
+            }
+        }
+        session.rollback().await?;
         Ok(records)
     }
 

@@ -291,6 +291,8 @@ pub(super) async fn rows_that_were_there_before_are_adopted(place: Place) {
     shard.store.declare(&Tables::default(), 3).await.unwrap();
     admin.ok("UPDATE notes SET body = 'newer'").await;
     assert_eq!(self::changes(&shard.store).await, changes);
+    // Nor is it told to who begins: that its row is gone would be a lie.
+    assert_eq!(shard.store.rows(None, None, 9).await.unwrap(), []);
 }
 
 pub(super) async fn tables_must_be_as_they_are_declared(place: Place) {

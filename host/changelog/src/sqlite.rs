@@ -139,7 +139,7 @@ pub(crate) fn capture(table: &Declared) -> Vec<String> {
 pub(crate) fn release(table: &str) -> Vec<String> {
     let events = ["insert", "update", "delete"].into_iter();
     let names = events.flat_map(|event| [format!("before_{event}"), event.to_owned()]);
-    names.map(|name| format!("DROP TRIGGER IF EXISTS \"portolan_{table}_{name}\"")).collect()
+    names.map(|name| format!("DROP TRIGGER IF EXISTS \"portolan_{name}_{table}\"")).collect()
 }
 
 /// How many of a table's triggers are there.
@@ -150,6 +150,7 @@ pub(crate) const TRIGGERS: (&str, u64) = (
 
 const NOT_APPLYING: &str = "WHEN NOT EXISTS (SELECT 1 FROM portolan_session WHERE applying = 1)";
 
+/// The event stands before the table's name: after it, a table `notes_before` would take away what holds `notes`.
 fn triggers(table: &Declared) -> Vec<(String, String)> {
     let name = &table.table.name;
     let on = table.name(crate::database::Dialect::Sqlite);
@@ -158,7 +159,7 @@ fn triggers(table: &Declared) -> Vec<(String, String)> {
         let lower = event.to_ascii_lowercase();
         let tests: String = rows.iter().map(|row| tenant_tests(table, row)).collect();
         triggers.push((
-            format!("portolan_{name}_before_{lower}"),
+            format!("portolan_before_{lower}_{name}"),
             format!("BEFORE {event} ON {on} {NOT_APPLYING} BEGIN {}{tests} END", fence_tests(table)),
         ));
         let body = match event {
@@ -167,7 +168,7 @@ fn triggers(table: &Declared) -> Vec<(String, String)> {
             _ => update(table),
         };
         triggers.push((
-            format!("portolan_{name}_{lower}"),
+            format!("portolan_{lower}_{name}"),
             format!("AFTER {event} ON {on} {NOT_APPLYING} BEGIN {body} END"),
         ));
     }

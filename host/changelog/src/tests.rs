@@ -48,6 +48,7 @@ const CASES: &[Case] = cases![
     capture::moved_keys_are_two_rows,
     capture::rows_that_were_there_before_are_adopted,
     capture::tables_must_be_as_they_are_declared,
+    capture::tables_of_like_names_are_captured_each,
     capture::triggers_are_made_when_they_must_be,
     capture::values_have_one_text,
     fence::a_commit_after_the_lease_is_unknown,

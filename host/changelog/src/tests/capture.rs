@@ -277,6 +277,27 @@ pub(super) async fn large_values_stay_whole(place: Place) {
     assert_eq!(batch.records.len(), 1);
 }
 
+pub(super) async fn tables_of_like_names_are_captured_each(place: Place) {
+    let (mut schema, mut tables) = (Vec::new(), Vec::new());
+    for name in ["notes", "notes_before", "before_notes", "insert_notes"] {
+        schema.push(NOTES.replacen("notes", name, 1));
+        tables.push(table(name, Some("tenant"), &["tenant", "id"], Writers::Primary));
+    }
+    let shard = place.shard("eu", &schema.join(";"), &tables).await;
+    let mut direct = place.direct(&shard, "acme").await;
+    for table in &tables {
+        direct.ok(&format!("INSERT INTO {} VALUES ('acme', 1, 'one')", table.name)).await;
+    }
+    let seen: Vec<_> = changes(&shard.store).await.into_iter().map(|change| change.id.table).collect();
+    assert_eq!(seen, tables.iter().map(|table| table.name.to_string()).collect::<Vec<_>>());
+    shard.store.demote(Epoch(1), Duration::from_secs(1)).await.unwrap();
+    let mut direct = place.direct(&shard, "acme").await;
+    for table in &tables {
+        let error = direct.refused(&format!("DELETE FROM {}", table.name)).await;
+        assert!(matches!(error, Error::Closed(crate::Closed::Expired)), "{}: {error:?}", table.name);
+    }
+}
+
 pub(super) async fn rows_that_were_there_before_are_adopted(place: Place) {
     let shard = place.shard("eu", NOTES, &[]).await;
     let mut admin = place.admin(&shard).await;
@@ -336,7 +357,7 @@ pub(super) async fn triggers_are_made_when_they_must_be(place: Place) {
     }
     // Somebody took one away.
     let drop = if place.is_sqlite() {
-        "DROP TRIGGER portolan_notes_insert"
+        "DROP TRIGGER portolan_insert_notes"
     } else {
         "DROP TRIGGER portolan_capture ON notes"
     };

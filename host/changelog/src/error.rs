@@ -50,8 +50,9 @@ impl Error {
             return Self::Away(error.to_string());
         };
         let (message, code) = (database.message(), database.code().unwrap_or_default());
-        if let Some((_, word)) = message.split_once("portolan:")
-            && let Some(closed) = closed(word)
+        // Others' words may hold a writer's own values. What triggers raise has one of these codes and is the whole message.
+        if let "25006" | "1811" = code.as_ref()
+            && let Some(closed) = message.strip_prefix("portolan:").and_then(closed)
         {
             return Self::Closed(closed);
         }
@@ -76,9 +77,8 @@ impl Error {
 }
 
 /// The words with which triggers refuse.
-fn closed(text: &str) -> Option<Closed> {
-    let word: String = text.chars().take_while(char::is_ascii_lowercase).collect();
-    Some(match word.as_str() {
+fn closed(word: &str) -> Option<Closed> {
+    Some(match word {
         "away" => Closed::Away,
         "cut" => Closed::Cut,
         "expired" => Closed::Expired,

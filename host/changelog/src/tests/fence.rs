@@ -40,6 +40,9 @@ pub(super) async fn the_deadline_stops_direct_writers(place: Place) {
     ] {
         closed(direct.refused(refused).await, Closed::Expired);
     }
+    // A writer's own words are not the fence's.
+    let error = direct.refused("SELECT * FROM \"portolan:expired\"").await;
+    assert!(matches!(error, Error::Rejected(_)), "{error:?}");
     // Reads go on.
     assert_eq!(direct.texts("SELECT body FROM notes").await, ["one"]);
     // The lease is renewed, and it may write again.

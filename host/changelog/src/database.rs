@@ -140,11 +140,14 @@ impl Dialect {
                 .replace("portolan_", "portolan.")
                 .replace("{now}", "portolan.now_us()")
                 .replace("{horizon}", "pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+                .replace("{row_bytes}", "bytes")
                 .replace("{each}", "jsonb_array_elements($1::jsonb) each (value)")
                 .replace("{lock}", "FOR UPDATE"),
             Self::Sqlite => text
                 .replace("{now}", SQLITE_NOW)
                 .replace("{horizon}", "(SELECT tx FROM portolan_fence)")
+                // The record's header tells it.
+                .replace("{row_bytes}", "coalesce(octet_length(row), 0)")
                 .replace("{each}", "json_each($1) each")
                 .replace("{lock}", ""),
         }

@@ -40,15 +40,18 @@ pub struct Horizon {
     pub transactions: u64,
 }
 
-const BATCH: &str = "SELECT s.epoch, s.tx, s.seq, s.at_us, s.tenant, s.placement, s.schema, s.kind, s.table_name, s.key, \
+/// Which records fit is found by their rows' lengths alone, which are told without reading the rows: a thousand rows may be
+/// gigabytes.
+const BATCH: &str = "WITH due AS (SELECT epoch, tx, seq, {row_bytes} AS bytes FROM portolan_log \
+    WHERE (epoch, tx, seq) > ($1, $2, $3) ORDER BY epoch, tx, seq LIMIT $4), \
+    fit AS (SELECT epoch, tx, seq, \
+    (lead(epoch) OVER w IS NULL OR lead(epoch) OVER w <> epoch OR lead(tx) OVER w <> tx) AS ends, \
+    sum(bytes) OVER w AS bytes, count(*) OVER w AS records FROM due WINDOW w AS (ORDER BY epoch, tx, seq)) \
+    SELECT s.epoch, s.tx, s.seq, s.at_us, s.tenant, s.placement, s.schema, s.kind, s.table_name, s.key, \
     CAST(s.row AS TEXT), s.version_epoch, s.v, s.origin, s.replaces_epoch, s.replaces_v, s.replaces_origin, \
-    s.ends, {horizon} \
-    FROM (SELECT l.*, \
-    (lead(l.epoch) OVER w IS NULL OR lead(l.epoch) OVER w <> l.epoch OR lead(l.tx) OVER w <> l.tx) AS ends, \
-    sum(coalesce(length(CAST(l.row AS TEXT)), 0)) OVER w AS bytes, count(*) OVER w AS records \
-    FROM (SELECT * FROM portolan_log WHERE (epoch, tx, seq) > ($1, $2, $3) ORDER BY epoch, tx, seq LIMIT $4) l \
-    WINDOW w AS (ORDER BY l.epoch, l.tx, l.seq)) s \
-    WHERE s.records < $4 AND (s.bytes <= $5 OR s.records = 1) ORDER BY s.epoch, s.tx, s.seq";
+    fit.ends, {horizon} FROM fit CROSS JOIN portolan_log s \
+    WHERE s.epoch = fit.epoch AND s.tx = fit.tx AND s.seq = fit.seq \
+    AND fit.records < $4 AND (fit.bytes <= $5 OR fit.records = 1) ORDER BY fit.epoch, fit.tx, fit.seq";
 
 impl Store {
     /// Reads what comes after a position. An empty batch says that nothing does yet.

@@ -35,6 +35,8 @@ CREATE TABLE portolan.log (
     table_name      text,
     key             text,
     row             jsonb,
+    -- How much a reader takes with it, so that what does not fit need not be read.
+    bytes           integer GENERATED ALWAYS AS (octet_length(coalesce(row::text, ''))) STORED,
     version_epoch   bigint,
     v               bigint,
     origin          text COLLATE "C",

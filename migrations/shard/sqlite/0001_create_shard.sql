@@ -32,13 +32,14 @@ CREATE TABLE portolan_log (
     kind            TEXT    NOT NULL CHECK (kind IN ('put', 'delete', 'forget')),
     table_name      TEXT,
     key             TEXT,
-    row             TEXT,
     version_epoch   INTEGER,
     v               INTEGER,
     origin          TEXT,
     replaces_epoch  INTEGER,
     replaces_v      INTEGER,
-    replaces_origin TEXT
+    replaces_origin TEXT,
+    -- The last, so that nothing beside it is behind a large one.
+    row             TEXT
 ) STRICT;
 
 CREATE UNIQUE INDEX portolan_log_position ON portolan_log (epoch, tx, seq);

@@ -275,6 +275,11 @@ pub(super) async fn large_values_stay_whole(place: Place) {
     let limits = Limits { bytes: 10, records: 100 };
     let batch = shard.store.read(Position::START, limits).await.unwrap();
     assert_eq!(batch.records.len(), 1);
+    // The next is a deletion, and the one after it is large again.
+    for (bytes, fit) in [(10, 1), (59_999, 1), (100_000, 2)] {
+        let batch = shard.store.read(batch.through, Limits { bytes, records: 100 }).await.unwrap();
+        assert_eq!(batch.records.len(), fit, "{bytes}");
+    }
 }
 
 pub(super) async fn tables_of_like_names_are_captured_each(place: Place) {

@@ -11,7 +11,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::database::{Dialect, Row, Session, Value};
-use crate::defaults::{BATCH_RECORDS_MAX, CHUNK_RECORDS, RETRY_MAX};
+use crate::defaults::{BATCH_RECORDS_MAX, CHUNK_RECORDS, PRUNE_SLICES, RETRY_MAX};
 use crate::error::Error;
 use crate::model::gate::{Ground, Loser, Plan, RowState, Write};
 use crate::model::progress::{Admission, Progress};
@@ -288,28 +288,43 @@ impl Store {
             through.sequence.into(),
             (CHUNK_RECORDS as u64).into(),
         ];
-        let oldest = "SELECT epoch, tx, seq FROM portolan_log WHERE (epoch, tx, seq) <= ($1, $2, $3) \
-            ORDER BY epoch, tx, seq LIMIT $4";
-        session
-            .run(
-                &format!(
-                    "DELETE FROM portolan_row WHERE deleted = 1 AND EXISTS (SELECT 1 FROM portolan_log l \
-                     WHERE l.kind = 'delete' AND l.table_name = portolan_row.table_name AND l.key = portolan_row.key \
-                     AND l.v = portolan_row.v AND l.version_epoch = portolan_row.epoch AND l.origin = portolan_row.origin \
-                     AND (l.epoch, l.tx, l.seq) IN ({oldest}))"
-                ),
-                &args,
+        let oldest = |columns: &str| {
+            format!(
+                "SELECT {columns} FROM portolan_log WHERE (epoch, tx, seq) <= ($1, $2, $3) \
+                 ORDER BY epoch, tx, seq LIMIT $4"
             )
-            .await?;
-        let sql = format!("DELETE FROM portolan_log WHERE (epoch, tx, seq) IN ({oldest})");
+        };
+        // From the records to the tombstones, of which there may be many more.
+        let sql = format!(
+            "DELETE FROM portolan_row WHERE deleted = 1 AND (table_name, key, epoch, v, origin) IN \
+             (SELECT l.table_name, l.key, l.version_epoch, l.v, l.origin FROM ({}) l WHERE l.kind = 'delete')",
+            oldest("kind, table_name, key, version_epoch, v, origin")
+        );
+        session.run(&sql, &args).await?;
+        let sql =
+            format!("DELETE FROM portolan_log WHERE (epoch, tx, seq) IN ({})", oldest("epoch, tx, seq"));
         let gone = session.run(&sql, &args).await?;
-        if session.dialect() == Dialect::Postgres {
-            // Of transactions that have ended nothing is looked at any more.
-            let sql = "DELETE FROM portolan.inside WHERE tx < pg_snapshot_xmin(pg_current_snapshot())::text::bigint";
-            session.execute(sql, &[]).await?;
-        }
         session.commit().await?;
+        if self.dialect() == Dialect::Postgres {
+            self.prune_inside().await?;
+        }
         Ok(gone)
+    }
+
+    /// Of transactions that have ended nothing is looked at any more. Some slices of them go, each on its own: a backlog
+    /// must not take longer than a statement may.
+    async fn prune_inside(&self) -> Result<(), Error> {
+        let sql = "DELETE FROM portolan.inside WHERE (tx, epoch, leased) IN (SELECT tx, epoch, leased FROM portolan.inside \
+            WHERE tx < pg_snapshot_xmin(pg_current_snapshot())::text::bigint ORDER BY tx, epoch, leased LIMIT $1)";
+        for _ in 0..PRUNE_SLICES {
+            let mut session = self.begin(Role::Owner).await?;
+            let gone = session.execute(sql, &[(CHUNK_RECORDS as u64).into()]).await?;
+            session.commit().await?;
+            if gone < CHUNK_RECORDS as u64 {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// What follows is the applier's, until [`leave_applying`] or the end of the transaction.

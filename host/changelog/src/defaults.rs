@@ -8,6 +8,8 @@ pub const BATCH_RECORDS_MAX: usize = 1_000;
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// Records that are applied with one set of statements: what is held in memory of a transaction that came in parts.
 pub const CHUNK_RECORDS: usize = 1_000;
+/// Slices of ended transactions' marks that go with one slice of records: more than come with one, so that a backlog shrinks.
+pub const PRUNE_SLICES: usize = 4;
 /// How long one statement may take, and how long an answer is waited for. Less than a lease lasts.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a statement waits for others' locks.

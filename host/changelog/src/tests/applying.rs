@@ -453,4 +453,13 @@ pub(super) async fn pruned_records_take_their_tombstones(place: Place) {
         "{rest:?}"
     );
     assert_eq!(all(&shard.store).await.len(), 1);
+    if !place.is_sqlite() {
+        // Cases beside this one have transactions that are open: it takes until they end.
+        let deadline = tokio::time::Instant::now() + super::place::PATIENCE;
+        let mut admin = place.admin(&shard).await;
+        while admin.texts("SELECT tx::text FROM portolan.inside").await != [""; 0] {
+            assert!(tokio::time::Instant::now() < deadline);
+            shard.store.prune(Position::START).await.unwrap();
+        }
+    }
 }

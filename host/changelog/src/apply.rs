@@ -11,7 +11,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::database::{Dialect, Row, Session, Value};
-use crate::defaults::{BATCH_RECORDS_MAX, CHUNK_RECORDS, PRUNE_SLICES, RETRY_MAX};
+use crate::defaults::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, CHUNK_RECORDS, PRUNE_SLICES, RETRY_MAX};
 use crate::error::Error;
 use crate::model::gate::{Ground, Loser, Plan, RowState, Write};
 use crate::model::progress::{Admission, Progress};
@@ -342,19 +342,27 @@ impl Store {
         source: &str,
         counts: &mut Counts,
     ) -> Result<(), Error> {
+        // Bytes limit a chunk as they limit a batch; what was taken before is not walked over again.
+        let next = "WITH due AS (SELECT epoch, tx, seq, octet_length(record) AS bytes FROM portolan_staged \
+            WHERE source = $1 AND (epoch, tx, seq) > ($2, $3, $4) ORDER BY epoch, tx, seq LIMIT $5), \
+            fit AS (SELECT epoch, tx, seq, sum(bytes) OVER w AS bytes, count(*) OVER w AS records FROM due \
+            WINDOW w AS (ORDER BY epoch, tx, seq)) \
+            SELECT s.record, s.epoch, s.tx, s.seq FROM fit CROSS JOIN portolan_staged s \
+            WHERE s.source = $1 AND s.epoch = fit.epoch AND s.tx = fit.tx AND s.seq = fit.seq \
+            AND (fit.bytes <= $6 OR fit.records = 1) ORDER BY fit.epoch, fit.tx, fit.seq";
+        let delete = "DELETE FROM portolan_staged WHERE source = $1 \
+            AND (epoch, tx, seq) > ($2, $3, $4) AND (epoch, tx, seq) <= ($5, $6, $7)";
+        let mut after = [Value::Int(0), Value::Int(0), Value::Int(0)];
         loop {
-            let next = "SELECT record, epoch, tx, seq FROM portolan_staged WHERE source = $1 \
-                ORDER BY epoch, tx, seq LIMIT $2";
-            let rows = session.query(next, &[source.into(), (CHUNK_RECORDS as u64).into()]).await?;
+            let mut args = vec![Value::from(source)];
+            args.extend(after.clone());
+            let limits = [(CHUNK_RECORDS as u64).into(), (BATCH_BYTES_MAX as u64).into()];
+            let rows = session.query(next, &[args.as_slice(), &limits].concat()).await?;
             let Some(last) = rows.last() else { return Ok(()) };
             let records = rows.iter().map(|row| parse(&row.text(0)?)).collect::<Result<Vec<Record>, _>>()?;
             self.absorb(session, &records, counts).await?;
-            session
-                .run(
-                    "DELETE FROM portolan_staged WHERE source = $1 AND (epoch, tx, seq) <= ($2, $3, $4)",
-                    &[source.into(), last.value(1).clone(), last.value(2).clone(), last.value(3).clone()],
-                )
-                .await?;
+            after = [last.value(1).clone(), last.value(2).clone(), last.value(3).clone()];
+            session.run(delete, &[args.as_slice(), &after].concat()).await?;
         }
     }
 
@@ -468,15 +476,17 @@ impl Store {
     ) -> Result<(), Error> {
         let args: [Value; 2] = [tenant.as_str().into(), placement.0.into()];
         for table in self.declared().iter().rev() {
+            let mut after = String::new();
             loop {
-                let next = "SELECT key FROM portolan_row WHERE tenant = $1 AND placement < $2 AND table_name = $3 LIMIT $4";
+                let next = "SELECT key FROM portolan_row WHERE tenant = $1 AND placement < $2 AND table_name = $3 \
+                    AND key > $4 ORDER BY key LIMIT $5";
+                let [tenant, placement] = args.clone();
+                let name = table.table.name.as_str().into();
                 let limit = (CHUNK_RECORDS as u64).into();
-                let rows = session
-                    .query(next, &[args[0].clone(), args[1].clone(), table.table.name.as_str().into(), limit])
-                    .await?;
-                if rows.is_empty() {
-                    break;
-                }
+                let rows =
+                    session.query(next, &[tenant, placement, name, after.as_str().into(), limit]).await?;
+                let Some(last) = rows.last() else { break };
+                after = last.text(0)?;
                 let keys = rows.iter().map(|row| row.text(0)).collect::<Result<Vec<_>, _>>()?;
                 session.execute(&table.delete(session.dialect()), &[array(&keys).into()]).await?;
                 let ids: Vec<_> =

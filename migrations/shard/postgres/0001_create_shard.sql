@@ -71,7 +71,7 @@ CREATE TABLE portolan.row (
     PRIMARY KEY (table_name, key)
 );
 
-CREATE INDEX row_tenant ON portolan.row (tenant, placement);
+CREATE INDEX row_tenant ON portolan.row (tenant, table_name, key, placement);
 
 -- Tenants that were ever held or moved; all others are here, with placement 0.
 CREATE TABLE portolan.tenant (

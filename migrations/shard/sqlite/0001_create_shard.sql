@@ -60,7 +60,7 @@ CREATE TABLE portolan_row (
     PRIMARY KEY (table_name, key)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX portolan_row_tenant ON portolan_row (tenant, placement);
+CREATE INDEX portolan_row_tenant ON portolan_row (tenant, table_name, key, placement);
 
 -- Tenants that were ever held or moved; all others are here, with placement 0.
 CREATE TABLE portolan_tenant (

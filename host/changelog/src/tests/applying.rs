@@ -365,6 +365,14 @@ pub(super) async fn a_large_transaction_becomes_visible_at_once(place: Place) {
     }
     assert_eq!((parts, rows(&place, &follower).await.len()), (2, 2_501));
     assert_eq!(follower.store.progress("eu").await.unwrap().unwrap().staged, None);
+    // Parts by bytes: each has its own, and nothing of them stays behind.
+    let large = "x".repeat(400_000);
+    direct.ok(&format!("UPDATE notes SET body = '{large}' WHERE id < 7")).await;
+    follow(&source.store, &follower.store).await;
+    let (ours, theirs) = (rows(&place, &source).await, rows(&place, &follower).await);
+    assert!(ours == theirs && ours.iter().filter(|row| row.len() > large.len()).count() == 7);
+    let staged = if place.is_sqlite() { "portolan_staged" } else { "portolan.staged" };
+    assert_eq!(place.admin(&follower).await.texts(&format!("SELECT source FROM {staged}")).await, [""; 0]);
 }
 
 pub(super) async fn a_dropped_application_leaves_nothing(place: Place) {

@@ -40,6 +40,8 @@ pub enum Applied {
 pub struct Counts {
     /// Losers that were kept.
     pub conflicts: u64,
+    /// Changes that were dropped, because their tenant has moved away since.
+    pub forgotten: u64,
     /// Changes that wait.
     pub parked: u64,
     /// Rows that were put or deleted.
@@ -74,6 +76,7 @@ pub struct Lost {
 #[derive(Debug, Default)]
 struct Taken {
     conflicts: u64,
+    forgotten: u64,
     parked: Vec<(Record, String)>,
     written: u64,
 }
@@ -399,6 +402,7 @@ impl Store {
         parked.extend(taken.parked);
         park(session, &parked).await?;
         counts.conflicts += taken.conflicts;
+        counts.forgotten += taken.forgotten;
         counts.written += taken.written;
         counts.parked += parked.len() as u64;
         Ok(())
@@ -428,6 +432,7 @@ impl Store {
         save_states(session, &plan.writes).await?;
         session.execute("RELEASE portolan_take", &[]).await?;
         taken.conflicts += plan.conflicts.len() as u64;
+        taken.forgotten += plan.forgotten;
         taken.parked.extend(plan.parked.into_iter().map(|(record, why)| (record, why.text().to_owned())));
         taken.written += plan.writes.len() as u64;
         Ok(Vec::new())

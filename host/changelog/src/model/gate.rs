@@ -122,6 +122,8 @@ pub struct Plan {
     pub forgets: BTreeMap<TenantName, Placement>,
     /// Losers to keep.
     pub conflicts: Vec<Conflict>,
+    /// How many changes are dropped, because their tenant has moved away since.
+    pub forgotten: u64,
     /// Changes that wait.
     pub parked: Vec<(Record, Why)>,
     /// The rows' new states, each with its whole row or none.
@@ -199,7 +201,8 @@ impl Plan {
         let there = ground.rows.get(&change.id);
         let forgotten = record.tenant.as_ref().and_then(|tenant| ground.forgotten.get(tenant).copied());
         match judge(there, forgotten.unwrap_or_default(), record, change, now_us) {
-            Verdict::Duplicate | Verdict::Forgotten => {}
+            Verdict::Duplicate => {}
+            Verdict::Forgotten => self.forgotten += 1,
             Verdict::Loses { conflict } => {
                 if let (true, Some(there)) = (conflict, there) {
                     self.conflicts.push(Conflict {

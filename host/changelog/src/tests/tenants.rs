@@ -10,12 +10,16 @@ use portolan_core::time::Moment;
 use super::applying::follow;
 use super::capture::{NOTES, all, notes, notes_shard, read};
 use super::place::{Place, table, text};
-use crate::{Change, Closed, Error, Lease};
+use crate::{Change, Closed, Error, Lease, Record};
 
 const SOON: Duration = Duration::from_millis(300);
 
 fn name(name: &str) -> TenantName {
     TenantName::new(name).unwrap()
+}
+
+fn count_of_acme(records: &[Record]) -> u64 {
+    records.iter().filter(|record| record.tenant == Some(name("acme"))).count() as u64
 }
 
 fn lease() -> Lease {
@@ -178,7 +182,8 @@ pub(super) async fn a_forgotten_tenant_leaves_nothing(place: Place) {
     }
     // What is left of the earlier stay on some link changes nothing.
     for batch in &earlier {
-        follower.store.merge(&batch.records).await.unwrap();
+        let counts = follower.store.merge(&batch.records).await.unwrap();
+        assert_eq!((counts.forgotten, counts.written), (count_of_acme(&batch.records), 0));
     }
     assert_eq!(place.admin(&follower).await.texts("SELECT tenant FROM notes").await, ["bolt"]);
     // It comes back, and an old word to forget it is not obeyed again.

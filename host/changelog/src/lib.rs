@@ -21,9 +21,10 @@
 //! that, [`Store::place`] it there and away here, then [`Store::forget`] it here.
 //!
 //! # What is not promised
-//! Who owns the tables or the file can do anything. On PostgreSQL a writer that makes all constraints immediate by intent is held to
-//! each of its statements, but not to the time of its commit; demotion waits for it or ends it. SQLite has no roles: reads must name
-//! their tenant. Its direct writers must set `recursive_triggers`, or are refused. Rows and records that a file-system copy
+//! Who owns the tables or the file can do anything. The deadline is looked at with each statement, and on PostgreSQL at commit. A
+//! writer that makes all constraints immediate escapes the look at commit, and on SQLite there is none: what such a writer
+//! wrote in time it may commit late. Demotion waits for it or ends it, but when every gateway is dead nobody demotes, and its commit
+//! may come after another region's lease has begun. SQLite has no roles: reads must name their tenant. Its direct writers must set `recursive_triggers`, or are refused. Rows and records that a file-system copy
 //! brought back are noticed by a [`Witness`](portolan_core::log::Witness) alone. At followers, the operator's own triggers run as
 //! everywhere (on PostgreSQL they may ask for `current_setting('portolan.applying', true)`), and a reference that cascades
 //! takes a follower's own rows along: declare none on multi-writer tables. A database's clock that is set back keeps the

@@ -340,7 +340,8 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Writers`] when a writer is still inside after its connection was ended: the fence is closed to new
-    /// statements and to commits, and the next lease must wait until this one's deadline.
+    /// statements, and to commits of all but writers that made their constraints immediate. The next lease must wait until
+    /// this one's deadline.
     ///
     /// # Cancel safety
     /// Not cancel-safe: the fence may be closed while writers are inside. Call it again.

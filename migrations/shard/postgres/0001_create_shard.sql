@@ -255,7 +255,8 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- At commit, once for each transaction: it began in time, and must end in time.
+-- At commit, once for each transaction: it began in time, and must end in time. A writer that makes its constraints immediate is
+-- looked at when it enters or does so, and not at commit.
 CREATE FUNCTION portolan.leave() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$

@@ -3,7 +3,7 @@
 //! The fence is a row in the shard's own database, so that it stops those who write without any gateway. Its deadline is
 //! a time of the database's own clock, read *before* the lease was asked for: whatever the network does to the answer,
 //! the fence closes before anybody else may take the lease. It is read again at commit, because a transaction may begin
-//! in time and end late.
+//! in time and end late; the crate's documentation says where and for whom that look is missing.
 
 use std::time::Duration;
 

@@ -12,6 +12,8 @@ use super::place::{Direct, Place, table};
 use crate::{Closed, Engine, Error, Lease, Limits, Refused, Store};
 
 const INSERT: &str = "INSERT INTO notes VALUES ('acme', 1, 'one')";
+/// A lease that ends during a case: long beside what a busy machine takes for the statements before its end.
+const LEASE_US: u64 = 2_500_000;
 const SOON: Duration = Duration::from_millis(300);
 
 fn closed(error: Error, why: Closed) {
@@ -29,7 +31,7 @@ pub(super) async fn the_deadline_stops_direct_writers(place: Place) {
     let shard = place.replica("eu", NOTES, &[notes()]).await;
     let mut direct = place.direct(&shard, "acme").await;
     closed(direct.refused(INSERT).await, Closed::Expired);
-    let deadline = shard.store.clock().await.unwrap() + 400_000;
+    let deadline = shard.store.clock().await.unwrap() + LEASE_US;
     shard.store.begin_epoch(Epoch(7), deadline).await.unwrap();
     direct.ok(INSERT).await;
     after(&shard.store, deadline).await;
@@ -59,7 +61,7 @@ pub(super) async fn the_deadline_holds_at_commit(place: Place) {
         return;
     }
     let shard = place.replica("eu", NOTES, &[notes()]).await;
-    let deadline = shard.store.clock().await.unwrap() + 400_000;
+    let deadline = shard.store.clock().await.unwrap() + LEASE_US;
     shard.store.begin_epoch(Epoch(1), deadline).await.unwrap();
     let mut direct = place.direct(&shard, "acme").await;
     direct.ok("BEGIN").await;
@@ -67,18 +69,18 @@ pub(super) async fn the_deadline_holds_at_commit(place: Place) {
     after(&shard.store, deadline).await;
     closed(direct.refused("COMMIT").await, Closed::Expired);
     // The same where all but the first record was taken back.
-    shard.store.extend(Epoch(1), deadline + 800_000).await.unwrap();
+    shard.store.extend(Epoch(1), deadline + LEASE_US).await.unwrap();
     direct.ok("BEGIN; SAVEPOINT a").await;
     direct.ok(INSERT).await;
     direct.ok("ROLLBACK TO a; INSERT INTO notes VALUES ('acme', 2, 'two')").await;
-    after(&shard.store, deadline + 800_000).await;
+    after(&shard.store, deadline + LEASE_US).await;
     closed(direct.refused("COMMIT").await, Closed::Expired);
     // Who has it looked at early is still held to each statement.
-    shard.store.extend(Epoch(1), deadline + 1_600_000).await.unwrap();
+    shard.store.extend(Epoch(1), deadline + 2 * LEASE_US).await.unwrap();
     direct.ok("BEGIN").await;
     direct.ok(INSERT).await;
     direct.ok("SET CONSTRAINTS ALL IMMEDIATE").await;
-    after(&shard.store, deadline + 1_600_000).await;
+    after(&shard.store, deadline + 2 * LEASE_US).await;
     closed(direct.refused("INSERT INTO notes VALUES ('acme', 3, 'three')").await, Closed::Expired);
     direct.ok("ROLLBACK").await;
     assert!(all(&shard.store).await.is_empty());

@@ -4,27 +4,17 @@ use std::path::Path;
 
 use portolan_tests::client::Client;
 use portolan_tests::guests::{Guest, with_section};
-use portolan_tests::node::{self, Node, run};
+use portolan_tests::node::{self, Node};
 use portolan_tests::until;
 use serde_json::{Value, json};
+
+use crate::{good, says};
 
 /// Some 1,500,000 units of fuel: most of what a call may take.
 const SPINS: &str = "(local $left i32) (local.set $left (i32.const 250000))
     (loop $again (local.set $left (i32.sub (local.get $left) (i32.const 1))) (br_if $again (local.get $left))) (i32.const 0)";
 /// Traps whenever it is asked.
 const TRAPS: Guest<'static> = Guest::deciding("(unreachable)");
-
-async fn says(folder: &Path, arguments: &[&str]) -> (i32, String) {
-    let output = run(folder, arguments).await;
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    (output.status.code().unwrap(), text.into_owned())
-}
-
-async fn good(folder: &Path, arguments: &[&str]) -> String {
-    let (code, text) = says(folder, arguments).await;
-    assert_eq!(code, 0, "{arguments:?}: {text}");
-    text
-}
 
 async fn push(folder: &Path, component: &[u8]) -> String {
     std::fs::write(folder.join("pushed.wasm"), component).unwrap();

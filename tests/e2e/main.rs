@@ -25,6 +25,9 @@ mod serving;
 mod tenants;
 mod upgrade;
 
+use std::path::Path;
+
+use portolan_tests::node;
 use portolan_tests::upstream::Upstream;
 
 /// One region `here` with the pool `web`, and a second pool `other`.
@@ -35,4 +38,18 @@ fn one_region(web: &[&Upstream], more: &str) -> String {
          [policies]\ninstances = 100\n[region.here.pool.web]\nendpoints = [{}]\n{more}",
         endpoints.join(", ")
     )
+}
+
+/// Runs a command in a folder; gives its exit code and all that it said.
+async fn says(folder: &Path, arguments: &[&str]) -> (i32, String) {
+    let output = node::run(folder, arguments).await;
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    (output.status.code().unwrap(), text.into_owned())
+}
+
+/// Runs a command that is to succeed; gives all that it said.
+async fn good(folder: &Path, arguments: &[&str]) -> String {
+    let (code, text) = says(folder, arguments).await;
+    assert_eq!(code, 0, "{arguments:?}: {text}");
+    text
 }

@@ -11,6 +11,8 @@ use portolan_tests::until;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::{good, says};
+
 /// A folder of a node with a control store beside it, and what more its own file says.
 fn folder(name: &str, place: &TempDir, more: &str) -> TempDir {
     node::folder(&format!(
@@ -25,19 +27,6 @@ fn write(folder: &Path, more: &str) {
         "[region.eu.pool.web]\nendpoints = [\"127.0.0.1:9\"]\n[region.us.pool.web]\nendpoints = [\"127.0.0.1:9\"]\n{more}"
     );
     std::fs::write(folder.join("conf.d/all.toml"), text).unwrap();
-}
-
-/// Runs a command in a folder; gives its exit code and all that it said.
-async fn says(folder: &Path, arguments: &[&str]) -> (i32, String) {
-    let output = run(folder, arguments).await;
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    (output.status.code().unwrap(), text.into_owned())
-}
-
-async fn good(folder: &Path, arguments: &[&str]) -> String {
-    let (code, text) = says(folder, arguments).await;
-    assert_eq!(code, 0, "{arguments:?}: {text}");
-    text
 }
 
 /// Pushes `mine.wasm`; gives the upload's record.

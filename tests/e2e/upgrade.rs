@@ -8,9 +8,11 @@
 use std::path::{Path, PathBuf};
 
 use portolan_tests::client;
-use portolan_tests::node::{self, Node, run};
+use portolan_tests::node::{self, Node};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::{good, says};
 
 /// The version that the recorded slot is pinned to answers so.
 const SAYS: &str = "recorded";
@@ -46,18 +48,6 @@ fn recorded() -> TempDir {
     std::fs::write(used.join(format!("{hour:010}.json")), counted.to_string()).unwrap();
     std::fs::remove_file(file).unwrap();
     folder
-}
-
-async fn says(folder: &Path, arguments: &[&str]) -> (i32, String) {
-    let output = run(folder, arguments).await;
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    (output.status.code().unwrap(), text.into_owned())
-}
-
-async fn good(folder: &Path, arguments: &[&str]) -> String {
-    let (code, text) = says(folder, arguments).await;
-    assert_eq!(code, 0, "{arguments:?}: {text}");
-    text
 }
 
 async fn serves(node: &Node) {

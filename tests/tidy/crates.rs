@@ -68,6 +68,8 @@ struct Package {
 fn floor(name: &str) -> Floor {
     match name {
         "portolan-core" => Floor::Core,
+        // For tests of any crate; stands on none.
+        "portolan-test-postgres" => Floor::Core,
         "portolan-changelog" | "portolan-foundation" => Floor::Shared,
         "portolan" => Floor::Wiring,
         "portolan-tests" | "xtask" => Floor::Outside,

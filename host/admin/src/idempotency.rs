@@ -92,25 +92,29 @@ pub(crate) async fn once<F: Future<Output = Response>>(
 
 /// Adds the header to the description of a route.
 pub(crate) fn describe(operation: &mut Operation) {
-    let schema =
-        ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(KEY_BYTES_MAX));
+    // White space around a field's value is no part of it (RFC 9110, section 5.5), and gone before anybody looks.
+    let pattern = format!("^[ \\t]*[!-~]{{1,{KEY_BYTES_MAX}}}[ \\t]*$");
+    let schema = ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern));
     let parameter = ParameterBuilder::new()
         .name("Idempotency-Key")
         .parameter_in(ParameterIn::Header)
         .description(Some("A text of your own: the same request with the same key is carried out once."))
-        .schema(Some(schema.pattern(Some("^[!-~]+$"))))
+        .schema(Some(schema))
         .build();
     operation.parameters.get_or_insert_default().push(parameter.into());
 }
 
 fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let Some(key) = headers.get(HEADER) else { return Ok(None) };
+    let mut keys = headers.get_all(HEADER).iter();
+    let Some(key) = keys.next() else { return Ok(None) };
     let good = |key: &&HeaderValue| {
         (1..=KEY_BYTES_MAX).contains(&key.len()) && key.as_bytes().iter().all(u8::is_ascii_graphic)
     };
-    let key = Some(key).filter(good).and_then(|key| key.to_str().ok());
+    let key = Some(key).filter(|_| keys.next().is_none()).filter(good).and_then(|key| key.to_str().ok());
     key.map(|key| Some(key.to_owned())).ok_or_else(|| {
-        Problem::invalid(format!("`Idempotency-Key` is to be 1 to {KEY_BYTES_MAX} visible characters"))
+        Problem::invalid(format!(
+            "`Idempotency-Key` is to be one value of 1 to {KEY_BYTES_MAX} visible characters"
+        ))
     })
 }
 

@@ -86,8 +86,20 @@ pub(crate) fn still_there(api: &Api, caller: &Caller) -> bool {
 }
 
 fn by_token(api: &Api, text: &str) -> Result<Caller, Problem> {
+    let caller = of_token(text, |id| find(api, id))?;
+    if let Some(id) = caller.id.strip_prefix("token/") {
+        api.used(id);
+    }
+    Ok(caller)
+}
+
+/// Recognises the holder of a portolan token, with what is kept of the token of this id.
+///
+/// # Errors
+/// [`Problem`] when it is none, or is none any more.
+pub fn of_token(text: &str, find: impl FnOnce(&str) -> Option<TokenRecord>) -> Result<Caller, Problem> {
     let presented = Presented::parse(text).ok_or_else(refused)?;
-    let record = find(api, presented.id).filter(|record| presented.is(record)).ok_or_else(refused)?;
+    let record = find(presented.id).filter(|record| presented.is(record)).ok_or_else(refused)?;
     // The holder of the right secret may know why it is not taken.
     if record.expires_at_ms <= clock::unix_ms() {
         return Err(unknown("the token has expired: ask for a new one (`portolan token create`)"));
@@ -95,7 +107,6 @@ fn by_token(api: &Api, text: &str) -> Result<Caller, Problem> {
     if record.role.is_of_tenant() != record.tenant.is_some() {
         return Err(refused());
     }
-    api.used(presented.id);
     let granted = record.role.scopes();
     let scopes = match record.scopes {
         Some(own) => own.intersection(&granted).copied().collect(),

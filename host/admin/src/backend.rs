@@ -396,6 +396,18 @@ pub trait Node: Debug + Send + Sync {
     /// When no node runs here.
     fn nodes(&self) -> Result<Vec<Value>, Problem>;
 
+    /// The shards that are intended, and how each stands in the node's region.
+    ///
+    /// # Errors
+    /// When no node runs here.
+    fn shards(&self) -> Result<Vec<Value>, Problem>;
+
+    /// Where a tenant's rows are; none when no shard has them.
+    ///
+    /// # Errors
+    /// When no node runs here.
+    fn place(&self, tenant: &TenantName) -> Result<Option<Value>, Problem>;
+
     /// Thinks a request through.
     ///
     /// # Errors

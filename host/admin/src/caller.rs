@@ -67,6 +67,8 @@ words! {
         Operator = "operator",
         /// Runs one tenant: its policy's rollouts and its tokens.
         TenantAdmin = "tenant-admin",
+        /// An application of one tenant: reads and writes its rows.
+        TenantApp = "tenant-app",
         /// Makes one tenant's policy.
         TenantDev = "tenant-dev",
     }
@@ -83,6 +85,10 @@ words! {
         ChangeRead = "change:read",
         /// Make changes of many objects, apply files, go back.
         ChangeWrite = "change:write",
+        /// Read a tenant's rows.
+        DataRead = "data:read",
+        /// Write a tenant's rows.
+        DataWrite = "data:write",
         /// Read recorded decisions.
         DecisionRead = "decision:read",
         /// Listen to events.
@@ -171,6 +177,8 @@ pub const MATRIX: &[(Role, &[Scope])] = &[
         Role::TenantAdmin,
         &[
             Scope::ChangeRead,
+            Scope::DataRead,
+            Scope::DataWrite,
             Scope::DecisionRead,
             Scope::EventRead,
             Scope::Explain,
@@ -189,6 +197,7 @@ pub const MATRIX: &[(Role, &[Scope])] = &[
             Scope::TokenWrite,
         ],
     ),
+    (Role::TenantApp, &[Scope::DataRead, Scope::DataWrite]),
     (
         Role::TenantDev,
         &[
@@ -219,7 +228,7 @@ impl Role {
     /// Is it a role within one tenant?
     #[must_use]
     pub const fn is_of_tenant(self) -> bool {
-        matches!(self, Self::TenantAdmin | Self::TenantDev)
+        matches!(self, Self::TenantAdmin | Self::TenantApp | Self::TenantDev)
     }
 }
 

@@ -33,6 +33,7 @@ mod revision;
 mod rollouts;
 mod routes;
 mod serve;
+mod shards;
 mod sse;
 mod status;
 mod streams;
@@ -42,7 +43,7 @@ mod token;
 mod tokens;
 
 pub use api::{Api, Settings};
-pub use authentic::{Bindings, Peer};
+pub use authentic::{Bindings, Peer, of_token};
 pub use caller::{Caller, MATRIX, Role, Scope, Way};
 pub use events::{Event, Events};
 pub use oidc::{Claim, Keys, Oidc, OidcError};
@@ -51,7 +52,7 @@ pub use operations::{Operation, Operations, Progress, Stage, StageState};
 pub use page::Page;
 pub use problem::{Code, Fault, Place, Problem, Told};
 pub use serve::{Admission, Router, serve_tcp, serve_unix};
-pub use token::{TOKEN_KIND, TokenRecord};
+pub use token::{TOKEN_KIND, TokenRecord, record as token_record};
 
 #[cfg(test)]
 mod tests;

@@ -29,6 +29,7 @@ pub(crate) fn routes() -> Routes {
         crate::plugins::add,
         crate::previews::add,
         crate::rollouts::add,
+        crate::shards::add,
         crate::status::add,
         crate::tail::add,
         crate::tenants::add,

@@ -82,7 +82,8 @@ pub(crate) fn key(id: &str) -> Key {
 }
 
 /// What an object says of a token; none when it does not read, which is then no token.
-pub(crate) fn record(body: &Body) -> Option<TokenRecord> {
+#[must_use]
+pub fn record(body: &Body) -> Option<TokenRecord> {
     serde_json::from_value(serde_json::Value::Object(body.clone())).ok()
 }
 

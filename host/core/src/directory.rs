@@ -17,6 +17,7 @@ use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
 pub use self::exceptions::Exceptions;
 use crate::ids::{RegionName, ResidencyName, ShardName, TenantName};
+use crate::log::Epoch;
 
 /// Shards of a directory. Each has connections, a log reader and a fence of its own on every node.
 pub const SHARDS_MAX: usize = 4096;
@@ -98,6 +99,8 @@ pub struct Place {
 pub struct Shard {
     /// Its name.
     pub name: ShardName,
+    /// The lease under which it is written.
+    pub epoch: Epoch,
     /// Where it is written, unless a failover has moved that.
     pub primary: RegionName,
     /// Where else it is kept.
@@ -140,7 +143,7 @@ pub struct Tenant<'a> {
 }
 
 /// Which shard each tenant is on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Directory {
     exceptions: Exceptions,
     key: HashKey,
@@ -260,6 +263,17 @@ impl Directory {
             return Err(Invalid::Unknown(index));
         }
         Ok(Self { exceptions, key, rules, shards: shards.into() })
+    }
+
+    /// A directory of nothing.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            exceptions: Exceptions::default(),
+            key: HashKey::new([0; 16]),
+            rules: Vec::new(),
+            shards: Arc::default(),
+        }
     }
 
     /// Where a tenant is; `None` when no rule is about it.

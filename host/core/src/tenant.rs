@@ -106,6 +106,15 @@ impl Tenants {
         Ok(Some(name))
     }
 
+    /// The tenant that the client's certificate names, where certificates name tenants.
+    #[must_use]
+    pub fn certified(&self, request: &impl Evidence) -> Option<TenantName> {
+        let mut sources =
+            self.sources.iter().filter(|source| matches!(source, Source::ClientCertificate { .. }));
+        let name = TenantName::new(sources.find_map(|source| source.name_in(request))?).ok()?;
+        (!self.known_only || self.known.contains_key(&name)).then_some(name)
+    }
+
     /// Does a path name another tenant than this one? Only where paths name tenants at all.
     #[must_use]
     pub fn is_anothers(&self, path: &str, tenant: Option<&TenantName>) -> bool {

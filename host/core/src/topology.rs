@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::directory::Directory;
 use crate::endpoint::{EndpointCell, RegionCell};
 use crate::facts::{Facts, RegionFacts};
 use crate::ids::{PoolName, RegionName, ResidencyName};
@@ -13,6 +14,8 @@ use crate::tenant::Tenants;
 /// Everything that one node knows to exist.
 #[derive(Clone, Debug)]
 pub struct Topology {
+    /// Which tenant is on which shard.
+    pub directory: Arc<Directory>,
     /// The region of this node.
     pub local: RegionName,
     /// Round-trip times in microseconds that the operator declared; measured ones win over them.
@@ -66,6 +69,8 @@ pub struct Pool {
     pub idle_timeout: Duration,
     /// Time for a response head, unless the rule says otherwise.
     pub response_timeout: Duration,
+    /// Do its applications use no shard? Then requests that change something go where they are sent, not to the shard's primary.
+    pub stateless: bool,
 }
 
 /// The protocol spoken to an upstream.

@@ -2,6 +2,7 @@
 //! telemetry. Knows neither requests nor policies.
 
 pub mod clock;
+pub mod endpoint;
 pub mod net;
 pub mod random;
 pub mod seal;

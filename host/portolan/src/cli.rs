@@ -1,10 +1,13 @@
 //! The command line: what can be asked of `portolan`, in words.
 
+mod shard;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::shard::Shard;
 use crate::{doctor, plugin};
 
 /// The name of the hidden command that compiles a component.
@@ -65,6 +68,9 @@ pub(crate) enum Command {
     /// Break glass: hold policies as they are, or take tenants' policies away, without store and API.
     #[command(subcommand)]
     Policy(Policy),
+    /// Look at shards, and say who writes them.
+    #[command(subcommand)]
+    Shard(Shard),
     /// Show a tenant's own side of its policy.
     #[command(subcommand)]
     Tenant(Tenant),

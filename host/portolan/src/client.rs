@@ -406,6 +406,14 @@ impl Node for Nobody {
         Err(self.problem())
     }
 
+    fn shards(&self) -> Result<Vec<Value>, Problem> {
+        Err(self.problem())
+    }
+
+    fn place(&self, _: &TenantName) -> Result<Option<Value>, Problem> {
+        Err(self.problem())
+    }
+
     async fn explain(&self, _: Question) -> Result<Value, Problem> {
         Err(self.problem())
     }

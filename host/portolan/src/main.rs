@@ -21,6 +21,7 @@ mod recordings;
 mod registry;
 mod replay;
 mod rollout;
+mod shard;
 mod status;
 mod tenant;
 mod token;
@@ -137,6 +138,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Doctor(options) => return doctor::run(&options),
         Command::Plugin(command) => return plugin::run(command),
         Command::Policy(command) => return policy::run(&command),
+        Command::Shard(command) => return shard::run(&command),
         Command::Tenant(command) => return tenant::run(&command),
         Command::Usage(command) => return tenant::usage(&command),
         Command::Replay(options) => return replay::run(&options),

@@ -12,6 +12,7 @@ mod previews;
 mod reconcile;
 pub(crate) mod recordings;
 pub(crate) mod rollouts;
+mod shards;
 mod starting;
 pub(crate) mod status;
 pub(crate) mod tenancy;
@@ -31,8 +32,8 @@ use portolan_foundation::tls::{self, CertificateFiles, CertificateStore, ClientA
 use portolan_foundation::{clock, task, telemetry};
 use portolan_policy::{Compile, Engine};
 use portolan_proxy::{
-    AccessLog, ClientNetwork, Listener, ListenerKind, LiveSettings, Previewing, Prober, Proxy, Settings,
-    Trust,
+    AccessLog, ClientNetwork, Listener, ListenerKind, LiveSettings, Previewing, Prober, Proxy, Services,
+    Settings, Trust,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -44,6 +45,7 @@ use self::policies::Sources;
 use self::previews::Previews;
 use self::reconcile::{Reconciler, Start};
 use self::rollouts::Rollouts;
+use self::shards::Shards;
 use self::starting::{Starting, Waiting};
 use crate::config::{self, Config, Loaded, LogFormat};
 
@@ -103,7 +105,10 @@ pub(crate) fn serve(
     let recorder = recordings::start(&config, debug, &live)?;
     let recorder = reconciler.record_with(recorder);
     rollouts.compare_with(recorder.clone());
+    let shards = Shards::new(intent.clone());
+    shards.follow(&config);
     let proxy = portolan_proxy::Config {
+        services: shards.services(&config, control.handle()),
         debug: Some(debug.for_purpose(recordings::DEBUG_PURPOSE)),
         previews: Some(Previewing { key: previews.key(), policies: Arc::new(previews.clone()) }),
         recorder: Arc::new(recorder.clone()),
@@ -127,6 +132,7 @@ pub(crate) fn serve(
         recorder: recorder.clone(),
         report: reconciler.report(),
         rollouts: rollouts.clone(),
+        shards: shards.clone(),
         shutdown: shutdown.clone(),
         settings: Arc::clone(&settings),
         usage: Arc::clone(&meter),
@@ -135,6 +141,8 @@ pub(crate) fn serve(
         starting.map(|starting| control.block_on(starting.end()).context("take the metrics socket over"));
     let _entered = control.enter();
     intent.start(&shutdown);
+    shards.start(&shutdown);
+    reconciler.keep_with(shards.clone());
     let (name, ending) = (config.name.clone(), shutdown.clone());
     task::spawn(
         "rollouts-judge",
@@ -349,6 +357,7 @@ fn proxy_config(
         peer,
         previews: None,
         recorder: Arc::new(portolan_core::recording::Nobody),
+        services: Services::default(),
         settings: Arc::clone(settings),
         threads,
     })

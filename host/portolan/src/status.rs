@@ -34,6 +34,19 @@ fn list<'v>(value: &'v Value, pointer: &str) -> &'v [Value] {
     value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
+/// A shard, in a line or two.
+fn shard(shard: &Value, lines: &mut Vec<String>) {
+    let schema = shard.get("schema").and_then(Value::as_u64);
+    let schema = schema.map_or_else(String::new, |version| format!(", schema {version}"));
+    let lease = shard.get("lease_ms").and_then(Value::as_u64);
+    let lease = lease.map_or_else(String::new, |left| format!(", lease for {:.1} s", left as f64 / 1e3));
+    let (name, role, epoch) = (text(shard, "/name"), text(shard, "/role"), number(shard, "/epoch"));
+    lines.push(format!("shard {name}: {role} in epoch {epoch}{lease}{schema}"));
+    if let Some(problem) = shard.get("problem").and_then(Value::as_str) {
+        lines.push(format!("  PROBLEM {problem}"));
+    }
+}
+
 /// Does anything wanted not run?
 fn differs(status: &Value) -> bool {
     let slots = list(status, "/configuration/slots");
@@ -43,6 +56,7 @@ fn differs(status: &Value) -> bool {
         || list(status, "/rollouts")
             .iter()
             .any(|rollout| rollout.get("stopped").is_some_and(Value::is_string))
+        || list(status, "/shards").iter().any(|shard| shard.get("problem").is_some_and(Value::is_string))
         || slots.iter().any(|slot| slot.get("refused").is_some_and(|refused| !refused.is_null()))
 }
 
@@ -156,6 +170,10 @@ fn render(status: &Value) -> String {
             let endpoints: Vec<String> = list(pool, "/endpoints").iter().map(endpoint).collect();
             lines.push(format!("  {:14} {}", text(pool, "/name"), endpoints.join("  ")));
         }
+    }
+    if !list(status, "/shards").is_empty() {
+        lines.push(String::new());
+        list(status, "/shards").iter().for_each(|each| shard(each, &mut lines));
     }
     let slots = list(status, "/configuration/slots");
     if !slots.is_empty() {

@@ -14,6 +14,8 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use portolan_foundation::endpoint::Body as Service;
+
 use crate::error::Error;
 use crate::metrics::{Received, Ticket};
 use crate::upstream::Lease;
@@ -137,6 +139,7 @@ impl http_body::Body for Upload {
 enum Content {
     Empty,
     Full(Option<Bytes>),
+    Service(Service),
     Upstream { body: Patient, lease: Option<Lease> },
 }
 
@@ -154,6 +157,11 @@ impl Body {
 
     pub(crate) const fn full(bytes: Bytes) -> Self {
         Self { content: Content::Full(Some(bytes)), ticket: None }
+    }
+
+    /// What a service of the gateway answers.
+    pub(crate) fn service(body: Service) -> Self {
+        Self { content: Content::Service(body), ticket: None }
     }
 
     /// An upstream's content. The lease of its connection goes back when the content has ended well, and is dropped,
@@ -188,6 +196,10 @@ impl http_body::Body for Body {
         let frame = match &mut this.content {
             Content::Empty => None,
             Content::Full(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
+            Content::Service(body) => {
+                let frame = std::task::ready!(Pin::new(body).poll_frame(context));
+                frame.map(|frame| frame.map_err(|_| Stall::Broken))
+            }
             Content::Upstream { body, lease } => {
                 let frame = std::task::ready!(body.poll(context));
                 if frame.is_none() || (matches!(frame, Some(Ok(_))) && body.incoming.is_end_stream()) {
@@ -210,6 +222,7 @@ impl http_body::Body for Body {
         match &self.content {
             Content::Empty => true,
             Content::Full(bytes) => bytes.is_none(),
+            Content::Service(body) => body.is_end_stream(),
             Content::Upstream { body, .. } => body.incoming.is_end_stream(),
         }
     }
@@ -217,6 +230,7 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.content {
             Content::Empty => SizeHint::with_exact(0),
+            Content::Service(body) => body.size_hint(),
             Content::Full(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }

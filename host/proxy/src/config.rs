@@ -15,6 +15,7 @@ use portolan_foundation::seal::SealKey;
 use portolan_foundation::tls::PeerIdentity;
 
 use crate::defaults;
+use crate::service::Services;
 use crate::settings::LiveSettings;
 
 /// The data plane of one node: what it is made with.
@@ -30,6 +31,8 @@ pub struct Config {
     pub previews: Option<Previewing>,
     /// Who keeps decisions.
     pub recorder: Arc<dyn Record>,
+    /// Services of the gateway itself.
+    pub services: Services,
     /// What may change while it runs.
     pub settings: Arc<LiveSettings>,
     /// How many data threads.

@@ -24,3 +24,8 @@ pub const HOPS_MAX: u32 = 3;
 /// Tenants whose traffic one data thread counts apart until it is taken, which is once a second. More are counted together,
 /// so that names which clients make up take no memory.
 pub const USAGE_TENANTS_MAX: usize = 10_000;
+/// How long a request of another region waits here for the news of a lease that its sender knows already: a generation is
+/// everywhere within 200 ms, but for a node that is just busy.
+pub const NEWS_WAIT: Duration = Duration::from_secs(2);
+/// From one look for them to the next.
+pub const NEWS_PAUSE: Duration = Duration::from_millis(20);

@@ -12,11 +12,13 @@ use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use portolan_core::balance;
 use portolan_core::endpoint::{Attempt, Outcome};
-use portolan_core::ids::{PoolName, RegionName};
+use portolan_core::ids::{PoolName, RegionName, ShardName};
+use portolan_core::log::Epoch;
 use portolan_core::plan::{Answer, Message, RetryClass};
 use portolan_core::retry::is_idempotent;
 use portolan_core::time::Moment;
 use portolan_core::topology::{Endpoint, Pool, Protocol};
+use portolan_foundation::endpoint::Work;
 use portolan_foundation::{clock, random};
 
 use crate::body::{Body, Upload};
@@ -60,6 +62,8 @@ pub(crate) struct Outbound<'a> {
     pub(crate) request_id: &'a HeaderValue,
     pub(crate) route: &'a Route,
     pub(crate) sticky: Option<u64>,
+    /// What a service of the region is to do.
+    pub(crate) work: Option<&'a Work>,
 }
 
 /// What came of an attempt.
@@ -226,6 +230,12 @@ impl Attempts {
             headers::own(&mut fields, "portolan-tenant", tenant.as_str());
         }
         headers::own(&mut fields, "portolan-region", outbound.region.as_str());
+        if let Some(home) = &inbound.home {
+            headers::own(&mut fields, "portolan-shard", home.shard.as_str());
+            headers::own(&mut fields, "portolan-epoch", &home.epoch.0.to_string());
+            let role = if *outbound.region == home.primary { "primary" } else { "replica" };
+            headers::own(&mut fields, "portolan-role", role);
+        }
         if outbound.attempt > 1 {
             headers::own(&mut fields, "portolan-attempt", &outbound.attempt.to_string());
         }
@@ -287,9 +297,19 @@ fn grant(outbound: &Outbound<'_>) -> Grant {
         hops: headers::hops(&outbound.inbound.headers) + 1,
         pool: outbound.pool.clone(),
         region: outbound.region.clone(),
+        shard: shard(outbound),
         sticky: outbound.sticky,
         tenant: outbound.inbound.tenant.clone(),
     }
+}
+
+/// The shard that must be written there, and under which lease.
+fn shard(outbound: &Outbound<'_>) -> Option<(ShardName, Epoch)> {
+    if let Some(work) = outbound.work {
+        return Some((work.shard.clone(), work.epoch));
+    }
+    let home = outbound.inbound.home.as_ref().filter(|home| home.primary == *outbound.region)?;
+    outbound.inbound.written_at().map(|_| (home.shard.clone(), home.epoch))
 }
 
 /// A place at an endpoint, given back with what is known by then: nothing, when the client goes away.

@@ -52,6 +52,14 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// The same, but for fields by which a client may speak to the gateway.
+pub(crate) fn strip_own_but(headers: &mut HeaderMap, kept: &[HeaderName]) {
+    let said: Vec<(HeaderName, HeaderValue)> =
+        kept.iter().filter_map(|name| headers.get(name).map(|value| (name.clone(), value.clone()))).collect();
+    strip_own(headers);
+    headers.extend(said);
+}
+
 /// Takes off every `portolan-` field: nobody outside may speak in the gateway's name.
 pub(crate) fn strip_own(headers: &mut HeaderMap) {
     let own: Vec<HeaderName> =

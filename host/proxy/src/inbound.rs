@@ -8,9 +8,12 @@ use http::header::{COOKIE, HOST};
 use http::request::Parts;
 use http::{HeaderMap, Method};
 use portolan_core::attribute::{Attribute, Attributes, Value};
-use portolan_core::ids::{RegionName, ResidencyName, TenantName};
+use portolan_core::directory::Tenant;
+use portolan_core::ids::{RegionName, ResidencyName, ShardName, TenantName};
+use portolan_core::log::Epoch;
 use portolan_core::screen::{Violation, check_host};
 use portolan_core::tenant::Evidence;
+use portolan_core::topology::Topology;
 
 use crate::config::{ClientNetwork, Trust};
 use crate::error::Error;
@@ -47,12 +50,44 @@ pub(crate) struct Inbound {
     pub(crate) local: RegionName,
     pub(crate) tenant: Option<TenantName>,
     pub(crate) residency: Option<ResidencyName>,
+    /// Where the tenant's rows are, if it has any.
+    pub(crate) home: Option<Home>,
     pub(crate) downstream: Rc<Downstream>,
     /// Did the request come from a proxy that is believed?
     pub(crate) trusted: bool,
 }
 
+/// The shard that has a tenant's rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Home {
+    pub(crate) epoch: Epoch,
+    /// Where it is written.
+    pub(crate) primary: RegionName,
+    pub(crate) shard: ShardName,
+}
+
 impl Inbound {
+    /// Finds out where the tenant's data must stay, and where they are.
+    pub(crate) fn settle(&mut self, topology: &Topology) {
+        let known = topology.tenants.of(self.tenant.as_ref());
+        self.residency = known.and_then(|tenant| tenant.residency.clone());
+        let directory = &topology.directory;
+        let Some(name) = self.tenant.as_ref().filter(|_| !directory.shards().is_empty()) else { return };
+        let tenant = Tenant { location: None, name, residency: self.residency.as_ref() };
+        let shard = directory.locate(&tenant).and_then(|place| directory.shard(place.shard));
+        self.home = shard.map(|shard| Home {
+            epoch: shard.epoch,
+            primary: shard.primary.clone(),
+            shard: shard.name.clone(),
+        });
+    }
+
+    /// The region that a request which may change something must reach.
+    pub(crate) fn written_at(&self) -> Option<&RegionName> {
+        let safe = matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
+        self.home.as_ref().filter(|_| !safe).map(|home| &home.primary)
+    }
+
     /// Checks what framing could not see, and finds out who the client is. Takes the headers out of `parts`.
     pub(crate) fn read(
         parts: &mut Parts,
@@ -90,6 +125,7 @@ impl Inbound {
             local: local.clone(),
             tenant: None,
             residency: None,
+            home: None,
             downstream: Rc::clone(downstream),
             trusted,
             headers,

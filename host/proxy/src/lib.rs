@@ -23,6 +23,7 @@ mod probe;
 mod resolve;
 mod respond;
 mod server;
+mod service;
 mod settings;
 mod tap;
 #[cfg(test)]
@@ -39,6 +40,7 @@ pub use metrics::Metrics;
 pub use preview::PREVIEW_USE;
 pub use probe::Prober;
 pub use server::{Handle, Proxy, StartError};
+pub use service::Services;
 pub use settings::{LiveSettings, Settings};
 pub use tap::{Tap, TapFilter, TapPlace, Untold};
 pub use usage::{Traffic, Traffics};

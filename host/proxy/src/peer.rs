@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use http::HeaderValue;
-use portolan_core::ids::{PoolName, RegionName, TenantName};
+use portolan_core::ids::{PoolName, RegionName, ShardName, TenantName};
+use portolan_core::log::Epoch;
 
 /// The field that carries a grant on the peer link. Such fields from clients are stripped like all of `portolan-`.
 pub(crate) const GRANT: &str = "portolan-grant";
@@ -28,6 +29,8 @@ pub(crate) struct Grant {
     pub(crate) pool: PoolName,
     /// The region that was decided on: the receiver's own, or the grant is stale.
     pub(crate) region: RegionName,
+    /// The shard that the request needs as its primary, and the lease under which that writes.
+    pub(crate) shard: Option<(ShardName, Epoch)>,
     /// The hash that keeps a sticky request on one endpoint.
     pub(crate) sticky: Option<u64>,
     /// Whose request it is.
@@ -45,6 +48,9 @@ impl Grant {
         if let Some(tenant) = &self.tenant {
             text.push_str(&format!(";tenant={tenant}"));
         }
+        if let Some((shard, Epoch(epoch))) = &self.shard {
+            text.push_str(&format!(";shard={shard};epoch={epoch}"));
+        }
         if let Some(sticky) = self.sticky {
             text.push_str(&format!(";sticky={sticky:016x}"));
         }
@@ -60,15 +66,18 @@ impl Grant {
         }
         let (mut region, mut pool, mut tenant, mut sticky) = (None, None, None, None);
         let (mut generation, mut attempt, mut hops, mut deadline) = (None, None, None, None);
+        let (mut shard, mut epoch) = (None, None);
         for part in parts {
             let (key, value) = part.split_once('=')?;
             match key {
                 "attempt" => attempt = Some(value.parse().ok()?),
+                "epoch" => epoch = Some(Epoch(value.parse().ok()?)),
                 "deadline-ms" => deadline = Some(Duration::from_millis(value.parse().ok()?)),
                 "generation" => generation = Some(value.parse().ok()?),
                 "hops" => hops = Some(value.parse().ok()?),
                 "pool" => pool = Some(PoolName::new(value).ok()?),
                 "region" => region = Some(RegionName::new(value).ok()?),
+                "shard" => shard = Some(ShardName::new(value).ok()?),
                 "sticky" => sticky = Some(u64::from_str_radix(value, 16).ok()?),
                 "tenant" => tenant = Some(TenantName::new(value).ok()?),
                 _ => {}
@@ -81,6 +90,7 @@ impl Grant {
             hops: hops?,
             pool: pool?,
             region: region?,
+            shard: shard.zip(epoch),
             sticky,
             tenant,
         })
@@ -98,12 +108,14 @@ mod tests {
         fn a_grant_comes_out_as_it_went_in(
             attempt: u32, hops: u32, generation: u64, millis in 0_u64..10_000_000,
             tenant in prop::option::of("[a-z]{1,63}"), sticky: Option<u64>,
+            shard in prop::option::of(("[a-z]{1,63}", any::<u64>())),
         ) {
             let grant = Grant {
                 attempt, hops, generation, sticky,
                 deadline: Duration::from_millis(millis),
                 pool: PoolName::new("app").unwrap(),
                 region: RegionName::new("eu-west").unwrap(),
+                shard: shard.map(|(name, epoch)| (ShardName::new(&name).unwrap(), Epoch(epoch))),
                 tenant: tenant.map(|name| TenantName::new(&name).unwrap()),
             };
             prop_assert_eq!(Grant::decode(&grant.encode().unwrap()), Some(grant));

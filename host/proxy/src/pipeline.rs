@@ -15,6 +15,8 @@ use hyper::body::Incoming;
 use portolan_core::ids::{PoolName, RegionName};
 use portolan_core::plan::{Action, RetryClass};
 use portolan_core::snapshot::Snapshot;
+use portolan_core::topology::Topology;
+use portolan_foundation::endpoint::Work;
 use portolan_foundation::{clock, random};
 
 use crate::body::{Body, Patient, Upload};
@@ -30,6 +32,7 @@ use crate::preview;
 use crate::resolve::{Rejection, Route, resolve};
 use crate::respond::{self, Told};
 use crate::server::Worker;
+use crate::service;
 
 /// Answers one request.
 pub(crate) async fn handle(
@@ -54,6 +57,8 @@ pub(crate) async fn handle(
             return respond::finish(&worker, &downstream, told, error.respond("-", false));
         }
     };
+    let snapshot =
+        if inbound.downstream.peer.is_some() { caught_up(&worker, &inbound).await } else { snapshot };
     let mut told = Told::of(begun, &snapshot, &inbound);
     let answered = serve(&worker, &snapshot, &mut inbound, &mut told, parts, incoming).await;
     let response = match answered {
@@ -77,7 +82,11 @@ async fn serve(
     if headers::hops(&inbound.headers) >= defaults::HOPS_MAX {
         return Err(Error::Loop);
     }
-    let granted = granted(snapshot, inbound)?;
+    let service = worker.services().find(&inbound.path).cloned();
+    let granted = granted(snapshot, inbound, service.is_some())?;
+    if let Some(service) = service {
+        return service::serve(worker, snapshot, inbound, told, (parts, incoming), granted, &service).await;
+    }
     let mut draw = Draw { counts: true, now_ms: clock::unix_ms(), seed: random::u64() };
     let decision = match &granted {
         Some(grant) => Decision {
@@ -116,6 +125,7 @@ async fn serve(
         grant: granted.as_ref(),
         attempts: Attempts::new(parts, body),
         spare: None,
+        work: None,
     };
     let answered = trip.run().await;
     if answered.is_err() && granted.is_none() && draw.counts && told.captured.is_none() {
@@ -126,31 +136,61 @@ async fn serve(
 }
 
 /// The decision that came with the request, on the peer link.
-fn granted(snapshot: &Snapshot, inbound: &mut Inbound) -> Result<Option<Grant>, Error> {
+fn granted(snapshot: &Snapshot, inbound: &mut Inbound, service: bool) -> Result<Option<Grant>, Error> {
     if inbound.downstream.peer.is_none() {
         return Ok(None);
     }
     let grant = inbound.headers.get(GRANT).and_then(Grant::decode).ok_or(Error::Stale)?;
     let topology = &snapshot.topology;
-    let known = topology.pool(&grant.region, &grant.pool).is_some();
+    let known = service || topology.pool(&grant.region, &grant.pool).is_some();
     if grant.region != topology.local || !known || grant.hops >= defaults::HOPS_MAX {
         return Err(Error::Stale);
     }
     inbound.tenant = grant.tenant.clone();
-    inbound.residency =
-        topology.tenants.of(grant.tenant.as_ref()).and_then(|tenant| tenant.residency.clone());
+    inbound.settle(topology);
+    if !service && is_over(&grant, topology) {
+        return Err(Error::Stale);
+    }
     Ok(Some(grant))
+}
+
+/// Was the request sent here under a lease that another has followed?
+fn is_over(grant: &Grant, topology: &Topology) -> bool {
+    let Some((shard, epoch)) = &grant.shard else { return false };
+    let known = topology.directory.shards().iter().find(|known| known.name == *shard);
+    known.is_none_or(|known| known.epoch > *epoch)
+}
+
+/// The snapshot that a request of another region goes by: where it names a later lease than this node knows, the news are on
+/// their way.
+async fn caught_up(worker: &Worker, inbound: &Inbound) -> Arc<Snapshot> {
+    let grant = inbound.downstream.peer.as_ref().and(inbound.headers.get(GRANT)).and_then(Grant::decode);
+    let wanted = grant.and_then(|grant| grant.shard);
+    let until = clock::now().plus(defaults::NEWS_WAIT);
+    loop {
+        let snapshot = worker.snapshot();
+        let Some((shard, epoch)) = &wanted else { return snapshot };
+        let known = snapshot.topology.directory.shards().iter().find(|known| known.name == *shard);
+        if known.is_some_and(|known| known.epoch >= *epoch) || clock::now() >= until {
+            return snapshot;
+        }
+        tokio::time::sleep(defaults::NEWS_PAUSE).await;
+    }
 }
 
 fn recognise(snapshot: &Snapshot, inbound: &mut Inbound) -> Result<(), Error> {
     let tenants = &snapshot.topology.tenants;
     inbound.tenant = tenants.recognise(inbound).map_err(|_| Error::UnknownTenant)?;
-    inbound.residency = tenants.of(inbound.tenant.as_ref()).and_then(|tenant| tenant.residency.clone());
+    inbound.settle(&snapshot.topology);
     Ok(())
 }
 
 /// The request's content: kept whole when it is small, so that it can be sent again; streamed otherwise.
-async fn take_body(worker: &Worker, inbound: &Inbound, incoming: Incoming) -> Result<Upload, Error> {
+pub(crate) async fn take_body(
+    worker: &Worker,
+    inbound: &Inbound,
+    incoming: Incoming,
+) -> Result<Upload, Error> {
     let limits = worker.applied().settings.limits;
     let max = limits.body_bytes_max.unwrap_or(u64::MAX);
     if incoming.is_end_stream() {
@@ -171,16 +211,18 @@ async fn take_body(worker: &Worker, inbound: &Inbound, incoming: Incoming) -> Re
 }
 
 /// One request on its way through its choices.
-struct Trip<'a> {
-    worker: &'a Rc<Worker>,
-    snapshot: &'a Arc<Snapshot>,
-    inbound: &'a Inbound,
-    told: &'a mut Told,
-    decision: &'a Decision,
-    grant: Option<&'a Grant>,
-    attempts: Attempts,
+pub(crate) struct Trip<'a> {
+    pub(crate) worker: &'a Rc<Worker>,
+    pub(crate) snapshot: &'a Arc<Snapshot>,
+    pub(crate) inbound: &'a Inbound,
+    pub(crate) told: &'a mut Told,
+    pub(crate) decision: &'a Decision,
+    pub(crate) grant: Option<&'a Grant>,
+    pub(crate) attempts: Attempts,
     /// The last upstream's own answer of failure, which the client gets where nobody has a better one.
-    spare: Option<Box<Response<Body>>>,
+    pub(crate) spare: Option<Box<Response<Body>>>,
+    /// What a service of another region is to do.
+    pub(crate) work: Option<&'a Work>,
 }
 
 impl Trip<'_> {
@@ -189,6 +231,7 @@ impl Trip<'_> {
         if self.decision.choices.is_empty() {
             return Err(Error::NoAnswer);
         }
+        let mut targets = smallvec::SmallVec::<[(&RegionName, &PoolName); 4]>::new();
         for choice in &self.decision.choices {
             tried += 1;
             if self.decision.check(choice, &self.snapshot.topology, self.inbound).is_err() {
@@ -199,6 +242,13 @@ impl Trip<'_> {
             let Some((region, pool)) = self.decision.target(choice) else {
                 return self.answer(choice);
             };
+            // Who changes a tenant's rows must stand where they are written, whatever a policy prefers.
+            let region =
+                self.inbound.written_at().filter(|_| !self.is_stateless(region, pool)).unwrap_or(region);
+            if targets.contains(&(region, pool)) {
+                continue;
+            }
+            targets.push((region, pool));
             let now = clock::now();
             match resolve(&self.snapshot.topology, self.inbound.residency.as_ref(), region, pool, now) {
                 Err(Rejection::Residency) => forbidden += 1,
@@ -218,6 +268,10 @@ impl Trip<'_> {
         }
     }
 
+    fn is_stateless(&self, region: &RegionName, pool: &PoolName) -> bool {
+        self.snapshot.topology.pool(region, pool).is_some_and(|pool| pool.stateless)
+    }
+
     /// An answer that needs no upstream.
     fn answer(&self, choice: &Choice) -> Result<Response<Body>, Error> {
         let answer = self.decision.answer(choice).ok_or(Error::NoAnswer)?;
@@ -231,7 +285,7 @@ impl Trip<'_> {
     }
 
     /// Tries one target until it answers, fails for good, or the next one should be tried.
-    async fn attempt(
+    pub(crate) async fn attempt(
         &mut self,
         choice: &Choice,
         region: &RegionName,
@@ -270,6 +324,7 @@ impl Trip<'_> {
                 request_id: &request_id,
                 route,
                 sticky,
+                work: self.work,
             };
             self.told.went(region, pool, &endpoint.authority, outbound.attempt);
             let sent = self.attempts.send(self.worker, &outbound, attempt).await;
@@ -298,7 +353,7 @@ impl Trip<'_> {
 }
 
 /// Why a target gave no answer, and what follows.
-enum Halt {
+pub(crate) enum Halt {
     Final(Error),
     Next(Error),
 }

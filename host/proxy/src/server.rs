@@ -37,6 +37,7 @@ use crate::inbound::Downstream;
 use crate::io::{Rewound, Screened, Spoken, Switch, detect};
 use crate::metrics::{Metrics, Shard};
 use crate::pipeline;
+use crate::service::Services;
 use crate::settings::Held;
 use crate::tap::{Tap, TapFilter, Taps};
 use crate::tunnel;
@@ -304,6 +305,11 @@ impl Worker {
     /// The running snapshot, held.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(self.reader.borrow_mut().load())
+    }
+
+    /// The services of the gateway itself.
+    pub(crate) fn services(&self) -> &Services {
+        &self.config.services
     }
 
     /// The settings that this thread has, held.

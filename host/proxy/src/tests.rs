@@ -3,6 +3,7 @@
 mod bounds;
 mod preview;
 mod rollout;
+mod service;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -33,7 +34,9 @@ use portolan_foundation::task;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::{Config, Handle, Listener, ListenerKind, LiveSettings, Previewing, Proxy, Settings, Trust};
+use crate::{
+    Config, Handle, Listener, ListenerKind, LiveSettings, Previewing, Proxy, Services, Settings, Trust,
+};
 
 fn region(text: &str) -> RegionName {
     RegionName::new(text).unwrap()
@@ -158,6 +161,7 @@ fn pool(place: &str, addresses: &[SocketAddr], protocol: Protocol) -> Arc<Pool> 
         connect_timeout: Duration::from_secs(2),
         idle_timeout: Duration::from_secs(30),
         response_timeout: Duration::from_secs(10),
+        stateless: false,
     })
 }
 
@@ -172,6 +176,7 @@ fn topology(pools: &[(&str, &[SocketAddr])], protocol: Protocol) -> Topology {
     let bound = Tenant { residency: Some(eu.clone()), ..Tenant::default() };
     let moon = Tenant { residency: Some(ResidencyName::new("moon").unwrap()), ..Tenant::default() };
     Topology {
+        directory: Arc::new(portolan_core::directory::Directory::empty()),
         local: region("eu"),
         latency_us: BTreeMap::new(),
         regions: pools.iter().map(place).collect(),
@@ -275,6 +280,15 @@ impl Drop for Gateway {
 }
 
 fn start(topology: Topology, policies: Policies, change: impl FnOnce(&mut Settings)) -> Gateway {
+    start_with(topology, policies, Services::default(), change)
+}
+
+fn start_with(
+    topology: Topology,
+    policies: Policies,
+    services: Services,
+    change: impl FnOnce(&mut Settings),
+) -> Gateway {
     let live = Live::new(Snapshot { generation: Generation(1), topology: Arc::new(topology), policies });
     let mut settings =
         Settings { drain_timeout: Duration::from_secs(5), expose_decision: true, ..Settings::default() };
@@ -282,6 +296,7 @@ fn start(topology: Topology, policies: Policies, change: impl FnOnce(&mut Settin
     let again = Arc::new(Again::default());
     let offered = Arc::new(preview::Offered::default());
     let config = Config {
+        services,
         debug: Some(SealKey::new([5; 32])),
         previews: Some(Previewing {
             key: SealKey::new([6; 32]),

@@ -125,6 +125,7 @@ fn captured(number: u64, lane: &Arc<Lane>) -> Captured {
 
 fn start(folder: &Path, lane: &Arc<Lane>, settings: Settings) -> Recorder {
     let topology = Topology {
+        directory: Arc::new(portolan_core::directory::Directory::empty()),
         local: RegionName::new("eu").unwrap(),
         latency_us: BTreeMap::default(),
         regions: BTreeMap::default(),

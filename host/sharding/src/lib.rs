@@ -1,4 +1,22 @@
 //! Tenants' data: which shards this region keeps, under which leases they are written, how requests reach their rows, and
 //! how the tenants' schema changes.
 //!
-//! This crate must not know where the configuration comes from, how requests arrive, or how shards are shipped to other regions.
+//! Read [`keeper`] first: it holds a shard's lease. [`Shards`] is what others see of it, and [`Door`](service::Service) is what
+//! requests go through. This crate must not know where the configuration comes from, how requests arrive, or how shards are
+//! shipped to other regions.
+
+mod config;
+mod data;
+pub mod defaults;
+mod keeper;
+mod refuse;
+mod route;
+mod service;
+mod shards;
+
+pub use portolan_changelog::{Engine, PostgresConfig};
+
+pub use config::{Intent, Kept};
+pub use keeper::{Asking, Intended};
+pub use service::{Access, Authenticate, DATA_PATH, Service, Unauthentic};
+pub use shards::{Role, ShardReport, Shards};

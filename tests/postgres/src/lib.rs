@@ -1,5 +1,10 @@
 //! A cluster of PostgreSQL of a test's own, that ends with it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's helper fails as tests do")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test's helper fails as tests do"
+)]
 #![allow(clippy::missing_panics_doc, reason = "a test's helper panics where a test would")]
 
 use std::os::unix::fs::MetadataExt as _;

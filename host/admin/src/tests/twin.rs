@@ -253,6 +253,14 @@ impl Node for Twin {
         Ok(vec![json!({ "name": "twin" })])
     }
 
+    fn shards(&self) -> Result<Vec<Value>, Problem> {
+        Ok(vec![json!({ "name": "s1" })])
+    }
+
+    fn place(&self, tenant: &TenantName) -> Result<Option<Value>, Problem> {
+        Ok(Some(json!({ "tenant": tenant, "shard": "s1" })))
+    }
+
     async fn explain(&self, question: Question) -> Result<Value, Problem> {
         Ok(json!({
             "tenant": question.tenant,

@@ -53,6 +53,15 @@ impl Exceptions {
         self.table.find(hash.point(), |entry| entry.is(hash)).map(Entry::place)
     }
 
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (TenantHash, Place)> {
+        let changed = self.changes.iter().filter_map(|(hash, place)| Some((*hash, (*place)?)));
+        let untouched =
+            |hash: &TenantHash| self.changes.binary_search_by_key(hash, |(hash, _)| *hash).is_err();
+        let listed = self.table.iter().map(|entry| (entry.hash(), entry.place()));
+        listed.filter(move |(hash, _)| untouched(hash)).chain(changed)
+    }
+
     /// With one tenant changed.
     #[must_use]
     pub fn with(&self, hash: TenantHash, place: Option<Place>) -> Self {
@@ -109,6 +118,13 @@ impl Exceptions {
     }
 }
 
+impl PartialEq for Exceptions {
+    /// Do they say the same of every tenant, however it is kept?
+    fn eq(&self, other: &Self) -> bool {
+        self.count == other.count && self.iter().all(|(hash, place)| other.get(hash) == Some(place))
+    }
+}
+
 impl Entry {
     #[expect(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]
     const fn new(hash: TenantHash, place: Place) -> Self {
@@ -119,6 +135,10 @@ impl Entry {
     #[expect(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]
     const fn is(&self, hash: TenantHash) -> bool {
         self.high == hash.point() && self.low == hash.0 as u64
+    }
+
+    const fn hash(&self) -> TenantHash {
+        TenantHash(((self.high as u128) << 64) | self.low as u128)
     }
 
     const fn place(&self) -> Place {

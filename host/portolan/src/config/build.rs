@@ -6,6 +6,7 @@ mod control;
 mod listen;
 mod recordings;
 mod regions;
+mod shards;
 mod tenants;
 mod uploads;
 
@@ -20,14 +21,18 @@ use ipnet::IpNet;
 use portolan_control::{Engine, Shared};
 use portolan_core::bounds::Bounds;
 use portolan_core::decide::FailRule;
-use portolan_core::ids::{Digest, NameError, PolicyName, RegionName, ResidencyName, TenantName};
+use portolan_core::directory::Directory;
+use portolan_core::ids::{Digest, NameError, PolicyName, RegionName, ResidencyName, ShardName, TenantName};
 use portolan_core::tenant::{Source, Unrecognised};
+use portolan_core::tenant_table::Tables;
 use portolan_foundation::telemetry;
 use portolan_recorder::Settings;
 
 pub(crate) use self::admin::{AdminConfig, AdminTls, OidcKeys};
 pub(crate) use self::listen::Listen;
 pub(crate) use self::regions::{Authority, PoolConfig, RegionConfig};
+use self::shards::RawShards;
+pub(crate) use self::shards::ShardConfig;
 pub(crate) use self::tenants::TenantConfig;
 use self::tenants::{budget, naming_headers};
 pub(crate) use self::uploads::{Quota, Uploads};
@@ -67,11 +72,15 @@ pub(crate) struct Config {
     pub(crate) proxies: Vec<IpNet>,
     pub(crate) country_header: Option<HeaderName>,
     pub(crate) debug_key: Option<PathBuf>,
+    /// Which tenant is on which shard.
+    pub(crate) directory: Arc<Directory>,
     pub(crate) recordings: Option<Settings>,
     pub(crate) region_header: Option<HeaderName>,
     pub(crate) regions: BTreeMap<RegionName, RegionConfig>,
     pub(crate) residencies: BTreeMap<ResidencyName, BTreeSet<RegionName>>,
+    pub(crate) shards: BTreeMap<ShardName, ShardConfig>,
     pub(crate) state: PathBuf,
+    pub(crate) tables: Tables,
     pub(crate) tenant_sources: Vec<Source>,
     pub(crate) tenants: BTreeMap<TenantName, TenantConfig>,
     pub(crate) threads: Option<NonZeroUsize>,
@@ -247,6 +256,14 @@ impl Builder<'_> {
             let config = TenantConfig { bounds, budget, policy, residency };
             tenants.extend(self.name(&["tenant", &name], &name, TenantName::new).map(|name| (name, config)));
         }
+        let written = RawShards {
+            lease: raw.lease,
+            place: raw.place,
+            placement: raw.placement,
+            shard: raw.shard,
+            table: raw.table,
+        };
+        let shards = self.shards(written, &names, &residencies, raw.control.is_some());
         let policy = raw.policy.and_then(|policy| self.policy(&["policy"], policy));
         let listen = Listen {
             admin: raw.listen.admin.and_then(|text| self.address(&["listen", "admin"], &text)),
@@ -313,6 +330,7 @@ impl Builder<'_> {
         self.name(&["node", "name"], &name, RegionName::new);
         let log_level = self.log_level(raw.log.level);
         let (folder, path) = (self.folder, |path: PathBuf| self.folder.join(path));
+        let shards = shards?;
         Some(Config {
             admin,
             certificates: raw
@@ -356,11 +374,14 @@ impl Builder<'_> {
             proxies,
             country_header,
             debug_key: debug_key.map(path),
+            directory: shards.directory,
             recordings,
             region_header,
             regions,
             residencies,
+            shards: shards.shards,
             state: path(raw.node.state.unwrap_or_else(|| PathBuf::from(defaults::STATE_FOLDER))),
+            tables: shards.tables,
             tenant_sources,
             tenants,
             threads: raw.node.threads.and_then(|threads| NonZeroUsize::new(usize::from(threads))),

@@ -14,12 +14,21 @@ use super::Source;
 /// What objects' texts are called by, before their keys.
 const PREFIX: &str = "control:";
 /// Kinds whose objects are tables within a table of the same name.
-const NAMED: [&str; 3] = ["region", "residency", "tenant"];
+const NAMED: [&str; 7] = ["lease", "place", "region", "residency", "shard", "table", "tenant"];
 /// The kind of sections that there is one of.
 const SETTINGS: &str = "settings";
 /// Sections that there is one of. All others are the node's own, and stay in its file.
-const SECTIONS: [&str; 8] =
-    ["client_network", "expose", "latency", "limits", "policy", "recordings", "tenants", "trust"];
+const SECTIONS: [&str; 9] = [
+    "client_network",
+    "expose",
+    "latency",
+    "limits",
+    "placement",
+    "policy",
+    "recordings",
+    "tenants",
+    "trust",
+];
 /// Where a section that is a list stands in its object.
 const LIST: &str = "list";
 

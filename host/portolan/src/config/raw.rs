@@ -2,6 +2,7 @@
 //! is checked in `build`.
 
 mod admin;
+mod shards;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,6 +11,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub(super) use self::admin::{RawAdmin, RawAdminTls, RawBinding, RawOidc};
+pub(super) use self::shards::{
+    RawAccess, RawConflict, RawLease, RawPlace, RawPlacement, RawRule, RawShard, RawStore, RawTable,
+    RawWriters,
+};
 
 /// Everything.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -30,6 +35,9 @@ pub(super) struct Raw {
     /// Round-trip times that are declared; measured ones win over them.
     #[serde(default)]
     pub(super) latency: Vec<RawLatency>,
+    /// Who writes which shard now, by the shard's name, where that is not what the shard says.
+    #[serde(default)]
+    pub(super) lease: BTreeMap<String, RawLease>,
     /// Bounds on what clients may do.
     #[serde(default)]
     pub(super) limits: RawLimits,
@@ -42,6 +50,11 @@ pub(super) struct Raw {
     pub(super) node: RawNode,
     /// Who this node is among regions.
     pub(super) peer: Option<RawPeer>,
+    /// Tenants that are not where a rule of `[placement]` says.
+    #[serde(default)]
+    pub(super) place: BTreeMap<String, RawPlace>,
+    /// Which shards new tenants are placed on.
+    pub(super) placement: Option<RawPlacement>,
     /// Where policies come from.
     #[serde(default)]
     pub(super) policies: RawPolicies,
@@ -55,6 +68,12 @@ pub(super) struct Raw {
     /// Residency classes by name.
     #[serde(default)]
     pub(super) residency: BTreeMap<String, RawResidency>,
+    /// Databases of tenants' rows by name.
+    #[serde(default)]
+    pub(super) shard: BTreeMap<String, RawShard>,
+    /// Tables of the tenants' schema by name, as every shard has them.
+    #[serde(default)]
+    pub(super) table: BTreeMap<String, RawTable>,
     /// Tenants by name that have something of their own.
     #[serde(default)]
     pub(super) tenant: BTreeMap<String, RawTenant>,
@@ -363,6 +382,10 @@ pub(super) struct RawPool {
     pub(super) protocol: Option<RawProtocol>,
     /// Time for a response head (30s).
     pub(super) response_timeout: Option<String>,
+    /// Do its applications use no shard (false)? Other pools get the requests that change something of a tenant with rows in the
+    /// region that writes them.
+    #[serde(default)]
+    pub(super) stateless: bool,
     /// TLS to the endpoints; cleartext when absent.
     pub(super) tls: Option<RawUpstreamTls>,
 }

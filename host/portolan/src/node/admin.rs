@@ -34,6 +34,7 @@ use super::previews::Previews;
 use super::reconcile::Report;
 use super::recordings;
 use super::rollouts::{self, Rollouts};
+use super::shards::Shards;
 use super::status::{EndpointStatus, PoolStatus, RegionStatus, Status};
 
 /// Time for a question's head.
@@ -59,6 +60,7 @@ pub(crate) struct Admin {
     pub(crate) recorder: Recorder,
     pub(crate) report: Report,
     pub(crate) rollouts: Rollouts,
+    pub(crate) shards: Shards,
     pub(crate) settings: Arc<LiveSettings>,
     pub(crate) shutdown: Shutdown,
     pub(crate) usage: super::usage::Shared,
@@ -135,6 +137,7 @@ impl Admin {
             thread_shares: self.engine.thread_shares(),
             tenants: super::tenancy::standings(&self.engine),
             recordings: self.recorder.stats(),
+            shards: self.shards.reports(portolan_foundation::clock::now()),
             regions: topology
                 .regions
                 .values()
@@ -284,6 +287,14 @@ impl Node for Admin {
     fn nodes(&self) -> Result<Vec<Value>, Problem> {
         let nodes = self.intent.nodes().into_iter().map(serde_json::to_value);
         nodes.collect::<Result<_, _>>().map_err(Problem::internal)
+    }
+
+    fn shards(&self) -> Result<Vec<Value>, Problem> {
+        Ok(self.shards.list(&self.live.load().topology))
+    }
+
+    fn place(&self, tenant: &TenantName) -> Result<Option<Value>, Problem> {
+        Ok(super::shards::place(&self.live.load().topology, tenant))
     }
 
     async fn explain(&self, asked: Asked) -> Result<Value, Problem> {

@@ -34,6 +34,7 @@ use super::policies::Sources;
 use super::previews::Previews;
 use super::recordings;
 use super::rollouts::Rollouts;
+use super::shards::Shards;
 use super::starting::Waiting;
 use super::status::Reconciled;
 use super::topology::{self, Cells};
@@ -65,6 +66,7 @@ pub(crate) struct Reconciler {
     recorder: Option<Recorder>,
     report: Report,
     rollouts: Rollouts,
+    shards: Option<Shards>,
     /// The generation of the control store that runs.
     running: u64,
     slots: Slots,
@@ -152,6 +154,7 @@ impl Reconciler {
             recorder: None,
             report: Arc::new(Mutex::new(report)),
             rollouts: start.rollouts,
+            shards: None,
             running,
             slots,
             sources,
@@ -170,6 +173,11 @@ impl Reconciler {
         self.recorder = Some(recorder.clone());
         self.keep_components();
         recorder
+    }
+
+    /// From now on these shards are those of the running configuration.
+    pub(crate) fn keep_with(&mut self, shards: Shards) {
+        self.shards = Some(shards);
     }
 
     /// What is recorded is to be decided again when files are others.
@@ -251,6 +259,9 @@ impl Reconciler {
                 self.recorder.as_ref().filter(|_| config.recordings != self.config.recordings)
             {
                 recorder.apply(config.recordings.clone());
+            }
+            if let Some(shards) = &self.shards {
+                shards.follow(&config);
             }
         }
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);

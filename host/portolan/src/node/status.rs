@@ -6,6 +6,7 @@ use super::rollouts::RolloutStatus;
 use super::tenancy::Standing;
 use portolan_control::NodeReport;
 use portolan_policy::{SlotReport, Stats, ThreadShare};
+use portolan_sharding::ShardReport;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -61,6 +62,8 @@ pub(crate) struct Status<'s> {
     pub(crate) tenants: Vec<Standing>,
     /// What is kept of decisions.
     pub(crate) recordings: portolan_recorder::Stats,
+    /// The shards that this region keeps.
+    pub(crate) shards: Vec<ShardReport>,
     pub(crate) regions: Vec<RegionStatus>,
     pub(crate) certificates: Vec<Value>,
 }

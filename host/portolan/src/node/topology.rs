@@ -58,6 +58,7 @@ pub(crate) fn build(config: &Config, cells: &mut Cells) -> Topology {
         )
     });
     Topology {
+        directory: Arc::clone(&config.directory),
         local: config.local.clone(),
         latency_us: config.latency_us.clone(),
         regions: config
@@ -107,6 +108,7 @@ fn gateways(region: &RegionName, config: &RegionConfig, cells: &mut Cells) -> Op
         connect_timeout: defaults::CONNECT_TIMEOUT,
         idle_timeout: defaults::IDLE_TIMEOUT,
         response_timeout: defaults::RESPONSE_TIMEOUT,
+        stateless: false,
     }))
 }
 
@@ -123,6 +125,7 @@ fn pool(region: &RegionName, name: &PoolName, config: &PoolConfig, cells: &mut C
         connect_timeout: config.connect_timeout,
         idle_timeout: config.idle_timeout,
         response_timeout: config.response_timeout,
+        stateless: config.stateless,
     })
 }
 

@@ -30,6 +30,7 @@ pub(crate) struct PoolConfig {
     pub(crate) probe: Option<Probe>,
     pub(crate) protocol: Protocol,
     pub(crate) response_timeout: Duration,
+    pub(crate) stateless: bool,
     pub(crate) tls: Option<UpstreamTls>,
 }
 
@@ -86,6 +87,7 @@ impl Builder<'_> {
                 Some(RawProtocol::Http1) | None => Protocol::Http1,
             },
             response_timeout,
+            stateless: raw.stateless,
             tls,
         }
     }

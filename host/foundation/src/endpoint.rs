@@ -1,0 +1,73 @@
+//! Services of the gateway itself behind its public listeners, such as the tenants' data. The data plane knows this face of
+//! them alone: where a request is to be answered, and the answer.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, Uri};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
+use portolan_core::ids::{RegionName, ShardName, TenantName};
+use portolan_core::log::Epoch;
+use portolan_core::topology::Topology;
+
+/// A content on its way between the data plane and a service.
+pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+/// Why a content broke off.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// An answer that is still to come.
+pub type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+
+/// What is known of a request before its content is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// Did the client's certificate name the tenant?
+    pub certified: bool,
+    /// Its fields.
+    pub headers: &'a HeaderMap,
+    /// Its method.
+    pub method: &'a Method,
+    /// The tenant that the request names, believed by nobody yet unless `certified`.
+    pub tenant: Option<&'a TenantName>,
+    /// What exists, in the generation that the request goes by.
+    pub topology: &'a Topology,
+    /// What it asks for.
+    pub uri: &'a Uri,
+}
+
+/// Whose request it is, and under which lease it is to be answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Work {
+    /// The lease of the shard, as the accepting region knows it.
+    pub epoch: Epoch,
+    /// The shard.
+    pub shard: ShardName,
+    /// Whose it is: recognised, and allowed what it asks for.
+    pub tenant: TenantName,
+}
+
+/// What is to become of a request.
+#[derive(Debug)]
+pub enum Routed {
+    /// It has its answer.
+    Answer(Box<Response<Body>>),
+    /// A region answers it, this one or another.
+    Region(RegionName, Work),
+}
+
+/// A service of the gateway.
+pub trait Endpoint: fmt::Debug + Send + Sync {
+    /// Where a request is answered. Runs on a data thread: it neither waits nor computes much.
+    fn route(&self, head: &Head<'_>) -> Routed;
+
+    /// Answers a request in the region that [`Self::route`] named. Begins on a data thread, and runs on the service's own.
+    fn answer(&self, work: Work, request: Request<Body>) -> Answering;
+}
+
+/// A content that is there as a whole.
+#[must_use]
+pub fn whole(content: impl Into<Bytes>) -> Body {
+    Full::new(content.into()).map_err(|never| match never {}).boxed_unsync()
+}

@@ -1,0 +1,60 @@
+//! `portolan shard` in words.
+
+use clap::{Args, Subcommand};
+
+use super::Target;
+
+/// What can be asked of shards.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Shard {
+    /// List the shards, who writes each, and how they stand in the region of the node that is asked.
+    List(List),
+    /// Tell on which shard a tenant's rows are.
+    Locate(Locate),
+    /// Begin a new epoch: the region that writes the shard gets a new lease, or another region becomes its primary.
+    Promote(Promote),
+    /// Place no new tenants on a shard, or place them there again.
+    Drain(Drain),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Locate {
+    /// The tenant.
+    pub(crate) tenant: String,
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Promote {
+    /// The shard.
+    pub(crate) shard: String,
+    /// The region that writes it from now on; the present one when absent.
+    #[arg(long, value_name = "REGION")]
+    pub(crate) to: Option<String>,
+    #[command(flatten)]
+    pub(crate) target: Target,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Drain {
+    /// The shard.
+    pub(crate) shard: String,
+    /// Place new tenants there again.
+    #[arg(long)]
+    pub(crate) undo: bool,
+    #[command(flatten)]
+    pub(crate) target: Target,
+}

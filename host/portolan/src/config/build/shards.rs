@@ -1,0 +1,299 @@
+//! Shards, their tables, and which tenant is on which shard.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use portolan_core::directory::{
+    Access, Directory, Exceptions, HashKey, Place, Placement, Range, Rule, Shard, ShardIndex,
+};
+use portolan_core::ids::{RegionName, ResidencyName, ShardName, TenantName};
+use portolan_core::log::Epoch;
+use portolan_core::tenant_table::{ConflictRule, Identifier, Tables, TenantTable, Writers};
+use portolan_sharding::{Engine, PostgresConfig};
+
+use super::{At, Builder};
+use crate::config::raw::{
+    RawAccess, RawConflict, RawLease, RawPlace, RawPlacement, RawRule, RawShard, RawStore, RawTable,
+    RawWriters,
+};
+use crate::config::shape::suggest;
+
+/// A shard: where it is written, and where each region has it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ShardConfig {
+    pub(crate) epoch: Epoch,
+    pub(crate) primary: RegionName,
+    pub(crate) stores: BTreeMap<RegionName, Engine>,
+}
+
+/// What the sections of shards say.
+pub(super) struct Shards {
+    pub(super) directory: Arc<Directory>,
+    pub(super) shards: BTreeMap<ShardName, ShardConfig>,
+    pub(super) tables: Tables,
+}
+
+/// The sections of shards as they are written.
+pub(super) struct RawShards {
+    pub(super) lease: BTreeMap<String, RawLease>,
+    pub(super) place: BTreeMap<String, RawPlace>,
+    pub(super) placement: Option<RawPlacement>,
+    pub(super) shard: BTreeMap<String, RawShard>,
+    pub(super) table: BTreeMap<String, RawTable>,
+}
+
+type Classes = BTreeMap<ResidencyName, BTreeSet<RegionName>>;
+
+impl Builder<'_> {
+    pub(super) fn shards(
+        &mut self,
+        mut raw: RawShards,
+        regions: &BTreeSet<RegionName>,
+        classes: &Classes,
+        shares_intent: bool,
+    ) -> Option<Shards> {
+        let before = self.problems.len();
+        let tables = self.tables(raw.table);
+        let (mut known, mut shards) = (Vec::new(), BTreeMap::new());
+        for (name, shard) in raw.shard {
+            let Some((shard, config)) = self.shard(&name, shard, raw.lease.remove(&name), regions, classes)
+            else {
+                continue;
+            };
+            if config.stores.len() > 1 && !shares_intent {
+                let help = "add `[control]`: without one store of intent, two regions could both believe that they write it";
+                self.problem(&["shard", &name], "a shard of several regions needs a control store", help);
+            }
+            shards.insert(shard.name.clone(), config);
+            known.push(shard);
+        }
+        let key = raw.placement.as_ref().map_or(Some([0; 16]), |placement| self.hash_key(&placement.key));
+        let rules = match raw.placement {
+            Some(placement) => self.rules(placement.rule, &known, regions, classes),
+            None => self.only_shards(&known),
+        };
+        let key = HashKey::new(key?);
+        let places: Vec<_> =
+            raw.place.into_iter().filter_map(|(name, place)| self.place(&name, &place, &known)).collect();
+        let exceptions = Exceptions::from_all(
+            places.iter().map(|(tenant, place)| (key.of(tenant), *place)).collect::<Vec<_>>().into_iter(),
+        );
+        if self.problems.len() > before {
+            return None;
+        }
+        match Directory::new(key, known, rules, exceptions, classes) {
+            Ok(directory) => Some(Shards { directory: Arc::new(directory), shards, tables: tables? }),
+            Err(error) => {
+                let help = "`portolan shard plan` proposes rules that leave no hash without an owner";
+                self.problem(&["placement"], error.to_string(), help);
+                None
+            }
+        }
+    }
+
+    fn shard(
+        &mut self,
+        text: &str,
+        raw: RawShard,
+        lease: Option<RawLease>,
+        regions: &BTreeSet<RegionName>,
+        classes: &Classes,
+    ) -> Option<(Shard, ShardConfig)> {
+        let name = self.name(&["shard", text], text, ShardName::new);
+        let preferred = self.known_region(&["shard", text, "primary"], &raw.primary, regions);
+        let (epoch, primary) = match lease {
+            None => (1, preferred),
+            Some(lease) => {
+                (lease.epoch, self.known_region(&["lease", text, "primary"], &lease.primary, regions))
+            }
+        };
+        let residency = match raw.residency {
+            Some(class) => Some(self.class(&["shard", text, "residency"], &class, classes)?),
+            None => None,
+        };
+        let mut stores = BTreeMap::new();
+        for (region, store) in raw.store {
+            let at = ["shard", text, "store", &region];
+            let engine = self.engine(&at, store);
+            if let (Some(region), Some(engine)) = (self.known_region(&at, &region, regions), engine) {
+                stores.insert(region, engine);
+            }
+        }
+        let primary = primary?;
+        if !stores.contains_key(&primary) {
+            let help = format!("say where it is there: `[shard.{text}.store.{primary}]`");
+            self.problem(&["shard", text, "primary"], format!("`{primary}` does not keep this shard"), help);
+            return None;
+        }
+        let replicas = stores.keys().filter(|region| **region != primary).cloned().collect();
+        let epoch = Epoch(epoch);
+        let shard = Shard {
+            name: name?,
+            epoch,
+            primary: primary.clone(),
+            replicas,
+            residency,
+            takes_new: !raw.drain,
+        };
+        Some((shard, ShardConfig { epoch, primary, stores }))
+    }
+
+    fn engine(&mut self, at: At<'_>, raw: RawStore) -> Option<Engine> {
+        match (raw.sqlite, raw.postgres) {
+            (Some(file), None) => Some(Engine::Sqlite(self.folder.join(file))),
+            (None, Some(urls)) => Some(Engine::Postgres(PostgresConfig {
+                applier: urls.applier,
+                owner: urls.owner,
+                writer: urls.writer,
+            })),
+            _ => {
+                let help = "name one: `sqlite = \"FILE\"` on one machine, or `postgres` with its three roles";
+                self.problem(at, "a shard is either a file or a database of PostgreSQL", help);
+                None
+            }
+        }
+    }
+
+    fn class(&mut self, at: At<'_>, text: &str, classes: &Classes) -> Option<ResidencyName> {
+        let class = self.name(at, text, ResidencyName::new)?;
+        if !classes.contains_key(&class) {
+            let known: Vec<&str> = classes.keys().map(ResidencyName::as_str).collect();
+            self.problem(at, format!("there is no residency class `{class}`"), suggest(text, &known));
+            return None;
+        }
+        Some(class)
+    }
+
+    fn tables(&mut self, raw: BTreeMap<String, RawTable>) -> Option<Tables> {
+        let all: Option<Vec<TenantTable>> =
+            raw.into_iter().map(|(name, table)| self.table(&name, table)).collect();
+        match Tables::new(all?) {
+            Ok(tables) => Some(tables),
+            Err(error) => {
+                self.problem(&["table"], error.to_string(), "change its declaration");
+                None
+            }
+        }
+    }
+
+    fn table(&mut self, name: &str, raw: RawTable) -> Option<TenantTable> {
+        let at = ["table", name];
+        if raw.reference == raw.tenant.is_some() {
+            let help =
+                "name the column with `tenant`, or say `reference = true` of a table that is everybody's";
+            self.problem(&at, "whose are its rows?", help);
+            return None;
+        }
+        let mut column = |key: &'static str, text: &str| match Identifier::new(text) {
+            Ok(column) => Some(column),
+            Err(error) => {
+                self.problem(&["table", name, key], error.to_string(), "rename it, or leave the table out");
+                None
+            }
+        };
+        let key: Vec<Identifier> = raw.key.iter().filter_map(|text| column("key", text)).collect();
+        let tenant = raw.tenant.as_ref().and_then(|text| column("tenant", text));
+        let table_name = Identifier::new(name)
+            .map_err(|error| self.problem(&at, error.to_string(), "rename it, or leave the table out"));
+        Some(TenantTable {
+            name: table_name.ok()?,
+            tenant,
+            key,
+            conflict: match raw.conflict {
+                RawConflict::LastWriterWins => ConflictRule::LastWriterWins,
+            },
+            writers: match raw.writers {
+                RawWriters::Members => Writers::Members,
+                RawWriters::Primary => Writers::Primary,
+            },
+        })
+    }
+
+    fn hash_key(&mut self, text: &str) -> Option<[u8; 16]> {
+        let key = (text.len() == 32).then(|| u128::from_str_radix(text, 16).ok()).flatten();
+        if key.is_none() {
+            let help = "write 32 hexadecimal digits, as `openssl rand -hex 16` gives them, once and for ever";
+            self.problem(&["placement", "key"], "this is no key", help);
+        }
+        key.map(u128::to_be_bytes)
+    }
+
+    fn rules(
+        &mut self,
+        raw: Vec<RawRule>,
+        shards: &[Shard],
+        regions: &BTreeSet<RegionName>,
+        classes: &Classes,
+    ) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        for (number, rule) in raw.into_iter().enumerate() {
+            let number = number.to_string();
+            let at = ["placement", "rule", &number];
+            let location = rule
+                .location
+                .map(|region| self.known_region(&[&at[..], &["location"]].concat(), &region, regions));
+            let residency =
+                rule.residency.map(|class| self.class(&[&at[..], &["residency"]].concat(), &class, classes));
+            let mut ranges = Vec::new();
+            for (place, range) in rule.ranges.iter().enumerate() {
+                let place = place.to_string();
+                let at = [&at[..], &["ranges", &place]].concat();
+                let last =
+                    (range.last.len() == 16).then(|| u64::from_str_radix(&range.last, 16).ok()).flatten();
+                if last.is_none() {
+                    let help = "write 16 hexadecimal digits";
+                    self.problem(&at, format!("`{}` is no hash", range.last), help);
+                }
+                let shard = self.index(&at, &range.shard, shards);
+                ranges.extend(last.zip(shard).map(|(last, shard)| Range { last, shard }));
+            }
+            rules.push(Rule { location: location.flatten(), ranges, residency: residency.flatten() });
+        }
+        rules
+    }
+
+    /// The rules where none are written: all tenants of a class go to its only shard.
+    fn only_shards(&mut self, shards: &[Shard]) -> Vec<Rule> {
+        let mut takers: BTreeMap<Option<&ResidencyName>, Vec<(u16, &Shard)>> = BTreeMap::new();
+        for (index, shard) in (0..).zip(shards).filter(|(_, shard)| shard.takes_new) {
+            takers.entry(shard.residency.as_ref()).or_default().push((index, shard));
+        }
+        let mut rules = Vec::new();
+        for (residency, takers) in takers {
+            match takers.as_slice() {
+                [(index, _)] => rules.push(Rule {
+                    location: None,
+                    ranges: vec![Range { last: u64::MAX, shard: ShardIndex(*index) }],
+                    residency: residency.cloned(),
+                }),
+                several => {
+                    let names: Vec<&str> = several.iter().map(|(_, shard)| shard.name.as_str()).collect();
+                    let help = "write `[placement]`; `portolan shard plan` proposes one";
+                    let which = names.join("`, `");
+                    self.problem(&["shard"], format!("who of `{which}` has which tenants?"), help);
+                }
+            }
+        }
+        rules
+    }
+
+    fn place(&mut self, name: &str, raw: &RawPlace, shards: &[Shard]) -> Option<(TenantName, Place)> {
+        let tenant = self.name(&["place", name], name, TenantName::new);
+        let shard = self.index(&["place", name, "shard"], &raw.shard, shards)?;
+        let access = match raw.access {
+            RawAccess::Held => Access::Held,
+            RawAccess::Open => Access::Open,
+            RawAccess::Suspended => Access::Suspended,
+        };
+        Some((tenant?, Place { access, placement: Placement(raw.placement), shard }))
+    }
+
+    fn index(&mut self, at: At<'_>, name: &str, shards: &[Shard]) -> Option<ShardIndex> {
+        let place = shards.iter().position(|shard| shard.name.as_str() == name);
+        if place.is_none() {
+            let known: Vec<&str> = shards.iter().map(|shard| shard.name.as_str()).collect();
+            self.problem(at, format!("there is no shard `{name}`"), suggest(name, &known));
+        }
+        place.and_then(|place| u16::try_from(place).ok()).map(ShardIndex)
+    }
+}

@@ -1,0 +1,154 @@
+//! The sections `[shard.*]`, `[table.*]`, `[placement]` and `[place.*]` as they are written.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// A database of tenants' rows.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct RawShard {
+    /// Takes no new tenants (false).
+    #[serde(default)]
+    pub(in crate::config) drain: bool,
+    /// The region that writes it, unless `[lease.*]` says otherwise: one of those in `store`.
+    pub(in crate::config) primary: String,
+    /// The residency class of all its tenants. Each region that keeps it must lie inside.
+    pub(in crate::config) residency: Option<String>,
+    /// Where each region that keeps it has it.
+    pub(in crate::config) store: BTreeMap<String, RawStore>,
+}
+
+/// Who writes a shard now. `portolan shard promote` writes this, and a failover.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct RawLease {
+    /// Rises with each new lease.
+    #[schemars(range(min = 1))]
+    pub(in crate::config) epoch: u64,
+    /// The region that writes it.
+    pub(in crate::config) primary: String,
+}
+
+/// Where a region has a shard: one of both.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct RawStore {
+    /// A database of PostgreSQL, 15 or later.
+    pub(in crate::config) postgres: Option<RawPostgres>,
+    /// A file, on a disk of the one machine that serves it. It is made when it is not there.
+    pub(in crate::config) sqlite: Option<PathBuf>,
+}
+
+/// A database of PostgreSQL, and the three roles that reach it.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct RawPostgres {
+    /// Puts what other regions wrote: `postgres://ROLE@HOST:PORT/DATABASE`.
+    pub(in crate::config) applier: String,
+    /// Owns tables, moves the fence; neither a superuser nor exempt from row security, and a member of the writer's role.
+    pub(in crate::config) owner: String,
+    /// Writes for gateways and applications.
+    pub(in crate::config) writer: String,
+}
+
+/// A table of the tenants' schema.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct RawTable {
+    /// What happens when two regions wrote one row and neither knew of the other (last_writer_wins). The loser is kept.
+    #[serde(default)]
+    pub(in crate::config) conflict: RawConflict,
+    /// The columns of its primary key.
+    pub(in crate::config) key: Vec<String>,
+    /// Everybody's, and read-only for tenants (false). Such a table has no `tenant`.
+    #[serde(default)]
+    pub(in crate::config) reference: bool,
+    /// The column that says whose a row is.
+    pub(in crate::config) tenant: Option<String>,
+    /// Who writes it (primary).
+    #[serde(default)]
+    pub(in crate::config) writers: RawWriters,
+}
+
+/// What happens in a conflict.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::config) enum RawConflict {
+    /// The higher version wins.
+    #[default]
+    LastWriterWins,
+}
+
+/// Who writes a table.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::config) enum RawWriters {
+    /// The shard's primary region, under its lease.
+    #[default]
+    Primary,
+    /// Every region that keeps the shard.
+    Members,
+}
+
+/// Which shards new tenants are placed on. Without this section, each residency class has at most one shard that takes any.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct RawPlacement {
+    /// The secret with which tenants' names are hashed, 32 hexadecimal digits. It must never change.
+    pub(in crate::config) key: String,
+    /// The first rule that is about a tenant says where it is.
+    #[serde(default)]
+    pub(in crate::config) rule: Vec<RawRule>,
+}
+
+/// Whom a rule is about, and where they go.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct RawRule {
+    /// Tenants of this location only.
+    pub(in crate::config) location: Option<String>,
+    /// The line of hashes, divided, in rising order.
+    pub(in crate::config) ranges: Vec<RawRange>,
+    /// Tenants of this residency class only; without it, tenants that have none.
+    pub(in crate::config) residency: Option<String>,
+}
+
+/// A range of hashes.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct RawRange {
+    /// The last hash of the range, 16 hexadecimal digits; that of the last range is `ffffffffffffffff`.
+    pub(in crate::config) last: String,
+    /// Who has it.
+    pub(in crate::config) shard: String,
+}
+
+/// Where a tenant is that no rule says right.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct RawPlace {
+    /// What may be done with its data (open).
+    #[serde(default)]
+    pub(in crate::config) access: RawAccess,
+    /// How often it was placed; each move makes it one more.
+    #[schemars(range(min = 1))]
+    pub(in crate::config) placement: u32,
+    /// On which shard it is.
+    pub(in crate::config) shard: String,
+}
+
+/// What may be done with a tenant's data.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::config) enum RawAccess {
+    /// It is read; writes wait for the end of a move.
+    Held,
+    /// It is read and written.
+    #[default]
+    Open,
+    /// Nothing.
+    Suspended,
+}

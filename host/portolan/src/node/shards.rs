@@ -1,0 +1,155 @@
+//! The shards of this node's region: what they follow, who may reach them, and where they are mounted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use portolan_admin::{Scope, TOKEN_KIND, of_token, token_record};
+use portolan_control::Key;
+use portolan_core::directory::{Access as Open, Shard, Tenant};
+use portolan_core::ids::{RegionName, ShardName, TenantName};
+use portolan_core::log::Epoch;
+use portolan_core::time::Moment;
+use portolan_core::topology::Topology;
+use portolan_foundation::clock;
+use portolan_foundation::shutdown::Shutdown;
+use portolan_foundation::task;
+use portolan_proxy::Services;
+use portolan_sharding::{
+    Access, Asking, Authenticate, DATA_PATH, Intended, Kept, Service, ShardReport, Unauthentic,
+};
+
+use serde_json::{Value, json};
+
+use super::intent::Intent;
+use crate::config::Config;
+
+/// The kind of objects that shards are in the control store.
+const SHARD_KIND: &str = "shard";
+/// The kind of objects that say who writes a shard now.
+const LEASE_KIND: &str = "lease";
+
+/// The shards, and what they stand on. Clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Shards {
+    intent: Intent,
+    /// Epochs and primaries of the running configuration: what is intended where files say it.
+    leases: Arc<ArcSwap<BTreeMap<ShardName, (Epoch, RegionName)>>>,
+    shards: portolan_sharding::Shards,
+}
+
+impl Shards {
+    pub(crate) fn new(intent: Intent) -> Self {
+        Self { intent, leases: Arc::default(), shards: portolan_sharding::Shards::new() }
+    }
+
+    /// From now on they are those of this configuration.
+    pub(crate) fn follow(&self, config: &Config) {
+        let leases =
+            config.shards.iter().map(|(name, shard)| (name.clone(), (shard.epoch, shard.primary.clone())));
+        self.leases.store(Arc::new(leases.collect()));
+        let kept = config.shards.iter().filter_map(|(name, shard)| {
+            let engine = shard.stores.get(&config.local)?.clone();
+            Some((name.clone(), Kept { engine, epoch: shard.epoch, primary: shard.primary.clone() }))
+        });
+        self.shards.follow(portolan_sharding::Intent {
+            region: config.local.clone(),
+            shards: kept.collect(),
+            tables: config.tables.clone(),
+        });
+    }
+
+    /// Keeps them until shutdown.
+    pub(crate) fn start(&self, shutdown: &Shutdown) {
+        task::spawn("shards", self.shards.clone().run(Arc::new(self.clone()), shutdown.clone()));
+    }
+
+    /// The services over them.
+    pub(crate) fn services(&self, config: &Config, runtime: &tokio::runtime::Handle) -> Services {
+        let callers = Arc::new(Callers(self.intent.clone()));
+        let service = Service::new(self.shards.clone(), config.local.clone(), callers, runtime.clone());
+        Services::default().with(DATA_PATH, Arc::new(service))
+    }
+
+    /// All that are intended, with how each stands here.
+    pub(crate) fn list(&self, topology: &Topology) -> Vec<Value> {
+        let reports = self.reports(clock::now());
+        let show = |shard: &Shard| {
+            let here = reports.iter().find(|report| report.name == shard.name);
+            json!({
+                "name": shard.name, "primary": shard.primary, "epoch": shard.epoch.0, "replicas": shard.replicas,
+                "residency": shard.residency, "takes_new": shard.takes_new, "here": here,
+            })
+        };
+        topology.directory.shards().iter().map(show).collect()
+    }
+
+    /// How they stand.
+    pub(crate) fn reports(&self, now: Moment) -> Vec<ShardReport> {
+        self.shards.reports(now)
+    }
+}
+
+/// Where a tenant's rows are; none when no shard has them.
+pub(crate) fn place(topology: &Topology, tenant: &TenantName) -> Option<Value> {
+    let known = topology.tenants.of(Some(tenant));
+    let residency = known.and_then(|tenant| tenant.residency.as_ref());
+    let place = topology.directory.locate(&Tenant { location: None, name: tenant, residency })?;
+    let shard = topology.directory.shard(place.shard)?;
+    let access = match place.access {
+        Open::Held => "held",
+        Open::Open => "open",
+        Open::Suspended => "suspended",
+    };
+    let by = if place.placement.0 == 0 { "rule" } else { "place" };
+    Some(json!({
+        "tenant": tenant, "shard": shard.name, "primary": shard.primary, "epoch": shard.epoch.0,
+        "residency": residency, "access": access, "placement": place.placement.0, "by": by,
+    }))
+}
+
+impl Intended for Shards {
+    fn lease(&self, shard: ShardName) -> Asking {
+        match self.intent.clone() {
+            Intent::Files => {
+                let lease = self.leases.load().get(&shard).cloned();
+                Box::pin(std::future::ready(Ok(lease)))
+            }
+            Intent::Pinned(_) => Box::pin(std::future::ready(Err(
+                "this node serves one generation for good, and no lease is confirmed by that".to_owned(),
+            ))),
+            Intent::Following(store) => Box::pin(async move {
+                store.refresh().await.map_err(|error| error.to_string())?;
+                let key = |kind| Key::new(kind, shard.as_str()).map_err(|error| error.to_string());
+                let state = store.state();
+                let Some(meant) = state.get(&key(SHARD_KIND)?) else { return Ok(None) };
+                let object = state.get(&key(LEASE_KIND)?).unwrap_or(meant);
+                let epoch = object.body.get("epoch").map_or(Some(1), serde_json::Value::as_u64);
+                let primary = object.body.get("primary").and_then(serde_json::Value::as_str);
+                let primary = primary.and_then(|name| RegionName::new(name).ok());
+                let lease = epoch.map(Epoch).zip(primary);
+                lease.map(Some).ok_or_else(|| "its lease names no epoch or primary".to_owned())
+            }),
+        }
+    }
+}
+
+/// Who holds which token, by the control store.
+#[derive(Debug)]
+struct Callers(Intent);
+
+impl Authenticate for Callers {
+    fn token(&self, text: &str) -> Result<Access, Unauthentic> {
+        let Some(state) = self.0.state() else {
+            let help = "tokens are kept in a control store, and this installation has none: use clients' certificates";
+            return Err(Unauthentic(help.to_owned()));
+        };
+        let find = |id: &str| token_record(&state.get(&Key::new(TOKEN_KIND, id).ok()?)?.body);
+        let caller = of_token(text, find).map_err(|problem| Unauthentic(problem.detail.clone()))?;
+        Ok(Access {
+            read: caller.scopes.contains(&Scope::DataRead),
+            tenant: caller.tenant,
+            write: caller.scopes.contains(&Scope::DataWrite),
+        })
+    }
+}

@@ -1,0 +1,132 @@
+//! `portolan shard`: which shards there are, where a tenant is, and who writes.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use http::Method;
+use portolan_core::ids::{RegionName, ShardName, TenantName};
+use serde_json::{Value, json};
+
+use crate::cli::Shard;
+use crate::client::Client;
+use crate::print;
+
+/// Does what is asked.
+///
+/// # Errors
+/// When no node answers, or something stands against it.
+pub(crate) fn run(command: &Shard) -> anyhow::Result<ExitCode> {
+    match command {
+        Shard::List(list) => {
+            let told: Value = Client::open(&list.target)?.get("/api/v1/shards")?;
+            let items = told.get("items").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+            if list.json {
+                return shown(&Value::Array(items.to_vec()));
+            }
+            if items.is_empty() {
+                print("there are no shards: declare one with `[shard.NAME]`")?;
+            }
+            items.iter().try_for_each(|item| print(&line(item)))?;
+        }
+        Shard::Locate(locate) => {
+            let tenant = TenantName::new(&locate.tenant)?;
+            let place: Value =
+                Client::open(&locate.target)?.get(&format!("/api/v1/tenants/{tenant}/place"))?;
+            if locate.json {
+                return shown(&place);
+            }
+            let (shard, primary) = (text(&place, "/shard"), text(&place, "/primary"));
+            let (by, access) = (text(&place, "/by"), text(&place, "/access"));
+            print(&format!("tenant {tenant}: shard {shard}, written in {primary} (by {by}, {access})"))?;
+        }
+        Shard::Promote(promote) => {
+            promoted(&Client::open(&promote.target)?, &promote.shard, promote.to.as_deref())?
+        }
+        Shard::Drain(drain) => {
+            let shard = ShardName::new(&drain.shard)?;
+            let client = Client::open(&drain.target)?;
+            let path = format!("/api/v1/objects/shard/{shard}");
+            let revision = number(&client.get(&path)?, "/revision");
+            let patch = if drain.undo { json!({ "drain": null }) } else { json!({ "drain": true }) };
+            change(&client, Method::PATCH, &path, &patch, &[("if-match", &format!("\"{revision}\""))])?;
+            let what = if drain.undo { "takes new tenants again" } else { "takes no new tenants" };
+            print(&format!("shard {shard} {what}"))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Raises a shard's epoch, for this primary or another.
+fn promoted(client: &Client, shard: &str, to: Option<&str>) -> anyhow::Result<()> {
+    let shard = ShardName::new(shard)?;
+    let told: Value = client.get("/api/v1/shards")?;
+    let items = told.get("items").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let Some(item) = items.iter().find(|item| text(item, "/name") == shard.as_str()) else {
+        bail!("there is no shard `{shard}`: `portolan shard list` shows them");
+    };
+    let now = text(item, "/primary");
+    let primary = RegionName::new(to.unwrap_or(now))?;
+    let replicas = item.get("replicas").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if primary.as_str() != now && !replicas.iter().any(|replica| replica.as_str() == Some(primary.as_str())) {
+        bail!("region `{primary}` does not keep shard `{shard}`");
+    }
+    let epoch = number(item, "/epoch") + 1;
+    let path = format!("/api/v1/objects/lease/{shard}");
+    let body = json!({ "epoch": epoch, "primary": primary });
+    let there: anyhow::Result<Value> = client.get(&path);
+    match there {
+        Ok(object) => {
+            let revision = format!("\"{}\"", number(&object, "/revision"));
+            change(client, Method::PUT, &path, &body, &[("if-match", &revision)])?;
+        }
+        Err(_) => change(client, Method::PUT, &path, &body, &[("if-none-match", "*")])?,
+    }
+    print(&format!(
+        "shard {shard}: epoch {epoch} begins in {primary}; `portolan shard list` shows when it is open"
+    ))
+}
+
+fn change(
+    client: &Client,
+    method: Method,
+    path: &str,
+    body: &Value,
+    condition: &[(&str, &str)],
+) -> anyhow::Result<()> {
+    let kind = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
+    let headers: Vec<(&str, &str)> = [("content-type", kind)].iter().chain(condition).copied().collect();
+    client.ask(method, path, &headers, Some(serde_json::to_vec(body).context("write the change")?)).map(drop)
+}
+
+fn line(shard: &Value) -> String {
+    let names = |at: &str| {
+        let list = shard.get(at).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+    };
+    let replicas = names("replicas");
+    let replicas = if replicas.is_empty() { String::new() } else { format!(", copies in {replicas}") };
+    let class = shard.get("residency").and_then(Value::as_str);
+    let class = class.map_or_else(String::new, |class| format!(", class {class}"));
+    let drained = if shard.get("takes_new") == Some(&Value::Bool(false)) { ", DRAINED" } else { "" };
+    let here = shard.get("here").filter(|here| !here.is_null());
+    let here = match here.map(|here| here.get("problem").and_then(Value::as_str)) {
+        None => String::new(),
+        Some(None) => "; open here".to_owned(),
+        Some(Some(problem)) => format!("\n  PROBLEM {problem}"),
+    };
+    let (name, primary, epoch) = (text(shard, "/name"), text(shard, "/primary"), number(shard, "/epoch"));
+    format!("{name}: written in {primary} in epoch {epoch}{replicas}{class}{drained}{here}")
+}
+
+fn shown(value: &Value) -> anyhow::Result<ExitCode> {
+    print(&serde_json::to_string_pretty(value)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or("-")
+}
+
+fn number(value: &Value, pointer: &str) -> u64 {
+    value.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
+}

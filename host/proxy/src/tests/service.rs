@@ -1,0 +1,132 @@
+//! Services of the gateway itself, and applications that need a tenant's shard as its primary.
+
+use portolan_core::directory::{Directory, Exceptions, HashKey, Range, Rule, Shard, ShardIndex};
+use portolan_core::ids::ShardName;
+use portolan_core::log::Epoch;
+use portolan_foundation::endpoint::{
+    Answering, Body as ServiceBody, Endpoint as Service, Head, Routed, Work, whole,
+};
+
+use super::*;
+
+/// Says what it got.
+#[derive(Debug)]
+struct Echo;
+
+impl Service for Echo {
+    fn route(&self, head: &Head<'_>) -> Routed {
+        let Some(tenant) = head.tenant.cloned() else {
+            let mut refused = Response::new(whole("who asks?"));
+            *refused.status_mut() = StatusCode::UNAUTHORIZED;
+            return Routed::Answer(Box::new(refused));
+        };
+        let region = head.headers.get("x-region").and_then(|value| value.to_str().ok()).unwrap_or("eu");
+        let work = Work { epoch: Epoch(3), shard: ShardName::new("s1").unwrap(), tenant };
+        Routed::Region(RegionName::new(region).unwrap(), work)
+    }
+
+    fn answer(&self, work: Work, request: Request<ServiceBody>) -> Answering {
+        Box::pin(async move {
+            let (parts, body) = request.into_parts();
+            let Ok(content) = body.collect().await else {
+                let mut broken = Response::new(whole("broken"));
+                *broken.status_mut() = StatusCode::BAD_REQUEST;
+                return broken;
+            };
+            let fields: serde_json::Map<String, serde_json::Value> = parts
+                .headers
+                .iter()
+                .map(|(name, value)| (name.to_string(), value.to_str().unwrap().into()))
+                .collect();
+            let said = serde_json::json!({
+                "tenant": work.tenant.as_str(), "shard": work.shard.as_str(), "epoch": work.epoch.0,
+                "method": parts.method.as_str(), "uri": parts.uri.to_string(), "fields": fields,
+                "bytes": content.to_bytes().len(),
+            });
+            Response::new(whole(said.to_string()))
+        })
+    }
+}
+
+fn services() -> Services {
+    Services::default().with("/-/data", Arc::new(Echo))
+}
+
+#[tokio::test]
+async fn a_service_answers_below_its_path_and_no_policy_is_asked() {
+    let eu = upstream("eu").await;
+    let topology = topology(&[("eu", &[eu])], Protocol::Http1);
+    let limit = |settings: &mut Settings| settings.limits.body_bytes_max = Some(100_000);
+    let gateway = start_with(topology, Policies::default(), services(), limit);
+    let request = Request::post("/-/data/orders?a=b")
+        .header("host", "shop.example.com")
+        .header("x-tenant", "acme")
+        .header("portolan-tenant", "forged")
+        .header("portolan-token", "v1;s1=1.2.3")
+        .body(Full::new(Bytes::from(vec![7; 90_000])))
+        .unwrap();
+    let answer = send(gateway.address, request).await;
+    assert_eq!(answer.status(), 200);
+    let seen = json(&answer);
+    assert_eq!((&seen["tenant"], &seen["shard"], &seen["epoch"]), (&"acme".into(), &"s1".into(), &3.into()));
+    assert_eq!((&seen["uri"], &seen["bytes"]), (&"/-/data/orders?a=b".into(), &90_000.into()));
+    assert_eq!(seen["fields"]["portolan-token"], "v1;s1=1.2.3");
+    assert!(seen["fields"].get("portolan-tenant").is_none(), "{seen}");
+    assert!(
+        answer.headers().contains_key("portolan-request-id") || answer.headers().contains_key("x-request-id")
+    );
+
+    let nobody = send(gateway.address, empty(get("/-/data/orders"))).await;
+    assert_eq!((nobody.status().as_u16(), &nobody.body()[..]), (401, &b"who asks?"[..]));
+    // What only begins like it is an application's.
+    let other = send(gateway.address, empty(get("/-/database").header("x-tenant", "acme"))).await;
+    assert_eq!(json(&other)["name"], "eu");
+    // A region that no gateway leads to.
+    let far =
+        send(gateway.address, empty(get("/-/data/x").header("x-tenant", "acme").header("x-region", "us")))
+            .await;
+    assert_eq!(far.status(), 503);
+    let large = Request::post("/-/data/x")
+        .header("host", "shop.example.com")
+        .header("x-tenant", "acme")
+        .body(Full::new(Bytes::from(vec![7; 100_001])))
+        .unwrap();
+    assert_eq!(send(gateway.address, large).await.status(), 413);
+}
+
+#[tokio::test]
+async fn what_may_change_a_tenants_rows_goes_where_they_are_written() {
+    let (eu, us) = (upstream("eu").await, upstream("us").await);
+    let mut topology = topology(&[("eu", &[eu]), ("us", &[us])], Protocol::Http1);
+    let shard = Shard {
+        name: ShardName::new("s1").unwrap(),
+        epoch: Epoch(4),
+        primary: region("us"),
+        replicas: BTreeSet::from([region("eu")]),
+        residency: None,
+        takes_new: true,
+    };
+    let rule = Rule {
+        location: None,
+        ranges: vec![Range { last: u64::MAX, shard: ShardIndex(0) }],
+        residency: None,
+    };
+    let key = HashKey::new([1; 16]);
+    let directory =
+        Directory::new(key, vec![shard], vec![rule], Exceptions::default(), &topology.residencies);
+    topology.directory = Arc::new(directory.unwrap());
+    let gateway = start(topology, Policies::default(), |_| {});
+    let ask = async |method: &str| {
+        let request = Request::builder().method(method).uri("/a").header("host", "shop.example.com");
+        json(&send(gateway.address, empty(request.header("x-tenant", "acme"))).await)
+    };
+    let (read, written) = (ask("GET").await, ask("POST").await);
+    assert_eq!((&read["name"], &read["fields"]["portolan-role"]), (&"eu".into(), &"replica".into()));
+    assert_eq!((&written["name"], &written["fields"]["portolan-role"]), (&"us".into(), &"primary".into()));
+    for seen in [read, written] {
+        assert_eq!(seen["fields"]["portolan-shard"], "s1");
+        assert_eq!(seen["fields"]["portolan-epoch"], "4");
+    }
+    let anonymous = json(&send(gateway.address, empty(get("/a"))).await);
+    assert!(anonymous["fields"].get("portolan-shard").is_none(), "{anonymous}");
+}

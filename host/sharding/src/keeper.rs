@@ -1,0 +1,272 @@
+//! The keeper of one shard: opens its database, and holds its lease while this region is its primary.
+//!
+//! What wakes it: another task, the time of the next renewal, the end of a pause after a failure. What it reads: the
+//! database's clock and fence, and what is intended. What it writes: the fence and the shard's [`Cell`]. On failure the lease
+//! runs out by itself, here and in the database, and the report says why.
+//!
+//! # Why at most one region writes
+//! A renewal reads the database's clock, then asks what is intended *now*, and only then extends the deadline to that
+//! reading plus [`LEASE`](crate::defaults::LEASE). So a deadline never reaches further than that time past a moment at which the epoch was this
+//! region's. A region that is given the next epoch begins it at once if it held the one before, because its own fence waits
+//! for the writers of that; otherwise it waits for the lease's time and a margin after it first saw the new epoch.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use portolan_changelog::{Error, Lease, Store};
+use portolan_core::backoff::full_jitter;
+use portolan_core::ids::{RegionName, ShardName};
+use portolan_core::log::Epoch;
+use portolan_core::tenant_table::Tables;
+use portolan_core::time::Moment;
+use portolan_foundation::shutdown::Shutdown;
+use portolan_foundation::{clock, random, task};
+use tokio::sync::watch;
+
+use crate::config::Kept;
+use crate::data::Catalogue;
+use crate::defaults::{DEMOTION, LEASE, LEASE_MARGIN, RENEWAL, RETRY_MAX, RETRY_MIN};
+use crate::shards::{Cell, Open, Role};
+
+/// The store of intent, asked at the moment of a renewal.
+pub trait Intended: fmt::Debug + Send + Sync {
+    /// Who is to write a shard, and under which epoch, as the store has it now; `None` when there is no such shard any more.
+    fn lease(&self, shard: ShardName) -> Asking;
+}
+
+/// What is intended, once the store has answered, or why it does not.
+pub type Asking = Pin<Box<dyn Future<Output = Result<Option<(Epoch, RegionName)>, String>> + Send>>;
+
+/// What a keeper is to do.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Task {
+    pub(crate) kept: Kept,
+    pub(crate) region: RegionName,
+    pub(crate) tables: Tables,
+}
+
+/// A keeper at work. It ends with its handle.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    cell: Arc<Cell>,
+    end: Shutdown,
+    task: watch::Sender<Task>,
+}
+
+impl Handle {
+    pub(crate) fn follow(&self, task: Task) {
+        self.task.send_if_modified(|now| {
+            let changed = *now != task;
+            *now = task;
+            changed
+        });
+    }
+
+    pub(crate) const fn cell(&self) -> &Arc<Cell> {
+        &self.cell
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.end.begin();
+    }
+}
+
+/// Starts a keeper.
+pub(crate) fn start(
+    shard: ShardName,
+    first: Task,
+    intended: Arc<dyn Intended>,
+    shutdown: &Shutdown,
+) -> Handle {
+    let cell = Arc::new(Cell::new(shard.clone(), role(&first), first.kept.epoch));
+    let (task, tasks) = watch::channel(first);
+    let end = shutdown.child();
+    let keeper = Keeper { cell: Arc::clone(&cell), failures: 0, first_seen: None, intended, shard };
+    task::spawn("keep a shard", keeper.run(tasks, end.clone()));
+    Handle { cell, end, task }
+}
+
+fn role(task: &Task) -> Role {
+    if task.kept.primary == task.region { Role::Primary } else { Role::Replica }
+}
+
+struct Keeper {
+    cell: Arc<Cell>,
+    failures: u32,
+    /// The newest epoch that was seen, and since when.
+    first_seen: Option<(Epoch, Moment)>,
+    intended: Arc<dyn Intended>,
+    shard: ShardName,
+}
+
+impl Keeper {
+    async fn run(mut self, mut tasks: watch::Receiver<Task>, end: Shutdown) {
+        loop {
+            let task = tasks.borrow_and_update().clone();
+            let pause = self.pass(&task).await;
+            tokio::select! {
+                // Both are cancel-safe: a change that was not seen is still marked.
+                changed = tasks.changed() => {
+                    if changed.is_err() { return }
+                    let other = tasks.borrow().kept.engine != task.kept.engine;
+                    if other {
+                        self.close();
+                    }
+                }
+                () = tokio::time::sleep(pause) => {}
+                () = end.begun() => break,
+            }
+        }
+        // Other gateways of the region go on under the lease; it is theirs as well.
+        self.close();
+    }
+
+    fn close(&self) {
+        self.cell.lease.store(None);
+        self.cell.open.store(None);
+    }
+
+    /// One pass. Gives the pause to the next.
+    async fn pass(&mut self, task: &Task) -> Duration {
+        if self.first_seen.is_none_or(|(epoch, _)| epoch < task.kept.epoch) {
+            self.first_seen = Some((task.kept.epoch, clock::now()));
+        }
+        let done = match self.open(task).await {
+            Ok(open) if role(task) == Role::Primary => self.renew(task, &open.store).await,
+            Ok(open) => self.yield_to(task, &open.store).await,
+            Err(error) => Err(error.into()),
+        };
+        let (problem, pause) = match done {
+            Ok(()) => {
+                self.failures = 0;
+                (None, RENEWAL)
+            }
+            Err(Halt { why, retry_after }) => {
+                self.failures = self.failures.saturating_add(1);
+                let pause = full_jitter(self.failures, RETRY_MIN, RETRY_MAX, random::u64());
+                (Some(why), retry_after.unwrap_or(pause))
+            }
+        };
+        self.cell.note(|report| {
+            if report.problem != problem
+                && let Some(problem) = &problem
+            {
+                tracing::warn!(shard = %self.shard, "{problem}");
+            }
+            if report.problem.is_some() && problem.is_none() {
+                tracing::info!(shard = %self.shard, epoch = task.kept.epoch.0, "the shard is open");
+            }
+            report.epoch = task.kept.epoch.0;
+            report.role = role(task);
+            report.problem = problem;
+        });
+        pause
+    }
+
+    /// The database, opened where it is not, with what it has of the tables.
+    async fn open(&self, task: &Task) -> Result<Arc<Open>, Error> {
+        let before = self.cell.open.load_full();
+        let store = match &before {
+            Some(open) => open.store.clone(),
+            None => Store::open(&task.kept.engine, task.region.clone()).await?,
+        };
+        let catalogue = Catalogue::read(&store, &task.tables).await?;
+        self.cell.note(|report| report.schema = Some(catalogue.version()));
+        if let Some(open) = before.filter(|open| *open.catalogue == catalogue) {
+            return Ok(open);
+        }
+        let open = Arc::new(Open { catalogue: Arc::new(catalogue), store });
+        self.cell.open.store(Some(Arc::clone(&open)));
+        Ok(open)
+    }
+
+    /// Holds the lease for another while.
+    async fn renew(&self, task: &Task, store: &Store) -> Result<(), Halt> {
+        let sent = clock::now();
+        let deadline_us = store.clock().await? + micros(LEASE);
+        let epoch = self.confirm(task).await?;
+        let fence = store.fence().await?;
+        if fence.epoch < epoch {
+            self.may_begin(epoch, fence.epoch, fence.deadline_us > 0)?;
+            store.begin_epoch(epoch, deadline_us).await?;
+            tracing::info!(shard = %self.shard, epoch = epoch.0, "a new epoch begins here");
+        } else {
+            store.extend(epoch, deadline_us).await?;
+        }
+        self.cell.lease.store(Some(Arc::new(Lease::granted(epoch, sent, LEASE, LEASE_MARGIN))));
+        Ok(())
+    }
+
+    /// Is the epoch still this region's, by the store of intent?
+    async fn confirm(&self, task: &Task) -> Result<Epoch, Halt> {
+        let intended = self.intended.lease(self.shard.clone()).await;
+        let intended = intended.map_err(|why| Halt {
+            why: format!("the store of intent does not confirm the lease: {why}"),
+            retry_after: None,
+        })?;
+        match intended {
+            Some((epoch, primary)) if epoch == task.kept.epoch && primary == task.region => Ok(epoch),
+            _ => Err(Halt {
+                why: "the store of intent has another epoch or primary; it is being followed".to_owned(),
+                retry_after: None,
+            }),
+        }
+    }
+
+    /// May a later epoch begin already?
+    fn may_begin(&self, epoch: Epoch, before: Epoch, held: bool) -> Result<(), Halt> {
+        let mine = held && epoch.0 == before.0 + 1;
+        let first = before.0 == 0 && epoch.0 == 1;
+        let waited = self.first_seen.map_or(Duration::ZERO, |(_, since)| clock::now().since(since));
+        let wait = LEASE + LEASE_MARGIN;
+        if mine || first || waited >= wait {
+            return Ok(());
+        }
+        let left = wait.saturating_sub(waited);
+        Err(Halt {
+            why: format!("epoch {} begins in {left:.1?}, when no other region's lease can last", epoch.0),
+            retry_after: Some(left),
+        })
+    }
+
+    /// Another region writes: what this one held is over.
+    async fn yield_to(&self, task: &Task, store: &Store) -> Result<(), Halt> {
+        self.cell.lease.store(None);
+        let fence = store.fence().await?;
+        if fence.deadline_us > 0 && fence.epoch < task.kept.epoch {
+            store.demote(fence.epoch, DEMOTION).await?;
+            tracing::info!(shard = %self.shard, epoch = fence.epoch.0, "the epoch is over here");
+        }
+        Ok(())
+    }
+}
+
+/// Why a pass did not do what it is for.
+struct Halt {
+    retry_after: Option<Duration>,
+    why: String,
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Self {
+        use portolan_changelog::{Closed, Refused};
+        let help = match &error {
+            Error::Closed(Closed::Cut) => {
+                ": its history may have been cut; look at it, then begin a new epoch with `portolan shard promote`"
+            }
+            Error::Refused(Refused::Over { .. }) => ": begin a new epoch with `portolan shard promote`",
+            Error::Table { .. } => ": run `portolan migrate apply`",
+            _ => "",
+        };
+        Self { retry_after: None, why: format!("{error}{help}") }
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,73 @@
+//! What is refused before a database is asked.
+
+use portolan_core::ids::{RegionName, ShardName};
+
+use crate::data::{Code, Problem};
+
+pub(crate) fn bad_consistency(why: &str) -> Problem {
+    Problem::new(Code::BadRequest, why)
+}
+
+pub(crate) fn broken_content() -> Problem {
+    Problem::new(Code::BadContent, "the content broke off: send it again")
+}
+
+pub(crate) fn busy() -> Problem {
+    Problem::new(Code::Busy, "too many requests wait for this shard: ask again in a while")
+}
+
+/// The sender goes by another lease: it looks again.
+pub(crate) fn elsewhere(shard: &ShardName, local: &RegionName) -> Problem {
+    Problem::new(
+        Code::Elsewhere,
+        format!("shard `{shard}` is not written in `{local}` under the lease that was named"),
+    )
+}
+
+pub(crate) fn foreign_tenant() -> Problem {
+    Problem::new(Code::Forbidden, "the token is another tenant's than the one that the request names")
+}
+
+pub(crate) fn no_lease(shard: &ShardName) -> Problem {
+    let why = "has no lease here now: it is being renewed, or another region takes over";
+    Problem::new(Code::Unavailable, format!("shard `{shard}` {why}"))
+}
+
+pub(crate) fn no_shard() -> Problem {
+    Problem::new(Code::NoShard, "the tenant is on no shard: the operator adds one with `portolan shard add`")
+}
+
+pub(crate) fn no_such_path() -> Problem {
+    Problem::new(Code::NotFound, "there is no such path")
+}
+
+pub(crate) fn no_tenant() -> Problem {
+    let why = "the token is not bound to a tenant, and the request names none by its host, path or header";
+    Problem::new(Code::BadRequest, why)
+}
+
+pub(crate) fn not_allowed(writes: bool) -> Problem {
+    let scope = if writes { "data:write" } else { "data:read" };
+    Problem::new(Code::Forbidden, format!("the caller lacks `{scope}`"))
+}
+
+pub(crate) fn not_open(shard: &ShardName) -> Problem {
+    let why = "is not open: `portolan status` says why, to its operator";
+    Problem::new(Code::Unavailable, format!("the database of shard `{shard}` {why}"))
+}
+
+pub(crate) fn outcome_unknown() -> Problem {
+    Problem::new(Code::OutcomeUnknown, "the gateway failed while it was at work: read before writing again")
+}
+
+pub(crate) fn suspended() -> Problem {
+    Problem::new(Code::Suspended, "the operator has suspended the tenant")
+}
+
+pub(crate) fn too_large(bytes_max: usize) -> Problem {
+    Problem::new(Code::TooLarge, format!("the content has more than {bytes_max} bytes: send it in parts"))
+}
+
+pub(crate) fn unauthentic(why: &str) -> Problem {
+    Problem::new(Code::Unauthentic, why)
+}

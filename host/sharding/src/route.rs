@@ -1,0 +1,66 @@
+//! Where a request for a tenant's rows is answered: by whom it is asked, where the tenant is, how fresh the answer must be.
+
+use http::HeaderMap;
+use portolan_core::directory::{Access as Open, Directory, Shard, Tenant};
+use portolan_core::ids::{RegionName, TenantName};
+use portolan_core::token::{NotAToken, Token};
+use portolan_core::topology::Topology;
+
+use crate::data::Problem;
+use crate::refuse;
+
+/// The field by which a reader says how fresh it wants its answer.
+pub(crate) const CONSISTENCY: &str = "portolan-consistency";
+/// The field that names positions of logs.
+pub(crate) const TOKEN: &str = "portolan-token";
+
+/// How fresh an answer must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Consistency {
+    /// At least what the token names, by whoever has that.
+    AtLeast(Token),
+    /// Whatever this region has.
+    Local,
+    /// Not older than this, in seconds.
+    MaxStaleness(u64),
+    /// The primary's.
+    Primary,
+}
+
+impl Consistency {
+    /// What a request asks for. Without a word it is the primary's answer: nobody is surprised by an old one.
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        let token = headers
+            .get(TOKEN)
+            .map(|value| value.to_str().map_err(|_| NotAToken::Form).and_then(str::parse::<Token>));
+        let token = token.transpose().map_err(|error| refuse::bad_consistency(&error.to_string()))?;
+        let Some(word) = headers.get(CONSISTENCY) else {
+            return Ok(token.map_or(Self::Primary, Self::AtLeast));
+        };
+        let word = word.to_str().unwrap_or_default().trim();
+        match (word, token) {
+            ("primary", _) => Ok(Self::Primary),
+            ("local", None) => Ok(Self::Local),
+            ("at-least", Some(token)) => Ok(Self::AtLeast(token)),
+            _ => match word.strip_prefix("max-staleness=").map(str::parse) {
+                Some(Ok(seconds)) => Ok(Self::MaxStaleness(seconds)),
+                _ => Err(refuse::bad_consistency(
+                    "`portolan-consistency` is `primary`, `at-least` (with `portolan-token`), `max-staleness=SECONDS` or `local`",
+                )),
+            },
+        }
+    }
+}
+
+/// The shard of a tenant.
+pub(crate) fn shard<'a>(topology: &'a Topology, tenant: &TenantName) -> Result<&'a Shard, Problem> {
+    let directory: &Directory = &topology.directory;
+    let known = topology.tenants.of(Some(tenant));
+    let residency = known.and_then(|tenant| tenant.residency.as_ref());
+    let place = directory.locate(&Tenant { location: None::<&RegionName>, name: tenant, residency });
+    let place = place.ok_or_else(refuse::no_shard)?;
+    if place.access == Open::Suspended {
+        return Err(refuse::suspended());
+    }
+    directory.shard(place.shard).ok_or_else(refuse::no_shard)
+}

@@ -744,7 +744,7 @@ async fn write(
         let Some((_, first)) = rows.first() else { continue };
         let (sql, texts) = statement(session.dialect(), table, first, &rows);
         match session.attempt(&sql, &[texts.into()]).await {
-            Err(Error::Rejected(why)) => return Ok(Some(why)),
+            Err(Error::Rejected(why)) => return Ok(Some(why.message)),
             done => done.map(drop)?,
         }
     }
@@ -757,7 +757,7 @@ async fn deferred(session: &mut Session) -> Result<Option<String>, Error> {
         return Ok(None);
     }
     match session.attempt("SET CONSTRAINTS ALL IMMEDIATE", &[]).await {
-        Err(Error::Rejected(why)) => Ok(Some(why)),
+        Err(Error::Rejected(why)) => Ok(Some(why.message)),
         Err(error) => Err(error),
         Ok(_) => session.execute("SET CONSTRAINTS ALL DEFERRED", &[]).await.map(|_| None),
     }

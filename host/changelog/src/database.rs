@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::defaults::ANSWER_TIMEOUT;
 use crate::error::Error;
+use crate::rejection::Rejection;
 
 /// A value that goes to a database or comes from it.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,9 +34,12 @@ pub enum Value {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row(pub Vec<Value>);
 
+/// How a shard's database is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Dialect {
+pub enum Dialect {
+    /// PostgreSQL's.
     Postgres,
+    /// SQLite's.
     Sqlite,
 }
 
@@ -356,7 +360,7 @@ fn of_postgres(row: &PgRow) -> Result<Row, Error> {
         })
     };
     let values = (0..row.columns().len()).map(value).collect::<Result<_, _>>();
-    values.map(Row).map_err(|error| Error::Rejected(format!("{error}: cast it to text")))
+    values.map(Row).map_err(|error| Error::Rejected(Box::new(Rejection::other(format!("{error}: cast it to text")))))
 }
 
 fn of_sqlite(row: &SqliteRow) -> Result<Row, Error> {

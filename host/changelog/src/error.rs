@@ -2,6 +2,7 @@
 
 use crate::model::fence::{Closed, Refused};
 use crate::model::record::BadBatch;
+use crate::rejection::Rejection;
 
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +27,7 @@ pub enum Error {
     Refused(#[from] Refused),
     /// The database refuses the statement: the statement is wrong.
     #[error("the shard's database refuses: {0}")]
-    Rejected(String),
+    Rejected(Box<Rejection>),
     /// A table is not as it is declared: change one of them.
     #[error("table `{table}` {reason}")]
     Table {
@@ -71,7 +72,7 @@ impl Error {
                 Self::Away(message.to_owned())
             }
             "11" | "26" | "XX001" | "XX002" => Self::Damaged(message.to_owned()),
-            _ => Self::Rejected(message.to_owned()),
+            _ => Self::Rejected(Box::new(Rejection::of(database))),
         }
     }
 }

@@ -37,19 +37,21 @@ mod error;
 pub mod model;
 mod postgres;
 mod read;
+mod rejection;
 mod sqlite;
 mod store;
 mod table;
 mod transaction;
 
 pub use apply::{Applied, Counts, Lost, Parked};
-pub use database::{Row, Value};
+pub use database::{Dialect, Row, Value};
 pub use error::Error;
 pub use model::fence::{Closed, Fence, Lease, Outcome, Refused, TenantState};
 pub use model::progress::Progress;
 pub use model::record::{BadBatch, Batch, Change, Record, RowChange, RowId};
 pub use postgres::PostgresConfig;
 pub use read::{Horizon, Limits};
+pub use rejection::{Rejection, Rule};
 pub use store::{Engine, Store};
 pub use transaction::Transaction;
 

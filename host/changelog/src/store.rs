@@ -472,7 +472,9 @@ impl Store {
         Arc::clone(&self.0.declared.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(crate) fn dialect(&self) -> Dialect {
+    /// How its database is spoken to.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
         self.pool(Role::Owner).dialect()
     }
 

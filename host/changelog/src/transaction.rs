@@ -122,6 +122,14 @@ impl Transaction {
         self.session.commit().await
     }
 
+    /// Ends it without a trace. One that is dropped leaves none either, but costs its connection.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn rollback(self) -> Result<(), Error> {
+        self.session.rollback().await
+    }
+
     async fn position(&mut self) -> Result<Option<Position>, Error> {
         let rows = match self.session.dialect() {
             Dialect::Postgres => self.session.fetch("SELECT portolan.written()", &[]).await?,

@@ -20,3 +20,39 @@ pub const DEMOTION: Duration = Duration::from_secs(2);
 pub const REQUESTS_MAX: usize = 64;
 /// How long a request waits for its turn at a shard.
 pub const TURN: Duration = Duration::from_secs(2);
+/// Rows of one page, when the request does not say.
+pub const PAGE_ROWS: u64 = 100;
+/// Rows of one page: a few milliseconds of work for a database.
+pub const PAGE_ROWS_MAX: u64 = 1_000;
+/// Bytes of the rows of one answer, as they lie in the database. As JSON they may be some more, never without bound: a byte
+/// is at most six (`\u0001`).
+pub const ANSWER_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Bytes of a request's content.
+pub const CONTENT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of a request's path, and of its query: what servers take as one line.
+pub const QUERY_BYTES_MAX: usize = 8 * 1024;
+/// Rows that one request writes, in a list or by a filter: each is a record of the log, and all are one transaction, which
+/// others wait for.
+pub const WRITE_ROWS_MAX: u64 = 1_000;
+/// Conditions of one filter.
+pub const CONDITIONS_MAX: usize = 50;
+/// Values of one `in`.
+pub const IN_VALUES_MAX: usize = 128;
+/// How deep `and`, `or` and `not` stand in each other.
+pub const NESTING_MAX: usize = 8;
+/// Columns of `select`, and of `order`.
+pub const SELECT_COLUMNS_MAX: usize = 200;
+/// Operations of one transaction.
+pub const OPERATIONS_MAX: usize = 100;
+/// Wildcards of one pattern: each may go through the whole text again.
+pub const WILDCARDS_MAX: usize = 8;
+/// Bytes of one pattern.
+pub const PATTERN_BYTES_MAX: usize = 1_000;
+/// Bytes of a cursor: it stands in a header field, whose lines others cut at 8 KiB.
+pub const CURSOR_BYTES_MAX: usize = 3 * 1024;
+/// Names that are suggested for one that is not there.
+pub const SUGGESTIONS_MAX: usize = 3;
+/// Entity tags of one `If-Match` or `If-None-Match`.
+pub const ETAGS_MAX: usize = 16;
+/// When to come again while a tenant is held or the database is busy, in seconds: moves hold for less.
+pub const RETRY_AFTER_S: u64 = 1;

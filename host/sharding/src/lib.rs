@@ -1,12 +1,12 @@
 //! Tenants' data: which shards this region keeps, under which leases they are written, how requests reach their rows, and
 //! how the tenants' schema changes.
 //!
-//! Read [`keeper`] first: it holds a shard's lease. [`Shards`] is what others see of it, and [`Door`](service::Service) is what
-//! requests go through. This crate must not know where the configuration comes from, how requests arrive, or how shards are
+//! [`keeper`] holds a shard's lease. [`Shards`] is what others see of it. [`Service`] is what requests go through, and [`data`]
+//! what becomes of them. This crate must not know where the configuration comes from, how requests arrive, or how shards are
 //! shipped to other regions.
 
 mod config;
-mod data;
+pub mod data;
 pub mod defaults;
 mod keeper;
 mod refuse;

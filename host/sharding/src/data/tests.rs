@@ -1,0 +1,1 @@
+//! Tests of the data API, to come with their own words.

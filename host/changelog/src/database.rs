@@ -3,6 +3,8 @@
 //! Statements are written once. What the engines say differently is a word in braces, which [`Dialect`] replaces; tables are
 //! written as SQLite names them, `portolan_log`, and are `portolan.log` in PostgreSQL.
 
+use std::time::Duration;
+
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, PgRow};
 use sqlx::sqlite::{SqlitePool, SqliteRow};
@@ -56,6 +58,10 @@ pub(crate) struct Session {
     connection: Connection,
     within: bool,
     transaction: bool,
+    /// What it was told holds for its use alone: it is closed after it.
+    once: bool,
+    /// How long an answer is waited for.
+    patience: Duration,
 }
 
 #[derive(Debug)]
@@ -102,11 +108,19 @@ impl Row {
         self.0.get(at).unwrap_or(&Value::Null)
     }
 
-    pub(crate) fn text(&self, at: usize) -> Result<String, Error> {
+    /// A text of a column, by its place.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when it is none.
+    pub fn text(&self, at: usize) -> Result<String, Error> {
         self.text_or_null(at)?.ok_or_else(|| odd(at, self))
     }
 
-    pub(crate) fn text_or_null(&self, at: usize) -> Result<Option<String>, Error> {
+    /// A text of a column that may be NULL.
+    ///
+    /// # Errors
+    /// As [`Self::text`].
+    pub fn text_or_null(&self, at: usize) -> Result<Option<String>, Error> {
         match self.value(at) {
             Value::Null => Ok(None),
             Value::Text(text) => Ok(Some(text.clone())),
@@ -114,11 +128,19 @@ impl Row {
         }
     }
 
-    pub(crate) fn number(&self, at: usize) -> Result<u64, Error> {
+    /// A whole number of a column, or truth, by its place.
+    ///
+    /// # Errors
+    /// As [`Self::text`].
+    pub fn number(&self, at: usize) -> Result<u64, Error> {
         self.number_or_null(at)?.ok_or_else(|| odd(at, self))
     }
 
-    pub(crate) fn number_or_null(&self, at: usize) -> Result<Option<u64>, Error> {
+    /// A whole number of a column that may be NULL.
+    ///
+    /// # Errors
+    /// As [`Self::text`].
+    pub fn number_or_null(&self, at: usize) -> Result<Option<u64>, Error> {
         match self.value(at) {
             Value::Bool(value) => Ok(Some(u64::from(*value))),
             Value::Int(number) => u64::try_from(*number).map(Some).map_err(|_| odd(at, self)),
@@ -171,7 +193,7 @@ impl Pool {
                 Connection::Sqlite(pool.acquire().await.map_err(|error| Error::of(&error))?)
             }
         };
-        Ok(Session { connection, within: false, transaction: false })
+        Ok(Session { connection, within: false, transaction: false, once: false, patience: ANSWER_TIMEOUT })
     }
 
     /// A transaction that writes. In SQLite it is alone from its start.
@@ -198,7 +220,7 @@ impl Pool {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if self.within || self.transaction {
+        if self.within || self.transaction || self.once {
             match &mut self.connection {
                 Connection::Postgres(connection) => connection.close_on_drop(),
                 Connection::Sqlite(connection) => connection.close_on_drop(),
@@ -215,11 +237,16 @@ impl Session {
         }
     }
 
+    /// From here on this connection is its owner's alone, waits so long for answers, and is closed after it.
+    pub(crate) const fn keep(&mut self, patience: Duration) {
+        (self.once, self.patience) = (true, patience);
+    }
+
     /// Runs a statement as it stands, and says how many rows it touched.
     pub(crate) async fn execute(&mut self, sql: &str, args: &[Value]) -> Result<u64, Error> {
         self.within = true;
-        let done = timeout(ANSWER_TIMEOUT, self.connection.execute(sql, args)).await;
-        let done = done.map_err(|_| Error::Away(format!("no answer within {ANSWER_TIMEOUT:?}")))?;
+        let done = timeout(self.patience, self.connection.execute(sql, args)).await;
+        let done = done.map_err(|_| Error::Away(format!("no answer within {:?}", self.patience)))?;
         self.within = false;
         done.map_err(|error| Error::of(&error))
     }
@@ -227,8 +254,8 @@ impl Session {
     /// Runs a query as it stands.
     pub(crate) async fn fetch(&mut self, sql: &str, args: &[Value]) -> Result<Vec<Row>, Error> {
         self.within = true;
-        let rows = timeout(ANSWER_TIMEOUT, self.connection.fetch(sql, args)).await;
-        let rows = rows.map_err(|_| Error::Away(format!("no answer within {ANSWER_TIMEOUT:?}")))?;
+        let rows = timeout(self.patience, self.connection.fetch(sql, args)).await;
+        let rows = rows.map_err(|_| Error::Away(format!("no answer within {:?}", self.patience)))?;
         self.within = false;
         rows
     }

@@ -30,10 +30,13 @@
 //! takes a follower's own rows along: declare none on multi-writer tables. A database's clock that is set back keeps the
 //! fence open for as long; one that is set forward closes it early.
 
+mod adopt;
 mod apply;
 mod database;
 pub mod defaults;
 mod error;
+mod inspect;
+mod maintain;
 pub mod model;
 mod postgres;
 mod read;
@@ -45,6 +48,8 @@ mod transaction;
 pub use apply::{Applied, Counts, Lost, Parked};
 pub use database::{Row, Value};
 pub use error::Error;
+pub use inspect::Inspection;
+pub use maintain::{Maintenance, Purpose};
 pub use model::fence::{Closed, Fence, Lease, Outcome, Refused, TenantState};
 pub use model::progress::Progress;
 pub use model::record::{BadBatch, Batch, Change, Record, RowChange, RowId};

@@ -307,7 +307,7 @@ pub(super) async fn a_copy_of_a_database_is_another_log(place: Place) {
                     admin.run(&format!("CREATE DATABASE {copied} TEMPLATE {name} OWNER own")).await.is_ok();
             }
             let direct = Direct::Postgres(cluster.connect("app", &copied).await);
-            (cluster.engine(&copied), direct)
+            (super::place::engine(cluster, &copied), direct)
         }
     };
     let store = Store::open(&engine, RegionName::new("eu").unwrap()).await.unwrap();

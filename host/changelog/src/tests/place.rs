@@ -175,7 +175,7 @@ impl Direct {
 }
 
 /// A database of a cluster, with its roles.
-fn engine(cluster: &Cluster, database: &str) -> Engine {
+pub(super) fn engine(cluster: &Cluster, database: &str) -> Engine {
     Engine::Postgres(PostgresConfig {
         applier: cluster.url("put", database),
         owner: cluster.url("own", database),

@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::adopt;
 use crate::database::{Dialect, Row, Session, Value};
 use crate::defaults::INSPECTION_TIMEOUT;
 use crate::error::Error;
@@ -48,6 +49,12 @@ impl Inspection {
     #[must_use]
     pub const fn is_postgres(&self) -> bool {
         matches!(self.session.dialect(), Dialect::Postgres)
+    }
+
+    /// A condition of this database that a value names a tenant.
+    #[must_use]
+    pub fn names_tenant(&self, value: &str) -> String {
+        adopt::names_tenant(self.session.dialect(), value)
     }
 
     /// Runs a query. In PostgreSQL, what is neither a number, text, truth nor bytes must be cast to text.

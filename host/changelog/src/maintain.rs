@@ -84,8 +84,14 @@ impl Store {
 }
 
 impl Maintenance {
-    /// Takes the place of the one who migrates this database, until the connection ends. Returns whether it was free. SQLite
-    /// has one writer at a time: whoever migrates it looks again within each transaction.
+    /// Is this a database of PostgreSQL? If not, it is a file of SQLite.
+    #[must_use]
+    pub const fn is_postgres(&self) -> bool {
+        matches!(self.session.dialect(), Dialect::Postgres)
+    }
+
+    /// Takes the place of the one who migrates this database, until the connection ends, and waits for it as for a lock. Returns
+    /// whether it came free. SQLite has one writer at a time: whoever migrates it looks again within each transaction.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -93,8 +99,10 @@ impl Maintenance {
         if self.session.dialect() == Dialect::Sqlite {
             return Ok(true);
         }
-        let sql = format!("SELECT pg_try_advisory_lock({MIGRATION_LOCK})");
-        Ok(self.session.one(&sql, &[]).await?.number(0)? == 1)
+        match self.session.execute(&format!("SELECT pg_advisory_lock({MIGRATION_LOCK})"), &[]).await {
+            Err(Error::Busy(_)) => Ok(false),
+            done => done.map(|_| true),
+        }
     }
 
     /// From here on, statements wait so long for others' locks.
@@ -118,12 +126,14 @@ impl Maintenance {
         match self.session.dialect() {
             Dialect::Postgres => {
                 self.session.execute("BEGIN", &[]).await?;
-                let setting = match purpose {
-                    Purpose::Rows => "portolan.maintenance",
-                    Purpose::Schema => "portolan.migrating",
-                };
-                let sql = format!("SELECT set_config('{setting}', 'on', true)");
-                self.session.execute(&sql, &[]).await.map(drop)
+                // It sees rows of all tenants: a table that is made anew would lose what it does not see.
+                let mut settings = vec!["portolan.maintenance"];
+                settings.extend((purpose == Purpose::Schema).then_some("portolan.migrating"));
+                for setting in settings {
+                    let sql = format!("SELECT set_config('{setting}', 'on', true)");
+                    self.session.execute(&sql, &[]).await?;
+                }
+                Ok(())
             }
             Dialect::Sqlite => {
                 // A table that is rebuilt is dropped: what refers to it must not be deleted along. References are counted

@@ -49,7 +49,7 @@ fn place(look: &mut Look, path: &Path) {
 
 async fn file(look: &mut Look) -> Result<(), Error> {
     if let Some(damage) =
-        look.text("SELECT quick_check FROM pragma_quick_check(1) WHERE quick_check <> 'ok'").await?
+        look.text("SELECT quick_check FROM pragma_quick_check WHERE quick_check <> 'ok' LIMIT 1").await?
     {
         look.found(
             Severity::Refuse,

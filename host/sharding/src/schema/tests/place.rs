@@ -19,6 +19,9 @@ use crate::schema::{Copy, Event, Fleet, Migrations, Options, Report, Shard, Sour
 /// Longer than anything takes that works.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
+/// Between two looks at what others are about to do.
+pub(crate) const MOMENT: Duration = Duration::from_millis(3);
+
 /// Where shards of one engine are made.
 #[derive(Clone)]
 pub(crate) struct Place {
@@ -84,7 +87,11 @@ pub(crate) fn migrations(files: &[(&str, &str)]) -> Migrations {
         [true, false].map(|postgres| {
             let path = PathBuf::from(format!("{:04}_{name}.sql", at + 1));
             // What only PostgreSQL knows is something harmless for SQLite.
-            let text = if !postgres && text.contains("no-transaction") { "SELECT 1" } else { text };
+            let text = if !postgres && (text.contains("no-transaction") || text.contains("$$")) {
+                "SELECT 1"
+            } else {
+                text
+            };
             Source { path, postgres, text: text.to_owned() }
         })
     };
@@ -136,7 +143,7 @@ pub(crate) struct Watcher {
 impl Watch for Watcher {
     fn event(&self, shard: &ShardName, event: &Event) -> ControlFlow<()> {
         let mut seen = self.seen.lock().unwrap();
-        if self.stop_at == Some(seen.len()) {
+        if self.stop_at == Some(counted(&seen)) && is_counted(event) {
             return ControlFlow::Break(());
         }
         seen.push((shard.clone(), event.clone()));
@@ -153,7 +160,21 @@ impl Watch for Watcher {
     }
 }
 
+/// Between the end of one migration and the beginning of the next nothing happens.
+fn is_counted(event: &Event) -> bool {
+    !matches!(event, Event::Began { .. } | Event::Finished { .. })
+}
+
+fn counted(seen: &[(ShardName, Event)]) -> usize {
+    seen.iter().filter(|(_, event)| is_counted(event)).count()
+}
+
 impl Watcher {
+    /// How many places it passed at which it might have stopped.
+    pub(crate) fn passed(&self) -> usize {
+        counted(&self.seen.lock().unwrap())
+    }
+
     pub(crate) fn events(&self) -> Vec<Event> {
         self.seen.lock().unwrap().iter().map(|(_, event)| event.clone()).collect()
     }
@@ -184,6 +205,12 @@ impl Direct {
         rows.iter().map(|row| row.text_or_null(0).unwrap().unwrap_or_default()).collect()
     }
 
+    /// The same without a transaction.
+    pub(crate) async fn peek(&mut self, sql: &str) -> Vec<String> {
+        let rows = self.0.query(sql, &[]).await.unwrap();
+        rows.iter().map(|row| row.text(0).unwrap()).collect()
+    }
+
     /// What migrations are noted.
     pub(crate) async fn history(&mut self) -> Vec<String> {
         self.texts(
@@ -198,7 +225,7 @@ impl Direct {
 pub(crate) async fn changes(store: &Store) -> Vec<RowChange> {
     while store.is_postgres() && store.horizon().await.unwrap().waiting > 0 {
         // Cases beside this one have transactions of their own in the cluster.
-        tokio::task::yield_now().await;
+        tokio::time::sleep(MOMENT).await;
     }
     let (mut after, mut changes) = (Position::START, Vec::new());
     loop {

@@ -37,11 +37,12 @@ impl Store {
             let sql = "SELECT 1 FROM portolan_declared WHERE table_name = $1";
             let captured = !session.query(sql, &[table.name.as_str().into()]).await?.is_empty();
             let table = self.find(&mut session, table).await?;
+            let order = order(&mut session, &table).await?;
             session.rollback().await?;
             let mut after = (!captured).then(String::new);
             while let Some(from) = after {
                 let mut session = self.pool(Role::Owner).snapshot().await?;
-                let page = Page::find(&mut session, &table, from).await?;
+                let page = Page::find(&mut session, &table, &order, from).await?;
                 page.check(&mut session).await?;
                 session.rollback().await?;
                 after = page.through;
@@ -53,6 +54,7 @@ impl Store {
     /// Gives rows the lowest version that have none, one page after the other.
     pub(crate) async fn adopt(&self, table: &Declared) -> Result<(), Error> {
         let name = Value::from(table.table.name.as_str());
+        let order = order(&mut *self.acquire(Role::Owner).await?, table).await?;
         loop {
             let mut session = self.begin(Role::Owner).await?;
             if session.dialect() == Dialect::Postgres {
@@ -63,7 +65,7 @@ impl Store {
             let Some(from) = rows.first().map(|row| row.text_or_null(0)).transpose()?.flatten() else {
                 return session.rollback().await;
             };
-            let page = Page::find(&mut session, table, from).await?;
+            let page = Page::find(&mut session, table, &order, from).await?;
             page.check(&mut session).await?;
             page.adopt(&mut session, self.origin().as_str()).await?;
             let sql = "UPDATE portolan_declared SET adopting = $2 WHERE table_name = $1";
@@ -85,26 +87,17 @@ struct Page<'a> {
 
 impl<'a> Page<'a> {
     /// The page after a key, or the first after `''`.
-    async fn find(session: &mut Session, table: &'a Declared, from: String) -> Result<Self, Error> {
+    async fn find(
+        session: &mut Session,
+        table: &'a Declared,
+        order: &[String],
+        from: String,
+    ) -> Result<Self, Error> {
         let dialect = session.dialect();
-        let mut order = Vec::new();
-        let (catalogue, settings) = match dialect {
-            Dialect::Postgres => (
-                "SELECT a.attname::text FROM pg_index i, unnest(i.indkey) WITH ORDINALITY k (attnum, at), pg_attribute a \
-                 WHERE i.indrelid = $1::regclass AND i.indisprimary AND a.attrelid = i.indrelid AND a.attnum = k.attnum \
-                 ORDER BY k.at",
-                POSTGRES_SETTINGS,
-            ),
-            Dialect::Sqlite => (
-                "SELECT name FROM pragma_table_info(trim($1, '\"')) WHERE pk > 0 ORDER BY pk",
-                &[] as &[&str],
-            ),
-        };
-        for setting in settings {
-            session.execute(setting, &[]).await?;
-        }
-        for row in session.fetch(catalogue, &[table.name(dialect).into()]).await? {
-            order.push(row.text(0)?);
+        if dialect == Dialect::Postgres {
+            for setting in POSTGRES_SETTINGS {
+                session.execute(setting, &[]).await?;
+            }
         }
         let columns = order.iter().map(|column| format!("own.\"{column}\"")).collect::<Vec<_>>().join(", ");
         let bound = |argument: &str| {
@@ -195,6 +188,20 @@ impl<'a> Page<'a> {
     }
 }
 
+/// The columns of a table's primary key, in the order of its index.
+async fn order(session: &mut Session, table: &Declared) -> Result<Vec<String>, Error> {
+    let sql = match session.dialect() {
+        Dialect::Postgres => {
+            "SELECT a.attname::text FROM pg_index i, unnest(i.indkey) WITH ORDINALITY k (attnum, at), pg_attribute a \
+             WHERE i.indrelid = ('public.' || quote_ident($1))::regclass AND i.indisprimary \
+             AND a.attrelid = i.indrelid AND a.attnum = k.attnum ORDER BY k.at"
+        }
+        Dialect::Sqlite => "SELECT name FROM pragma_table_info($1) WHERE pk > 0 ORDER BY pk",
+    };
+    let rows = session.fetch(sql, &[table.table.name.as_str().into()]).await?;
+    rows.iter().map(|row| row.text(0)).collect()
+}
+
 /// The owner sees rows of all tenants, writes keys as the triggers do whatever its session says, and walks along the
 /// primary key: what a page costs must not depend on statistics.
 const POSTGRES_SETTINGS: &[&str] = &[
@@ -208,6 +215,8 @@ const POSTGRES_SETTINGS: &[&str] = &[
     "SET LOCAL enable_seqscan = off",
     "SET LOCAL enable_bitmapscan = off",
     "SET LOCAL enable_sort = off",
+    // What is off seems expensive, and worth compiling.
+    "SET LOCAL jit = off",
 ];
 
 /// Does a value name a tenant? The same rule as [`portolan_core::ids::check_name`].

@@ -8,7 +8,7 @@
 use portolan_core::tenant_table::Tables;
 
 use crate::database::{Dialect, Session, Value};
-use crate::defaults::{ADOPT_ROWS, EXAMPLES_MAX};
+use crate::defaults::{ADOPT_LOCK, ADOPT_ROWS, ADOPT_TRIES, EXAMPLES_MAX};
 use crate::error::Error;
 use crate::postgres;
 use crate::store::{Role, Store};
@@ -53,25 +53,40 @@ impl Store {
 
     /// Gives rows the lowest version that have none, one page after the other.
     pub(crate) async fn adopt(&self, table: &Declared) -> Result<(), Error> {
-        let name = Value::from(table.table.name.as_str());
         let order = order(&mut *self.acquire(Role::Owner).await?, table).await?;
+        let mut tries = 0;
         loop {
-            let mut session = self.begin(Role::Owner).await?;
-            if session.dialect() == Dialect::Postgres {
-                postgres::one_at_a_time(&mut session).await?;
+            match self.adopt_page(table, &order).await {
+                Ok(true) => tries = 0,
+                Ok(false) => return Ok(()),
+                // A writer holds rows of the page for long.
+                Err(Error::Busy(why)) if tries >= ADOPT_TRIES => return Err(Error::Busy(why)),
+                Err(Error::Busy(_)) => tries += 1,
+                Err(error) => return Err(error),
             }
-            let sql = "SELECT adopting FROM portolan_declared WHERE table_name = $1";
-            let rows = session.query(sql, std::slice::from_ref(&name)).await?;
-            let Some(from) = rows.first().map(|row| row.text_or_null(0)).transpose()?.flatten() else {
-                return session.rollback().await;
-            };
-            let page = Page::find(&mut session, table, &order, from).await?;
-            page.check(&mut session).await?;
-            page.adopt(&mut session, self.origin().as_str()).await?;
-            let sql = "UPDATE portolan_declared SET adopting = $2 WHERE table_name = $1";
-            session.run(sql, &[name.clone(), page.through.into()]).await?;
-            session.commit().await?;
         }
+    }
+
+    /// Returns whether there was one.
+    async fn adopt_page(&self, table: &Declared, order: &[String]) -> Result<bool, Error> {
+        let name = Value::from(table.table.name.as_str());
+        let mut session = self.begin(Role::Owner).await?;
+        if session.dialect() == Dialect::Postgres {
+            postgres::one_at_a_time(&mut session).await?;
+        }
+        let sql = "SELECT adopting FROM portolan_declared WHERE table_name = $1";
+        let rows = session.query(sql, std::slice::from_ref(&name)).await?;
+        let Some(from) = rows.first().map(|row| row.text_or_null(0)).transpose()?.flatten() else {
+            session.rollback().await?;
+            return Ok(false);
+        };
+        let page = Page::find(&mut session, table, order, from).await?;
+        page.check(&mut session).await?;
+        page.adopt(&mut session, self.origin().as_str()).await?;
+        let sql = "UPDATE portolan_declared SET adopting = $2 WHERE table_name = $1";
+        session.run(sql, &[name, page.through.into()]).await?;
+        session.commit().await?;
+        Ok(true)
     }
 }
 
@@ -184,6 +199,11 @@ impl<'a> Page<'a> {
             self.within,
         );
         let [from, through] = self.args();
+        if dialect == Dialect::Postgres {
+            // A writer that holds one of these rows may come to want another: it is not the one to be ended then.
+            let sql = format!("SET LOCAL lock_timeout = {}", ADOPT_LOCK.as_millis());
+            session.execute(&sql, &[]).await?;
+        }
         session.execute(&sql, &[from, through, origin.into()]).await.map(drop)
     }
 }

@@ -12,6 +12,10 @@ pub const CHUNK_RECORDS: usize = 1_000;
 pub const PRUNE_SLICES: usize = 4;
 /// Rows that are given versions at once when a table is adopted: some tens of milliseconds, so that writers hardly wait.
 pub const ADOPT_ROWS: u64 = 5_000;
+/// How long a page of rows waits for a writer: less than PostgreSQL waits before it ends one of two that wait for each other.
+pub const ADOPT_LOCK: Duration = Duration::from_millis(300);
+/// How often a page is tried again while a writer holds rows of it.
+pub const ADOPT_TRIES: u32 = 30;
 /// Rows that are named as examples of what is wrong.
 pub const EXAMPLES_MAX: u64 = 3;
 /// How long one statement may take, and how long an answer is waited for. Less than a lease lasts.

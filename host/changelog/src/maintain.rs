@@ -241,8 +241,23 @@ impl Maintenance {
                 adopt::begin(session, name).await?;
             }
         }
+        if session.dialect() == Dialect::Sqlite {
+            for name in before.iter().filter(|name| tables.find(name).is_none()) {
+                restore(session, name).await?;
+            }
+        }
         Ok(())
     }
+}
+
+/// Makes the triggers again that a table had: others still declare it. If its columns have changed, they refuse all writes.
+async fn restore(session: &mut Session, table: &str) -> Result<(), Error> {
+    if !exists(session, table).await? {
+        return Ok(());
+    }
+    let sql = "SELECT made FROM portolan_declared WHERE table_name = $1";
+    let made = session.one(sql, &[table.into()]).await?.text(0)?;
+    session.execute(&made, &[]).await.map(drop)
 }
 
 async fn exists(session: &mut Session, table: &str) -> Result<bool, Error> {

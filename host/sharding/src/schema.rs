@@ -163,6 +163,14 @@ pub enum Error {
         /// The database's words.
         why: String,
     },
+    /// A migration's statements went well, and what they made is refused; nothing of it is left.
+    #[error("migration {version:04} is not kept: {source}")]
+    Kept {
+        /// The database's words, or what is wrong with a captured table.
+        source: portolan_changelog::Error,
+        /// Which.
+        version: u64,
+    },
     /// A migration would make what is there.
     #[error(
         "migration {version:04} makes the index `{index}`, which is there already: drop it, or name another"
@@ -188,7 +196,7 @@ pub enum Error {
     #[error("{0}")]
     Nothing(String),
     /// The folder has nothing for this engine.
-    #[error("the folder has no `{0}`, and this shard is one")]
+    #[error("the folder has no files in `{0}`, and this shard is one")]
     Engine(&'static str),
     /// Another run has this shard.
     #[error("another run migrates this shard: wait until it has ended")]

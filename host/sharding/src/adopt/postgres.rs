@@ -122,7 +122,8 @@ async fn server(look: &mut Look) -> Result<(), Error> {
             "give the tables to a role that is neither",
         );
     }
-    let sql = "SELECT string_agg(subname, ', ') FROM pg_stat_subscription";
+    let sql = "SELECT string_agg(subname::text, ', ') FROM pg_subscription \
+        WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
     if let Some(names) = look.text(sql).await? {
         look.found(
             Severity::Refuse,

@@ -216,7 +216,7 @@ pub async fn baseline(shard: &Shard, migrations: &Migrations, version: u64) -> R
     if !connection.alone().await? {
         return Err(Error::Running);
     }
-    connection.begin(Purpose::Schema).await?;
+    connection.begin(Purpose::Rows).await?;
     if !history::read(&mut connection).await?.is_empty() {
         connection.rollback().await?;
         return Err(Error::Nothing(

@@ -116,8 +116,9 @@ impl Run<'_> {
             self.told(migration, script, at, rows)?;
         }
         history::note(connection, migration, How::Ran, true).await?;
-        self.tell(&Event::Recorded { version: migration.version })?;
-        connection.commit(self.tables).await?;
+        let version = migration.version;
+        self.tell(&Event::Recorded { version })?;
+        connection.commit(self.tables).await.map_err(|source| Error::Kept { source, version })?;
         Ok(0)
     }
 
@@ -231,7 +232,7 @@ impl Run<'_> {
             history::progress(connection, version, at).await?;
         }
         self.tell(&Event::Recorded { version })?;
-        connection.commit(self.tables).await?;
+        connection.commit(self.tables).await.map_err(|source| Error::Kept { source, version })?;
         Ok(rows)
     }
 
@@ -321,7 +322,9 @@ impl Run<'_> {
 
 /// Do others stand in the way? A statement that took too long would take as long again.
 fn busy(error: &Error) -> Option<String> {
-    let (Error::Store(source) | Error::Statement { source, .. }) = error else { return None };
+    let (Error::Kept { source, .. } | Error::Statement { source, .. } | Error::Store(source)) = error else {
+        return None;
+    };
     match source {
         portolan_changelog::Error::Busy(why) if !why.contains("statement timeout") => Some(why.clone()),
         _ => None,

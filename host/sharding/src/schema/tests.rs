@@ -59,14 +59,8 @@ async fn run(place: Place) {
         while running.len() < BESIDE
             && let Some((name, case)) = rest.next()
         {
-            let (place, name) = (place.clone(), *name);
-            let task = running.spawn(async move {
-                let t = tokio::time::Instant::now();
-                let r = timeout(PATIENCE, case(place)).await;
-                eprintln!("TIME {name} {:?}", t.elapsed());
-                r
-            });
-            names.insert(task.id(), name);
+            let task = running.spawn(timeout(PATIENCE, case(place.clone())));
+            names.insert(task.id(), *name);
         }
         let Some(done) = running.join_next_with_id().await else { break };
         let (id, why) = match done {

@@ -176,3 +176,19 @@ fn folders_are_loaded() {
     let problems: Vec<Problem> = Migrations::load(folder.path()).unwrap_err();
     assert_eq!(problems.len(), 2, "{problems:?}");
 }
+
+proptest::proptest! {
+    /// Whatever stands in a file: statements are its own text, in order, and split into themselves.
+    #[test]
+    fn any_text_is_split(text in "([a-zA-Z ;'\"$\\n\\[\\]`*/é-]|\\$a\\$|BEGIN ATOMIC |CASE |END;|CREATE TRIGGER |E'){0,24}", postgres: bool) {
+        let Ok(statements) = split(&text, postgres) else { return Ok(()) };
+        let mut rest = text.as_str();
+        for statement in statements {
+            let at = rest.find(&statement.text).unwrap();
+            rest = rest.get(at + statement.text.len()..).unwrap();
+            let again = split(&statement.text, postgres).unwrap();
+            proptest::prop_assert_eq!(again.len(), 1);
+            proptest::prop_assert_eq!(&again[0].text, &statement.text);
+        }
+    }
+}

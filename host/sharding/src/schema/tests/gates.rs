@@ -111,6 +111,9 @@ pub(crate) async fn a_baseline_is_noted_and_not_run(place: Place) {
     assert!(matches!(report.shards[0].error, Some(Error::NoRecord { declared: 1 })), "{report:?}");
     assert!(baseline(&shards[0], &migrations, 3).await.is_err());
     baseline(&shards[0], &migrations, 1).await.unwrap();
+    // What was captured still is.
+    Direct::of(&shards[0]).await.ok("INSERT INTO notes VALUES ('acme', 1, 'one')").await;
+    assert_eq!(super::place::changes(&shards[0].store).await.len(), 1);
     assert!(baseline(&shards[0], &migrations, 1).await.is_err());
     applied(&migrations, &shards, &tables).await;
     let history = Direct::of(&shards[0]).await.history().await;

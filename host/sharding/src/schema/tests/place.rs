@@ -132,18 +132,20 @@ pub(crate) async fn applied(migrations: &Migrations, shards: &[Shard], tables: &
 /// Who is to be ended at the first pause.
 type Holder = Arc<tokio::sync::Mutex<Option<Maintenance>>>;
 
-/// Who looks on: it keeps what it sees, stops a run at its nth event, and lets a lock go at the first pause.
+/// Who looks on: it keeps what it sees, stops a run at its nth event or after a migration, and lets a lock go at the first pause.
 #[derive(Default)]
 pub(crate) struct Watcher {
     pub(crate) holder: Holder,
     pub(crate) seen: Mutex<Vec<(ShardName, Event)>>,
     pub(crate) stop_at: Option<usize>,
+    pub(crate) stop_after: Option<u64>,
 }
 
 impl Watch for Watcher {
     fn event(&self, shard: &ShardName, event: &Event) -> ControlFlow<()> {
         let mut seen = self.seen.lock().unwrap();
-        if self.stop_at == Some(counted(&seen)) && is_counted(event) {
+        let after = matches!(event, Event::Finished { version, .. } if self.stop_after == Some(*version));
+        if after || self.stop_at == Some(counted(&seen)) && is_counted(event) {
             return ControlFlow::Break(());
         }
         seen.push((shard.clone(), event.clone()));

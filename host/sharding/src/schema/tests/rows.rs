@@ -1,5 +1,7 @@
 //! Rows and migrations: what the log tells, what is refused, what stays captured.
 
+use portolan_core::tenant_table::Tables;
+
 use super::place::{Direct, NOTES, Place, Watcher, applied, apply, changes, migrations, tables};
 use crate::schema::{Error, Fleet, How, Options, Seen};
 
@@ -116,15 +118,36 @@ pub(crate) async fn captured_tables_stay_captured(place: Place) {
     assert!(told.iter().all(|change| !change.row.as_ref().unwrap().contains("body")));
     // All rows have versions, also those that the migration made.
     assert_eq!(shards[0].store.rows(None, None, 9).await.unwrap().len(), 4);
+    // A run that does not declare a table, and stops before it is let go, leaves its triggers alone.
+    let files = migrations(&all);
+    let fleet = Fleet { elsewhere: &[], migrations: &files, shards: &shards, tables: &Tables::default() };
+    let watcher = Watcher { stop_after: Some(5), ..Watcher::default() };
+    let report = fleet.apply(&Options::default(), &watcher).await.unwrap();
+    assert!(
+        matches!(report.shards[0].error, Some(Error::Stopped)) && report.shards[0].ran == [5],
+        "{report:?}"
+    );
+    direct.ok("DELETE FROM notes WHERE tenant = 'beta'").await;
+    assert_eq!(changes(&shards[0].store).await.len(), 3);
     through(5).await;
     direct.ok("INSERT INTO tags VALUES ('acme', 1)").await;
-    assert_eq!(changes(&shards[0].store).await.len(), 3);
+    assert_eq!(changes(&shards[0].store).await.len(), 4);
     // No guard is left.
     let guards = "SELECT name FROM sqlite_schema WHERE name GLOB 'portolan_guard*'";
     assert!(place.is_postgres() || direct.texts(guards).await.is_empty());
     // A table that no migration makes.
-    let all = migrations(&all);
-    let report = apply(&all, &shards, &tables(&["notes", "tags", "nowhere"])).await;
+    let report = apply(&files, &shards, &tables(&["notes", "tags", "nowhere"])).await;
     let error = report.shards[0].error.as_ref().unwrap().to_string();
     assert!(error.contains("`nowhere` is not there"), "{error}");
+    // A captured table that is no longer as it is declared: nothing of the migration is kept.
+    let key = place.pick(
+        "CREATE TABLE t (tenant text NOT NULL, id bigint PRIMARY KEY); DROP TABLE tags; ALTER TABLE t RENAME TO tags",
+        "ALTER TABLE tags DROP CONSTRAINT tags_pkey, ADD PRIMARY KEY (id)",
+    );
+    let all = [&all[..], &[("change_key", key)]].concat();
+    let report = apply(&migrations(&all), &shards, &both).await;
+    let error = report.shards[0].error.as_ref().unwrap();
+    assert!(matches!(error, Error::Kept { version: 6, .. }), "{error}");
+    direct.ok("INSERT INTO tags VALUES ('beta', 1)").await;
+    assert_eq!(changes(&shards[0].store).await.len(), 5);
 }

@@ -6,9 +6,11 @@
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgPool, PgRow};
+use sqlx::postgres::{PgDatabaseError, PgPool, PgRow};
 use sqlx::sqlite::{SqlitePool, SqliteRow};
-use sqlx::{AssertSqlSafe, Column as _, Postgres, Row as _, Sqlite, TypeInfo as _, ValueRef as _};
+use sqlx::{
+    AssertSqlSafe, Column as _, Connection as _, Postgres, Row as _, Sqlite, TypeInfo as _, ValueRef as _,
+};
 use tokio::time::timeout;
 
 use crate::defaults::ANSWER_TIMEOUT;
@@ -248,7 +250,7 @@ impl Session {
         let done = timeout(self.patience, self.connection.execute(sql, args)).await;
         let done = done.map_err(|_| Error::Away(format!("no answer within {:?}", self.patience)))?;
         self.within = false;
-        done.map_err(|error| Error::of(&error))
+        done
     }
 
     /// Runs a query as it stands.
@@ -333,33 +335,77 @@ macro_rules! bind {
 }
 
 impl Connection {
-    async fn execute(&mut self, sql: &str, args: &[Value]) -> Result<u64, sqlx::Error> {
+    async fn execute(&mut self, sql: &str, args: &[Value]) -> Result<u64, Error> {
+        let kept = self.keeps(sql);
+        self.refresh(kept).await?;
         let sql = AssertSqlSafe(sql.to_owned());
-        match self {
+        let done = match self {
             Self::Postgres(connection) => {
-                let query = bind!(sqlx::query::<Postgres>(sql), args);
+                let query = bind!(sqlx::query::<Postgres>(sql).persistent(kept), args);
                 query.execute(&mut **connection).await.map(|done| done.rows_affected())
             }
             Self::Sqlite(connection) => {
-                let query = bind!(sqlx::query::<Sqlite>(sql), args);
+                let query = bind!(sqlx::query::<Sqlite>(sql).persistent(kept), args);
                 query.execute(&mut **connection).await.map(|done| done.rows_affected())
             }
+        };
+        match done {
+            Ok(done) => Ok(done),
+            Err(error) => Err(self.failed(&error).await),
         }
     }
 
     async fn fetch(&mut self, sql: &str, args: &[Value]) -> Result<Vec<Row>, Error> {
+        let kept = self.keeps(sql);
+        self.refresh(kept).await?;
         let sql = AssertSqlSafe(sql.to_owned());
-        match self {
+        let rows = match self {
             Self::Postgres(connection) => {
-                let query = bind!(sqlx::query::<Postgres>(sql), args);
-                let rows = query.fetch_all(&mut **connection).await.map_err(|error| Error::of(&error))?;
-                rows.iter().map(of_postgres).collect()
+                let query = bind!(sqlx::query::<Postgres>(sql).persistent(kept), args);
+                let rows = query.fetch_all(&mut **connection).await;
+                rows.map(|rows| rows.iter().map(of_postgres).collect())
             }
             Self::Sqlite(connection) => {
-                let query = bind!(sqlx::query::<Sqlite>(sql), args);
-                let rows = query.fetch_all(&mut **connection).await.map_err(|error| Error::of(&error))?;
-                rows.iter().map(of_sqlite).collect()
+                let query = bind!(sqlx::query::<Sqlite>(sql).persistent(kept), args);
+                let rows = query.fetch_all(&mut **connection).await;
+                rows.map(|rows| rows.iter().map(of_sqlite).collect())
             }
+        };
+        match rows {
+            Ok(rows) => rows,
+            Err(error) => Err(self.failed(&error).await),
+        }
+    }
+
+    /// Is a statement kept prepared? In SQLite, sqlx trusts that one has as many columns as when it was prepared, and fails badly
+    /// when a migration has made them more.
+    fn keeps(&self, sql: &str) -> bool {
+        match self {
+            Self::Postgres(_) => true,
+            Self::Sqlite(_) => !sql.contains('*'),
+        }
+    }
+
+    /// Has SQLite look at the schema before it prepares such a statement: what it remembers may be old.
+    async fn refresh(&mut self, kept: bool) -> Result<(), Error> {
+        if let (Self::Sqlite(connection), false) = (self, kept) {
+            let look = sqlx::query::<Sqlite>("SELECT 1 FROM sqlite_schema LIMIT 1");
+            look.execute(&mut **connection).await.map_err(|error| Error::of(&error))?;
+        }
+        Ok(())
+    }
+
+    /// PostgreSQL refuses a statement that was prepared before a migration changed its columns: it is prepared anew then.
+    async fn failed(&mut self, error: &sqlx::Error) -> Error {
+        let database = error.as_database_error();
+        let database = database.and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+        let stale = database.is_some_and(|error| error.routine() == Some("RevalidateCachedQuery"));
+        match self {
+            Self::Postgres(connection) if stale => match connection.clear_cached_statements().await {
+                Ok(()) => Error::Busy("the columns have changed: try again".to_owned()),
+                Err(error) => Error::of(&error),
+            },
+            _ => Error::of(error),
         }
     }
 }

@@ -20,6 +20,12 @@
 //! Copy and follow, [`Store::hold`] it (all that it wrote lies before the position that this returns), let the target reach
 //! that, [`Store::place`] it there and away here, then [`Store::forget`] it here.
 //!
+//! # Migrating
+//! [`Store::maintenance`] is the owner's connection for changes of the tenants' schema ([`Purpose::Schema`]), which change no row of a
+//! captured table and leave none without its triggers, and for backfills ([`Purpose::Rows`]), which are writers as others.
+//! [`Store::declare`] comes after them, and may be repeated: rows that were there before are adopted page by page, and until the
+//! last has a version nobody copies rows or forgets a tenant. [`Inspection`] looks at a database before any of it.
+//!
 //! # What is not promised
 //! Who owns the tables or the file can do anything. The deadline is looked at with each statement, and on PostgreSQL at commit. A
 //! writer that makes all constraints immediate escapes the look at commit, and on SQLite there is none: what such a writer

@@ -127,19 +127,19 @@ impl Fleet<'_> {
             versions.push((shard, status.ok().map(|status| status.version.min(status.declared))));
         }
         let goal = gate::goal(self.migrations, &versions, self.elsewhere, wanted);
-        let canary = match &options.canary {
-            None => self.shards.first(),
-            Some(name) => {
-                let shard = self.shards.iter().find(|shard| shard.name == *name);
-                Some(shard.ok_or_else(|| {
+        let canary =
+            match &options.canary {
+                None => 0,
+                Some(name) => self.shards.iter().position(|shard| shard.name == *name).ok_or_else(|| {
                     Error::Nothing(format!("there is no shard `{name}` here to be the canary"))
-                })?)
-            }
-        };
-        let Some(canary) = canary else { return Ok(Report { shards: Vec::new(), waits: goal.waits }) };
-        let mut shards = vec![self.one(canary, goal.through, options, watch).await];
+                })?,
+            };
+        let mut shards = Vec::new();
+        for canary in self.shards.iter().skip(canary).take(1) {
+            shards.push(self.one(canary, goal.through, options, watch).await);
+        }
         let good = shards.iter().all(|shard| shard.error.is_none());
-        let others = self.shards.iter().filter(|shard| shard.name != canary.name);
+        let others = self.shards.iter().enumerate().filter(|(at, _)| *at != canary).map(|(_, shard)| shard);
         if good {
             let mut runs: Vec<Pin<Box<dyn Future<Output = ShardReport> + Send + '_>>> = Vec::new();
             for shard in others {

@@ -10,6 +10,7 @@ use portolan_core::log::{Identity, Placement, Position};
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use crate::adopt;
 use crate::database::{Dialect, Row, Session, Value};
 use crate::defaults::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, CHUNK_RECORDS, PRUNE_SLICES, RETRY_MAX};
 use crate::error::Error;
@@ -248,7 +249,8 @@ impl Store {
     /// tells followers to do the same.
     ///
     /// # Errors
-    /// [`Error::Busy`] unless the tenant has been placed elsewhere with this placement or a later one.
+    /// [`Error::Busy`] unless the tenant has been placed elsewhere with this placement or a later one, or while rows that were
+    /// there before a declaration have no versions yet.
     pub async fn forget(&self, tenant: &TenantName, placement: Placement) -> Result<(), Error> {
         let mut session = self.begin(Role::Applier).await?;
         let there = crate::store::tenant_state(&mut session, tenant).await?;
@@ -259,6 +261,7 @@ impl Store {
         if there.forgotten >= placement {
             return session.rollback().await;
         }
+        adopt::done(&mut session).await?;
         enter_log(&mut session).await?;
         self.enter_applying(&mut session).await?;
         self.forget_rows(&mut session, tenant, placement).await?;

@@ -3,10 +3,14 @@
 //! Statements are written once. What the engines say differently is a word in braces, which [`Dialect`] replaces; tables are
 //! written as SQLite names them, `portolan_log`, and are `portolan.log` in PostgreSQL.
 
+use std::time::Duration;
+
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgPool, PgRow};
+use sqlx::postgres::{PgDatabaseError, PgPool, PgRow};
 use sqlx::sqlite::{SqlitePool, SqliteRow};
-use sqlx::{AssertSqlSafe, Column as _, Postgres, Row as _, Sqlite, TypeInfo as _, ValueRef as _};
+use sqlx::{
+    AssertSqlSafe, Column as _, Connection as _, Postgres, Row as _, Sqlite, TypeInfo as _, ValueRef as _,
+};
 use tokio::time::timeout;
 
 use crate::defaults::ANSWER_TIMEOUT;
@@ -60,6 +64,10 @@ pub(crate) struct Session {
     connection: Connection,
     within: bool,
     transaction: bool,
+    /// What it was told holds for its use alone: it is closed after it.
+    once: bool,
+    /// How long an answer is waited for.
+    patience: Duration,
 }
 
 #[derive(Debug)]
@@ -106,11 +114,19 @@ impl Row {
         self.0.get(at).unwrap_or(&Value::Null)
     }
 
-    pub(crate) fn text(&self, at: usize) -> Result<String, Error> {
+    /// A text of a column, by its place.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when it is none.
+    pub fn text(&self, at: usize) -> Result<String, Error> {
         self.text_or_null(at)?.ok_or_else(|| odd(at, self))
     }
 
-    pub(crate) fn text_or_null(&self, at: usize) -> Result<Option<String>, Error> {
+    /// A text of a column that may be NULL.
+    ///
+    /// # Errors
+    /// As [`Self::text`].
+    pub fn text_or_null(&self, at: usize) -> Result<Option<String>, Error> {
         match self.value(at) {
             Value::Null => Ok(None),
             Value::Text(text) => Ok(Some(text.clone())),
@@ -118,11 +134,19 @@ impl Row {
         }
     }
 
-    pub(crate) fn number(&self, at: usize) -> Result<u64, Error> {
+    /// A whole number of a column, or truth, by its place.
+    ///
+    /// # Errors
+    /// As [`Self::text`].
+    pub fn number(&self, at: usize) -> Result<u64, Error> {
         self.number_or_null(at)?.ok_or_else(|| odd(at, self))
     }
 
-    pub(crate) fn number_or_null(&self, at: usize) -> Result<Option<u64>, Error> {
+    /// A whole number of a column that may be NULL.
+    ///
+    /// # Errors
+    /// As [`Self::text`].
+    pub fn number_or_null(&self, at: usize) -> Result<Option<u64>, Error> {
         match self.value(at) {
             Value::Bool(value) => Ok(Some(u64::from(*value))),
             Value::Int(number) => u64::try_from(*number).map(Some).map_err(|_| odd(at, self)),
@@ -175,7 +199,7 @@ impl Pool {
                 Connection::Sqlite(pool.acquire().await.map_err(|error| Error::of(&error))?)
             }
         };
-        Ok(Session { connection, within: false, transaction: false })
+        Ok(Session { connection, within: false, transaction: false, once: false, patience: ANSWER_TIMEOUT })
     }
 
     /// A transaction that writes. In SQLite it is alone from its start.
@@ -202,7 +226,7 @@ impl Pool {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if self.within || self.transaction {
+        if self.within || self.transaction || self.once {
             match &mut self.connection {
                 Connection::Postgres(connection) => connection.close_on_drop(),
                 Connection::Sqlite(connection) => connection.close_on_drop(),
@@ -219,20 +243,25 @@ impl Session {
         }
     }
 
+    /// From here on this connection is its owner's alone, waits so long for answers, and is closed after it.
+    pub(crate) const fn keep(&mut self, patience: Duration) {
+        (self.once, self.patience) = (true, patience);
+    }
+
     /// Runs a statement as it stands, and says how many rows it touched.
     pub(crate) async fn execute(&mut self, sql: &str, args: &[Value]) -> Result<u64, Error> {
         self.within = true;
-        let done = timeout(ANSWER_TIMEOUT, self.connection.execute(sql, args)).await;
-        let done = done.map_err(|_| Error::Away(format!("no answer within {ANSWER_TIMEOUT:?}")))?;
+        let done = timeout(self.patience, self.connection.execute(sql, args)).await;
+        let done = done.map_err(|_| Error::Away(format!("no answer within {:?}", self.patience)))?;
         self.within = false;
-        done.map_err(|error| Error::of(&error))
+        done
     }
 
     /// Runs a query as it stands.
     pub(crate) async fn fetch(&mut self, sql: &str, args: &[Value]) -> Result<Vec<Row>, Error> {
         self.within = true;
-        let rows = timeout(ANSWER_TIMEOUT, self.connection.fetch(sql, args)).await;
-        let rows = rows.map_err(|_| Error::Away(format!("no answer within {ANSWER_TIMEOUT:?}")))?;
+        let rows = timeout(self.patience, self.connection.fetch(sql, args)).await;
+        let rows = rows.map_err(|_| Error::Away(format!("no answer within {:?}", self.patience)))?;
         self.within = false;
         rows
     }
@@ -310,33 +339,77 @@ macro_rules! bind {
 }
 
 impl Connection {
-    async fn execute(&mut self, sql: &str, args: &[Value]) -> Result<u64, sqlx::Error> {
+    async fn execute(&mut self, sql: &str, args: &[Value]) -> Result<u64, Error> {
+        let kept = self.keeps(sql);
+        self.refresh(kept).await?;
         let sql = AssertSqlSafe(sql.to_owned());
-        match self {
+        let done = match self {
             Self::Postgres(connection) => {
-                let query = bind!(sqlx::query::<Postgres>(sql), args);
+                let query = bind!(sqlx::query::<Postgres>(sql).persistent(kept), args);
                 query.execute(&mut **connection).await.map(|done| done.rows_affected())
             }
             Self::Sqlite(connection) => {
-                let query = bind!(sqlx::query::<Sqlite>(sql), args);
+                let query = bind!(sqlx::query::<Sqlite>(sql).persistent(kept), args);
                 query.execute(&mut **connection).await.map(|done| done.rows_affected())
             }
+        };
+        match done {
+            Ok(done) => Ok(done),
+            Err(error) => Err(self.failed(&error).await),
         }
     }
 
     async fn fetch(&mut self, sql: &str, args: &[Value]) -> Result<Vec<Row>, Error> {
+        let kept = self.keeps(sql);
+        self.refresh(kept).await?;
         let sql = AssertSqlSafe(sql.to_owned());
-        match self {
+        let rows = match self {
             Self::Postgres(connection) => {
-                let query = bind!(sqlx::query::<Postgres>(sql), args);
-                let rows = query.fetch_all(&mut **connection).await.map_err(|error| Error::of(&error))?;
-                rows.iter().map(of_postgres).collect()
+                let query = bind!(sqlx::query::<Postgres>(sql).persistent(kept), args);
+                let rows = query.fetch_all(&mut **connection).await;
+                rows.map(|rows| rows.iter().map(of_postgres).collect())
             }
             Self::Sqlite(connection) => {
-                let query = bind!(sqlx::query::<Sqlite>(sql), args);
-                let rows = query.fetch_all(&mut **connection).await.map_err(|error| Error::of(&error))?;
-                rows.iter().map(of_sqlite).collect()
+                let query = bind!(sqlx::query::<Sqlite>(sql).persistent(kept), args);
+                let rows = query.fetch_all(&mut **connection).await;
+                rows.map(|rows| rows.iter().map(of_sqlite).collect())
             }
+        };
+        match rows {
+            Ok(rows) => rows,
+            Err(error) => Err(self.failed(&error).await),
+        }
+    }
+
+    /// Is a statement kept prepared? In SQLite, sqlx trusts that one has as many columns as when it was prepared, and fails badly
+    /// when a migration has made them more.
+    fn keeps(&self, sql: &str) -> bool {
+        match self {
+            Self::Postgres(_) => true,
+            Self::Sqlite(_) => !sql.contains('*'),
+        }
+    }
+
+    /// Has SQLite look at the schema before it prepares such a statement: what it remembers may be old.
+    async fn refresh(&mut self, kept: bool) -> Result<(), Error> {
+        if let (Self::Sqlite(connection), false) = (self, kept) {
+            let look = sqlx::query::<Sqlite>("SELECT 1 FROM sqlite_schema LIMIT 1");
+            look.execute(&mut **connection).await.map_err(|error| Error::of(&error))?;
+        }
+        Ok(())
+    }
+
+    /// PostgreSQL refuses a statement that was prepared before a migration changed its columns: it is prepared anew then.
+    async fn failed(&mut self, error: &sqlx::Error) -> Error {
+        let database = error.as_database_error();
+        let database = database.and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+        let stale = database.is_some_and(|error| error.routine() == Some("RevalidateCachedQuery"));
+        match self {
+            Self::Postgres(connection) if stale => match connection.clear_cached_statements().await {
+                Ok(()) => Error::Busy("the columns have changed: try again".to_owned()),
+                Err(error) => Error::of(&error),
+            },
+            _ => Error::of(error),
         }
     }
 }

@@ -20,6 +20,12 @@
 //! Copy and follow, [`Store::hold`] it (all that it wrote lies before the position that this returns), let the target reach
 //! that, [`Store::place`] it there and away here, then [`Store::forget`] it here.
 //!
+//! # Migrating
+//! [`Store::maintenance`] is the owner's connection for changes of the tenants' schema ([`Purpose::Schema`]), which change no row of a
+//! captured table and leave none without its triggers, and for backfills ([`Purpose::Rows`]), which are writers as others.
+//! [`Store::declare`] comes after them, and may be repeated: rows that were there before are adopted page by page, and until the
+//! last has a version nobody copies rows or forgets a tenant. [`Inspection`] looks at a database before any of it.
+//!
 //! # What is not promised
 //! Who owns the tables or the file can do anything. The deadline is looked at with each statement, and on PostgreSQL at commit. A
 //! writer that makes all constraints immediate escapes the look at commit, and on SQLite there is none: what such a writer
@@ -30,10 +36,13 @@
 //! takes a follower's own rows along: declare none on multi-writer tables. A database's clock that is set back keeps the
 //! fence open for as long; one that is set forward closes it early.
 
+mod adopt;
 mod apply;
 mod database;
 pub mod defaults;
 mod error;
+mod inspect;
+mod maintain;
 pub mod model;
 mod postgres;
 mod read;
@@ -46,6 +55,8 @@ mod transaction;
 pub use apply::{Applied, Counts, Lost, Parked};
 pub use database::{Dialect, Row, Value};
 pub use error::Error;
+pub use inspect::Inspection;
+pub use maintain::{Maintenance, Purpose};
 pub use model::fence::{Closed, Fence, Lease, Outcome, Refused, TenantState};
 pub use model::progress::Progress;
 pub use model::record::{BadBatch, Batch, Change, Record, RowChange, RowId};

@@ -76,7 +76,7 @@ pub(crate) async fn open(config: &PostgresConfig) -> Result<Roles, Error> {
     Ok(roles)
 }
 
-async fn connect(url: &str, role: &str) -> Result<(PgPool, String), Error> {
+pub(crate) async fn connect(url: &str, role: &str) -> Result<(PgPool, String), Error> {
     // Neither a URL nor what is wrong with it is told: it holds a password.
     let options = PgConnectOptions::from_str(url)
         .map_err(|_| Error::Damaged(format!("the {role}'s address is no URL of PostgreSQL")))?;
@@ -159,7 +159,9 @@ async fn grant(roles: &Roles) -> Result<(), Error> {
         format!("GRANT USAGE ON SCHEMA portolan TO {writer}, {applier}"),
         format!("GRANT EXECUTE ON FUNCTION portolan.now_us(), portolan.written() TO {writer}, {applier}"),
         format!("GRANT EXECUTE ON FUNCTION portolan.timeline(), portolan.system() TO {applier}"),
-        format!("GRANT SELECT ON portolan.fence, portolan.log, portolan.schema TO {applier}"),
+        format!(
+            "GRANT SELECT ON portolan.fence, portolan.log, portolan.schema, portolan.declared TO {applier}"
+        ),
         // The record that a tenant is forgotten.
         format!("GRANT INSERT ON portolan.log TO {applier}"),
         format!("GRANT USAGE ON SEQUENCE portolan.log_seq TO {applier}"),
@@ -249,10 +251,10 @@ pub(crate) fn capture(table: &Declared, roles: &Roles) -> Vec<String> {
         format!("ALTER TABLE {name} FORCE ROW LEVEL SECURITY"),
         format!("CREATE POLICY portolan_tenant ON {name} USING ({own}) WITH CHECK ({own})"),
         format!("CREATE POLICY portolan_applier ON {name} TO {applier} USING (true) WITH CHECK (true)"),
-        // For what moves or empties whole tables: only the owner's own flag counts.
+        // For what empties whole tables, or changes rows of all tenants: only the owner's own flag counts.
         format!(
             "CREATE POLICY portolan_maintenance ON {name} TO {owner} \
-             USING (current_setting('portolan.maintenance', true) = 'on') WITH CHECK (false)"
+             USING (current_setting('portolan.maintenance', true) = 'on')"
         ),
     ]);
     statements

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use portolan_core::ids::{RegionName, TenantName};
 use portolan_core::log::{Epoch, Placement, Position, Version};
 
+use crate::adopt;
 use crate::database::{Dialect, Row, Session, Value};
 use crate::defaults::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 use crate::error::Error;
@@ -128,7 +129,7 @@ impl Store {
     /// Tombstones are among them. None means that no more come. Follow the log from a position that was read *before* the first of them; what comes twice does not matter.
     ///
     /// # Errors
-    /// When the database does not answer.
+    /// [`Error::Busy`] while rows that were there before a declaration have no versions yet.
     pub async fn rows(
         &self,
         tenant: Option<&TenantName>,
@@ -149,6 +150,7 @@ impl Store {
             names.join(", ")
         );
         let mut session = self.pool(Role::Applier).snapshot().await?;
+        adopt::done(&mut session).await?;
         let mut after = after.cloned().unwrap_or_else(|| RowId { table: String::new(), key: String::new() });
         let mut records = Vec::new();
         // A page whose rows are all skipped is not the end.

@@ -66,6 +66,19 @@ pub(crate) async fn open(path: &Path) -> Result<Pool, Error> {
     Ok(sqlite)
 }
 
+/// Opens the file to look at it. When nobody uses it, nothing is locked, and no file is made beside it.
+pub(crate) async fn look(path: &Path, quiet: bool) -> Result<Pool, Error> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .read_only(true)
+        .immutable(quiet)
+        .busy_timeout(SQLITE_BUSY)
+        .disable_statement_logging();
+    let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(ANSWER_TIMEOUT);
+    let pool = pool.connect_with(options).await;
+    pool.map(Pool::Sqlite).map_err(|error| Error::Away(format!("open {}: {error}", path.display())))
+}
+
 /// The library and each setting that safety rests on, as they are, not as they were asked for.
 async fn check(session: &mut Session) -> Result<(), Error> {
     let text = session.one("SELECT sqlite_version()", &[]).await?.text(0)?;
@@ -144,7 +157,8 @@ pub(crate) fn release(table: &str) -> Vec<String> {
 
 /// How many of a table's triggers are there.
 pub(crate) const TRIGGERS: (&str, u64) = (
-    "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = $1 AND name GLOB 'portolan_*'",
+    "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = $1 AND name GLOB 'portolan_*' \
+     AND name NOT GLOB 'portolan_guard_*'",
     6,
 );
 
@@ -163,8 +177,8 @@ fn triggers(table: &Declared) -> Vec<(String, String)> {
             format!("BEFORE {event} ON {on} {NOT_APPLYING} BEGIN {}{tests} END", fence_tests(table)),
         ));
         let body = match event {
-            "INSERT" => record(table, "NEW", true, "true"),
-            "DELETE" => record(table, "OLD", false, "true"),
+            "INSERT" => record(table, "NEW", Image::Put { was: "false" }, "true"),
+            "DELETE" => record(table, "OLD", Image::Gone, "true"),
             _ => update(table),
         };
         triggers.push((
@@ -231,23 +245,41 @@ fn update(table: &Declared) -> String {
             )
         })
         .collect();
-    record(table, "OLD", false, &other) + &record(table, "NEW", true, &format!("({})", changed.join(" OR ")))
+    let put = Image::Put { was: &format!("NOT {other}") };
+    record(table, "OLD", Image::Gone, &other)
+        + &record(table, "NEW", put, &format!("({})", changed.join(" OR ")))
 }
 
-/// Gives the row its next version, and writes the log record, if the condition holds.
-fn record(table: &Declared, row: &str, put: bool, condition: &str) -> String {
+/// What a record says of a row.
+#[derive(Clone, Copy)]
+enum Image<'a> {
+    Gone,
+    /// The condition says whether the row was there before.
+    Put {
+        was: &'a str,
+    },
+}
+
+/// Gives the row its next version, and writes the log record, if the condition holds. A row that was there before and has no
+/// version yet had the lowest.
+fn record(table: &Declared, row: &str, change: Image<'_>, condition: &str) -> String {
     let name = &table.table.name;
     let key = table.key(row);
     let tenant =
         table.table.tenant.as_ref().map_or_else(|| "NULL".to_owned(), |column| format!("{row}.\"{column}\""));
     let epoch = if table.leased() { "f.epoch" } else { "0" };
-    let (kind, image) = if put { ("put", table.image(row)) } else { ("delete", "NULL".to_owned()) };
-    let deleted = u8::from(!put);
+    let (kind, image, deleted, was) = match change {
+        Image::Gone => ("delete", "NULL".to_owned(), 1, "true"),
+        Image::Put { was } => ("put", table.image(row), 0, was),
+    };
     format!(
-        "INSERT INTO portolan_row (table_name, key, tenant, placement, epoch, v, origin, deleted) \
+        "INSERT INTO portolan_row (table_name, key, tenant, placement, epoch, v, origin, deleted, \
+         replaces_epoch, replaces_v, replaces_origin) \
          SELECT '{name}', {key}, {tenant}, \
          coalesce((SELECT placement FROM portolan_tenant WHERE tenant = {tenant}), 0), \
-         {epoch}, {SQLITE_NOW}, f.origin, {deleted} FROM portolan_fence f WHERE {condition} \
+         {epoch}, {SQLITE_NOW}, f.origin, {deleted}, \
+         CASE WHEN {was} THEN 0 END, CASE WHEN {was} THEN 0 END, CASE WHEN {was} THEN f.origin END \
+         FROM portolan_fence f WHERE {condition} \
          ON CONFLICT (table_name, key) DO UPDATE SET \
          tenant = excluded.tenant, placement = excluded.placement, epoch = excluded.epoch, \
          v = max(excluded.v, v + 1), origin = excluded.origin, deleted = excluded.deleted, \

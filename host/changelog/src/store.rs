@@ -1,13 +1,15 @@
 //! A shard's database: what it is, its fence, its tenants.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use portolan_core::ids::{RegionName, TenantName};
 use portolan_core::log::{Continuity, Epoch, Identity, Placement, Position, Witness};
-use portolan_core::tenant_table::Tables;
+use portolan_core::tenant_table::{Tables, TenantTable};
 
+use crate::adopt;
 use crate::database::{Dialect, Pool, Row, Session, Value};
 use crate::error::Error;
 use crate::model::fence::{Closed, Fence, Refused, TenantState};
@@ -81,13 +83,15 @@ impl Store {
     }
 
     /// Declares the operator's tables, as they are at this version of the tenants' schema. They must be there. From now
-    /// on they are captured and fenced; rows that were there before get the lowest version. Repeated after each change of
-    /// the schema, in the same or a later version; what has not changed is left alone.
+    /// on they are captured and fenced; rows that were there before get the lowest version, some thousands at a time, while
+    /// others write. Repeated after each change of the schema, in the same or a later version; what has not changed is left
+    /// alone, and what was cut short goes on.
     ///
     /// # Errors
-    /// [`Error::Table`] when a table is not as it is declared, [`Error::Damaged`] when the shard has a later version; then
-    /// nothing has changed.
+    /// [`Error::Table`] when a table is not as it is declared or has rows of no tenant, [`Error::Damaged`] when the shard has
+    /// a later version; then nothing has changed.
     pub async fn declare(&self, tables: &Tables, schema: u64) -> Result<(), Error> {
+        self.check_rows(tables).await?;
         let mut session = self.begin(Role::Owner).await?;
         if session.dialect() == Dialect::Postgres {
             postgres::one_at_a_time(&mut session).await?;
@@ -99,34 +103,47 @@ impl Store {
             )));
         }
         let mut declared = Vec::new();
+        let before = captured(&mut session).await?;
         for table in tables.iter() {
-            let table = match &self.0.place {
-                Place::Postgres(_) => postgres::find(&mut session, table).await?,
-                Place::Sqlite { .. } => sqlite::find(&mut session, table).await?,
-            };
-            self.capture(&mut session, &table).await?;
+            let table = self.find(&mut session, table).await?;
+            if self.capture(&mut session, &table).await? {
+                adopt::begin(&mut session, table.table.name.as_str()).await?;
+            }
             declared.push(table);
         }
-        for row in session.query("SELECT table_name FROM portolan_declared", &[]).await? {
-            let name = row.text(0)?;
+        for name in &before {
             if !declared.iter().any(|declared| declared.table.name.as_str() == name) {
-                self.release_table(&mut session, &name).await?;
+                self.release_table(&mut session, name).await?;
             }
         }
         session.run("UPDATE portolan_fence SET schema = $1 WHERE schema < $1", &[schema.into()]).await?;
-        session
-            .run(
-                "INSERT INTO portolan_schema (version, at_us) VALUES ($1, {now}) ON CONFLICT DO NOTHING",
-                &[schema.into()],
-            )
-            .await?;
         session.commit().await?;
+        for table in &declared {
+            let adopted = self.adopt(table).await;
+            if let Err(Error::Table { table, .. }) = &adopted
+                && !before.contains(table)
+            {
+                // A row that cannot be adopted came since they were looked at. It cannot be mended below triggers.
+                let mut session = self.begin(Role::Owner).await?;
+                self.release_table(&mut session, table).await?;
+                session.commit().await?;
+            }
+            adopted?;
+        }
         *self.0.declared.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(declared);
         Ok(())
     }
 
-    /// Makes a table's triggers, unless they are there as they must be: making them locks the table.
-    async fn capture(&self, session: &mut Session, table: &Declared) -> Result<(), Error> {
+    /// Finds a declared table.
+    pub(crate) async fn find(&self, session: &mut Session, table: &TenantTable) -> Result<Declared, Error> {
+        match &self.0.place {
+            Place::Postgres(_) => postgres::find(session, table).await,
+            Place::Sqlite { .. } => sqlite::find(session, table).await,
+        }
+    }
+
+    /// Makes a table's triggers, unless they are there as they must be: making them locks the table. Says whether it made any.
+    pub(crate) async fn capture(&self, session: &mut Session, table: &Declared) -> Result<bool, Error> {
         let (statements, (count, wanted)) = match &self.0.place {
             Place::Postgres(roles) => (postgres::capture(table, roles), postgres::TRIGGERS),
             Place::Sqlite { .. } => (sqlite::capture(table), sqlite::TRIGGERS),
@@ -137,7 +154,7 @@ impl Store {
         let sql = "SELECT made FROM portolan_declared WHERE table_name = $1";
         let before = session.query(sql, std::slice::from_ref(&name)).await?;
         if whole && before.first().is_some_and(|row| *row.value(0) == made) {
-            return Ok(());
+            return Ok(false);
         }
         for statement in &statements {
             session.execute(statement, &[]).await?;
@@ -147,11 +164,10 @@ impl Store {
         }
         let sql = "INSERT INTO portolan_declared (table_name, made) VALUES ($1, $2) \
             ON CONFLICT (table_name) DO UPDATE SET made = excluded.made";
-        session.run(sql, &[name, made]).await?;
-        self.adopt(session, table).await
+        session.run(sql, &[name, made]).await.map(|_| true)
     }
 
-    async fn release_table(&self, session: &mut Session, table: &str) -> Result<(), Error> {
+    pub(crate) async fn release_table(&self, session: &mut Session, table: &str) -> Result<(), Error> {
         let (statements, exists) = match &self.0.place {
             Place::Postgres(_) => {
                 (postgres::release(table), "SELECT 1 WHERE to_regclass('public.' || $1) IS NOT NULL")
@@ -164,41 +180,6 @@ impl Store {
             }
         }
         session.run("DELETE FROM portolan_declared WHERE table_name = $1", &[table.into()]).await.map(drop)
-    }
-
-    /// Gives rows the lowest version that have none.
-    async fn adopt(&self, session: &mut Session, table: &Declared) -> Result<(), Error> {
-        let name = table.name(session.dialect());
-        let tenant = table
-            .table
-            .tenant
-            .as_ref()
-            .map_or_else(|| "NULL".to_owned(), |column| format!("own.\"{column}\""));
-        let sql = match session.dialect() {
-            Dialect::Postgres => {
-                session.execute("SELECT set_config('portolan.maintenance', 'on', true)", &[]).await?;
-                let key: Vec<String> =
-                    table.table.key.iter().map(|column| format!("to_jsonb(own) -> '{column}'")).collect();
-                format!(
-                    "INSERT INTO portolan.row (table_name, key, tenant, placement, epoch, v, origin, deleted) \
-                     SELECT '{}', jsonb_build_array({})::text, {tenant}::text, 0, 0, 0, $1, 0 FROM {name} own \
-                     ON CONFLICT DO NOTHING",
-                    table.table.name,
-                    key.join(", ")
-                )
-            }
-            Dialect::Sqlite => format!(
-                "INSERT INTO portolan_row (table_name, key, tenant, placement, epoch, v, origin, deleted) \
-                 SELECT '{}', {}, {tenant}, 0, 0, 0, $1, 0 FROM {name} own WHERE true ON CONFLICT DO NOTHING",
-                table.table.name,
-                table.key("own")
-            ),
-        };
-        session.execute(&sql, &[self.0.origin.as_str().into()]).await?;
-        if session.dialect() == Dialect::Postgres {
-            session.execute("SELECT set_config('portolan.maintenance', 'off', true)", &[]).await?;
-        }
-        Ok(())
     }
 
     /// The region as which this database writes.
@@ -494,6 +475,12 @@ impl Store {
     pub(crate) async fn begin(&self, role: Role) -> Result<Session, Error> {
         self.pool(role).begin().await
     }
+}
+
+/// The tables that have triggers.
+pub(crate) async fn captured(session: &mut Session) -> Result<BTreeSet<String>, Error> {
+    let rows = session.query("SELECT table_name FROM portolan_declared", &[]).await?;
+    rows.iter().map(|row| row.text(0)).collect()
 }
 
 /// A row of [`FENCE`].

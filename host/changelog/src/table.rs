@@ -179,6 +179,30 @@ impl Declared {
         }
     }
 
+    /// The key of a row `own` as portolan's tables have it.
+    pub(crate) fn key_text(&self, dialect: Dialect) -> String {
+        match dialect {
+            Dialect::Postgres => {
+                let key: Vec<String> =
+                    self.table.key.iter().map(|column| format!("own.\"{column}\"")).collect();
+                format!("jsonb_build_array({})::text", key.join(", "))
+            }
+            Dialect::Sqlite => self.key("own"),
+        }
+    }
+
+    /// The value that a key's text has for a column: a constant to the planner.
+    pub(crate) fn key_value(&self, dialect: Dialect, text: &str, column: &str) -> String {
+        let at = self.table.key.iter().position(|key| key.as_str() == column).unwrap_or_default();
+        match dialect {
+            Dialect::Postgres => format!(
+                "(SELECT (jsonb_populate_record(NULL::{}, jsonb_build_object('{column}', ({text}::text)::jsonb -> {at}))).\"{column}\")",
+                self.name(dialect)
+            ),
+            Dialect::Sqlite => decode(text, &format!("$[{at}]")),
+        }
+    }
+
     /// A row as canonical JSON, in SQLite.
     pub(crate) fn image(&self, row: &str) -> String {
         let fields: Vec<String> =

@@ -47,6 +47,7 @@ const CASES: &[Case] = cases![
     capture::large_values_stay_whole,
     capture::moved_keys_are_two_rows,
     capture::rows_that_were_there_before_are_adopted,
+    capture::statements_outlive_a_change_of_columns,
     capture::tables_must_be_as_they_are_declared,
     capture::tables_of_like_names_are_captured_each,
     capture::triggers_are_made_when_they_must_be,

@@ -5,12 +5,14 @@
 //! what becomes of them. This crate must not know where the configuration comes from, how requests arrive, or how shards are
 //! shipped to other regions.
 
+pub mod adopt;
 mod config;
 pub mod data;
 pub mod defaults;
 mod keeper;
 mod refuse;
 mod route;
+pub mod schema;
 mod service;
 mod shards;
 

@@ -138,16 +138,27 @@ CREATE TABLE portolan.parked (
     PRIMARY KEY (table_name, key, epoch, v, origin)
 );
 
--- Versions of the tenants' schema that this shard has.
+-- Migrations of the tenants' schema that have begun here. One without an end is half done: `statements` of it are.
 CREATE TABLE portolan.schema (
-    version bigint PRIMARY KEY,
-    at_us   bigint NOT NULL
+    version     bigint PRIMARY KEY,
+    name        text   NOT NULL,
+    checksum    text   NOT NULL,
+    kind        text   NOT NULL CHECK (kind IN ('backfill', 'contract', 'expand')),
+    -- The version that this one takes back.
+    compensates bigint,
+    -- Was it run here, was the database so when it was adopted, or do its rows come by the log?
+    how         text   NOT NULL CHECK (how IN ('ran', 'adopted', 'log')),
+    statements  bigint NOT NULL,
+    began_us    bigint NOT NULL,
+    finished_us bigint
 );
 
 -- What the triggers of declared tables were made of.
 CREATE TABLE portolan.declared (
     table_name text PRIMARY KEY,
-    made       text NOT NULL
+    made       text NOT NULL,
+    -- While rows that were there before are given versions: the key of the last that has one, '' when none has.
+    adopting   text
 );
 
 -- Bodies after RETURN are bound to what they name when they are made, whatever a caller's search path says.
@@ -206,7 +217,8 @@ BEGIN
     RETURN here;
 END $$;
 
-CREATE FUNCTION portolan.record(own_table text, own_leased boolean, own_tenant text, own_key text, image jsonb)
+-- `was`: the row was there before. One that has no version yet had the lowest.
+CREATE FUNCTION portolan.record(own_table text, own_leased boolean, own_tenant text, own_key text, image jsonb, was boolean)
     RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     number bigint := pg_current_xact_id()::text::bigint;
@@ -227,9 +239,10 @@ BEGIN
     END IF;
     INSERT INTO portolan.inside VALUES (number, here.epoch, own_leased) ON CONFLICT DO NOTHING;
     INSERT INTO portolan.row AS old
-        (table_name, key, tenant, placement, epoch, v, origin, deleted)
+        (table_name, key, tenant, placement, epoch, v, origin, deleted, replaces_epoch, replaces_v, replaces_origin)
     VALUES (own_table, own_key, own_tenant, coalesce(place.placement, 0),
-        CASE WHEN own_leased THEN here.epoch ELSE 0 END, now_us, here.origin, (image IS NULL)::int)
+        CASE WHEN own_leased THEN here.epoch ELSE 0 END, now_us, here.origin, (image IS NULL)::int,
+        CASE WHEN was THEN 0 END, CASE WHEN was THEN 0 END, CASE WHEN was THEN here.origin END)
     ON CONFLICT (table_name, key) DO UPDATE SET
         tenant = excluded.tenant, placement = excluded.placement, epoch = excluded.epoch,
         v = greatest(excluded.v, old.v + 1), origin = excluded.origin, deleted = excluded.deleted,
@@ -249,6 +262,10 @@ CREATE FUNCTION portolan.enter_statement() RETURNS trigger LANGUAGE plpgsql SECU
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    -- Anybody can set this, and refuses itself alone then.
+    IF current_setting('portolan.migrating', true) = 'on' THEN
+        RAISE EXCEPTION 'portolan: a migration that is no backfill changes rows of %', TG_TABLE_NAME;
+    END IF;
     IF NOT portolan.applying() THEN
         PERFORM portolan.enter(TG_ARGV[0] = 'leased');
     END IF;
@@ -304,10 +321,11 @@ BEGIN
     END IF;
     -- A row under another key or of another tenant is another row.
     IF old_key IS NOT NULL AND (old_key, old_tenant) IS DISTINCT FROM (new_key, new_tenant) THEN
-        PERFORM portolan.record(TG_ARGV[0], leased, old_tenant, old_key, NULL);
+        PERFORM portolan.record(TG_ARGV[0], leased, old_tenant, old_key, NULL, true);
     END IF;
     IF new_key IS NOT NULL THEN
-        PERFORM portolan.record(TG_ARGV[0], leased, new_tenant, new_key, new_image);
+        PERFORM portolan.record(TG_ARGV[0], leased, new_tenant, new_key, new_image,
+            (old_key, old_tenant) IS NOT DISTINCT FROM (new_key, new_tenant));
     END IF;
     RETURN NULL;
 END $$;

@@ -127,16 +127,27 @@ CREATE TABLE portolan_parked (
     PRIMARY KEY (table_name, key, epoch, v, origin)
 ) STRICT, WITHOUT ROWID;
 
--- Versions of the tenants' schema that this shard has.
+-- Migrations of the tenants' schema that have begun here. One without an end is half done: `statements` of it are.
 CREATE TABLE portolan_schema (
-    version INTEGER PRIMARY KEY,
-    at_us   INTEGER NOT NULL
+    version     INTEGER PRIMARY KEY,
+    name        TEXT    NOT NULL,
+    checksum    TEXT    NOT NULL,
+    kind        TEXT    NOT NULL CHECK (kind IN ('backfill', 'contract', 'expand')),
+    -- The version that this one takes back.
+    compensates INTEGER,
+    -- Was it run here, was the database so when it was adopted, or do its rows come by the log?
+    how         TEXT    NOT NULL CHECK (how IN ('ran', 'adopted', 'log')),
+    statements  INTEGER NOT NULL,
+    began_us    INTEGER NOT NULL,
+    finished_us INTEGER
 ) STRICT;
 
 -- What the triggers of declared tables were made of.
 CREATE TABLE portolan_declared (
     table_name TEXT PRIMARY KEY,
-    made       TEXT NOT NULL
+    made       TEXT NOT NULL,
+    -- While rows that were there before are given versions: the key of the last that has one, '' when none has.
+    adopting   TEXT
 ) STRICT, WITHOUT ROWID;
 
 -- What holds for one transaction: is it the applier's, and for which tenant does it write. A row here breaks a reference

@@ -385,6 +385,37 @@ pub(super) async fn triggers_are_made_when_they_must_be(place: Place) {
     }
 }
 
+pub(super) async fn statements_outlive_a_change_of_columns(place: Place) {
+    let shard = notes_shard(&place, "eu").await;
+    place.direct(&shard, "acme").await.ok("INSERT INTO notes VALUES ('acme', 1, 'one')").await;
+    let acme = portolan_core::ids::TenantName::new("acme").unwrap();
+    let look = async || {
+        let mut look = shard.store.look(&acme).await?;
+        look.fetch("SELECT * FROM notes WHERE tenant = 'acme'", &[]).await
+    };
+    assert_eq!(look().await.unwrap()[0].0.len(), 3);
+    // Keeps its connection, and what that one has prepared.
+    let mut kept = shard.store.acquire(crate::store::Role::Writer).await.unwrap();
+    let select = "SELECT * FROM notes";
+    kept.fetch(select, &[]).await.unwrap();
+    let mut migration = shard.store.maintain().await.unwrap();
+    migration.execute("ALTER TABLE notes ADD COLUMN more text DEFAULT 'x'", &[]).await.unwrap();
+    migration.finish().await.unwrap();
+    shard.store.declare(&Tables::new(vec![notes()]).unwrap(), 2).await.unwrap();
+    // The others' connections have prepared it too.
+    let mut rows = look().await;
+    while let (Err(Error::Busy(_)), false) = (&rows, place.is_sqlite()) {
+        rows = look().await;
+    }
+    assert_eq!(rows.unwrap()[0].0.len(), 4);
+    match kept.fetch(select, &[]).await {
+        Err(Error::Busy(_)) if !place.is_sqlite() => {}
+        rows => assert!(rows.is_ok(), "{rows:?}"),
+    }
+    let rows = kept.fetch(select, &[]).await.unwrap();
+    assert!(rows.iter().all(|row| row.0.len() == 4));
+}
+
 pub(super) async fn values_have_one_text(place: Place) {
     let kinds = table("kinds", Some("tenant"), &["tenant", "id"], Writers::Primary);
     let sqlite = "CREATE TABLE kinds (tenant text NOT NULL, id, value, PRIMARY KEY (tenant, id))";

@@ -31,6 +31,8 @@ pub enum Code {
     Elsewhere,
     /// Many rows would be written, and the request does not say which.
     FilterRequired,
+    /// The caller may not do this.
+    Forbidden,
     /// A reference to a row that is not there, or of one that would go.
     ForeignKeyViolation,
     /// The tenant's writes are held while it moves.
@@ -41,6 +43,8 @@ pub enum Code {
     MethodNotAllowed,
     /// A column that must have a value has none.
     MissingValue,
+    /// The tenant is on no shard.
+    NoShard,
     /// Nothing is there.
     NotFound,
     /// The column is not for clients to write.
@@ -57,10 +61,14 @@ pub enum Code {
     Refused,
     /// The tables have changed since this gateway looked at them.
     SchemaChanged,
+    /// The operator has suspended the tenant.
+    Suspended,
     /// The content or path is too large.
     TooLarge,
     /// More rows or operations than one request may write.
     TooMany,
+    /// Nobody knows who asks.
+    Unauthentic,
     /// The database does not answer.
     Unavailable,
     /// Another row has this already.
@@ -90,10 +98,12 @@ impl Code {
         Self::Elsewhere,
         Self::FilterRequired,
         Self::ForeignKeyViolation,
+        Self::Forbidden,
         Self::Held,
         Self::Internal,
         Self::MethodNotAllowed,
         Self::MissingValue,
+        Self::NoShard,
         Self::NotFound,
         Self::NotWritable,
         Self::OtherTenant,
@@ -102,8 +112,10 @@ impl Code {
         Self::ReadOnlyTable,
         Self::Refused,
         Self::SchemaChanged,
+        Self::Suspended,
         Self::TooLarge,
         Self::TooMany,
+        Self::Unauthentic,
         Self::Unavailable,
         Self::UniqueViolation,
         Self::UnknownColumn,
@@ -133,10 +145,12 @@ impl Code {
             Self::ForeignKeyViolation => {
                 ("foreign-key-violation", S::CONFLICT, "A reference would lead nowhere")
             }
+            Self::Forbidden => ("forbidden", S::FORBIDDEN, "Not allowed"),
             Self::Held => ("held", S::SERVICE_UNAVAILABLE, "Writes are held for a moment"),
             Self::Internal => ("internal", S::INTERNAL_SERVER_ERROR, "The host failed"),
             Self::MethodNotAllowed => ("method-not-allowed", S::METHOD_NOT_ALLOWED, "No such method here"),
             Self::MissingValue => ("missing-value", S::UNPROCESSABLE_ENTITY, "A value is missing"),
+            Self::NoShard => ("no-shard", S::NOT_FOUND, "The tenant has no rows here"),
             Self::NotFound => ("not-found", S::NOT_FOUND, "Not there"),
             Self::NotWritable => ("not-writable", S::UNPROCESSABLE_ENTITY, "Not for clients to write"),
             Self::OtherTenant => ("other-tenant", S::UNPROCESSABLE_ENTITY, "Not this tenant's"),
@@ -147,8 +161,10 @@ impl Code {
             Self::ReadOnlyTable => ("read-only-table", S::FORBIDDEN, "This table is only read"),
             Self::Refused => ("refused", S::UNPROCESSABLE_ENTITY, "The database refuses"),
             Self::SchemaChanged => ("schema-changed", S::SERVICE_UNAVAILABLE, "The tables have just changed"),
+            Self::Suspended => ("suspended", S::FORBIDDEN, "The tenant is suspended"),
             Self::TooLarge => ("too-large", S::PAYLOAD_TOO_LARGE, "Too large"),
             Self::TooMany => ("too-many", S::PAYLOAD_TOO_LARGE, "Too many at once"),
+            Self::Unauthentic => ("unauthentic", S::UNAUTHORIZED, "Who asks?"),
             Self::Unavailable => ("unavailable", S::SERVICE_UNAVAILABLE, "The database does not answer"),
             Self::UniqueViolation => ("unique-violation", S::CONFLICT, "It is there already"),
             Self::UnknownColumn => ("unknown-column", S::UNPROCESSABLE_ENTITY, "No such column"),

@@ -22,6 +22,7 @@ mod replay;
 mod resilience;
 mod rollout;
 mod serving;
+mod shards;
 mod tenants;
 mod upgrade;
 

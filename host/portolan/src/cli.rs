@@ -1,5 +1,6 @@
 //! The command line: what can be asked of `portolan`, in words.
 
+mod migrate;
 mod shard;
 
 use std::net::IpAddr;
@@ -7,7 +8,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::shard::Shard;
+pub(crate) use self::migrate::{Fleet, Migrate};
+pub(crate) use self::shard::{Adopt, Shard};
 use crate::{doctor, plugin};
 
 /// The name of the hidden command that compiles a component.
@@ -68,6 +70,9 @@ pub(crate) enum Command {
     /// Break glass: hold policies as they are, or take tenants' policies away, without store and API.
     #[command(subcommand)]
     Policy(Policy),
+    /// Change the tenants' schema, shard by shard.
+    #[command(subcommand)]
+    Migrate(Migrate),
     /// Look at shards, and say who writes them.
     #[command(subcommand)]
     Shard(Shard),

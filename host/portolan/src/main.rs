@@ -13,6 +13,7 @@ mod explain;
 mod generations;
 mod init;
 mod live;
+mod migrate;
 mod node;
 mod pki;
 mod plugin;
@@ -138,6 +139,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Doctor(options) => return doctor::run(&options),
         Command::Plugin(command) => return plugin::run(command),
         Command::Policy(command) => return policy::run(&command),
+        Command::Migrate(command) => return migrate::run(&command),
         Command::Shard(command) => return shard::run(&command),
         Command::Tenant(command) => return tenant::run(&command),
         Command::Usage(command) => return tenant::usage(&command),

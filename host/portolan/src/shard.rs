@@ -39,6 +39,7 @@ pub(crate) fn run(command: &Shard) -> anyhow::Result<ExitCode> {
             let (by, access) = (text(&place, "/by"), text(&place, "/access"));
             print(&format!("tenant {tenant}: shard {shard}, written in {primary} (by {by}, {access})"))?;
         }
+        Shard::Adopt(command) => return crate::migrate::adopt(command),
         Shard::Promote(promote) => {
             promoted(&Client::open(&promote.target)?, &promote.shard, promote.to.as_deref())?
         }

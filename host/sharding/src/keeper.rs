@@ -175,12 +175,13 @@ impl Keeper {
             Some(open) => open.store.clone(),
             None => Store::open(&task.kept.engine, task.region.clone()).await?,
         };
-        let catalogue = Catalogue::read(&store, &task.tables).await?;
-        self.cell.note(|report| report.schema = Some(catalogue.version()));
-        if let Some(open) = before.filter(|open| *open.catalogue == catalogue) {
+        let schema = store.schema().await?;
+        self.cell.note(|report| report.schema = Some(schema));
+        if let Some(open) = before.filter(|open| open.schema == schema && open.tables == task.tables) {
             return Ok(open);
         }
-        let open = Arc::new(Open { catalogue: Arc::new(catalogue), store });
+        let catalogue = Arc::new(Catalogue::read(&store, &task.tables).await?);
+        let open = Arc::new(Open { catalogue, schema, store, tables: task.tables.clone() });
         self.cell.open.store(Some(Arc::clone(&open)));
         Ok(open)
     }

@@ -16,9 +16,10 @@ pub mod schema;
 mod service;
 mod shards;
 
-pub use portolan_changelog::{Engine, PostgresConfig};
+pub use portolan_changelog::{Engine, PostgresConfig, Store};
 
 pub use config::{Intent, Kept};
+pub use data::PREFIX as DATA_PATH;
 pub use keeper::{Asking, Intended};
-pub use service::{Access, Authenticate, DATA_PATH, Service, Unauthentic};
+pub use service::{Access, Authenticate, Service, Unauthentic};
 pub use shards::{Role, ShardReport, Shards};

@@ -12,14 +12,11 @@ use portolan_core::ids::{RegionName, TenantName};
 use portolan_foundation::endpoint::{Answering, Body, Endpoint, Head, Routed, Work, whole};
 use portolan_foundation::{clock, task};
 
-use crate::data::{self, Door, Need, Problem};
+use crate::data::{self, Door, Need, PREFIX, Problem};
 use crate::defaults;
 use crate::refuse;
 use crate::route::{self, Consistency};
 use crate::shards::Shards;
-
-/// What the paths of this service begin with.
-pub use crate::data::PREFIX as DATA_PATH;
 
 /// Who asks, by a token.
 pub trait Authenticate: fmt::Debug + Send + Sync {
@@ -188,7 +185,7 @@ fn credential(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
 
 /// A path without what all paths of this service begin with.
 fn below(path: &str) -> &str {
-    path.strip_prefix(DATA_PATH).filter(|rest| !rest.is_empty()).unwrap_or("/")
+    path.strip_prefix(PREFIX).filter(|rest| !rest.is_empty()).unwrap_or("/")
 }
 
 fn below_uri(uri: &http::Uri) -> Result<http::Uri, Problem> {

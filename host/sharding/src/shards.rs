@@ -7,6 +7,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use portolan_changelog::{Lease, Store};
 use portolan_core::ids::ShardName;
 use portolan_core::log::Epoch;
+use portolan_core::tenant_table::Tables;
 use portolan_core::time::Moment;
 use portolan_foundation::shutdown::Shutdown;
 use serde::Serialize;
@@ -43,7 +44,10 @@ pub(crate) struct Cell {
 #[derive(Debug)]
 pub(crate) struct Open {
     pub(crate) catalogue: Arc<Catalogue>,
+    /// The version of the tenants' schema that this was read from.
+    pub(crate) schema: u64,
     pub(crate) store: Store,
+    pub(crate) tables: Tables,
 }
 
 /// What a region is to a shard.

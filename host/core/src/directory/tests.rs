@@ -26,7 +26,7 @@ fn shard(name: &str, class: Option<&str>, regions: &[&str]) -> Shard {
         primary: region(regions[0]),
         replicas: regions[1..].iter().map(|name| region(name)).collect(),
         residency: class.map(residency),
-        epoch: crate::log::Epoch(1),
+        epoch: Epoch(1),
         takes_new: true,
     }
 }

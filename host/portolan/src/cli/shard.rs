@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::Target;
+use super::{ConfigFile, Target};
 
 /// What can be asked of shards.
 #[derive(Debug, Subcommand)]
@@ -11,10 +11,26 @@ pub(crate) enum Shard {
     List(List),
     /// Tell on which shard a tenant's rows are.
     Locate(Locate),
+    /// Look at a database that is there already, say what stands against taking it over, and do it.
+    Adopt(Adopt),
     /// Begin a new epoch: the region that writes the shard gets a new lease, or another region becomes its primary.
     Promote(Promote),
     /// Place no new tenants on a shard, or place them there again.
     Drain(Drain),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Adopt {
+    /// The shard, as the configuration names it.
+    pub(crate) shard: String,
+    #[command(flatten)]
+    pub(crate) file: ConfigFile,
+    /// The last migration whose work the database has already.
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) baseline: Option<u64>,
+    /// Take it over, where nothing stands against it. Without this, nothing is changed.
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]

@@ -64,6 +64,8 @@ pub(crate) struct Config {
     pub(crate) log_access: Option<AccessLog>,
     pub(crate) log_format: LogFormat,
     pub(crate) log_level: String,
+    /// The folder of migrations of the tenants' schema.
+    pub(crate) migrations: PathBuf,
     pub(crate) name: String,
     pub(crate) networks: Vec<Network>,
     pub(crate) peer: Option<GatewayTls>,
@@ -362,6 +364,7 @@ impl Builder<'_> {
                 Some(RawFormat::Text) | None => LogFormat::Text,
             },
             log_level,
+            migrations: path(raw.migrations.folder.unwrap_or_else(|| PathBuf::from("migrations"))),
             name,
             networks,
             peer: raw.peer.map(|peer| GatewayTls {

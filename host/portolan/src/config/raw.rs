@@ -12,8 +12,8 @@ use serde::Deserialize;
 
 pub(super) use self::admin::{RawAdmin, RawAdminTls, RawBinding, RawOidc};
 pub(super) use self::shards::{
-    RawAccess, RawConflict, RawLease, RawPlace, RawPlacement, RawRule, RawShard, RawStore, RawTable,
-    RawWriters,
+    RawAccess, RawConflict, RawLease, RawMigrations, RawPlace, RawPlacement, RawRule, RawShard, RawStore,
+    RawTable, RawWriters,
 };
 
 /// Everything.
@@ -43,6 +43,9 @@ pub(super) struct Raw {
     pub(super) limits: RawLimits,
     /// Addresses.
     pub(super) listen: RawListen,
+    /// Migrations of the tenants' schema.
+    #[serde(default)]
+    pub(super) migrations: RawMigrations,
     /// What is written down.
     #[serde(default)]
     pub(super) log: RawLog,

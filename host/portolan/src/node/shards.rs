@@ -124,8 +124,8 @@ impl Intended for Shards {
                 let state = store.state();
                 let Some(meant) = state.get(&key(SHARD_KIND)?) else { return Ok(None) };
                 let object = state.get(&key(LEASE_KIND)?).unwrap_or(meant);
-                let epoch = object.body.get("epoch").map_or(Some(1), serde_json::Value::as_u64);
-                let primary = object.body.get("primary").and_then(serde_json::Value::as_str);
+                let epoch = object.body.get("epoch").map_or(Some(1), Value::as_u64);
+                let primary = object.body.get("primary").and_then(Value::as_str);
                 let primary = primary.and_then(|name| RegionName::new(name).ok());
                 let lease = epoch.map(Epoch).zip(primary);
                 lease.map(Some).ok_or_else(|| "its lease names no epoch or primary".to_owned())

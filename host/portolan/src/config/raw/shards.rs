@@ -54,6 +54,14 @@ pub(in crate::config) struct RawPostgres {
     pub(in crate::config) writer: String,
 }
 
+/// Migrations of the tenants' schema.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct RawMigrations {
+    /// The folder with `sqlite` and `postgres` in it; `migrations` beside the configuration when absent.
+    pub(in crate::config) folder: Option<PathBuf>,
+}
+
 /// A table of the tenants' schema.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

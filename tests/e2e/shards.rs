@@ -1,0 +1,167 @@
+//! Tenants' rows through a running node: from a configuration, migrations and a token to rows that only their tenant sees.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use http::{Method, Request};
+use portolan_test_postgres::Cluster;
+use portolan_tests::client::{Answer, Client};
+use portolan_tests::node::{self, Node, run};
+use portolan_tests::until;
+use portolan_tests::upstream::Upstream;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const SQLITE: &str = "CREATE TABLE orders (tenant text NOT NULL, id integer NOT NULL, total text, \
+    placed_at text, PRIMARY KEY (tenant, id)) STRICT;\n";
+const POSTGRES: &str = "CREATE TABLE orders (tenant text NOT NULL, id bigint NOT NULL, total numeric(12, 2), \
+    placed_at timestamptz, PRIMARY KEY (tenant, id));\n";
+
+/// A folder of a node of region `here`, whose intent is kept in a control store.
+fn folder(place: &Path, upstream: &Upstream, store: &str) -> TempDir {
+    let folder = node::folder(&format!(
+        "[node]\nname = \"one\"\nregion = \"here\"\nthreads = 1\n\
+         [listen]\npublic = [\"127.0.0.1:0\"]\n[policies]\ninstances = 100\n[control]\nsqlite = {:?}\n",
+        place.join("control.db")
+    ));
+    let shared = format!(
+        "[tenants]\nsources = [{{ header = \"x-tenant\" }}]\n[region.here.pool.web]\nendpoints = [\"{}\"]\n\
+         [shard.s1]\nprimary = \"here\"\n[shard.s1.store.here]\n{store}\n\
+         [table.orders]\ntenant = \"tenant\"\nkey = [\"tenant\", \"id\"]\n",
+        upstream.address
+    );
+    std::fs::write(folder.path().join("conf.d/all.toml"), shared).unwrap();
+    for (engine, sql) in [("sqlite", SQLITE), ("postgres", POSTGRES)] {
+        let migrations = folder.path().join("migrations").join(engine);
+        std::fs::create_dir_all(&migrations).unwrap();
+        std::fs::write(migrations.join("0001_create_orders.sql"), sql).unwrap();
+    }
+    folder
+}
+
+async fn says(folder: &Path, arguments: &[&str]) -> (i32, String) {
+    let output = run(folder, arguments).await;
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    (output.status.code().unwrap(), text.into_owned())
+}
+
+async fn token(folder: &Path, tenant: &str) -> String {
+    let output = run(folder, &["token", "create", tenant, "--role", "tenant-app", "--tenant", tenant]).await;
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+async fn ask(node: &Node, token: &str, method: Method, path: &str, body: Value) -> Answer {
+    let mut client = Client::connect(node.public(), "shop.test").await.unwrap();
+    let mut request = Request::builder().method(method).uri(path).header("content-type", "application/json");
+    if !token.is_empty() {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
+    client.send(request, body).await.unwrap()
+}
+
+fn read(answer: &Answer) -> Value {
+    serde_json::from_str(&answer.text()).unwrap_or_else(|_| panic!("{}", answer.text()))
+}
+
+/// Waits until the node holds the shard's lease.
+async fn open(node: &Node, epoch: u64) {
+    until("the shard is open", async || {
+        let status = node.status().await;
+        let shard = &status["shards"][0];
+        shard["problem"].is_null() && shard["epoch"] == epoch && shard["lease_ms"].is_u64()
+    })
+    .await;
+}
+
+async fn rows_of_tenants(store: &str) {
+    let (place, upstream) = (tempfile::tempdir().unwrap(), Upstream::start("web").await);
+    let folder = folder(place.path(), &upstream, store);
+    assert_eq!(says(folder.path(), &["apply"]).await.0, 0);
+    let (code, text) = says(folder.path(), &["migrate", "plan"]).await;
+    assert!(
+        code == 2 && text.contains("0001 create_orders") && text.contains("CREATE TABLE orders"),
+        "{text}"
+    );
+    let (code, text) = says(folder.path(), &["migrate", "apply"]).await;
+    assert!(code == 0 && text.contains("shard s1: ran 0001"), "{text}");
+    assert_eq!(says(folder.path(), &["migrate", "status"]).await.0, 0);
+    let node = Node::start_in(folder).await;
+    open(&node, 1).await;
+    let (acme, globex) = (token(node.folder(), "acme").await, token(node.folder(), "globex").await);
+
+    let order = json!({ "id": 7, "total": "12.50", "placed_at": "2026-05-01T10:00:00Z" });
+    let written = ask(&node, &acme, Method::POST, "/-/data/orders", order).await;
+    assert_eq!(written.status, 201, "{}", written.text());
+    assert!(written.header("portolan-token").starts_with("v1;s1=1."), "{}", written.header("portolan-token"));
+    let seen = ask(&node, &acme, Method::GET, "/-/data/orders?id=eq.7", Value::Null).await;
+    assert_eq!(read(&seen)[0]["total"], "12.50");
+    assert!(read(&seen)[0].get("tenant").is_none(), "{}", seen.text());
+    // Another tenant has the same keys, and sees its own rows alone.
+    let none = ask(&node, &globex, Method::GET, "/-/data/orders/7", Value::Null).await;
+    assert_eq!(none.status, 404, "{}", none.text());
+    let own = ask(&node, &globex, Method::POST, "/-/data/orders", json!({ "id": 7, "total": "1.00" })).await;
+    assert_eq!(own.status, 201, "{}", own.text());
+    let gone = ask(&node, &globex, Method::DELETE, "/-/data/orders?all=true", Value::Null).await;
+    assert!(gone.status.is_success(), "{}", gone.text());
+    assert_eq!(ask(&node, &acme, Method::GET, "/-/data/orders/7", Value::Null).await.status, 200);
+
+    // Bad input has clear answers.
+    for (token, method, path, body, status, code) in [
+        ("", Method::GET, "/-/data/orders", Value::Null, 401, "unauthentic"),
+        ("ptl_x", Method::GET, "/-/data/orders", Value::Null, 401, "unauthentic"),
+        (&acme, Method::GET, "/-/data/order", Value::Null, 404, "unknown-table"),
+        (&acme, Method::POST, "/-/data/orders", json!({ "id": "seven" }), 422, "wrong-type"),
+        (&acme, Method::POST, "/-/data/orders", json!({ "id": 8, "tenant": "globex" }), 422, "other-tenant"),
+        (&acme, Method::POST, "/-/data/orders", json!({ "id": 7 }), 409, "unique-violation"),
+        (&acme, Method::PUT, "/-/data", json!({}), 405, "method-not-allowed"),
+    ] {
+        let answer = ask(&node, token, method, path, body).await;
+        let told = format!("{path}: {}", answer.text());
+        assert_eq!(answer.status, status, "{told}");
+        assert_eq!(read(&answer)["code"], code, "{told}");
+    }
+    let large = "x".repeat(20_000_000);
+    let refused = ask(&node, &acme, Method::POST, "/-/data/orders", json!({ "id": 9, "total": large })).await;
+    assert_eq!((refused.status.as_u16(), &read(&refused)["code"]), (413, &"too-large".into()));
+
+    // Applications are told where their tenant's rows are.
+    let mut client = Client::connect(node.public(), "shop.test").await.unwrap();
+    let told = client.send(Request::post("/any").header("x-tenant", "acme"), Bytes::new()).await.unwrap();
+    let fields = read(&told);
+    assert_eq!(fields["headers"]["portolan-shard"], "s1", "{fields}");
+    assert_eq!(fields["headers"]["portolan-role"], "primary", "{fields}");
+    let (code, text) = says(node.folder(), &["shard", "list"]).await;
+    assert!(code == 0 && text.contains("s1: written in here in epoch 1; open here"), "{text}");
+    let (code, text) = says(node.folder(), &["shard", "locate", "acme"]).await;
+    assert!(code == 0 && text.contains("tenant acme: shard s1, written in here (by rule, open)"), "{text}");
+
+    // A new epoch, and the rows are still there.
+    let (code, text) = says(node.folder(), &["shard", "promote", "s1"]).await;
+    assert!(code == 0 && text.contains("epoch 2 begins in here"), "{text}");
+    open(&node, 2).await;
+    let patched = ask(&node, &acme, Method::PATCH, "/-/data/orders/7", json!({ "total": "13.00" })).await;
+    assert!(patched.status.is_success(), "{}", patched.text());
+    assert!(patched.header("portolan-token").starts_with("v1;s1=2."), "{}", patched.header("portolan-token"));
+    let node = node.restarted(&[]).await;
+    open(&node, 2).await;
+    let seen = ask(&node, &acme, Method::GET, "/-/data/orders/7", Value::Null).await;
+    assert_eq!(read(&seen)["total"], "13.00", "{}", seen.text());
+}
+
+#[tokio::test]
+async fn a_file_of_sqlite_serves_tenants() {
+    rows_of_tenants("sqlite = \"s1.db\"").await;
+}
+
+#[tokio::test]
+async fn a_database_of_postgresql_serves_tenants() {
+    let cluster = Cluster::start().await;
+    cluster.admin("CREATE DATABASE shop OWNER own").await;
+    let [owner, writer, applier] = ["own", "app", "put"].map(|role| cluster.url(role, "shop"));
+    rows_of_tenants(&format!(
+        "postgres = {{ owner = {owner:?}, writer = {writer:?}, applier = {applier:?} }}"
+    ))
+    .await;
+}

@@ -5,6 +5,7 @@ use std::pin::Pin;
 
 use place::Place;
 
+mod engines;
 mod features;
 mod filters;
 mod fuzz;
@@ -23,6 +24,7 @@ macro_rules! cases {
 }
 
 const CASES: &[Case] = cases![
+    engines::each_engine_tells_what_it_keeps,
     features::a_key_may_be_a_rows_only_column,
     features::etags_hold_writers_to_what_they_saw,
     features::problems_say_what_is_wrong,

@@ -14,25 +14,63 @@ pub(super) async fn rows_come_and_go(place: Place) {
     let select = "?select=id,title,rank,done";
     for (request, content, status, wanted) in [
         ("POST /notes", r#"{"id": 1, "title": "one"}"#, 201, ""),
-        ("POST /notes?select=id,title,rank,done | Prefer: return=representation", r#"[{"id": 2, "title": "two", "rank": 5}]"#, 201,
-            r#"[{"id":2,"title":"two","rank":5,"done":false}]"#),
-        ("POST /notes?select=id | Prefer: return=representation", r#"{"id": 3, "title": "three", "tenant": "acme"}"#, 201, r#"{"id":3}"#),
-        ("GET /notes?select=id,title,rank,done", "", 200,
-            r#"[{"id":1,"title":"one","rank":null,"done":false},{"id":2,"title":"two","rank":5,"done":false},{"id":3,"title":"three","rank":null,"done":false}]"#),
-        ("GET /notes?select=id,rank&order=rank", "", 200, r#"[{"id":2,"rank":5},{"id":1,"rank":null},{"id":3,"rank":null}]"#),
+        (
+            "POST /notes?select=id,title,rank,done | Prefer: return=representation",
+            r#"[{"id": 2, "title": "two", "rank": 5}]"#,
+            201,
+            r#"[{"id":2,"title":"two","rank":5,"done":false}]"#,
+        ),
+        (
+            "POST /notes?select=id | Prefer: return=representation",
+            r#"{"id": 3, "title": "three", "tenant": "acme"}"#,
+            201,
+            r#"{"id":3}"#,
+        ),
+        (
+            "GET /notes?select=id,title,rank,done",
+            "",
+            200,
+            r#"[{"id":1,"title":"one","rank":null,"done":false},{"id":2,"title":"two","rank":5,"done":false},{"id":3,"title":"three","rank":null,"done":false}]"#,
+        ),
+        (
+            "GET /notes?select=id,rank&order=rank",
+            "",
+            200,
+            r#"[{"id":2,"rank":5},{"id":1,"rank":null},{"id":3,"rank":null}]"#,
+        ),
         ("GET /notes?select=id&order=rank.desc,title.asc", "", 200, r#"[{"id":1},{"id":3},{"id":2}]"#),
         ("GET /notes?select=id&order=rank.nullsfirst,id.desc", "", 200, r#"[{"id":3},{"id":1},{"id":2}]"#),
-        ("GET /notes?select=id::text&title=like.t*&or=(rank.gt.4,rank.is.null)", "", 200, r#"[{"id":"2"},{"id":"3"}]"#),
+        (
+            "GET /notes?select=id::text&title=like.t*&or=(rank.gt.4,rank.is.null)",
+            "",
+            200,
+            r#"[{"id":"2"},{"id":"3"}]"#,
+        ),
         ("GET /notes?select=id&id=in.(3,1,9)&limit=1", "", 200, r#"[{"id":1}]"#),
         ("GET /notes?limit=0", "", 200, "[]"),
         ("HEAD /notes/2", "", 200, ""),
-        ("PATCH /notes/2?select=rank | Prefer: return=representation", r#"{"rank": 6, "id": 2}"#, 200, r#"{"rank":6}"#),
+        (
+            "PATCH /notes/2?select=rank | Prefer: return=representation",
+            r#"{"rank": 6, "id": 2}"#,
+            200,
+            r#"{"rank":6}"#,
+        ),
         ("PATCH /notes?rank=is.null", r#"{"rank": 7}"#, 204, ""),
         ("PATCH /notes?select=id&rank=eq.99 | Prefer: return=representation", r#"{"rank": 7}"#, 200, "[]"),
-        ("PUT /notes/2?select=id,rank | Prefer: return=representation", r#"{"title": "zwei"}"#, 200, r#"{"id":2,"rank":null}"#),
+        (
+            "PUT /notes/2?select=id,rank | Prefer: return=representation",
+            r#"{"title": "zwei"}"#,
+            200,
+            r#"{"id":2,"rank":null}"#,
+        ),
         ("PUT /notes/4", r#"{"title": "four"}"#, 201, ""),
         ("PUT /notes/4", r#"{"title": "4", "id": 4}"#, 204, ""),
-        ("POST /notes | Prefer: resolution=merge-duplicates", r#"[{"id": 4, "title": "4", "body": "x"}, {"id": 5, "title": "5"}]"#, 204, ""),
+        (
+            "POST /notes | Prefer: resolution=merge-duplicates",
+            r#"[{"id": 4, "title": "4", "body": "x"}, {"id": 5, "title": "5"}]"#,
+            204,
+            "",
+        ),
         ("POST /notes | Prefer: resolution=ignore-duplicates", r#"[{"id": 4, "title": "gone"}]"#, 204, ""),
         ("GET /notes/4?select=title,body", "", 200, r#"{"title":"4","body":"x"}"#),
         ("DELETE /notes/4?select=title | Prefer: return=representation", "", 200, r#"{"title":"4"}"#),
@@ -68,7 +106,8 @@ pub(super) async fn a_key_may_be_a_rows_only_column(place: Place) {
     // One row of each tenant, without a key of its own.
     check(&door, "POST /settings", r#"{"theme": "dark"}"#, 201, "").await;
     check(&door, "POST /settings", r#"{"theme": "light"}"#, 409, "~unique-violation").await;
-    check(&door, "POST /settings | Prefer: resolution=merge-duplicates", r#"{"theme": "light"}"#, 204, "").await;
+    check(&door, "POST /settings | Prefer: resolution=merge-duplicates", r#"{"theme": "light"}"#, 204, "")
+        .await;
     check(&door, "PATCH /settings?all=true", r#"{"theme": "grey"}"#, 204, "").await;
     check(&door, "GET /settings", "", 200, r#"[{"theme":"grey"}]"#).await;
     check(&door, "GET /settings/x", "", 400, "~has one row of each tenant").await;
@@ -103,31 +142,69 @@ pub(super) async fn values_are_what_they_were(place: Place) {
         let content = format!(r#"{{"id": {at}, "title": "{at}", "{column}": {sent}}}"#);
         let request = format!("POST /notes?select={column} | {FULL}");
         check(&door, &request, &content, 201, &format!(r#"{{"{column}":{told}}}"#)).await;
-        check(&door, &format!("GET /notes/{at}?select={column}"), "", 200, &format!(r#"{{"{column}":{told}}}"#)).await;
+        check(
+            &door,
+            &format!("GET /notes/{at}?select={column}"),
+            "",
+            200,
+            &format!(r#"{{"{column}":{told}}}"#),
+        )
+        .await;
         if told != "null" {
-            let value = crate::data::percent::encode(told.trim_matches('"').replace("\\n", "\n").replace("\\\"", "\"").as_str());
+            let value = crate::data::percent::encode(
+                told.trim_matches('"').replace("\\n", "\n").replace("\\\"", "\"").as_str(),
+            );
             let found = send(&door, &[&format!("GET /notes?select=id&{column}=eq.{value}")], "").await;
             assert!(found.text.contains(&format!("\"id\":{at}}}")), "{column} {value} {found:?}");
         }
     }
-    for (doc, same) in [(r#"{"a":[1,{"b":null}]}"#, true), ("[1,\"x\"]", true), ("\"x\"", true), ("true", true), ("null", true)] {
+    for (doc, same) in [
+        (r#"{"a":[1,{"b":null}]}"#, true),
+        ("[1,\"x\"]", true),
+        ("\"x\"", true),
+        ("true", true),
+        ("null", true),
+    ] {
         at += 1;
         let content = format!(r#"{{"id": {at}, "title": "{at}", "doc": {doc}}}"#);
-        let told = send(&door, &[&format!("POST /notes?select=doc"), FULL], &content).await;
+        let told = send(&door, &["POST /notes?select=doc", FULL], &content).await;
         let doc: serde_json::Value = serde_json::from_str(doc).unwrap();
         assert_eq!(told.json()["doc"] == doc, same, "{told:?}");
     }
     let wrong = [
-        ("rank", "1.5"), ("rank", "\"x\""), ("rank", "9223372036854775808"), ("rank", "true"), ("small", "2147483648"),
-        ("done", "1"), ("done", "\"true \""), ("amount", "\"1,5\""), ("amount", "\"NaN\""), ("ratio", "\"x\""), ("ratio", "1e999"),
-        ("at", "\"2026-11-26\""), ("at", "\"2026-11-26T20:15:40\""), ("at", "5"), ("seen", "\"2026-11-26T20:15:40Z\""),
-        ("day", "\"2023-02-29\""), ("data", "\"?\""), ("data", "5"), ("uid", "\"x\""), ("body", "5"), ("body", "{}"), ("body", "\"\\u0000\""),
+        ("rank", "1.5"),
+        ("rank", "\"x\""),
+        ("rank", "9223372036854775808"),
+        ("rank", "true"),
+        ("small", "2147483648"),
+        ("done", "1"),
+        ("done", "\"true \""),
+        ("amount", "\"1,5\""),
+        ("amount", "\"NaN\""),
+        ("ratio", "\"x\""),
+        ("ratio", "1e999"),
+        ("at", "\"2026-11-26\""),
+        ("at", "\"2026-11-26T20:15:40\""),
+        ("at", "5"),
+        ("seen", "\"2026-11-26T20:15:40Z\""),
+        ("day", "\"2023-02-29\""),
+        ("data", "\"?\""),
+        ("data", "5"),
+        ("uid", "\"x\""),
+        ("body", "5"),
+        ("body", "{}"),
+        ("body", "\"\\u0000\""),
         ("doc", "{\"a\": \"\\u0000\"}"),
     ];
     for (column, sent) in wrong {
-        let content = format!(r#"[{{"id": 99, "title": "99"}}, {{"id": 98, "title": "98", "{column}": {sent}}}]"#);
+        let content =
+            format!(r#"[{{"id": 99, "title": "99"}}, {{"id": 98, "title": "98", "{column}": {sent}}}]"#);
         let told = send(&door, &["POST /notes"], &content).await;
-        assert_eq!((told.status.as_u16(), told.code().as_str()), (422, "wrong-type"), "{column} {sent} {told:?}");
+        assert_eq!(
+            (told.status.as_u16(), told.code().as_str()),
+            (422, "wrong-type"),
+            "{column} {sent} {told:?}"
+        );
         let fault = &told.json()["errors"][0];
         assert_eq!((&fault["table"], &fault["column"]), (&"notes".into(), &column.into()));
         assert_eq!(fault["pointer"], format!("/1/{column}"));
@@ -135,7 +212,8 @@ pub(super) async fn values_are_what_they_were(place: Place) {
     }
     check(&door, "GET /notes/99", "", 404, "~not-found").await;
     // What SQLite cannot keep it does not take.
-    let long = send(&door, &["POST /notes"], r#"{"id": 99, "title": "99", "amount": "1234567890123456.5"}"#).await;
+    let long =
+        send(&door, &["POST /notes"], r#"{"id": 99, "title": "99", "amount": "1234567890123456.5"}"#).await;
     assert_eq!(long.status.as_u16(), if place.is_sqlite() { 422 } else { 201 });
 }
 
@@ -253,18 +331,35 @@ pub(super) async fn transactions_are_whole(place: Place) {
     assert_eq!(told.status.as_u16(), 200, "{told:?}");
     assert!(told.header("portolan-token").starts_with("v1;eu-1="));
     let results = told.json();
-    let statuses: Vec<u64> = results.as_array().unwrap().iter().map(|result| result["status"].as_u64().unwrap()).collect();
+    let statuses: Vec<u64> =
+        results.as_array().unwrap().iter().map(|result| result["status"].as_u64().unwrap()).collect();
     assert_eq!(statuses, [201, 201, 200, 200, 201, 200, 200, 200]);
-    let mut updated: Vec<String> = results[3]["rows"].as_array().unwrap().iter().map(ToString::to_string).collect();
+    let mut updated: Vec<String> =
+        results[3]["rows"].as_array().unwrap().iter().map(ToString::to_string).collect();
     updated.sort_unstable();
     assert_eq!(updated, [r#"{"id":1,"rank":6}"#, r#"{"id":2,"rank":6}"#]);
     assert_eq!(results[7]["rows"].to_string(), r#"[{"id":3},{"id":1}]"#);
     // One that fails is named, and takes the others back.
     for (last, status, code, pointer) in [
         (r#"{"do": "update", "table": "notes", "key": 9, "values": {"rank": 1}}"#, 404, "not-found", "/1"),
-        (r#"{"do": "update", "table": "notes", "key": 1, "values": {"rank": "x"}}"#, 422, "wrong-type", "/1/values/rank"),
-        (r#"{"do": "insert", "table": "notes", "values": [{"id": 8, "title": "8"}, {"id": 1, "title": "1"}]}"#, 409, "unique-violation", "/1/values/1"),
-        (r#"{"do": "delete", "table": "notes", "key": 1, "if_match": "\"x\""}"#, 412, "precondition-failed", "/1"),
+        (
+            r#"{"do": "update", "table": "notes", "key": 1, "values": {"rank": "x"}}"#,
+            422,
+            "wrong-type",
+            "/1/values/rank",
+        ),
+        (
+            r#"{"do": "insert", "table": "notes", "values": [{"id": 8, "title": "8"}, {"id": 1, "title": "1"}]}"#,
+            409,
+            "unique-violation",
+            "/1/values/1",
+        ),
+        (
+            r#"{"do": "delete", "table": "notes", "key": 1, "if_match": "\"x\""}"#,
+            412,
+            "precondition-failed",
+            "/1",
+        ),
         (r#"{"do": "delete", "table": "notes"}"#, 400, "filter-required", "/1"),
         (r#"{"do": "delete", "table": "notes", "key": 1, "values": {}}"#, 400, "bad-content", "/1"),
         (r#"{"do": "get", "table": "notes", "key": null}"#, 404, "not-found", "/1"),
@@ -279,7 +374,11 @@ pub(super) async fn transactions_are_whole(place: Place) {
             continue;
         }
         assert_eq!((told.status.as_u16(), told.code().as_str()), (status, code), "{last} {told:?}");
-        assert_eq!((&told.json()["operation"], &told.json()["errors"][0]["pointer"]), (&1.into(), &pointer.into()), "{told:?}");
+        assert_eq!(
+            (&told.json()["operation"], &told.json()["errors"][0]["pointer"]),
+            (&1.into(), &pointer.into()),
+            "{told:?}"
+        );
         check(&door, "GET /notes/7", "", 404, "~not-found").await;
     }
     let many = vec![r#"{"do": "get", "table": "notes"}"#; 101].join(",");
@@ -346,5 +445,8 @@ fn requests_say_what_they_need() {
         assert_eq!(need(&method, path).unwrap_err().code, code);
     }
     let fault = Fault { pointer: Some("/a".to_owned()), ..Fault::default() };
-    assert_eq!(crate::data::Problem::new(Code::WrongType, "x").with(fault).under("/1").errors[0].pointer.as_deref(), Some("/1/a"));
+    assert_eq!(
+        crate::data::Problem::new(Code::WrongType, "x").with(fault).under("/1").errors[0].pointer.as_deref(),
+        Some("/1/a")
+    );
 }

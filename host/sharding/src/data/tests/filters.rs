@@ -27,7 +27,13 @@ fn notes() -> Vec<Note> {
     let note = |id: i64| {
         let at = usize::try_from(id).unwrap();
         let body = (at % 9 != 8).then(|| TEXTS[at % 8].to_owned());
-        Note { id, title: format!("{}{id}", TEXTS[at * 3 % 8]), body, rank: (id % 5 != 0).then_some(id % 7 - 3), done: id % 2 == 0 }
+        Note {
+            id,
+            title: format!("{}{id}", TEXTS[at * 3 % 8]),
+            body,
+            rank: (id % 5 != 0).then_some(id % 7 - 3),
+            done: id % 2 == 0,
+        }
     };
     (1..40).map(note).collect()
 }
@@ -50,13 +56,22 @@ fn test(note: &Note, column: &str, test: &Test) -> Result<Option<bool>, ()> {
             Ok(note.rank.map(|rank| compare(*comparison, rank.cmp(&wanted))))
         }
         ("rank", Test::In(texts)) => {
-            let wanted: Vec<i64> = texts.iter().map(|text| text.parse().map_err(drop)).collect::<Result<_, _>>()?;
+            let wanted: Vec<i64> =
+                texts.iter().map(|text| text.parse().map_err(drop)).collect::<Result<_, _>>()?;
             Ok(if wanted.is_empty() { Some(false) } else { note.rank.map(|rank| wanted.contains(&rank)) })
         }
         ("rank" | "done", Test::Like { .. }) => Err(()),
         ("done", Test::Compare(..)) => Err(()),
-        ("done", Test::In(texts)) => if texts.is_empty() { Ok(Some(false)) } else { Err(()) },
-        (_, Test::Compare(comparison, text)) => Ok(text_of(note, column).map(|own| compare(*comparison, own.as_str().cmp(text)))),
+        ("done", Test::In(texts)) => {
+            if texts.is_empty() {
+                Ok(Some(false))
+            } else {
+                Err(())
+            }
+        }
+        (_, Test::Compare(comparison, text)) => {
+            Ok(text_of(note, column).map(|own| compare(*comparison, own.as_str().cmp(text))))
+        }
         (_, Test::In(texts)) if texts.is_empty() => Ok(Some(false)),
         (_, Test::In(texts)) => Ok(text_of(note, column).map(|own| texts.contains(&own))),
         (_, Test::Like { fold, pattern }) => {
@@ -98,7 +113,9 @@ fn matches(text: &[char], pattern: &[char]) -> bool {
         [] => text.is_empty(),
         ['*' | '%', rest @ ..] => (0..=text.len()).any(|at| matches(&text[at..], rest)),
         ['_', rest @ ..] => !text.is_empty() && matches(&text[1..], rest),
-        ['\\', itself, rest @ ..] | [itself, rest @ ..] => text.first() == Some(itself) && matches(&text[1..], rest),
+        ['\\', itself, rest @ ..] | [itself, rest @ ..] => {
+            text.first() == Some(itself) && matches(&text[1..], rest)
+        }
     }
 }
 
@@ -107,11 +124,23 @@ fn evaluate(note: &Note, filter: &Filter) -> Result<Option<bool>, ()> {
     match filter {
         Filter::All(items) => {
             let items = all(items)?;
-            Ok(if items.contains(&Some(false)) { Some(false) } else if items.contains(&None) { None } else { Some(true) })
+            Ok(if items.contains(&Some(false)) {
+                Some(false)
+            } else if items.contains(&None) {
+                None
+            } else {
+                Some(true)
+            })
         }
         Filter::Any(items) => {
             let items = all(items)?;
-            Ok(if items.contains(&Some(true)) { Some(true) } else if items.contains(&None) { None } else { Some(false) })
+            Ok(if items.contains(&Some(true)) {
+                Some(true)
+            } else if items.contains(&None) {
+                None
+            } else {
+                Some(false)
+            })
         }
         Filter::Not(inner) => Ok(evaluate(note, inner)?.map(|truth| !truth)),
         Filter::Test { column, test } => self::test(note, column, test),
@@ -137,9 +166,13 @@ pub(super) async fn filters_mean_what_a_model_says(place: Place) {
     let (mut good, mut found) = (0, 0);
     while good < FILTERS {
         let filter = strategy.new_tree(&mut runner).unwrap().current();
-        let request = format!("GET /notes?select=id&order=id&limit=1000&and={}", crate::data::percent::encode(&printed(&filter)));
+        let request = format!(
+            "GET /notes?select=id&order=id&limit=1000&and={}",
+            crate::data::percent::encode(&printed(&filter))
+        );
         let told = send(&door, &[&request], "").await;
-        let wanted: Result<Vec<Option<bool>>, ()> = notes.iter().map(|note| evaluate(note, &filter)).collect();
+        let wanted: Result<Vec<Option<bool>>, ()> =
+            notes.iter().map(|note| evaluate(note, &filter)).collect();
         let Ok(wanted) = wanted else {
             assert!([400, 422].contains(&told.status.as_u16()), "{filter:?} {told:?}");
             continue;

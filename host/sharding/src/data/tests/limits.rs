@@ -20,10 +20,17 @@ pub(super) async fn answers_and_writes_are_bounded(place: Place) {
     }
     assert_eq!(sizes, [7, 3]);
     check(&door, "GET /tags?order=label", "", 422, "~too long to go on after").await;
-    check(&door, "PATCH /tags?all=true | Prefer: return=representation", r#"{"extra": "y"}"#, 422, "~answer-too-large").await;
+    check(
+        &door,
+        "PATCH /tags?all=true | Prefer: return=representation",
+        r#"{"extra": "y"}"#,
+        422,
+        "~answer-too-large",
+    )
+    .await;
     check(&door, "GET /tags?extra=eq.y&select=id", "", 200, "[]").await;
     check(&door, "PATCH /tags?all=true", r#"{"extra": "y"}"#, 204, "").await;
-    let gets = vec![r#"{"do": "get", "table": "tags", "query": "limit=5"}"#; 2].join(",");
+    let gets = [r#"{"do": "get", "table": "tags", "query": "limit=5"}"#; 2].join(",");
     let told = send(&door, &["POST /"], &format!("[{gets}]")).await;
     assert_eq!(told.json()[1]["rows"].as_array().unwrap().len(), 2, "both share one answer's bytes");
     check(&door, "DELETE /tags?all=true", "", 204, "").await;
@@ -37,7 +44,10 @@ pub(super) async fn answers_and_writes_are_bounded(place: Place) {
     check(&door, "POST /tags", r#"{"id": "more"}"#, 201, "").await;
     check(&door, "DELETE /tags?all=true", "", 413, "~too-many").await;
     check(&door, "GET /tags?select=id&limit=1000&id=gt.9999", "", 200, r#"[{"id":"more"}]"#).await;
-    let twice = format!(r#"[{{"do": "upsert", "table": "tags", "values": {0}}}, {{"do": "upsert", "table": "tags", "values": {0}}}]"#, rows(600));
+    let twice = format!(
+        r#"[{{"do": "upsert", "table": "tags", "values": {0}}}, {{"do": "upsert", "table": "tags", "values": {0}}}]"#,
+        rows(600)
+    );
     check(&door, "POST /", &twice, 413, "~too-many").await;
     check(&door, "DELETE /tags?id=neq.more", "", 204, "").await;
 

@@ -36,8 +36,24 @@ pub(super) async fn pages_visit_each_row_once(place: Place) {
     let made = send(&door, &["POST /notes"], &format!("[{}]", rows.join(","))).await;
     assert_eq!(made.status.as_u16(), 201, "{made:?}");
     for order in [
-        "id.desc", "rank", "rank.desc", "rank.nullsfirst", "rank.desc.nullslast", "done", "done.desc,id.desc", "body,rank.desc",
-        "body.desc.nullslast,ratio.nullsfirst", "ratio", "ratio.desc", "amount", "at", "at.desc", "uid", "data.desc", "day", "title.desc",
+        "id.desc",
+        "rank",
+        "rank.desc",
+        "rank.nullsfirst",
+        "rank.desc.nullslast",
+        "done",
+        "done.desc,id.desc",
+        "body,rank.desc",
+        "body.desc.nullslast,ratio.nullsfirst",
+        "ratio",
+        "ratio.desc",
+        "amount",
+        "at",
+        "at.desc",
+        "uid",
+        "data.desc",
+        "day",
+        "title.desc",
     ] {
         let whole = ids(&door, &format!("order={order}&limit=1000")).await;
         let mut sorted = whole.clone();
@@ -49,8 +65,10 @@ pub(super) async fn pages_visit_each_row_once(place: Place) {
         }
     }
     // Filters and columns go along.
-    assert_eq!(ids(&door, "select=id&or=(rank.eq.1,rank.is.null)&title=neq.t5&limit=3&order=rank").await,
-        ids(&door, "select=id&or=(rank.eq.1,rank.is.null)&title=neq.t5&limit=900&order=rank").await);
+    assert_eq!(
+        ids(&door, "select=id&or=(rank.eq.1,rank.is.null)&title=neq.t5&limit=3&order=rank").await,
+        ids(&door, "select=id&or=(rank.eq.1,rank.is.null)&title=neq.t5&limit=900&order=rank").await
+    );
     // A cursor of another order is none of this one.
     let page = send(&door, &["GET /notes?order=rank&limit=1"], "").await;
     let cursor = page.header("link").split("after=").nth(1).unwrap().split('>').next().unwrap().to_owned();

@@ -73,20 +73,25 @@ impl Place {
 
     /// The door of a tenant to a fresh shard, which is writable for long.
     pub(super) async fn door(&self, tenant: &str) -> Door {
-        let store = Store::open(&self.engine().await, RegionName::new("eu").unwrap()).await.unwrap();
-        let mut migration = store.maintain().await.unwrap();
-        for statement in SCHEMA {
-            migration.execute(statement, &[]).await.unwrap();
-        }
-        migration.finish().await.unwrap();
-        let tables = Tables::new(vec![
+        let tables = [
             table("notes", true, &["tenant", "id"]),
             table("lines", true, &["tenant", "note", "no"]),
             table("tags", true, &["id"]),
             table("settings", true, &["tenant"]),
             table("plans", false, &["id"]),
-        ]);
-        let tables = tables.unwrap();
+        ];
+        self.door_to(tenant, SCHEMA, tables.to_vec()).await
+    }
+
+    /// The same, with other tables.
+    pub(super) async fn door_to(&self, tenant: &str, schema: &[&str], tables: Vec<TenantTable>) -> Door {
+        let store = Store::open(&self.engine().await, RegionName::new("eu").unwrap()).await.unwrap();
+        let mut migration = store.maintain().await.unwrap();
+        for statement in schema {
+            migration.execute(statement, &[]).await.unwrap();
+        }
+        migration.finish().await.unwrap();
+        let tables = Tables::new(tables).unwrap();
         store.declare(&tables, 1).await.unwrap();
         store.begin_epoch(Epoch(1), store.clock().await.unwrap() + 3_600_000_000).await.unwrap();
         let catalogue = Arc::new(Catalogue::read(&store, &tables).await.unwrap());
@@ -100,7 +105,7 @@ impl Place {
     }
 }
 
-fn table(name: &str, tenant: bool, key: &[&str]) -> TenantTable {
+pub(super) fn table(name: &str, tenant: bool, key: &[&str]) -> TenantTable {
     TenantTable {
         name: Identifier::new(name).unwrap(),
         tenant: tenant.then(|| Identifier::new("tenant").unwrap()),
@@ -137,8 +142,12 @@ pub(super) async fn send(door: &Door, request: &[&str], content: &str) -> Answer
 pub(super) async fn check(door: &Door, request: &str, content: &str, status: u16, wanted: &str) {
     let fields: Vec<&str> = request.split(" | ").collect();
     let answer = send(door, &fields, content).await;
-    let same = wanted.strip_prefix('~').map_or_else(|| answer.text == wanted, |part| answer.text.contains(part));
-    assert!(answer.status.as_u16() == status && same, "{request} {content}\nwanted {status} {wanted}\nwas {answer:?}");
+    let same =
+        wanted.strip_prefix('~').map_or_else(|| answer.text == wanted, |part| answer.text.contains(part));
+    assert!(
+        answer.status.as_u16() == status && same,
+        "{request} {content}\nwanted {status} {wanted}\nwas {answer:?}"
+    );
 }
 
 impl Answer {

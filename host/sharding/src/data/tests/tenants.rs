@@ -5,13 +5,27 @@ use super::place::{Place, check, other, send};
 pub(super) async fn nothing_reaches_over(place: Place) {
     let acme = place.door("acme").await;
     let bolt = other(&acme, "bolt");
-    let rows = |word: &str| format!(r#"[{{"id": 1, "title": "{word} 1"}}, {{"id": 2, "title": "{word} 2"}}, {{"id": 3, "title": "{word} 3"}}]"#);
+    let rows = |word: &str| {
+        format!(
+            r#"[{{"id": 1, "title": "{word} 1"}}, {{"id": 2, "title": "{word} 2"}}, {{"id": 3, "title": "{word} 3"}}]"#
+        )
+    };
     check(&acme, "POST /notes", &rows("acme"), 201, "").await;
     check(&bolt, "POST /notes", &rows("bolt"), 201, "").await;
     let before = send(&bolt, &["GET /notes"], "").await.text;
     let cursor = send(&bolt, &["GET /notes?limit=1"], "").await;
     let cursor = cursor.header("link").split("after=").nth(1).unwrap().split('>').next().unwrap().to_owned();
-    let inject = ["' OR '1'='1", "1); DELETE FROM notes; --", "\" OR \"1\"=\"1", "bolt", "x' UNION SELECT * FROM notes --", "\\", "%", "$1", "${jndi}"];
+    let inject = [
+        "' OR '1'='1",
+        "1); DELETE FROM notes; --",
+        "\" OR \"1\"=\"1",
+        "bolt",
+        "x' UNION SELECT * FROM notes --",
+        "\\",
+        "%",
+        "$1",
+        "${jndi}",
+    ];
     let mut requests: Vec<(String, String)> = vec![
         (format!("GET /notes?after={cursor}"), String::new()),
         ("GET /notes?or=(id.gte.0,id.is.null)".into(), String::new()),
@@ -45,7 +59,10 @@ pub(super) async fn nothing_reaches_over(place: Place) {
             (format!("GET /tags/{encoded}"), String::new()),
             (format!("PATCH /notes?title=neq.{encoded}"), format!(r#"{{"body": {quoted}}}"#)),
             ("POST /notes".into(), format!(r#"{{"id": 50, "title": "x", {quoted}: 1}}"#)),
-            ("POST /tags | Prefer: resolution=merge-duplicates".into(), format!(r#"{{"id": {quoted}, "label": {quoted}}}"#)),
+            (
+                "POST /tags | Prefer: resolution=merge-duplicates".into(),
+                format!(r#"{{"id": {quoted}, "label": {quoted}}}"#),
+            ),
             (format!("DELETE /tags/{encoded}"), String::new()),
         ]);
     }

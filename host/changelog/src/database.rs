@@ -360,7 +360,9 @@ fn of_postgres(row: &PgRow) -> Result<Row, Error> {
         })
     };
     let values = (0..row.columns().len()).map(value).collect::<Result<_, _>>();
-    values.map(Row).map_err(|error| Error::Rejected(Box::new(Rejection::other(format!("{error}: cast it to text")))))
+    values
+        .map(Row)
+        .map_err(|error| Error::Rejected(Box::new(Rejection::other(format!("{error}: cast it to text")))))
 }
 
 fn of_sqlite(row: &SqliteRow) -> Result<Row, Error> {

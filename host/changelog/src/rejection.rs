@@ -98,6 +98,8 @@ fn of_state(code: &str) -> Rule {
         "42501" => Rule::Denied,
         "42703" | "42P01" => Rule::Missing,
         "P0001" => Rule::Raised,
+        // A type that cannot be compared.
+        "42883" => Rule::Value,
         code if code.starts_with("22") || code.starts_with("54") => Rule::Value,
         _ => Rule::Other,
     }

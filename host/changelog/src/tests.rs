@@ -66,6 +66,7 @@ const CASES: &[Case] = cases![
     tenants::a_forgotten_tenant_leaves_nothing,
     tenants::a_held_tenant_is_not_written,
     tenants::one_of_two_moves_holds,
+    tenants::refusals_name_the_rule,
     tenants::rows_are_reached_under_their_tenant_alone,
     tenants::what_is_written_has_a_position,
 ];

@@ -1,8 +1,8 @@
 //! The tenant data API: rows of the declared tables over HTTP, and nothing of portolan's own.
 //!
-//! A request goes through small rooms: query string → [`query`] and [`filter`] (text to tree) → [`plan`] (names are columns,
-//! values have types) → [`operation`] → [`sql`] (a statement per dialect) → [`run`] (the statements in a transaction of the
-//! tenant) → [`json`] and [`reply`]. All but [`run`] is pure.
+//! A request goes through small rooms: query string → `query` and `filter` (text to tree) → `plan` (names are columns,
+//! values have types) → `operation` → `sql` (a statement per dialect) → `run` (the statements in a transaction of the
+//! tenant) → `json` and `reply`. All but `run` is pure.
 //!
 //! # What it follows
 //! PostgREST's conventions where they fit: `column=op.value`, `and=(...)`, `select`, `order`, `Prefer`. It differs in this:
@@ -10,6 +10,9 @@
 //! a plain list and serves every reader that knows RFC 8288, and there is no `offset`; many rows are written by a filter or
 //! with `all=true` only; decimals are strings; an object that was sent is answered as an object. `::text` behind a selected column gives it as
 //! a string, for readers whose numbers end at 2^53.
+//!
+//! Rows that a filter wrote are answered in no order. What a list of operations reads is read by each of them when its turn
+//! comes: on PostgreSQL others' commits may lie between two of them.
 //!
 //! # What holds for every request
 //! Each statement names the tenant by a bound parameter; on PostgreSQL row security stands behind it. Identifiers in SQL are the

@@ -10,7 +10,7 @@ use portolan_core::time::Moment;
 use super::applying::follow;
 use super::capture::{NOTES, all, notes, notes_shard, read};
 use super::place::{Place, table, text};
-use crate::{Change, Closed, Error, Lease, Record};
+use crate::{Change, Closed, Error, Lease, Record, Rule};
 
 const SOON: Duration = Duration::from_millis(300);
 
@@ -198,4 +198,37 @@ pub(super) async fn a_forgotten_tenant_leaves_nothing(place: Place) {
     follower.store.merge(&[forget.unwrap()]).await.unwrap();
     let rows = place.admin(&follower).await.texts("SELECT tenant FROM notes ORDER BY tenant").await;
     assert_eq!(rows, ["acme", "bolt"]);
+}
+
+pub(super) async fn refusals_name_the_rule(place: Place) {
+    let schema = "CREATE TABLE ones (tenant text NOT NULL, id bigint PRIMARY KEY, word text NOT NULL, \
+                  CONSTRAINT few CHECK (id < 10), CONSTRAINT once UNIQUE (tenant, word)); \
+                  CREATE TABLE twos (tenant text NOT NULL, id bigint PRIMARY KEY, one bigint, \
+                  CONSTRAINT to_one FOREIGN KEY (one) REFERENCES ones (id))";
+    let tables = [
+        table("ones", Some("tenant"), &["id"], Writers::Primary),
+        table("twos", Some("tenant"), &["id"], Writers::Primary),
+    ];
+    let shard = place.shard("eu", schema, &tables).await;
+    place.direct(&shard, "acme").await.ok("INSERT INTO ones VALUES ('acme', 1, 'secret')").await;
+    for (sql, rule, constraint) in [
+        ("INSERT INTO ones VALUES ('acme', 2, 'secret')", Rule::Unique, "once"),
+        ("INSERT INTO ones VALUES ('acme', 10, 'b')", Rule::Check, "few"),
+        ("INSERT INTO ones VALUES ('acme', 3, NULL)", Rule::NotNull, ""),
+        ("INSERT INTO twos VALUES ('acme', 1, 5)", Rule::ForeignKey, "to_one"),
+        ("INSERT INTO gone VALUES (1)", Rule::Missing, ""),
+    ] {
+        let mut write = shard.store.write(&name("acme"), &lease(), Moment(0)).await.unwrap();
+        let error = write.execute(sql, &[]).await.unwrap_err();
+        let Error::Rejected(rejection) = error else { panic!("{sql}: {error:?}") };
+        assert_eq!(rejection.rule, rule, "{sql}: {rejection:?}");
+        assert!(!rejection.message.contains("secret"), "{rejection:?}");
+        let named = rule == Rule::Check || !place.is_sqlite();
+        assert_eq!(rejection.constraint.as_deref().unwrap_or_default(), if named { constraint } else { "" });
+        if rule == Rule::NotNull {
+            assert_eq!(rejection.columns, ["word"]);
+        }
+        // Its connection serves the next one.
+        write.rollback().await.unwrap();
+    }
 }

@@ -257,4 +257,4 @@ impl Filter {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

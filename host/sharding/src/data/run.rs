@@ -267,7 +267,7 @@ impl<'t> Run<'t> {
     ) -> Result<Done<'a>, Problem> {
         self.few(1)?;
         let page = Page::of_key(table, key.to_vec());
-        let there = !self.locked(&page).await?.is_empty();
+        let there = !self.locked(&page, false).await?.is_empty();
         self.check(&page, wanted, there).await?;
         let conflict = if *wanted == Wanted::Absent { Conflict::Fail } else { Conflict::Replace };
         let written = self.insert(table, row, conflict, returning).await?;
@@ -301,7 +301,7 @@ impl<'t> Run<'t> {
         let mut page = Page::of_key(table, Vec::new());
         page.condition = condition;
         page.limit = WRITE_ROWS_MAX;
-        let sizes = self.locked(&page).await?;
+        let sizes = self.locked(&page, returning).await?;
         self.check(&page, wanted, !sizes.is_empty()).await?;
         if sizes.is_empty() && one {
             return Err(not_found(table));
@@ -332,9 +332,14 @@ impl<'t> Run<'t> {
     }
 
     /// The sizes of the rows that are about to be written, which no other transaction changes from now on.
-    async fn locked(&mut self, page: &Page<'_>) -> Result<Vec<Row>, Problem> {
+    async fn locked(&mut self, page: &Page<'_>, sized: bool) -> Result<Vec<Row>, Problem> {
         let ahead = page.limit.saturating_add(1);
-        self.fetch(page.table, sql::sizes(self.dialect, page, self.tenant, ahead, true)).await
+        let mut page = page.clone();
+        // Where no row is answered, the key alone is looked at.
+        if !sized && !page.order.is_empty() {
+            page.select.clear();
+        }
+        self.fetch(page.table, sql::sizes(self.dialect, &page, self.tenant, ahead, true)).await
     }
 
     /// Is the row what the client saw?

@@ -127,13 +127,11 @@ impl Fleet<'_> {
             versions.push((shard, status.ok().map(|status| status.version.min(status.declared))));
         }
         let goal = gate::goal(self.migrations, &versions, self.elsewhere, wanted);
-        let canary =
-            match &options.canary {
-                None => 0,
-                Some(name) => self.shards.iter().position(|shard| shard.name == *name).ok_or_else(|| {
-                    Error::Nothing(format!("there is no shard `{name}` here to be the canary"))
-                })?,
-            };
+        let place = |name: &ShardName| {
+            let place = self.shards.iter().position(|shard| shard.name == *name);
+            place.ok_or_else(|| Error::Nothing(format!("there is no shard `{name}` here to be the canary")))
+        };
+        let canary = options.canary.as_ref().map_or(Ok(0), place)?;
         let mut shards = Vec::new();
         for canary in self.shards.iter().skip(canary).take(1) {
             shards.push(self.one(canary, goal.through, options, watch).await);

@@ -13,6 +13,8 @@ use crate::inbound::Inbound;
 pub(crate) const PSEUDONYM: &str = "portolan";
 /// Fields with this prefix mean something only between portolan and its upstreams.
 const OWN_PREFIX: &str = "portolan-";
+/// Names positions of shards' logs: what a client wrote, and brings along to read at least that.
+pub(crate) const TOKEN: HeaderName = HeaderName::from_static("portolan-token");
 
 pub(crate) static CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");

@@ -112,8 +112,7 @@ pub(crate) async fn serve(
 }
 
 /// The fields by which clients speak to services.
-const SAID: [HeaderName; 2] =
-    [HeaderName::from_static("portolan-consistency"), HeaderName::from_static("portolan-token")];
+const SAID: [HeaderName; 2] = [HeaderName::from_static("portolan-consistency"), headers::TOKEN];
 
 fn gateways(
     snapshot: &Snapshot,

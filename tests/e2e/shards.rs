@@ -62,7 +62,7 @@ async fn ask(node: &Node, token: &str, method: Method, path: &str, body: Value) 
 }
 
 fn read(answer: &Answer) -> Value {
-    serde_json::from_str(&answer.text()).unwrap_or_else(|_| panic!("{}", answer.text()))
+    serde_json::from_str(&answer.text()).unwrap_or_else(|_| json!({ "text": answer.text() }))
 }
 
 /// Waits until the node holds the shard's lease.
@@ -164,4 +164,89 @@ async fn a_database_of_postgresql_serves_tenants() {
         "postgres = {{ owner = {owner:?}, writer = {writer:?}, applier = {applier:?} }}"
     ))
     .await;
+}
+
+/// What a node of one of two regions has of its own: they share a control store and know each other by certificates.
+fn own(place: &Path, region: &str) -> String {
+    let certs = place.join("certs");
+    format!(
+        "[node]\nname = \"{region}\"\nregion = \"{region}\"\nthreads = 1\n\
+         [listen]\npublic = [\"127.0.0.1:0\"]\npeer = [\"127.0.0.1:0\"]\n[policies]\ninstances = 100\n\
+         [peer]\ncert = {:?}\nkey = {:?}\nca = [{:?}]\n[control]\nsqlite = {:?}\n",
+        certs.join(format!("{region}.crt")),
+        certs.join(format!("{region}.key")),
+        certs.join("ca.crt"),
+        place.join("control.db")
+    )
+}
+
+/// A node of a region, with the tenants' schema in its database.
+async fn node_of(place: &Path, region: &str) -> Node {
+    let folder = node::folder(&own(place, region));
+    let migrations = folder.path().join("migrations/sqlite");
+    std::fs::create_dir_all(&migrations).unwrap();
+    std::fs::write(migrations.join("0001_create_orders.sql"), SQLITE).unwrap();
+    let (code, text) = says(folder.path(), &["migrate", "apply"]).await;
+    assert_eq!(code, 0, "{text}");
+    Node::start_in(folder).await
+}
+
+/// What both regions share, with the gateways that are known by now.
+async fn share(place: &Path, upstream: &Upstream, gateways: [Option<&Node>; 2]) {
+    let mut text = "[tenants]\nsources = [{ header = \"x-tenant\" }]\n[shard.s1]\nprimary = \"eu\"\n\
+         [table.orders]\ntenant = \"tenant\"\nkey = [\"tenant\", \"id\"]\n"
+        .to_owned();
+    for (region, gateway) in ["eu", "us"].iter().zip(gateways) {
+        let file = place.join(format!("{region}.db"));
+        text.push_str(&format!("[shard.s1.store.{region}]\nsqlite = {file:?}\n[region.{region}]\n"));
+        if let Some(node) = gateway {
+            text.push_str(&format!("gateways = [\"{}\"]\n", node.listener(1)));
+        }
+        text.push_str(&format!("[region.{region}.pool.web]\nendpoints = [\"{}\"]\n", upstream.address));
+    }
+    let folder = node::folder(&own(place, "eu"));
+    std::fs::write(folder.path().join("conf.d/all.toml"), text).unwrap();
+    let (code, text) = says(folder.path(), &["apply"]).await;
+    assert_eq!(code, 0, "{text}");
+}
+
+#[tokio::test]
+async fn any_region_takes_a_write_and_only_one_writes_it() {
+    let (place, upstream) = (tempfile::tempdir().unwrap(), Upstream::start("web").await);
+    let certs = place.path().join("certs");
+    let made = run(place.path(), &["pki", certs.to_str().unwrap(), "eu", "us"]).await;
+    assert!(made.status.success(), "{made:?}");
+    share(place.path(), &upstream, [None, None]).await;
+    let (eu, us) = (node_of(place.path(), "eu").await, node_of(place.path(), "us").await);
+    share(place.path(), &upstream, [Some(&eu), Some(&us)]).await;
+    open(&eu, 1).await;
+    let acme = token(eu.folder(), "acme").await;
+    let write = async |node: &Node, id: u64| {
+        ask(node, &acme, Method::POST, "/-/data/orders", json!({ "id": id })).await
+    };
+    until("the region without the lease hands writes on", async || write(&us, 1).await.status == 201).await;
+    let seen = ask(&us, &acme, Method::GET, "/-/data/orders/1", Value::Null).await;
+    assert_eq!((seen.status.as_u16(), &read(&seen)["id"]), (200, &1.into()), "{}", seen.text());
+    assert!(write(&us, 2).await.header("portolan-token").starts_with("v1;s1=1."));
+
+    // The lease goes to the other region, once the old one cannot last any more.
+    let (code, text) = says(us.folder(), &["shard", "promote", "s1", "--to", "us"]).await;
+    assert!(code == 0 && text.contains("epoch 2 begins in us"), "{text}");
+    until("the old primary gives way", async || eu.status().await["shards"][0]["role"] == "replica").await;
+    assert!(eu.status().await["shards"][0]["lease_ms"].is_null());
+    let script = "import sqlite3, sys; store = sqlite3.connect(sys.argv[1]); store.execute('PRAGMA recursive_triggers=ON'); \
+                  store.execute(\"INSERT INTO orders (tenant, id) VALUES ('acme', 99)\"); store.commit()";
+    let direct =
+        std::process::Command::new("python3").args(["-c", script]).arg(place.path().join("eu.db")).output();
+    let direct = direct.unwrap();
+    let said = String::from_utf8_lossy(&direct.stderr);
+    assert!(!direct.status.success() && said.contains("portolan:"), "{said}");
+    open(&us, 2).await;
+    // Nothing was shipped between them yet: the new primary begins with what it has.
+    for (node, id) in [(&us, 3), (&eu, 4)] {
+        until("writes go on", async || write(node, id).await.status == 201).await;
+    }
+    let seen = ask(&eu, &acme, Method::GET, "/-/data/orders", Value::Null).await;
+    let ids: Vec<Value> = read(&seen).as_array().unwrap().iter().map(|row| row["id"].clone()).collect();
+    assert_eq!(ids, [3, 4]);
 }

@@ -88,7 +88,7 @@ pub(crate) fn adopt(command: &Adopt) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     runtime.block_on(async {
-        let shards = open(&config, &[command.shard.clone()]).await?;
+        let shards = open(&config, std::slice::from_ref(&command.shard)).await?;
         let shard = shards.first().context("open the shard")?;
         let version = command.baseline.unwrap_or(0);
         if version > 0 {

@@ -142,7 +142,7 @@ pub(crate) fn serve(
     let _entered = control.enter();
     intent.start(&shutdown);
     shards.start(&shutdown);
-    reconciler.keep_with(shards.clone());
+    reconciler.keep_with(shards);
     let (name, ending) = (config.name.clone(), shutdown.clone());
     task::spawn(
         "rollouts-judge",

@@ -164,7 +164,8 @@ fn is_over(grant: &Grant, topology: &Topology) -> bool {
 /// The snapshot that a request of another region goes by: where it names a later lease than this node knows, the news are on
 /// their way.
 async fn caught_up(worker: &Worker, inbound: &Inbound) -> Arc<Snapshot> {
-    let grant = inbound.downstream.peer.as_ref().and(inbound.headers.get(GRANT)).and_then(Grant::decode);
+    let grant =
+        inbound.downstream.peer.as_ref().and_then(|_| inbound.headers.get(GRANT)).and_then(Grant::decode);
     let wanted = grant.and_then(|grant| grant.shard);
     let until = clock::now().plus(defaults::NEWS_WAIT);
     loop {

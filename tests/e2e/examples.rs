@@ -142,3 +142,41 @@ async fn the_canary_grows_as_its_readme_says() {
     }
     assert!((4..=48).contains(&next), "{next} of 400 sessions");
 }
+
+#[tokio::test]
+async fn tenants_have_their_shards_as_their_readme_says() {
+    let mut copy = Copy::of("sharded-tenants", &[8080, 8090]);
+    let folder = copy.folder.path().to_owned();
+    std::fs::create_dir(folder.join("data")).unwrap();
+    let says = async |arguments: &[&str]| {
+        let output = run(&folder, arguments).await;
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        (output.status.code(), text.trim().to_owned())
+    };
+    assert_eq!(says(&["apply"]).await.0, Some(0));
+    let (code, plan) = says(&["migrate", "plan"]).await;
+    assert!(code == Some(2) && plan.contains("CREATE TABLE customers"), "{plan}");
+    let (code, text) = says(&["migrate", "apply"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    copy.serve("portolan.toml");
+    until("the shards are open", async || says(&["shard", "list"]).await.1.matches("open here").count() == 3)
+        .await;
+    assert!(says(&["shard", "locate", "initech"]).await.1.contains("shard eu,"));
+    let gateway = copy.at(8080);
+    let loads = ["acme", "globex", "initech"].map(async |tenant| {
+        let token = says(&["token", "create", "shop", "--role", "tenant-app", "--tenant", tenant]).await.1;
+        let mut load = Command::new("python3");
+        load.arg(folder.join("load.py")).args([tenant, &token, "20"]).current_dir(&folder);
+        let output = load.output().await.unwrap();
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains(&format!("{tenant}: 20 orders")), "{text}");
+        let mut client = Client::connect(gateway, "any.shop.localhost").await.unwrap();
+        let request =
+            Request::get("/-/data/orders?limit=100").header("authorization", format!("Bearer {token}"));
+        // The host names another tenant than the token is bound to.
+        assert_eq!(client.send(request, bytes::Bytes::new()).await.unwrap().status, 403);
+    });
+    for load in loads {
+        load.await;
+    }
+}

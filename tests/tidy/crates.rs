@@ -32,8 +32,15 @@ const FENCES: &[(&str, &[&str], &str)] = &[
     ),
     (
         "http",
-        &["portolan-admin", "portolan-proxy", "portolan", "portolan-tests"],
-        "HTTP is the business of the proxy and of the admin API",
+        &[
+            "portolan-admin",
+            "portolan-foundation",
+            "portolan-proxy",
+            "portolan-sharding",
+            "portolan",
+            "portolan-tests",
+        ],
+        "HTTP is the business of the proxy, of the admin API, and of services behind `foundation::endpoint`",
     ),
     ("wasmtime", &["portolan-policy"], "components are the policy engine's business"),
 ];

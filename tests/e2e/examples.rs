@@ -164,7 +164,8 @@ async fn tenants_have_their_shards_as_their_readme_says() {
     assert!(says(&["shard", "locate", "initech"]).await.1.contains("shard eu,"));
     let gateway = copy.at(8080);
     let loads = ["acme", "globex", "initech"].map(async |tenant| {
-        let made = run(&folder, &["token", "create", "shop", "--role", "tenant-app", "--tenant", tenant]).await;
+        let made =
+            run(&folder, &["token", "create", "shop", "--role", "tenant-app", "--tenant", tenant]).await;
         let token = String::from_utf8(made.stdout).unwrap().trim().to_owned();
         let mut load = Command::new("python3");
         load.arg(folder.join("load.py")).args([tenant, &token, "20"]).current_dir(&folder);

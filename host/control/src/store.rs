@@ -4,12 +4,13 @@
 //! that it has, applies it in order, publishes the new state, saves it. On failure it says so in [`Health`], keeps what it
 //! has, and connects again with growing pauses. It never follows a log that does not continue its own history.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use portolan_core::evidence::Evidence;
-use portolan_core::ids::Digest;
+use portolan_core::ids::{Digest, ShardName};
 use portolan_core::recording::Report;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::{clock, random};
@@ -79,6 +80,9 @@ pub struct NodeReport {
     pub rollouts: Vec<RolloutReport>,
     /// The generation that it runs.
     pub running: u64,
+    /// Which version of the tenants' schema each shard of its region has, as far as it knows.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub schemas: BTreeMap<ShardName, u64>,
     /// Its program's version.
     pub version: String,
 }
@@ -419,6 +423,16 @@ impl Store {
         let mut own = self.0.report.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(report) = own.as_mut().filter(|report| report.rollouts != rollouts) {
             report.rollouts = rollouts;
+            drop(own);
+            self.0.report_changed.notify_one();
+        }
+    }
+
+    /// Changes what the others are told of this node's shards, if they are told of it at all.
+    pub fn report_schemas(&self, schemas: BTreeMap<ShardName, u64>) {
+        let mut own = self.0.report.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(report) = own.as_mut().filter(|report| report.schemas != schemas) {
+            report.schemas = schemas;
             drop(own);
             self.0.report_changed.notify_one();
         }

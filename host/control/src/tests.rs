@@ -200,6 +200,7 @@ async fn contract(mut place: Place) {
         problems: Vec::new(),
         region: "eu".to_owned(),
         running: 42,
+        schemas: std::collections::BTreeMap::default(),
         version: "0".to_owned(),
     });
     until("the report", || two.nodes().first().is_some_and(|node| node.running == 42)).await;

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 
 use anyhow::{Context as _, bail};
-use portolan_core::ids::ShardName;
+use portolan_control::Store;
+use portolan_core::ids::{RegionName, ShardName};
 use portolan_sharding::adopt::{self, Severity};
 use portolan_sharding::schema::{
     self, Copy, Event, Fleet, Locks, Migrations, Options, Report, Seen, Shard, Status, Watch,
@@ -34,7 +35,7 @@ pub(crate) fn run(command: &Migrate) -> anyhow::Result<ExitCode> {
     let runtime = node::control_runtime()?;
     runtime.block_on(async {
         let shards = open(&config, &fleet.shards).await?;
-        let elsewhere = elsewhere(&config, &shards);
+        let elsewhere = elsewhere(&config, &shards).await?;
         let fleet =
             Fleet { elsewhere: &elsewhere, migrations: &migrations, shards: &shards, tables: &config.tables };
         let mut options = Options::default();
@@ -149,13 +150,28 @@ async fn open(config: &Config, names: &[String]) -> anyhow::Result<Vec<Shard>> {
 }
 
 /// Copies in other regions. What nobody has told of them is taken for the oldest, so that nothing is taken away from them.
-fn elsewhere(config: &Config, here: &[Shard]) -> Vec<Seen> {
-    let kept = config.shards.iter().filter(|(name, _)| here.iter().any(|shard| shard.name == **name));
-    kept.flat_map(|(name, shard)| {
-        let others = shard.stores.keys().filter(|region| **region != config.local);
-        others.map(|region| Seen { region: region.clone(), shard: name.clone(), version: 0 })
-    })
-    .collect()
+async fn elsewhere(config: &Config, here: &[Shard]) -> anyhow::Result<Vec<Seen>> {
+    let several = config.shards.values().any(|shard| shard.stores.len() > 1);
+    let nodes = match config.control.as_ref().filter(|_| several) {
+        Some(engine) => {
+            let store = Store::open(engine.clone(), None).await.context("open the control store")?;
+            store.look_at_nodes().await.context("ask what other regions run")?
+        }
+        None => Vec::new(),
+    };
+    let told = |region: &RegionName, shard: &ShardName| {
+        let of_region = nodes.iter().filter(|node| node.region == region.as_str());
+        of_region.filter_map(|node| node.schemas.get(shard)).min().copied().unwrap_or(0)
+    };
+    let mut seen = Vec::new();
+    for shard in here {
+        let stores = config.shards.get(&shard.name).map(|shard| shard.stores.keys()).into_iter().flatten();
+        for region in stores.filter(|region| **region != config.local) {
+            let version = told(region, &shard.name);
+            seen.push(Seen { region: region.clone(), shard: shard.name.clone(), version });
+        }
+    }
+    Ok(seen)
 }
 
 fn show_status(

@@ -1,9 +1,11 @@
 //! Where a node's intent comes from: its own files, a control store, or one generation from its own disk.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use portolan_control::{Health, NodeReport, RolloutReport, State, Store};
+use portolan_core::ids::ShardName;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::task;
 use serde::Serialize;
@@ -111,6 +113,13 @@ impl Intent {
     pub(crate) fn report_rollouts(&self, rollouts: impl FnOnce() -> Vec<RolloutReport>) {
         if let Self::Following(store) = self {
             store.report_rollouts(rollouts());
+        }
+    }
+
+    /// Tells the other nodes which versions this region's shards have.
+    pub(crate) fn report_schemas(&self, schemas: BTreeMap<ShardName, u64>) {
+        if let Self::Following(store) = self {
+            store.report_schemas(schemas);
         }
     }
 

@@ -334,6 +334,7 @@ impl Reconciler {
                 region: self.config.local.to_string(),
                 rollouts: self.rollouts.reports(),
                 running: self.running,
+                schemas: self.shards.as_ref().map(Shards::schemas).unwrap_or_default(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
             }
         });

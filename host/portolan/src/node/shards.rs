@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use portolan_admin::{Scope, TOKEN_KIND, of_token, token_record};
@@ -24,6 +25,8 @@ use serde_json::{Value, json};
 use super::intent::Intent;
 use crate::config::Config;
 
+/// From one look at the shards' schemas to the next: who contracts a schema waits that long at most.
+const TELL: Duration = Duration::from_secs(1);
 /// The kind of objects that shards are in the control store.
 const SHARD_KIND: &str = "shard";
 /// The kind of objects that say who writes a shard now.
@@ -62,6 +65,27 @@ impl Shards {
     /// Keeps them until shutdown.
     pub(crate) fn start(&self, shutdown: &Shutdown) {
         task::spawn("shards", self.shards.clone().run(Arc::new(self.clone()), shutdown.clone()));
+        task::spawn("shards-herald", self.clone().tell_others(shutdown.clone()));
+    }
+
+    /// Which version of the tenants' schema each has, as far as is known.
+    pub(crate) fn schemas(&self) -> BTreeMap<ShardName, u64> {
+        let reports = self.reports(clock::now());
+        reports.into_iter().filter_map(|report| Some((report.name, report.schema?))).collect()
+    }
+
+    /// Tells other nodes of them.
+    ///
+    /// What wakes it: time. What it reads: how the shards stand. What it writes: this node's report. Nothing here fails; a report
+    /// that does not arrive is repeated by the store.
+    async fn tell_others(self, shutdown: Shutdown) {
+        loop {
+            self.intent.report_schemas(self.schemas());
+            tokio::select! {
+                () = tokio::time::sleep(TELL) => {}
+                () = shutdown.begun() => return,
+            }
+        }
     }
 
     /// The services over them.

@@ -162,6 +162,17 @@ async fn tenants_have_their_shards_as_their_readme_says() {
     until("the shards are open", async || says(&["shard", "list"]).await.1.matches("open here").count() == 3)
         .await;
     assert!(says(&["shard", "locate", "initech"]).await.1.contains("shard eu,"));
+    let (code, text) = says(&["shard", "plan"]).await;
+    assert!(code == Some(0) && text.contains("as evenly as they can be"), "{text}");
+    let (code, text) = says(&["shard", "drain", "b"]).await;
+    assert!(code == Some(5) && text.contains("conf.d/shards.toml"), "{text}");
+    let shards = folder.join("conf.d/shards.toml");
+    let drained =
+        std::fs::read_to_string(&shards).unwrap().replace("[shard.b]\n", "[shard.b]\ndrain = true\n");
+    std::fs::write(&shards, drained).unwrap();
+    assert_eq!(says(&["apply"]).await.0, Some(0));
+    let (code, text) = says(&["shard", "plan"]).await;
+    assert!(code == Some(2) && text.contains("ffffffffffffffff") && text.contains("50.0 %"), "{text}");
     let gateway = copy.at(8080);
     let loads = ["acme", "globex", "initech"].map(async |tenant| {
         let made =

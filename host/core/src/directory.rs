@@ -7,6 +7,7 @@
 //! One [`Directory`] is a part of a snapshot and never changes. A change makes another one that shares the big part of the
 //! exceptions with it.
 
+mod even;
 mod exceptions;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
+pub use self::even::even;
 pub use self::exceptions::Exceptions;
 use crate::ids::{RegionName, ResidencyName, ShardName, TenantName};
 use crate::log::Epoch;

@@ -1,15 +1,17 @@
 //! `portolan shard`: which shards there are, where a tenant is, and who writes.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use http::Method;
-use portolan_core::ids::{RegionName, ShardName, TenantName};
+use portolan_core::directory::{Directory, Rule, ShardIndex, even};
+use portolan_core::ids::{RegionName, ResidencyName, ShardName, TenantName};
 use serde_json::{Value, json};
 
 use crate::cli::Shard;
 use crate::client::Client;
-use crate::print;
+use crate::{config, print};
 
 /// Does what is asked.
 ///
@@ -39,6 +41,7 @@ pub(crate) fn run(command: &Shard) -> anyhow::Result<ExitCode> {
             let (by, access) = (text(&place, "/by"), text(&place, "/access"));
             print(&format!("tenant {tenant}: shard {shard}, written in {primary} (by {by}, {access})"))?;
         }
+        Shard::Plan(command) => return plan(&command.file.config),
         Shard::Adopt(command) => return crate::migrate::adopt(command),
         Shard::Promote(promote) => {
             promoted(&Client::open(&promote.target)?, &promote.shard, promote.to.as_deref())?
@@ -55,6 +58,52 @@ pub(crate) fn run(command: &Shard) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Proposes rules for the shards that take new tenants.
+fn plan(path: &Path) -> anyhow::Result<ExitCode> {
+    let Some((loaded, _)) = crate::shown(crate::load(path)?) else { return Ok(ExitCode::FAILURE) };
+    let config = loaded.config;
+    let (now, shards) = (&config.directory, config.directory.shards());
+    let takers = |residency: Option<&ResidencyName>| -> Vec<ShardIndex> {
+        let indexes = (0..).map(ShardIndex).zip(shards);
+        indexes
+            .filter(|(_, shard)| shard.takes_new && shard.residency.as_ref() == residency)
+            .map(|(index, _)| index)
+            .collect()
+    };
+    let mut rules: Vec<Rule> = Vec::new();
+    for rule in now.rules() {
+        let ranges = even(&rule.ranges, &takers(rule.residency.as_ref()));
+        if ranges.is_empty() {
+            let class = rule
+                .residency
+                .as_ref()
+                .map_or_else(|| "without a class".to_owned(), |class| format!("of class `{class}`"));
+            bail!("no shard takes tenants {class}: add one, or `portolan shard drain --undo` one");
+        }
+        rules.push(Rule { ranges, ..rule.clone() });
+    }
+    for shard in shards.iter().filter(|shard| shard.takes_new) {
+        if !rules.iter().any(|rule| rule.residency == shard.residency && rule.location.is_none()) {
+            let ranges = even(&[], &takers(shard.residency.as_ref()));
+            rules.push(Rule { location: None, ranges, residency: shard.residency.clone() });
+        }
+    }
+    if rules == now.rules() {
+        print("the tenants are shared as evenly as they can be")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let text = config::written(&rules, shards);
+    let exceptions = now.exceptions().clone();
+    let next = Directory::new(*now.key(), shards.to_vec(), rules, exceptions, &config.residencies)?;
+    print(&text)?;
+    let moved = now.movement(&next).largest * 100.0;
+    print(&format!(
+        "{moved:.1} % of the line of hashes would have another shard: give each tenant there that has rows a `[place.*]` of its own \
+         before you write these rules, else its rows are not found"
+    ))?;
+    Ok(ExitCode::from(crate::DIFFERS))
 }
 
 /// Raises a shard's epoch, for this primary or another.

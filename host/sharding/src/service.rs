@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, Response};
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use portolan_core::ids::{RegionName, TenantName};
 use portolan_foundation::endpoint::{Answering, Body, Endpoint, Head, Routed, Work, whole};
@@ -159,6 +160,10 @@ async fn answer(
 }
 
 async fn read(mut body: Body, need: &Need) -> Result<Bytes, Problem> {
+    // Told before the client has sent any of it, where it waits for that (RFC 9110, section 10.1.1).
+    if body.size_hint().lower() > need.content_bytes_max as u64 {
+        return Err(refuse::too_large(need.content_bytes_max));
+    }
     let mut content = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| refuse::broken_content())?;

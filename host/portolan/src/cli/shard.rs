@@ -15,6 +15,8 @@ pub(crate) enum Shard {
     Adopt(Adopt),
     /// Begin a new epoch: the region that writes the shard gets a new lease, or another region becomes its primary.
     Promote(Promote),
+    /// Propose rules of placement that share the tenants evenly among the shards that take any, and say how many would move.
+    Plan(Plan),
     /// Place no new tenants on a shard, or place them there again.
     Drain(Drain),
 }
@@ -62,6 +64,12 @@ pub(crate) struct Promote {
     pub(crate) to: Option<String>,
     #[command(flatten)]
     pub(crate) target: Target,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    #[command(flatten)]
+    pub(crate) file: ConfigFile,
 }
 
 #[derive(Debug, Args)]

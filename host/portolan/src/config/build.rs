@@ -32,7 +32,7 @@ pub(crate) use self::admin::{AdminConfig, AdminTls, OidcKeys};
 pub(crate) use self::listen::Listen;
 pub(crate) use self::regions::{Authority, PoolConfig, RegionConfig};
 use self::shards::RawShards;
-pub(crate) use self::shards::ShardConfig;
+pub(crate) use self::shards::{ShardConfig, written};
 pub(crate) use self::tenants::TenantConfig;
 use self::tenants::{budget, naming_headers};
 pub(crate) use self::uploads::{Quota, Uploads};

@@ -19,7 +19,7 @@ use portolan_control::{Away, Components, Engine, Shared, State};
 
 pub(crate) use self::build::{
     AccessLog, AdminConfig, AdminTls, Authority, Config, GatewayTls, LogFormat, OidcKeys, PolicySlot,
-    PoolConfig, Quota, RegionConfig, Uploads,
+    PoolConfig, Quota, RegionConfig, Uploads, written,
 };
 pub(crate) use self::problem::{Problem, render};
 use self::raw::Raw;

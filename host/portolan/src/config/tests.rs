@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use portolan_core::directory::Tenant;
+use portolan_core::ids::{ResidencyName, ShardName, TenantName};
 use portolan_core::topology::Protocol;
+use portolan_sharding::Engine;
 
 use super::*;
 
@@ -158,4 +161,94 @@ fn a_deep_or_large_file_is_refused_and_not_fatal() {
     assert!(lines(&[&deep], &[]).contains("deep") || lines(&[&deep], &[]).contains("recursion"));
     let wide: String = (0..20_000).map(|number| format!("k{number} = 1\n")).collect();
     assert!(lines(&[&wide], &[]).contains("k19999"));
+}
+
+const SHARDS: &str = r#"
+[residency.eu]
+regions = ["eu-west"]
+
+[shard.a]
+primary = "eu-west"
+store.eu-west.sqlite = "a.db"
+
+[shard.inside]
+primary = "eu-west"
+residency = "eu"
+store.eu-west.postgres = { owner = "postgres://o@h/d", writer = "postgres://w@h/d", applier = "postgres://p@h/d" }
+
+[table.orders]
+tenant = "tenant"
+key = ["tenant", "id"]
+
+[place.big]
+shard = "inside"
+placement = 3
+access = "held"
+"#;
+
+#[test]
+fn shards_without_rules_have_all_tenants_of_their_class() {
+    let first = GOOD.replace("[residency.eu]\nregions = [\"eu-west\"]\n", "");
+    let config = good(&[&first, SHARDS], &[]);
+    let place = |name: &str, class: Option<&str>| {
+        let (name, class) =
+            (TenantName::new(name).unwrap(), class.map(|class| ResidencyName::new(class).unwrap()));
+        let tenant = Tenant { location: None, name: &name, residency: class.as_ref() };
+        let place = config.directory.locate(&tenant)?;
+        Some((config.directory.shard(place.shard)?.name.to_string(), place.placement.0))
+    };
+    assert_eq!(place("any", None), Some(("a".to_owned(), 0)));
+    assert_eq!(place("acme", Some("eu")), Some(("inside".to_owned(), 0)));
+    assert_eq!(place("big", Some("eu")), Some(("inside".to_owned(), 3)));
+    assert_eq!(place("any", Some("us")), None);
+    let a = &config.shards[&ShardName::new("a").unwrap()];
+    assert_eq!((a.epoch.0, a.primary.as_str()), (1, "eu-west"));
+    assert_eq!(a.stores.values().next(), Some(&Engine::Sqlite("/etc/portolan/a.db".into())));
+
+    let leased = good(&[&first, SHARDS, "[lease.a]\nepoch = 7\nprimary = \"eu-west\""], &[]);
+    assert_eq!(leased.shards[&ShardName::new("a").unwrap()].epoch.0, 7);
+    // Passwords come from elsewhere.
+    let owner = [("PORTOLAN__SHARD__INSIDE__STORE__EU-WEST__POSTGRES__OWNER", "postgres://o:secret@h/d")];
+    let secret = good(&[&first, SHARDS], &owner);
+    assert_ne!(secret.shards, config.shards);
+}
+
+#[test]
+fn what_is_wrong_with_shards_is_told() {
+    let first = GOOD.replace("[residency.eu]\nregions = [\"eu-west\"]\n", "");
+    let second = r#"
+[shard.b]
+primary = "us-east"
+store.eu-west.sqlite = "b.db"
+
+[shard.c]
+primary = "eu-west"
+residency = "moon"
+store.eu-west = {}
+store.mars.sqlite = "c.db"
+
+[shard.d]
+primary = "eu-west"
+store = { eu-west.sqlite = "d.db", us-east.sqlite = "d.db" }
+
+[table.Orders]
+tenant = "tenant"
+key = ["tenant"]
+
+[table.currencies]
+key = ["code"]
+
+[placement]
+key = "short"
+rule = [{ ranges = [{ last = "ff", shard = "z" }] }]
+
+[place.any]
+shard = "aa"
+placement = 1
+"#;
+    insta::assert_snapshot!(lines(&[&first, SHARDS, second], &[]));
+    let two = "[shard.e]\nprimary = \"eu-west\"\nstore.eu-west.sqlite = \"e.db\"";
+    insta::assert_snapshot!(lines(&[&first, SHARDS, two], &[]));
+    let hole = "[placement]\nkey = \"00112233445566778899aabbccddeeff\"\nrule = [{ ranges = [{ last = \"7fffffffffffffff\", shard = \"a\" }] }]";
+    insta::assert_snapshot!(lines(&[&first, SHARDS, hole], &[]));
 }

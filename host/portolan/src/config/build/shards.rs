@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use portolan_core::directory::{
-    Access, Directory, Exceptions, HashKey, Place, Placement, Range, Rule, Shard, ShardIndex,
+    Access, Directory, Exceptions, HashKey, Place, Placement, Range, Rule, Shard, ShardIndex, even,
 };
 use portolan_core::ids::{RegionName, ResidencyName, ShardName, TenantName};
 use portolan_core::log::Epoch;
@@ -44,6 +44,23 @@ pub(super) struct RawShards {
 
 type Classes = BTreeMap<ResidencyName, BTreeSet<RegionName>>;
 
+/// Rules as they are written.
+pub(crate) fn written(rules: &[Rule], shards: &[Shard]) -> String {
+    let rule = |rule: &Rule| {
+        let name =
+            |range: &Range| shards.get(usize::from(range.shard.0)).map_or("?", |shard| shard.name.as_str());
+        let range =
+            |range: &Range| format!("{{ last = \"{:016x}\", shard = \"{}\" }}", range.last, name(range));
+        let ranges: Vec<String> = rule.ranges.iter().map(range).collect();
+        let class =
+            rule.residency.as_ref().map_or_else(String::new, |class| format!("residency = \"{class}\", "));
+        let location =
+            rule.location.as_ref().map_or_else(String::new, |region| format!("location = \"{region}\", "));
+        format!("{{ {location}{class}ranges = [{}] }}", ranges.join(", "))
+    };
+    format!("rule = [{}]", rules.iter().map(rule).collect::<Vec<_>>().join(", "))
+}
+
 impl Builder<'_> {
     pub(super) fn shards(
         &mut self,
@@ -72,7 +89,8 @@ impl Builder<'_> {
             Some(placement) => self.rules(placement.rule, &known, regions, classes),
             None => self.only_shards(&known),
         };
-        let key = HashKey::new(key?);
+        // A bad key is told already; with another one, the rest can be looked at.
+        let key = HashKey::new(key.unwrap_or_default());
         let places: Vec<_> =
             raw.place.into_iter().filter_map(|(name, place)| self.place(&name, &place, &known)).collect();
         let exceptions = Exceptions::from_all(
@@ -108,7 +126,7 @@ impl Builder<'_> {
             }
         };
         let residency = match raw.residency {
-            Some(class) => Some(self.class(&["shard", text, "residency"], &class, classes)?),
+            Some(class) => self.class(&["shard", text, "residency"], &class, classes),
             None => None,
         };
         let mut stores = BTreeMap::new();
@@ -165,9 +183,9 @@ impl Builder<'_> {
     }
 
     fn tables(&mut self, raw: BTreeMap<String, RawTable>) -> Option<Tables> {
-        let all: Option<Vec<TenantTable>> =
+        let all: Vec<Option<TenantTable>> =
             raw.into_iter().map(|(name, table)| self.table(&name, table)).collect();
-        match Tables::new(all?) {
+        match Tables::new(all.into_iter().collect::<Option<_>>()?) {
             Ok(tables) => Some(tables),
             Err(error) => {
                 self.problem(&["table"], error.to_string(), "change its declaration");
@@ -268,7 +286,14 @@ impl Builder<'_> {
                 }),
                 several => {
                     let names: Vec<&str> = several.iter().map(|(_, shard)| shard.name.as_str()).collect();
-                    let help = "write `[placement]`; `portolan shard plan` proposes one";
+                    let indexes: Vec<ShardIndex> =
+                        several.iter().map(|(index, _)| ShardIndex(*index)).collect();
+                    let rule =
+                        Rule { location: None, ranges: even(&[], &indexes), residency: residency.cloned() };
+                    let help = format!(
+                        "write `[placement]` with a key of your own, and {}",
+                        written(&[rule], shards)
+                    );
                     let which = names.join("`, `");
                     self.problem(&["shard"], format!("who of `{which}` has which tenants?"), help);
                 }

@@ -150,6 +150,9 @@ async fn rows_of_tenants(store: &str) {
     let (code, text) = says(node.folder(), &["shard", "locate", "acme"]).await;
     assert!(code == 0 && text.contains("tenant acme: shard s1, written in here (by rule, open)"), "{text}");
 
+    let metrics = node.ask_plain("GET", "/api/v1/metrics", Value::Null).await.unwrap().text();
+    assert!(metrics.contains("portolan_shard_open{shard=\"s1\"} 1\n"), "{metrics}");
+
     // A new epoch, and the rows are still there.
     let (code, text) = says(node.folder(), &["shard", "promote", "s1"]).await;
     assert!(code == 0 && text.contains("epoch 2 begins in here"), "{text}");

@@ -266,6 +266,7 @@ impl Admin {
             .ok();
         }
         rollouts::metrics(&mut text, &self.rollouts.status(&self.name));
+        super::shards::metrics(&mut text, &self.shards.reports(portolan_foundation::clock::now()));
         text
     }
 }

@@ -132,6 +132,32 @@ pub(crate) fn place(topology: &Topology, tenant: &TenantName) -> Option<Value> {
     }))
 }
 
+/// Writes how shards stand, as Prometheus reads it.
+pub(crate) fn metrics(text: &mut String, shards: &[ShardReport]) {
+    type Gauge = (&'static str, &'static str, fn(&ShardReport) -> Option<f64>);
+    let gauges: [Gauge; 4] = [
+        ("open", "Is the shard kept here as it should be?", |shard| {
+            Some(f64::from(u8::from(shard.problem.is_none())))
+        }),
+        ("epoch", "The lease that is meant.", |shard| Some(shard.epoch as f64)),
+        ("lease_seconds", "How long this region's lease lasts.", |shard| {
+            shard.lease_ms.map(|left| left as f64 / 1e3)
+        }),
+        ("schema", "The version of the tenants' schema.", |shard| shard.schema.map(|version| version as f64)),
+    ];
+    if shards.is_empty() {
+        return;
+    }
+    for (name, help, value) in gauges {
+        text.push_str(&format!("# HELP portolan_shard_{name} {help}\n# TYPE portolan_shard_{name} gauge\n"));
+        for shard in shards {
+            if let Some(value) = value(shard) {
+                text.push_str(&format!("portolan_shard_{name}{{shard=\"{}\"}} {value}\n", shard.name));
+            }
+        }
+    }
+}
+
 impl Intended for Shards {
     fn lease(&self, shard: ShardName) -> Asking {
         match self.intent.clone() {

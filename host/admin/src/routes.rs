@@ -30,7 +30,8 @@ pub(crate) enum Access {
     Read(Scope),
     /// Streams; its handler takes a place for that.
     Stream(Scope),
-    /// Takes a large content, which its handler reads within limits of its own.
+    /// Takes a large content, which its handler reads within limits of its own. It may come again without harm: what it makes is named
+    /// by its content.
     Upload(Scope),
     /// Changes something: goes on when its caller goes away, and answers a repeated `Idempotency-Key` as it did before.
     Write(Scope),
@@ -110,7 +111,7 @@ fn complete(operation: &mut Operation, access: Access) {
             .into();
         operation.responses.responses.entry(status.to_owned()).or_insert(response);
     }
-    if matches!(access, Access::Write(_) | Access::Upload(_)) {
+    if matches!(access, Access::Write(_)) {
         idempotency::describe(operation);
     }
 }

@@ -405,7 +405,7 @@ impl Store {
                 Err(why) => parked.push((record.clone(), why)),
             }
         }
-        lock(session, &declared, &good).await?;
+        lock(session, &declared, &good, told).await?;
         let mut taken = Taken { told, ..Taken::default() };
         if !self.take(session, &declared, &good, &mut taken).await?.is_empty() {
             let mut early = Vec::new();
@@ -668,8 +668,14 @@ fn columns(row: &str) -> Result<BTreeMap<String, Box<RawValue>>, String> {
 }
 
 /// Nobody else writes these tables until the batch is in: a local writer and the applier would not see each other. All
-/// appliers take the tables in one order.
-async fn lock(session: &mut Session, declared: &[Declared], records: &[&Record]) -> Result<(), Error> {
+/// appliers take the tables in one order. A tenant that moves here has no local writer, so that others are kept out only where its
+/// keys might be theirs.
+async fn lock(
+    session: &mut Session,
+    declared: &[Declared],
+    records: &[&Record],
+    moves: bool,
+) -> Result<(), Error> {
     if session.dialect() == Dialect::Sqlite {
         return Ok(());
     }
@@ -682,7 +688,8 @@ async fn lock(session: &mut Session, declared: &[Declared], records: &[&Record])
         })
         .collect();
     for table in declared {
-        if forgets || named.contains(table.table.name.as_str()) {
+        let own = table.table.tenant.as_ref().is_some_and(|tenant| table.table.key.contains(tenant));
+        if forgets || named.contains(table.table.name.as_str()) && !(moves && own) {
             let sql = format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", table.name(Dialect::Postgres));
             session.execute(&sql, &[]).await?;
         }

@@ -198,14 +198,20 @@ impl Store {
     }
 
     /// Takes in rows of a tenant that moves here, from [`Self::tenant_rows`] and [`Self::tenant_records`] of another shard,
-    /// and tells them in this log.
+    /// and tells them in this log. The tenant must be placed away here, with the stamp's placement: a later one bars the move.
     ///
     /// # Errors
-    /// [`Closed::Moved`] and [`Closed::Expired`] unless this is written under the stamp's lease; otherwise as [`Store::merge`].
-    pub async fn take_in(&self, records: &[Record], stamp: &Stamp) -> Result<Counts, Error> {
+    /// [`Closed::Moved`] and [`Closed::Expired`] unless this is written under the stamp's lease, [`Error::Busy`] when the move is
+    /// barred; otherwise as [`Store::merge`].
+    pub async fn take_in(
+        &self,
+        tenant: &TenantName,
+        records: &[Record],
+        stamp: &Stamp,
+    ) -> Result<Counts, Error> {
         let stamped: Vec<Record> = records.iter().map(|record| stamp.put(record)).collect();
         let mut session = self.begin(Role::Applier).await?;
-        self.enter_told(&mut session, stamp.lease).await?;
+        self.enter_told(&mut session, tenant, stamp).await?;
         let mut counts = Counts::default();
         for chunk in stamped.chunks(CHUNK_RECORDS) {
             self.absorb(&mut session, chunk, &mut counts, true).await?;
@@ -220,9 +226,9 @@ impl Store {
     ///
     /// # Errors
     /// As [`Self::take_in`].
-    pub async fn take_in_parked(&self, tenant: &TenantName, lease: Epoch) -> Result<u64, Error> {
+    pub async fn take_in_parked(&self, tenant: &TenantName, stamp: &Stamp) -> Result<u64, Error> {
         let mut session = self.begin(Role::Applier).await?;
-        self.enter_told(&mut session, lease).await?;
+        self.enter_told(&mut session, tenant, stamp).await?;
         let mut counts = Counts::default();
         self.retry(&mut session, Some(tenant), &mut counts).await?;
         leave_applying(&mut session).await?;
@@ -242,12 +248,23 @@ impl Store {
         rows.first().map(|row| row.text(0)).transpose()
     }
 
-    async fn enter_told(&self, session: &mut Session, lease: Epoch) -> Result<(), Error> {
+    async fn enter_told(
+        &self,
+        session: &mut Session,
+        tenant: &TenantName,
+        stamp: &Stamp,
+    ) -> Result<(), Error> {
         enter_log(session).await?;
+        // Whoever bars the move waits for this transaction, and then finds what it brought.
+        let sql = "SELECT 1 FROM portolan_tenant WHERE tenant = $1 AND placement = $2 AND away = 1 {lock}";
+        let args = [tenant.as_str().into(), stamp.placement.0.into()];
+        if session.query(sql, &args).await?.is_empty() {
+            return Err(Error::Busy("what this move brings is not taken in here any more".to_owned()));
+        }
         let row = session.one("SELECT epoch, deadline_us, cut, {now} FROM portolan_fence", &[]).await?;
         let closed = if row.number(2)? == 1 {
             Some(Closed::Cut)
-        } else if row.number(0)? != lease.0 {
+        } else if row.number(0)? != stamp.lease.0 {
             Some(Closed::Moved)
         } else {
             (row.number(3)? >= row.number(1)?).then_some(Closed::Expired)

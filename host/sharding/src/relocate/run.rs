@@ -220,11 +220,11 @@ impl Relocation<'_> {
     async fn take_in(&self, course: &Course, records: &[Record]) -> Result<(), Error> {
         let (store, stamp) = (&self.to.store, course.stamp());
         if !records.is_empty() {
-            store.take_in(records, &stamp).await?;
+            store.take_in(self.tenant, records, &stamp).await?;
         }
         let mut before = None;
         while store.why_parked(self.tenant).await?.is_some() {
-            let waiting = store.take_in_parked(self.tenant, stamp.lease).await?;
+            let waiting = store.take_in_parked(self.tenant, &stamp).await?;
             if before == Some(waiting) {
                 break;
             }

@@ -5,6 +5,7 @@
 //! written after the move is above it, and with the lease under which the source is written, so that the source's order
 //! stays. What it takes in stands in its own log, because its followers know no other.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use portolan_core::ids::TenantName;
@@ -153,6 +154,23 @@ impl Store {
         }
         session.rollback().await?;
         Ok(records)
+    }
+
+    /// Rows by their names, in canonical form; those that are not there are left out.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn rows_named(&self, ids: &[RowId]) -> Result<HashMap<RowId, String>, Error> {
+        self.images(&mut *self.acquire(Role::Applier).await?, ids).await
+    }
+
+    /// How many rows a tenant has.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn count_rows(&self, tenant: &TenantName) -> Result<u64, Error> {
+        let sql = "SELECT count(*) FROM portolan_row WHERE tenant = $1 AND deleted = 0";
+        self.acquire(Role::Applier).await?.one(sql, &[tenant.as_str().into()]).await?.number(0)
     }
 
     /// A tenant's records after a position.

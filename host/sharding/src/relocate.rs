@@ -1,7 +1,7 @@
 //! Moves one tenant to another shard while it is written.
 //!
 //! The tenant's rows are copied and its records followed until little is left. Then its writes are held, at gateways and at
-//! direct writers; the rest is taken over, both sides are compared row by row, the hold is sealed, and one transaction of the
+//! direct writers; the rest is taken over, what both sides have is known to be the same, row by row, the hold is sealed, and one transaction of the
 //! control store ([`Switch`]) says where the tenant is. What it wrote at the source stays there for a while, read-only, so
 //! that the move can be undone cheaply ([`Relocation::undo`]); then it is forgotten ([`Relocation::forget`]).
 //!
@@ -25,7 +25,7 @@
 //! are not held by a fence, so that a tenant with such tables does not move. Reference tables do not move.
 
 mod check;
-mod digest;
+mod compare;
 mod model;
 mod run;
 mod settle;
@@ -130,6 +130,8 @@ pub enum Event {
         /// How many.
         records: u64,
     },
+    /// All rows were compared while the tenant is written.
+    Checked,
     /// Both sides have the same rows.
     Compared,
     /// Rows were copied.
@@ -180,7 +182,7 @@ pub struct Relocation<'a> {
 /// What a move did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Bytes of the tenant's rows, as they were compared.
+    /// Bytes of the tenant's rows when they were compared before the hold.
     pub bytes: u64,
     /// Parts in which rows were copied.
     pub chunks: u64,

@@ -10,7 +10,7 @@ use portolan_core::time::Moment;
 use tokio::time::timeout;
 
 use super::check::print;
-use super::digest::{Digest, digest};
+use super::compare::{Doubts, id};
 use super::settle::moved;
 use super::{Back, Detail, Error, Event, Relocation, Report, Resumed, Step};
 use crate::defaults::{
@@ -28,18 +28,27 @@ pub(super) struct Course {
 }
 
 /// What was done so far.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Done {
+    bytes: u64,
     chunks: u64,
+    /// None until all rows are compared: what was written before that is not in doubt.
+    doubts: Option<Doubts>,
     rounds: u64,
+}
+
+impl Done {
+    fn doubt(&mut self, records: &[Record]) -> Result<(), Error> {
+        self.doubts.as_mut().map_or(Ok(()), |doubts| doubts.add(records))
+    }
 }
 
 /// A hold that is sealed.
 struct Sealed {
     detail: Detail,
-    digest: Digest,
     held: Moment,
     note: MoveNote,
+    rows: u64,
 }
 
 impl Course {
@@ -94,6 +103,10 @@ impl Relocation<'_> {
             None => self.copy(course, &mut done).await?,
         };
         let base = self.catch_up(course, base, &mut done).await?;
+        let (bytes, doubts) = self.compare_all().await?;
+        (done.bytes, done.doubts) = (bytes, Some(doubts));
+        self.tell(Event::Checked)?;
+        let base = self.catch_up(course, base, &mut done).await?;
         let sealed = self.hold(course, base, &mut done).await?;
         self.switch(&sealed.detail).await?;
         let pause = self.watch.now().since(sealed.held);
@@ -104,9 +117,8 @@ impl Relocation<'_> {
             Err(why @ (Error::Overtaken | Error::Stopped)) => return Err(why),
             Err(why) => return Err(Error::Unsettled(why.to_string())),
         }
-        let Digest { bytes, rows, .. } = sealed.digest;
-        let moving = sealed.detail.moving;
-        Ok(Report { bytes, chunks: done.chunks, moving, pause, rounds: done.rounds, rows })
+        let Done { bytes, chunks, rounds, .. } = done;
+        Ok(Report { bytes, chunks, moving: sealed.detail.moving, pause, rounds, rows: sealed.rows })
     }
 
     async fn finish(&self, note: MoveNote, detail: &Detail) -> Result<(), Error> {
@@ -134,6 +146,7 @@ impl Relocation<'_> {
         for _ in 0..MOVE_ROUNDS_MAX {
             let passage = self.read(after, Reach::Settled).await?;
             self.take_in(course, &passage.records).await?;
+            done.doubt(&passage.records)?;
             done.rounds += 1;
             after = passage.through;
             self.tell(Event::CaughtUp { records: passage.records.len() as u64 })?;
@@ -169,14 +182,7 @@ impl Relocation<'_> {
         let records = self.drain(course, base, done).await?;
         self.tell(Event::Drained)?;
         in_time("the rest was taken over")?;
-        let (here, there) =
-            tokio::try_join!(digest(&self.from.store, self.tenant), digest(&self.to.store, self.tenant))?;
-        if here != there {
-            return Err(Error::Aborted(format!(
-                "the target has {} rows and the source {}, and they are not the same",
-                there.rows, here.rows
-            )));
-        }
+        let rows = self.compare_rest(&done.doubts.take().unwrap_or_default()).await?;
         self.tell(Event::Compared)?;
         in_time("both sides were compared")?;
         let back =
@@ -190,7 +196,7 @@ impl Relocation<'_> {
         }
         self.tell(Event::Sealed)?;
         let note = MoveNote { detail: text, step: Step::Switching.word().to_owned(), ..note };
-        Ok(Sealed { detail, digest: here, held, note })
+        Ok(Sealed { detail, held, note, rows })
     }
 
     /// Takes over all that the held tenant wrote. Returns how many records lie after the base.
@@ -199,6 +205,7 @@ impl Relocation<'_> {
         loop {
             let passage = self.read(after, Reach::Held).await?;
             self.take_in(course, &passage.records).await?;
+            done.doubt(&passage.records)?;
             done.rounds += 1;
             (after, records) = (passage.through, records + passage.records.len() as u64);
             if passage.whole {
@@ -254,13 +261,6 @@ impl Relocation<'_> {
             Err(also @ (Error::Overtaken | Error::Stopped)) => Err(also),
             Err(also) => Err(Error::Unsettled(format!("{why}; and it was not taken back: {also}"))),
         }
-    }
-}
-
-fn id(record: &Record) -> Option<portolan_changelog::RowId> {
-    match &record.change {
-        portolan_changelog::Change::Row(change) => Some(change.id.clone()),
-        portolan_changelog::Change::Forget => None,
     }
 }
 

@@ -35,6 +35,7 @@ const CASES: &[Case] = cases![
     moves::open_transactions_of_others_do_not_matter,
     moves::rows_that_refer_to_later_ones_wait,
     moves::there_and_back_again,
+    moves::what_differs_is_noticed,
     unfit::shards_must_fit,
 ];
 

@@ -205,6 +205,30 @@ pub(super) async fn a_move_is_undone(place: Place) {
     world.bolt_is_untouched().await;
 }
 
+pub(super) async fn what_differs_is_noticed(place: Place) {
+    let world = World::new(&place).await;
+    world.there().await.unwrap();
+    let watcher = Watcher::default();
+    let relocation = world.relocation(&world.one, &world.two, &watcher);
+    let (bytes, doubts) = relocation.compare_all().await.unwrap();
+    assert!(bytes > 0);
+    assert_eq!(relocation.compare_rest(&doubts).await.unwrap(), 4);
+    for (change, words) in [
+        ("UPDATE notes SET body = 'bent' WHERE tenant = 'acme' AND id = 2", "of `notes` is not the same"),
+        ("DELETE FROM lines WHERE tenant = 'acme' AND id = 2", "of `lines` is not the same"),
+        ("INSERT INTO notes VALUES ('acme', 9, 'more')", "the target has 5 rows, and the source 4"),
+    ] {
+        let mut two = direct(&world.two).await;
+        two.ok(change).await;
+        let (_, doubts) = relocation.compare_all().await.unwrap();
+        let error = relocation.compare_rest(&doubts).await.unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+        two.ok("DELETE FROM notes WHERE tenant = 'acme' AND id = 9").await;
+        two.ok("UPDATE notes SET body = 'two' WHERE tenant = 'acme' AND id = 2").await;
+        two.ok("INSERT INTO lines VALUES ('acme', 2, 1, 1) ON CONFLICT (tenant, id) DO NOTHING").await;
+    }
+}
+
 pub(super) async fn there_and_back_again(place: Place) {
     let world = World::new(&place).await;
     let (mut here, mut there) = (&world.one, &world.two);

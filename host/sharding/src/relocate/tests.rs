@@ -26,6 +26,7 @@ macro_rules! cases {
 
 const CASES: &[Case] = cases![
     crashes::a_crash_at_any_point_ends_in_one_place,
+    crashes::a_crash_of_an_undoing_ends_in_one_place,
     crashes::an_attempt_that_another_took_over_stops,
     crashes::the_control_store_decides,
     moves::a_long_hold_ends_by_itself,

@@ -54,6 +54,41 @@ pub(super) async fn a_crash_at_any_point_ends_in_one_place(place: Place) {
     world.bolt_is_untouched().await;
 }
 
+pub(super) async fn a_crash_of_an_undoing_ends_in_one_place(place: Place) {
+    let world = World::new(&place).await;
+    world.there().await.unwrap();
+    let (mut here, mut kept) = (&world.two, &world.one);
+    let mut ends = [0, 0];
+    for stop_at in 0.. {
+        write(here, 200 + i64::from(stop_at)).await.unwrap();
+        let before = rows(here).await;
+        let watcher = Watcher::stops(usize::try_from(stop_at).unwrap());
+        let stopped = world.relocation(here, kept, &watcher).undo().await.is_err();
+        for again in 0.. {
+            if !matches!(
+                world.relocation(here, kept, &Watcher::stops(again)).resume().await,
+                Err(Error::Stopped)
+            ) {
+                break;
+            }
+        }
+        let moved = world.control.is_at(kept);
+        ends[usize::from(moved)] += 1;
+        if moved {
+            // What was left keeps its rows now.
+            (here, kept) = (kept, here);
+        }
+        assert_eq!(rows(here).await, before, "{stop_at}");
+        lives(here, kept, 300 + i64::from(stop_at)).await;
+        assert_eq!(here.store.moves(None).await.unwrap(), [], "{stop_at}");
+        assert_eq!(kept.store.moves(None).await.unwrap().len(), 1, "{stop_at}");
+        if !stopped {
+            break;
+        }
+    }
+    assert!(ends.iter().all(|ends| *ends > 2), "{ends:?}");
+}
+
 pub(super) async fn the_control_store_decides(place: Place) {
     let world = World::new(&place).await;
     for mode in [Mode::Refuses, Mode::LostQuestion, Mode::Late] {

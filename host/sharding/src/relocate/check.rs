@@ -6,13 +6,13 @@ use portolan_core::tenant_table::Writers;
 use portolan_foundation::random;
 
 use super::run::Course;
-use super::{Back, Detail, Error, Moving, Relocation, Seat, Stay, Step};
+use super::{Back, Detail, Error, Event, Moving, Relocation, Seat, Stay, Step};
 
 /// A placement for what comes, and one for what is written after it.
 const RISE: u64 = 2;
 
 impl Relocation<'_> {
-    /// Looks whether the tenant can be moved, cleans what an earlier attempt left, and notes the move at both shards.
+    /// Looks whether the tenant can be moved, cleans what an earlier attempt left, and notes the move at the source.
     pub(super) async fn begin(&self, undoes: bool) -> Result<Course, Error> {
         self.check_shards().await?;
         self.check_notes().await?;
@@ -40,11 +40,14 @@ impl Relocation<'_> {
         let detail = Detail { back: None, moving, undoes };
         let out = self.note(Side::Out, &detail)?;
         self.from.store.note_move(&out).await?;
-        let course = Course { back, detail, out };
+        Ok(Course { back, detail, out })
+    }
+
+    /// Notes the move at the target, and has the tenant away there: nobody writes it before it has come.
+    pub(super) async fn announce(&self, course: &Course) -> Result<(), Error> {
         self.to.store.note_move(&self.note(Side::In, &course.detail)?).await?;
-        // Nobody writes it there before it is there.
         self.to.store.place(self.tenant, course.between(), true).await?;
-        Ok(course)
+        self.tell(Event::Noted)
     }
 
     async fn check_shards(&self) -> Result<(), Error> {

@@ -94,9 +94,9 @@ impl Relocation<'_> {
         }
     }
 
-    /// All of it but the notes.
+    /// All of it, once it is noted at the source.
     async fn carry(&self, course: &Course) -> Result<Report, Error> {
-        self.tell(Event::Noted)?;
+        self.announce(course).await?;
         let mut done = Done::default();
         let base = match &course.back {
             Some(back) => back.position,

@@ -79,6 +79,8 @@ struct Taken {
     conflicts: u64,
     forgotten: u64,
     parked: Vec<(Record, String)>,
+    /// This log tells what is taken.
+    told: bool,
     written: u64,
 }
 
@@ -151,7 +153,7 @@ impl Store {
             if admission == Admission::Finish {
                 self.absorb_staged(&mut session, source, &mut counts).await?;
             }
-            self.absorb(&mut session, &batch.records, &mut counts).await?;
+            self.absorb(&mut session, &batch.records, &mut counts, false).await?;
         }
         advance(&mut session, source, &before, &before.with(batch)).await?;
         leave_applying(&mut session).await?;
@@ -168,7 +170,7 @@ impl Store {
         self.enter_applying(&mut session).await?;
         let mut counts = Counts::default();
         for chunk in records.chunks(CHUNK_RECORDS) {
-            self.absorb(&mut session, chunk, &mut counts).await?;
+            self.absorb(&mut session, chunk, &mut counts, false).await?;
         }
         leave_applying(&mut session).await?;
         session.commit().await?;
@@ -182,8 +184,23 @@ impl Store {
     pub async fn retry_parked(&self) -> Result<u64, Error> {
         let mut session = self.begin(Role::Applier).await?;
         self.enter_applying(&mut session).await?;
-        let sql = "SELECT record FROM portolan_parked ORDER BY at_us, epoch, v LIMIT $1";
-        let rows = session.query(sql, &[(RETRY_MAX as u64).into()]).await?;
+        let mut counts = Counts::default();
+        self.retry(&mut session, None, &mut counts).await?;
+        leave_applying(&mut session).await?;
+        session.commit().await?;
+        Ok(counts.parked)
+    }
+
+    /// Tries parked changes of a tenant again, which this log tells, or of all, which it does not.
+    pub(crate) async fn retry(
+        &self,
+        session: &mut Session,
+        tenant: Option<&TenantName>,
+        counts: &mut Counts,
+    ) -> Result<(), Error> {
+        let sql = "SELECT record FROM portolan_parked WHERE $2 = '' OR tenant = $2 ORDER BY at_us, epoch, v LIMIT $1";
+        let args = [(RETRY_MAX as u64).into(), tenant.map_or("", TenantName::as_str).into()];
+        let rows = session.query(sql, &args).await?;
         let records = rows.iter().map(|row| parse(&row.text(0)?)).collect::<Result<Vec<Record>, _>>()?;
         for record in &records {
             if let Change::Row(change) = &record.change {
@@ -203,11 +220,7 @@ impl Store {
                     .await?;
             }
         }
-        let mut counts = Counts::default();
-        self.absorb(&mut session, &records, &mut counts).await?;
-        leave_applying(&mut session).await?;
-        session.commit().await?;
-        Ok(counts.parked)
+        self.absorb(session, &records, counts, tenant.is_some()).await
     }
 
     /// Changes that wait, the oldest first.
@@ -334,7 +347,7 @@ impl Store {
     }
 
     /// What follows is the applier's, until [`leave_applying`] or the end of the transaction.
-    async fn enter_applying(&self, session: &mut Session) -> Result<(), Error> {
+    pub(crate) async fn enter_applying(&self, session: &mut Session) -> Result<(), Error> {
         let sql = match session.dialect() {
             Dialect::Postgres => "SELECT set_config('portolan.applying', 'on', true)",
             Dialect::Sqlite => "INSERT INTO portolan_session (id, applying) VALUES (1, 1)",
@@ -366,7 +379,7 @@ impl Store {
             let rows = session.query(next, &[args.as_slice(), &limits].concat()).await?;
             let Some(last) = rows.last() else { return Ok(()) };
             let records = rows.iter().map(|row| parse(&row.text(0)?)).collect::<Result<Vec<Record>, _>>()?;
-            self.absorb(session, &records, counts).await?;
+            self.absorb(session, &records, counts, false).await?;
             after = [last.value(1).clone(), last.value(2).clone(), last.value(3).clone()];
             session.run(delete, &[args.as_slice(), &after].concat()).await?;
         }
@@ -376,12 +389,13 @@ impl Store {
     ///
     /// All at once if the database takes them so. If not, one after the other as they were written, because that order kept
     /// every constraint where they come from; and what came before its time once more at the end. What is refused even
-    /// then is parked.
-    async fn absorb(
+    /// then is parked. What is taken stands in this log too, if it is to be `told`.
+    pub(crate) async fn absorb(
         &self,
         session: &mut Session,
         records: &[Record],
         counts: &mut Counts,
+        told: bool,
     ) -> Result<(), Error> {
         let declared = self.declared();
         let (mut good, mut parked) = (Vec::new(), Vec::new());
@@ -391,8 +405,8 @@ impl Store {
                 Err(why) => parked.push((record.clone(), why)),
             }
         }
-        lock(session, &declared, &good).await?;
-        let mut taken = Taken::default();
+        lock(session, &declared, &good, told).await?;
+        let mut taken = Taken { told, ..Taken::default() };
         if !self.take(session, &declared, &good, &mut taken).await?.is_empty() {
             let mut early = Vec::new();
             for record in &good {
@@ -433,6 +447,9 @@ impl Store {
             return Ok(plan.writes.into_values().map(|write| (write.record, why.clone())).collect());
         }
         save_states(session, &plan.writes).await?;
+        if taken.told {
+            tell(session, &plan.writes).await?;
+        }
         session.execute("RELEASE portolan_take", &[]).await?;
         taken.conflicts += plan.conflicts.len() as u64;
         taken.forgotten += plan.forgotten;
@@ -602,7 +619,7 @@ async fn stage(session: &mut Session, source: &str, records: &[Record]) -> Resul
     Ok(())
 }
 
-async fn leave_applying(session: &mut Session) -> Result<(), Error> {
+pub(crate) async fn leave_applying(session: &mut Session) -> Result<(), Error> {
     match session.dialect() {
         Dialect::Postgres => Ok(()),
         Dialect::Sqlite => session.execute("DELETE FROM portolan_session", &[]).await.map(drop),
@@ -651,8 +668,14 @@ fn columns(row: &str) -> Result<BTreeMap<String, Box<RawValue>>, String> {
 }
 
 /// Nobody else writes these tables until the batch is in: a local writer and the applier would not see each other. All
-/// appliers take the tables in one order.
-async fn lock(session: &mut Session, declared: &[Declared], records: &[&Record]) -> Result<(), Error> {
+/// appliers take the tables in one order. A tenant that moves here has no local writer, so that others are kept out only where its
+/// keys might be theirs.
+async fn lock(
+    session: &mut Session,
+    declared: &[Declared],
+    records: &[&Record],
+    moves: bool,
+) -> Result<(), Error> {
     if session.dialect() == Dialect::Sqlite {
         return Ok(());
     }
@@ -665,7 +688,8 @@ async fn lock(session: &mut Session, declared: &[Declared], records: &[&Record])
         })
         .collect();
     for table in declared {
-        if forgets || named.contains(table.table.name.as_str()) {
+        let own = table.table.tenant.as_ref().is_some_and(|tenant| table.table.key.contains(tenant));
+        if forgets || named.contains(table.table.name.as_str()) && !(moves && own) {
             let sql = format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", table.name(Dialect::Postgres));
             session.execute(&sql, &[]).await?;
         }
@@ -818,6 +842,32 @@ async fn save_states(session: &mut Session, writes: &BTreeMap<RowId, Write>) -> 
         number("rv"),
     );
     session.run(&sql, &[serde_json::Value::from(states).to_string().into()]).await.map(drop)
+}
+
+/// Has this log tell of rows that were taken, so that its followers take them too.
+async fn tell(session: &mut Session, writes: &BTreeMap<RowId, Write>) -> Result<(), Error> {
+    if writes.is_empty() {
+        return Ok(());
+    }
+    let told = |(id, write): (&RowId, &Write)| {
+        json!({
+            "t": id.table, "k": id.key, "row": write.row, "kind": if write.row.is_some() { "put" } else { "delete" },
+        })
+    };
+    let told: Vec<_> = writes.iter().map(told).collect();
+    let (number, row) = match session.dialect() {
+        Dialect::Postgres => ("pg_current_xact_id()::text::bigint", "(each.value ->> 'row')::jsonb"),
+        Dialect::Sqlite => ("f.tx", "each.value ->> 'row'"),
+    };
+    let sql = format!(
+        "INSERT INTO portolan_log (epoch, tx, at_us, tenant, placement, schema, kind, table_name, key, row, \
+         version_epoch, v, origin, replaces_epoch, replaces_v, replaces_origin) \
+         SELECT f.epoch, {number}, {{now}}, r.tenant, r.placement, f.schema, each.value ->> 'kind', r.table_name, r.key, \
+         {row}, r.epoch, r.v, r.origin, r.replaces_epoch, r.replaces_v, r.replaces_origin \
+         FROM {{each}} JOIN portolan_row r ON r.table_name = each.value ->> 't' AND r.key = each.value ->> 'k' \
+         CROSS JOIN portolan_fence f"
+    );
+    session.run(&sql, &[serde_json::Value::from(told).to_string().into()]).await.map(drop)
 }
 
 async fn park(session: &mut Session, parked: &[(Record, String)]) -> Result<(), Error> {

@@ -5,8 +5,8 @@
 //! no gateway, and refuse it when the shard's primary is elsewhere. What all of it means is in [`model`], as pure functions.
 //!
 //! # Following a log
-//! Who begins to follow reads [`Store::identity`] and [`Store::tip`], copies [`Store::rows`] with [`Store::merge`], and
-//! calls [`Store::follow`] with that tip. Then [`Store::read`] at the source gives a [`Batch`] after [`Progress::received`], and
+//! Who begins to follow reads [`Store::identity`] and [`Store::settled`], copies [`Store::rows`] with [`Store::merge`], and
+//! calls [`Store::follow`] with that position. Then [`Store::read`] at the source gives a [`Batch`] after [`Progress::received`], and
 //! [`Store::apply`] at the follower takes it: once, whole transactions, in any order between sources. Only another
 //! identity ([`Applied::Other`]) means to begin anew. A token of a client is fulfilled when [`Progress::applied`] has
 //! reached its position.
@@ -17,8 +17,10 @@
 //! [`Store::write`] under its [`Lease`], and a commit after which the lease has run out is [`Error::Unknown`].
 //!
 //! # Moving a tenant
-//! Copy and follow, [`Store::hold`] it (all that it wrote lies before the position that this returns), let the target reach
-//! that, [`Store::place`] it there and away here, then [`Store::forget`] it here.
+//! Note the move at both ([`Store::note_move`]) and place the tenant away at the target, so that nobody writes it there. Read
+//! [`Store::settled`], copy [`Store::tenant_rows`] with [`Store::take_in`], follow [`Store::tenant_records`]. [`Store::hold`]
+//! it, take in the rest, compare, [`Store::seal`] the hold, and have the directory changed. [`Store::place`] it there and away
+//! here, then [`Store::forget`] it here.
 //!
 //! # Migrating
 //! [`Store::maintenance`] is the owner's connection for changes of the tenants' schema ([`Purpose::Schema`]), which change no row of a
@@ -44,6 +46,7 @@ mod error;
 mod inspect;
 mod maintain;
 pub mod model;
+mod moving;
 mod postgres;
 mod read;
 mod rejection;
@@ -60,6 +63,7 @@ pub use maintain::{Maintenance, Purpose};
 pub use model::fence::{Closed, Fence, Lease, Outcome, Refused, TenantState};
 pub use model::progress::Progress;
 pub use model::record::{BadBatch, Batch, Change, Record, RowChange, RowId};
+pub use moving::{Drained, MoveNote, Passage, Reach, Side, Stamp};
 pub use postgres::PostgresConfig;
 pub use read::{Horizon, Limits};
 pub use rejection::{Rejection, Rule};

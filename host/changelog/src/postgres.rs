@@ -76,6 +76,16 @@ pub(crate) async fn open(config: &PostgresConfig) -> Result<Roles, Error> {
     Ok(roles)
 }
 
+/// One text of each value, as the triggers have it.
+const CANONICAL: [(&str, &str); 6] = [
+    ("timezone", "UTC"),
+    ("datestyle", "ISO,YMD"),
+    ("intervalstyle", "iso_8601"),
+    ("bytea_output", "hex"),
+    ("extra_float_digits", "1"),
+    ("lc_monetary", "C"),
+];
+
 pub(crate) async fn connect(url: &str, role: &str) -> Result<(PgPool, String), Error> {
     // Neither a URL nor what is wrong with it is told: it holds a password.
     let options = PgConnectOptions::from_str(url)
@@ -91,6 +101,8 @@ pub(crate) async fn connect(url: &str, role: &str) -> Result<(PgPool, String), E
             ("default_transaction_isolation", "read committed".to_owned()),
         ])
         .disable_statement_logging();
+    // Who reads rows to compare them with another database's writes values as the triggers do.
+    let options = if role == "applier" { options.options(CANONICAL) } else { options };
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS_MAX)
         .min_connections(0)

@@ -174,20 +174,7 @@ impl Store {
                 if !deleted && image.is_none() {
                     continue;
                 }
-                records.push(Record {
-                    position: Position::START,
-                    at_us: 0,
-                    tenant: tenant_of(row, 2)?,
-                    placement: Placement(row.number(3)?),
-                    schema: row.number(11)?,
-                    change: Change::Row(RowChange {
-                        id,
-                        row: image,
-                        version: version(row, 5)?
-                            .ok_or_else(|| Error::Damaged("a row without a version".to_owned()))?,
-                        replaces: version(row, 8)?,
-                    }),
-                });
+                records.push(copy(row, id, image)?);
             }
         }
         session.rollback().await?;
@@ -217,7 +204,23 @@ impl Store {
     }
 }
 
-fn record(row: &Row) -> Result<Record, Error> {
+/// A row as it is now, with its state in the order of [`Store::rows`].
+pub(crate) fn copy(row: &Row, id: RowId, image: Option<String>) -> Result<Record, Error> {
+    let none = || Error::Damaged("a row without a version".to_owned());
+    let change =
+        RowChange { id, row: image, version: version(row, 5)?.ok_or_else(none)?, replaces: version(row, 8)? };
+    Ok(Record {
+        position: Position::START,
+        at_us: 0,
+        tenant: tenant_of(row, 2)?,
+        placement: Placement(row.number(3)?),
+        schema: row.number(11)?,
+        change: Change::Row(change),
+    })
+}
+
+/// The record in the first columns of a row, in the order of [`BATCH`].
+pub(crate) fn record(row: &Row) -> Result<Record, Error> {
     let damaged = |what: &str| Error::Damaged(format!("the log holds a record without {what}"));
     let kind = row.text(7)?;
     let change = if kind == "forget" {

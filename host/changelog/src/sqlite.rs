@@ -223,7 +223,8 @@ fn tenant_tests(table: &Declared, row: &str) -> String {
          AND length({value}) BETWEEN 1 AND 63 AND {value} NOT GLOB '*[^a-z0-9._-]*' \
          AND {value} GLOB '[a-z0-9]*' AND {value} GLOB '*[a-z0-9]'); \
          SELECT RAISE(ABORT, 'portolan:away') FROM portolan_tenant WHERE tenant = {value} AND away = 1; \
-         SELECT RAISE(ABORT, 'portolan:held') FROM portolan_tenant WHERE tenant = {value} AND hold IS NOT NULL; \
+         SELECT RAISE(ABORT, 'portolan:held') FROM portolan_tenant WHERE tenant = {value} AND hold IS NOT NULL \
+         AND (hold_until_us IS NULL OR hold_until_us > {SQLITE_NOW}); \
          SELECT RAISE(ABORT, 'portolan: the row is of another tenant') FROM portolan_session \
          WHERE tenant IS NOT NULL AND tenant IS NOT {value}; "
     )

@@ -375,25 +375,38 @@ impl Store {
     }
 
     /// Holds a tenant's writes, of gateways and direct writers, for the move of this name. When this returns, all that the
-    /// tenant has written lies at or before the position that it returns.
+    /// tenant has written lies at or before the position that it returns. The hold ends by itself after `lasts`, by the
+    /// database's clock, so that a mover that dies holds nobody; [`Self::seal`] takes that end away.
     ///
     /// # Errors
     /// [`Error::Busy`] when another move holds it, or writers were still inside after `patience`; then the hold stands,
     /// and this may be called again.
-    pub async fn hold(&self, tenant: &TenantName, hold: &str, patience: Duration) -> Result<Position, Error> {
+    pub async fn hold(
+        &self,
+        tenant: &TenantName,
+        hold: &str,
+        lasts: Duration,
+        patience: Duration,
+    ) -> Result<Position, Error> {
         let mut session = self.begin(Role::Owner).await?;
+        let now_us = session.one("SELECT {now}", &[]).await?.number(0)?;
         let there = tenant_state(&mut session, tenant).await?;
-        if let Some(other) = there.hold.filter(|other| other != hold) {
+        if let (Some(other), Err(_)) =
+            (there.hold.as_ref().filter(|other| *other != hold), there.check(now_us))
+        {
             session.rollback().await?;
             return Err(Error::Busy(format!("the tenant is held by {other}")));
         }
-        let args = [tenant.as_str().into(), hold.into()];
+        let lasts_us = u64::try_from(lasts.as_micros()).unwrap_or(u64::MAX);
+        let until_us = now_us.saturating_add(lasts_us);
+        let args = [tenant.as_str().into(), hold.into(), until_us.into(), now_us.into()];
         // Another move may have come since it was looked at.
         let done = session
             .run(
-                "INSERT INTO portolan_tenant (tenant, hold) VALUES ($1, $2) \
-                 ON CONFLICT (tenant) DO UPDATE SET hold = excluded.hold \
-                 WHERE portolan_tenant.hold IS NULL OR portolan_tenant.hold = excluded.hold",
+                "INSERT INTO portolan_tenant (tenant, hold, hold_until_us) VALUES ($1, $2, $3) \
+                 ON CONFLICT (tenant) DO UPDATE SET hold = excluded.hold, hold_until_us = excluded.hold_until_us \
+                 WHERE portolan_tenant.hold IS NULL OR portolan_tenant.hold = excluded.hold \
+                 OR portolan_tenant.hold_until_us <= $4",
                 &args,
             )
             .await?;
@@ -405,9 +418,7 @@ impl Store {
         session.commit().await?;
         if self.dialect() == Dialect::Postgres {
             let mut session = self.begin(Role::Owner).await?;
-            lock_timeout(&mut session, Some(patience)).await?;
-            let lock = format!("SELECT pg_advisory_xact_lock({TENANT_LOCK}, hashtext($1))");
-            session.execute(&lock, &[tenant.as_str().into()]).await?;
+            tenant_alone(&mut session, tenant, patience).await?;
             session.rollback().await?;
         }
         self.tip().await
@@ -421,7 +432,7 @@ impl Store {
         let mut session = self.begin(Role::Owner).await?;
         let done = session
             .run(
-                "UPDATE portolan_tenant SET hold = NULL WHERE tenant = $1 AND hold = $2",
+                "UPDATE portolan_tenant SET hold = NULL, hold_until_us = NULL WHERE tenant = $1 AND hold = $2",
                 &[tenant.as_str().into(), hold.into()],
             )
             .await?;
@@ -439,7 +450,8 @@ impl Store {
         let done = session
             .run(
                 "INSERT INTO portolan_tenant (tenant, placement, away) VALUES ($1, $2, $3) \
-                 ON CONFLICT (tenant) DO UPDATE SET placement = excluded.placement, away = excluded.away, hold = NULL \
+                 ON CONFLICT (tenant) DO UPDATE SET placement = excluded.placement, away = excluded.away, \
+                 hold = NULL, hold_until_us = NULL \
                  WHERE portolan_tenant.placement < excluded.placement",
                 &[tenant.as_str().into(), placement.0.into(), i64::from(away).into()],
             )
@@ -519,7 +531,7 @@ async fn tip(session: &mut Session) -> Result<Position, Error> {
 pub(crate) async fn tenant_state(session: &mut Session, tenant: &TenantName) -> Result<TenantState, Error> {
     let rows = session
         .query(
-            "SELECT placement, forgotten, hold, away FROM portolan_tenant WHERE tenant = $1",
+            "SELECT placement, forgotten, hold, away, hold_until_us FROM portolan_tenant WHERE tenant = $1",
             &[tenant.as_str().into()],
         )
         .await?;
@@ -529,6 +541,7 @@ pub(crate) async fn tenant_state(session: &mut Session, tenant: &TenantName) -> 
         forgotten: Placement(row.number(1)?),
         hold: row.text_or_null(2)?,
         away: row.number(3)? == 1,
+        hold_until_us: row.number_or_null(4)?,
     })
 }
 
@@ -571,6 +584,20 @@ async fn alone(session: &mut Session, lock: i64, patience: Option<Duration>) -> 
         Err(Error::Busy(why)) => Err(Error::Writers(why)),
         done => done.map(drop),
     }
+}
+
+/// Waits until no writer of a tenant is inside, and keeps them out until the transaction ends.
+pub(crate) async fn tenant_alone(
+    session: &mut Session,
+    tenant: &TenantName,
+    patience: Duration,
+) -> Result<(), Error> {
+    if session.dialect() == Dialect::Sqlite {
+        return Ok(());
+    }
+    lock_timeout(session, Some(patience)).await?;
+    let lock = format!("SELECT pg_advisory_xact_lock({TENANT_LOCK}, hashtext($1))");
+    session.execute(&lock, &[tenant.as_str().into()]).await.map(drop)
 }
 
 /// Ends the connections of all that may write as the writer.

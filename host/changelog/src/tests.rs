@@ -12,6 +12,7 @@ use place::{PATIENCE, Place};
 mod applying;
 mod capture;
 mod fence;
+mod moving;
 mod place;
 mod tenants;
 
@@ -63,6 +64,10 @@ const CASES: &[Case] = cases![
     fence::the_deadline_holds_at_commit,
     fence::the_deadline_stops_direct_writers,
     fence::the_loop_flag_is_the_appliers_alone,
+    moving::a_hold_ends_by_itself_unless_it_is_sealed,
+    moving::a_tenant_is_taken_in_under_its_stamp,
+    moving::rows_come_in_the_order_of_their_tables,
+    moving::what_is_open_lies_after_what_is_settled,
     tenants::a_forgotten_tenant_leaves_nothing,
     tenants::a_held_tenant_is_not_written,
     tenants::one_of_two_moves_holds,

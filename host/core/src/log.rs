@@ -23,7 +23,7 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// How often a tenant has been placed: rises with each move, so that what is left of an earlier stay is known as such.
+/// The number of a tenant's placement: rises with each move, also with one that failed, so that what is left of an earlier stay is known as such.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Placement(pub u64);

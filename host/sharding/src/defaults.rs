@@ -74,3 +74,19 @@ pub const BACKFILL_ROUNDS_MAX: u64 = 1_000_000;
 pub const TRIAL: Duration = Duration::from_secs(1);
 /// Tenants with odd names that a report of an adoption names.
 pub const OFFENDERS_MAX: usize = 5;
+/// Rows that a move copies or compares at once: some milliseconds of work for each database.
+pub const MOVE_CHUNK_ROWS: usize = 1_000;
+/// Records that may be left to a move's hold: they are taken over in a few milliseconds.
+pub const MOVE_LAG_RECORDS: usize = 200;
+/// Parts of the log that a move takes over before it gives up: a tenant that writes faster than it is followed cannot be moved.
+pub const MOVE_ROUNDS_MAX: u64 = 10_000;
+/// Rows that a move compares while the tenant is held: some seconds of work, and some tens of megabytes of names.
+pub const MOVE_DOUBTS_MAX: usize = 100_000;
+/// How long a move holds the tenant's writes at most, until the control store is asked.
+pub const MOVE_HOLD: Duration = Duration::from_secs(5);
+/// How long a move's hold waits for the tenant's writers that are inside.
+pub const MOVE_WRITERS: Duration = Duration::from_secs(2);
+/// How long a move waits for the control store's answer, before it asks for the move to be closed.
+pub const MOVE_SWITCH: Duration = Duration::from_secs(2);
+/// How often whoever resumes a move looks at its note again when another has changed it.
+pub const MOVE_RESUMES_MAX: u64 = 3;

@@ -1,5 +1,5 @@
 //! Tenants' data: which shards this region keeps, under which leases they are written, how requests reach their rows, and
-//! how the tenants' schema changes.
+//! how the tenants' schema changes, and how a tenant moves from one shard to another.
 //!
 //! [`keeper`] holds a shard's lease. [`Shards`] is what others see of it. [`Service`] is what requests go through, and [`data`]
 //! what becomes of them. This crate must not know where the configuration comes from, how requests arrive, or how shards are
@@ -11,6 +11,7 @@ pub mod data;
 pub mod defaults;
 mod keeper;
 mod refuse;
+pub mod relocate;
 mod route;
 pub mod schema;
 mod service;

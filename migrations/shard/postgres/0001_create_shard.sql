@@ -79,7 +79,20 @@ CREATE TABLE portolan.tenant (
     placement bigint NOT NULL DEFAULT 0,
     forgotten bigint NOT NULL DEFAULT 0,
     hold      text,
+    -- When the hold ends by itself; NULL once its end is for the control store to decide.
+    hold_until_us bigint,
     away      bigint NOT NULL DEFAULT 0 CHECK (away IN (0, 1))
+);
+
+-- Moves of tenants from here ('out') and to here ('in') that have begun and are not over.
+CREATE TABLE portolan.move (
+    tenant   text   NOT NULL,
+    side     text   NOT NULL CHECK (side IN ('in', 'out')),
+    id       text   NOT NULL,
+    step     text   NOT NULL,
+    detail   text   NOT NULL,
+    began_us bigint NOT NULL,
+    PRIMARY KEY (tenant, side)
 );
 
 -- How far the logs of others have been applied here.
@@ -233,7 +246,8 @@ BEGIN
         SELECT * INTO place FROM portolan.tenant WHERE tenant = own_tenant;
         IF place.away = 1 THEN
             PERFORM portolan.refuse('away');
-        ELSIF place.hold IS NOT NULL THEN
+        ELSIF place.hold IS NOT NULL 
+            AND (place.hold_until_us IS NULL OR portolan.now_us() < place.hold_until_us) THEN
             PERFORM portolan.refuse('held');
         END IF;
     END IF;

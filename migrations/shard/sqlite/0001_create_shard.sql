@@ -68,7 +68,20 @@ CREATE TABLE portolan_tenant (
     placement INTEGER NOT NULL DEFAULT 0,
     forgotten INTEGER NOT NULL DEFAULT 0,
     hold      TEXT,
+    -- When the hold ends by itself; NULL once its end is for the control store to decide.
+    hold_until_us INTEGER,
     away      INTEGER NOT NULL DEFAULT 0 CHECK (away IN (0, 1))
+) STRICT, WITHOUT ROWID;
+
+-- Moves of tenants from here ('out') and to here ('in') that have begun and are not over.
+CREATE TABLE portolan_move (
+    tenant   TEXT    NOT NULL,
+    side     TEXT    NOT NULL CHECK (side IN ('in', 'out')),
+    id       TEXT    NOT NULL,
+    step     TEXT    NOT NULL,
+    detail   TEXT    NOT NULL,
+    began_us INTEGER NOT NULL,
+    PRIMARY KEY (tenant, side)
 ) STRICT, WITHOUT ROWID;
 
 -- How far the logs of others have been applied here.

@@ -134,19 +134,21 @@ pub struct TenantState {
     pub forgotten: Placement,
     /// Its writes are held, by this move.
     pub hold: Option<String>,
+    /// When the hold ends by itself, in microseconds of the database's clock; none once another decides when it ends.
+    pub hold_until_us: Option<u64>,
     /// It lives on another shard.
     pub away: bool,
 }
 
 impl TenantState {
-    /// May its rows be written?
+    /// May its rows be written now?
     ///
     /// # Errors
     /// [`Closed`] says why not.
-    pub const fn check(&self) -> Result<(), Closed> {
+    pub fn check(&self, now_us: u64) -> Result<(), Closed> {
         if self.away {
             Err(Closed::Away)
-        } else if self.hold.is_some() {
+        } else if self.hold.is_some() && self.hold_until_us.is_none_or(|until| now_us < until) {
             Err(Closed::Held)
         } else {
             Ok(())

@@ -105,7 +105,7 @@ pub(super) async fn old_snapshots_do_not_slip_through(place: Place) {
     // The snapshot knows epoch 2 alone.
     assert!(matches!(direct.refused(INSERT).await, Error::Busy(_)));
     direct.ok("ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM notes").await;
-    shard.store.hold(&TenantName::new("acme").unwrap(), "move", SOON).await.unwrap();
+    shard.store.hold(&TenantName::new("acme").unwrap(), "move", SOON * 999, SOON).await.unwrap();
     assert!(matches!(direct.refused(INSERT).await, Error::Busy(_)));
     direct.ok("ROLLBACK").await;
     shard.store.release(&TenantName::new("acme").unwrap(), "move").await.unwrap();

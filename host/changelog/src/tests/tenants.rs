@@ -13,6 +13,7 @@ use super::place::{Place, table, text};
 use crate::{Change, Closed, Error, Lease, Record, Rule};
 
 const SOON: Duration = Duration::from_millis(300);
+const LONG: Duration = Duration::from_secs(3_600);
 
 fn name(name: &str) -> TenantName {
     TenantName::new(name).unwrap()
@@ -100,10 +101,10 @@ pub(super) async fn a_held_tenant_is_not_written(place: Place) {
     if !place.is_sqlite() {
         // Who is inside is waited for.
         acme.ok("BEGIN; INSERT INTO notes VALUES ('acme', 2, 'inside')").await;
-        assert!(matches!(shard.store.hold(&name("acme"), "move-1", SOON).await, Err(Error::Busy(_))));
+        assert!(matches!(shard.store.hold(&name("acme"), "move-1", LONG, SOON).await, Err(Error::Busy(_))));
         acme.ok("COMMIT").await;
     }
-    let held = shard.store.hold(&name("acme"), "move-1", SOON).await.unwrap();
+    let held = shard.store.hold(&name("acme"), "move-1", LONG, SOON).await.unwrap();
     assert_eq!(all(&shard.store).await.pop().unwrap().through, held);
     for sql in [
         "INSERT INTO notes VALUES ('acme', 3, 'x')",
@@ -119,7 +120,7 @@ pub(super) async fn a_held_tenant_is_not_written(place: Place) {
     drop(write);
     bolt.ok("INSERT INTO notes VALUES ('bolt', 1, 'b')").await;
     assert!(
-        matches!(shard.store.hold(&name("acme"), "move-2", SOON).await, Err(Error::Busy(_))),
+        matches!(shard.store.hold(&name("acme"), "move-2", LONG, SOON).await, Err(Error::Busy(_))),
         "another move holds it"
     );
     assert!(!shard.store.release(&name("acme"), "move-2").await.unwrap());
@@ -132,8 +133,8 @@ pub(super) async fn one_of_two_moves_holds(place: Place) {
     for number in 0..8 {
         let tenant = name(&format!("acme-{number}"));
         let (one, two) = tokio::join!(
-            shard.store.hold(&tenant, "move-1", SOON),
-            shard.store.hold(&tenant, "move-2", SOON)
+            shard.store.hold(&tenant, "move-1", LONG, SOON),
+            shard.store.hold(&tenant, "move-2", LONG, SOON)
         );
         let holder = if one.is_ok() { "move-1" } else { "move-2" };
         let other = if one.is_ok() { two } else { one };
@@ -154,7 +155,7 @@ pub(super) async fn a_forgotten_tenant_leaves_nothing(place: Place) {
         matches!(shard.store.forget(&name("acme"), Placement(1)).await, Err(Error::Busy(_))),
         "it lives here"
     );
-    shard.store.hold(&name("acme"), "move", SOON).await.unwrap();
+    shard.store.hold(&name("acme"), "move", LONG, SOON).await.unwrap();
     assert!(shard.store.place(&name("acme"), Placement(1), true).await.unwrap());
     assert!(!shard.store.place(&name("acme"), Placement(1), false).await.unwrap(), "placements rise");
     let error = acme.refused("INSERT INTO notes VALUES ('acme', 3, 'x')").await;

@@ -157,12 +157,12 @@ fn epochs_only_rise_and_closing_is_for_the_own_lease() {
 #[test]
 fn a_held_or_moved_tenant_is_not_written() {
     let tenant = TenantState::default();
-    assert_eq!(tenant.check(), Ok(()));
-    assert_eq!(
-        TenantState { hold: Some("move-1".into()), ..TenantState::default() }.check(),
-        Err(Closed::Held)
-    );
-    assert_eq!(TenantState { away: true, ..tenant }.check(), Err(Closed::Away));
+    assert_eq!(tenant.check(9), Ok(()));
+    let held = TenantState { hold: Some("move-1".into()), ..TenantState::default() };
+    assert_eq!(held.check(u64::MAX), Err(Closed::Held), "without an end it has none");
+    let ends = TenantState { hold_until_us: Some(10), ..held };
+    assert_eq!((ends.check(9), ends.check(10)), (Err(Closed::Held), Ok(())));
+    assert_eq!(TenantState { away: true, ..tenant }.check(9), Err(Closed::Away));
 }
 
 #[test]

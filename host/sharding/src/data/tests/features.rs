@@ -394,7 +394,8 @@ pub(super) async fn the_fence_is_told(place: Place) {
     let late = Door { lease: Some(Lease { epoch: Epoch(1), until: Moment(0) }), ..door.clone() };
     check(&late, "POST /notes", post, 421, "~elsewhere").await;
     check(&late, "GET /notes", "", 503, "~busy").await;
-    door.store.hold(&door.tenant, "move-1", std::time::Duration::from_secs(5)).await.unwrap();
+    let soon = std::time::Duration::from_secs(5);
+    door.store.hold(&door.tenant, "move-1", soon * 60, soon).await.unwrap();
     let held = send(&door, &["POST /notes"], post).await;
     assert_eq!((held.status.as_u16(), held.code().as_str(), held.header("retry-after")), (503, "held", "1"));
     door.store.place(&door.tenant, Placement(1), true).await.unwrap();

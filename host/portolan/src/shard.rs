@@ -126,6 +126,8 @@ fn promoted(client: &Client, shard: &str, to: Option<&str>) -> anyhow::Result<()
     let there: anyhow::Result<Value> = client.get(&path);
     match there {
         Ok(object) => {
+            let epoch = epoch.max(number(&object, "/body/epoch") + 1);
+            let body = json!({ "epoch": epoch, "primary": primary });
             let revision = format!("\"{}\"", number(&object, "/revision"));
             change(client, Method::PUT, &path, &body, &[("if-match", &revision)])?;
         }

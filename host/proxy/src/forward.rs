@@ -297,6 +297,7 @@ fn grant(outbound: &Outbound<'_>) -> Grant {
         hops: headers::hops(&outbound.inbound.headers) + 1,
         pool: outbound.pool.clone(),
         region: outbound.region.clone(),
+        service: outbound.work.is_some(),
         shard: shard(outbound),
         sticky: outbound.sticky,
         tenant: outbound.inbound.tenant.clone(),

@@ -29,6 +29,9 @@ pub(crate) struct Grant {
     pub(crate) pool: PoolName,
     /// The region that was decided on: the receiver's own, or the grant is stale.
     pub(crate) region: RegionName,
+    /// Is it for a service of the gateway, for a caller that was recognised and may do what is asked? An application's request
+    /// never is, whatever its path has become.
+    pub(crate) service: bool,
     /// The shard that the request needs as its primary, and the lease under which that writes.
     pub(crate) shard: Option<(ShardName, Epoch)>,
     /// The hash that keeps a sticky request on one endpoint.
@@ -51,6 +54,9 @@ impl Grant {
         if let Some((shard, Epoch(epoch))) = &self.shard {
             text.push_str(&format!(";shard={shard};epoch={epoch}"));
         }
+        if self.service {
+            text.push_str(";service=1");
+        }
         if let Some(sticky) = self.sticky {
             text.push_str(&format!(";sticky={sticky:016x}"));
         }
@@ -66,7 +72,7 @@ impl Grant {
         }
         let (mut region, mut pool, mut tenant, mut sticky) = (None, None, None, None);
         let (mut generation, mut attempt, mut hops, mut deadline) = (None, None, None, None);
-        let (mut shard, mut epoch) = (None, None);
+        let (mut shard, mut epoch, mut service) = (None, None, false);
         for part in parts {
             let (key, value) = part.split_once('=')?;
             match key {
@@ -77,6 +83,7 @@ impl Grant {
                 "hops" => hops = Some(value.parse().ok()?),
                 "pool" => pool = Some(PoolName::new(value).ok()?),
                 "region" => region = Some(RegionName::new(value).ok()?),
+                "service" => service = value == "1",
                 "shard" => shard = Some(ShardName::new(value).ok()?),
                 "sticky" => sticky = Some(u64::from_str_radix(value, 16).ok()?),
                 "tenant" => tenant = Some(TenantName::new(value).ok()?),
@@ -90,6 +97,7 @@ impl Grant {
             hops: hops?,
             pool: pool?,
             region: region?,
+            service,
             shard: shard.zip(epoch),
             sticky,
             tenant,
@@ -108,10 +116,11 @@ mod tests {
         fn a_grant_comes_out_as_it_went_in(
             attempt: u32, hops: u32, generation: u64, millis in 0_u64..10_000_000,
             tenant in prop::option::of("[a-z]{1,63}"), sticky: Option<u64>,
+            service: bool,
             shard in prop::option::of(("[a-z]{1,63}", any::<u64>())),
         ) {
             let grant = Grant {
-                attempt, hops, generation, sticky,
+                attempt, hops, generation, service, sticky,
                 deadline: Duration::from_millis(millis),
                 pool: PoolName::new("app").unwrap(),
                 region: RegionName::new("eu-west").unwrap(),

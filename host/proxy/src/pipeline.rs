@@ -82,8 +82,13 @@ async fn serve(
     if headers::hops(&inbound.headers) >= defaults::HOPS_MAX {
         return Err(Error::Loop);
     }
-    let service = worker.services().find(&inbound.path).cloned();
-    let granted = granted(snapshot, inbound, service.is_some())?;
+    let granted = granted(snapshot, inbound)?;
+    // What another region sends for a service says so; a path alone proves nothing, because policies rewrite paths.
+    let meant = granted.as_ref().is_none_or(|grant| grant.service);
+    let service = worker.services().find(&inbound.path).filter(|_| meant).cloned();
+    if service.is_none() && granted.as_ref().is_some_and(|grant| grant.service) {
+        return Err(Error::Stale);
+    }
     if let Some(service) = service {
         return service::serve(worker, snapshot, inbound, told, (parts, incoming), granted, &service).await;
     }
@@ -136,19 +141,19 @@ async fn serve(
 }
 
 /// The decision that came with the request, on the peer link.
-fn granted(snapshot: &Snapshot, inbound: &mut Inbound, service: bool) -> Result<Option<Grant>, Error> {
+fn granted(snapshot: &Snapshot, inbound: &mut Inbound) -> Result<Option<Grant>, Error> {
     if inbound.downstream.peer.is_none() {
         return Ok(None);
     }
     let grant = inbound.headers.get(GRANT).and_then(Grant::decode).ok_or(Error::Stale)?;
     let topology = &snapshot.topology;
-    let known = service || topology.pool(&grant.region, &grant.pool).is_some();
+    let known = grant.service || topology.pool(&grant.region, &grant.pool).is_some();
     if grant.region != topology.local || !known || grant.hops >= defaults::HOPS_MAX {
         return Err(Error::Stale);
     }
     inbound.tenant = grant.tenant.clone();
     inbound.settle(topology);
-    if !service && is_over(&grant, topology) {
+    if !grant.service && is_over(&grant, topology) {
         return Err(Error::Stale);
     }
     Ok(Some(grant))
@@ -295,7 +300,9 @@ impl Trip<'_> {
     ) -> Result<Response<Body>, Halt> {
         let source = self.decision.source(choice);
         let exchange = source.and_then(crate::decide::Source::exchange);
-        let retry = exchange.map_or_else(RetryClass::default, |exchange| exchange.retry);
+        // What a service was asked may have been done; its caller alone knows whether to ask again.
+        let usual = if self.work.is_some() { RetryClass::Connect } else { RetryClass::default() };
+        let retry = exchange.map_or(usual, |exchange| exchange.retry);
         let limit = exchange.and_then(|exchange| exchange.timeout).unwrap_or(route.pool().response_timeout);
         let limit = self.grant.map_or(limit, |grant| grant.deadline.min(limit));
         let sticky =

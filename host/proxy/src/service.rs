@@ -77,6 +77,15 @@ pub(crate) async fn serve(
     };
     inbound.tenant = Some(work.tenant.clone());
     inbound.settle(&snapshot.topology);
+    let topology = &snapshot.topology;
+    // Who sends it may go by an older picture: the tenant must be where it is here, and may be.
+    let there = inbound.home.as_ref().is_some_and(|home| home.shard == work.shard);
+    if granted.is_some() && !there {
+        return Err(Error::Stale);
+    }
+    if region == topology.local && !topology.allows(inbound.residency.as_ref(), &region) {
+        return Err(Error::NoAllowedRegion);
+    }
     told.belongs(inbound);
     let decision = Decision::default();
     told.decided(worker, inbound, &decision);

@@ -21,6 +21,8 @@ pub struct Intent {
 /// A shard of this region.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kept {
+    /// Does no other region keep it?
+    pub alone: bool,
     /// Where it is.
     pub engine: Engine,
     /// The lease under which it is written.

@@ -98,8 +98,8 @@ fn role(task: &Task) -> Role {
 struct Keeper {
     cell: Arc<Cell>,
     failures: u32,
-    /// The newest epoch that was seen, and since when.
-    first_seen: Option<(Epoch, Moment)>,
+    /// The newest epoch and its primary that were seen, and since when.
+    first_seen: Option<(Epoch, RegionName, Moment)>,
     intended: Arc<dyn Intended>,
     shard: ShardName,
 }
@@ -133,12 +133,22 @@ impl Keeper {
 
     /// One pass. Gives the pause to the next.
     async fn pass(&mut self, task: &Task) -> Duration {
-        if self.first_seen.is_none_or(|(epoch, _)| epoch < task.kept.epoch) {
-            self.first_seen = Some((task.kept.epoch, clock::now()));
+        let kept = &task.kept;
+        let same = |(epoch, primary, _): &(Epoch, RegionName, Moment)| {
+            *epoch == kept.epoch && *primary == kept.primary
+        };
+        if !self.first_seen.as_ref().is_some_and(same) {
+            self.first_seen = Some((kept.epoch, kept.primary.clone(), clock::now()));
         }
         let done = match self.open(task).await {
-            Ok(open) if role(task) == Role::Primary => self.renew(task, &open.store).await,
-            Ok(open) => self.yield_to(task, &open.store).await,
+            Ok((open, lacks)) => {
+                let done = if role(task) == Role::Primary {
+                    self.renew(task, &open.store).await
+                } else {
+                    self.yield_to(task, &open.store).await
+                };
+                done.and_then(|()| lacks.map_or(Ok(()), Err))
+            }
             Err(error) => Err(error.into()),
         };
         let (problem, pause) = match done {
@@ -169,7 +179,7 @@ impl Keeper {
     }
 
     /// The database, opened where it is not, with what it has of the tables.
-    async fn open(&self, task: &Task) -> Result<Arc<Open>, Error> {
+    async fn open(&self, task: &Task) -> Result<(Arc<Open>, Option<Halt>), Error> {
         let before = self.cell.open.load_full();
         let store = match &before {
             Some(open) => open.store.clone(),
@@ -177,13 +187,26 @@ impl Keeper {
         };
         let schema = store.schema().await?;
         self.cell.note(|report| report.schema = Some(schema));
-        if let Some(open) = before.filter(|open| open.schema == schema && open.tables == task.tables) {
-            return Ok(open);
+        if let Some(open) = before.clone().filter(|open| open.schema == schema && open.tables == task.tables)
+        {
+            return Ok((open, None));
         }
-        let catalogue = Arc::new(Catalogue::read(&store, &task.tables).await?);
-        let open = Arc::new(Open { catalogue, schema, store, tables: task.tables.clone() });
+        // A table that is declared before it is made takes nothing from the others: what was there before is served, under the
+        // lease, and what is wrong is told.
+        let (read, tables, lacks) = match Catalogue::read(&store, &task.tables).await {
+            Ok(catalogue) => (Arc::new(catalogue), task.tables.clone(), None),
+            Err(error @ Error::Table { .. }) => match before {
+                Some(open) => return Ok((open, Some(error.into()))),
+                None => {
+                    let none = Tables::default();
+                    (Arc::new(Catalogue::read(&store, &none).await?), none, Some(error.into()))
+                }
+            },
+            Err(error) => return Err(error),
+        };
+        let open = Arc::new(Open { catalogue: read, schema, store, tables });
         self.cell.open.store(Some(Arc::clone(&open)));
-        Ok(open)
+        Ok((open, lacks))
     }
 
     /// Holds the lease for another while.
@@ -193,7 +216,7 @@ impl Keeper {
         let epoch = self.confirm(task).await?;
         let fence = store.fence().await?;
         if fence.epoch < epoch {
-            self.may_begin(epoch, fence.epoch, fence.deadline_us > 0)?;
+            self.may_begin(task, fence.epoch, fence.deadline_us > 0)?;
             store.begin_epoch(epoch, deadline_us).await?;
             tracing::info!(shard = %self.shard, epoch = epoch.0, "a new epoch begins here");
         } else {
@@ -220,10 +243,12 @@ impl Keeper {
     }
 
     /// May a later epoch begin already?
-    fn may_begin(&self, epoch: Epoch, before: Epoch, held: bool) -> Result<(), Halt> {
+    fn may_begin(&self, task: &Task, before: Epoch, held: bool) -> Result<(), Halt> {
+        let epoch = task.kept.epoch;
         let mine = held && epoch.0 == before.0 + 1;
-        let first = before.0 == 0 && epoch.0 == 1;
-        let waited = self.first_seen.map_or(Duration::ZERO, |(_, since)| clock::now().since(since));
+        let first = before.0 == 0 && epoch.0 == 1 && task.kept.alone;
+        let waited =
+            self.first_seen.as_ref().map_or(Duration::ZERO, |(.., since)| clock::now().since(*since));
         let wait = LEASE + LEASE_MARGIN;
         if mine || first || waited >= wait {
             return Ok(());

@@ -28,6 +28,10 @@ pub(crate) fn foreign_tenant() -> Problem {
     Problem::new(Code::Forbidden, "the token is another tenant's than the one that the request names")
 }
 
+pub(crate) fn held() -> Problem {
+    Problem::new(Code::Held, "the tenant's writes are held while it moves: ask again in a moment")
+}
+
 pub(crate) fn no_lease(shard: &ShardName) -> Problem {
     let why = "has no lease here now: it is being renewed, or another region takes over";
     Problem::new(Code::Unavailable, format!("shard `{shard}` {why}"))

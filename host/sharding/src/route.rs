@@ -53,7 +53,11 @@ impl Consistency {
 }
 
 /// The shard of a tenant.
-pub(crate) fn shard<'a>(topology: &'a Topology, tenant: &TenantName) -> Result<&'a Shard, Problem> {
+pub(crate) fn shard<'a>(
+    topology: &'a Topology,
+    tenant: &TenantName,
+    writes: bool,
+) -> Result<&'a Shard, Problem> {
     let directory: &Directory = &topology.directory;
     let known = topology.tenants.of(Some(tenant));
     let residency = known.and_then(|tenant| tenant.residency.as_ref());
@@ -61,6 +65,9 @@ pub(crate) fn shard<'a>(topology: &'a Topology, tenant: &TenantName) -> Result<&
     let place = place.ok_or_else(refuse::no_shard)?;
     if place.access == Open::Suspended {
         return Err(refuse::suspended());
+    }
+    if place.access == Open::Held && writes {
+        return Err(refuse::held());
     }
     directory.shard(place.shard).ok_or_else(refuse::no_shard)
 }

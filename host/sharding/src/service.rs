@@ -90,7 +90,7 @@ impl Service {
     fn find(&self, head: &Head<'_>) -> Result<Routed, Problem> {
         let need = data::need(head.method, below(head.uri.path()))?;
         let tenant = self.admit(head, need.writes)?;
-        let shard = route::shard(head.topology, &tenant)?;
+        let shard = route::shard(head.topology, &tenant, need.writes)?;
         if !need.writes {
             // Copies are offered once they are known to follow; until then every reader gets the primary's answer.
             let _wanted = Consistency::of(head.headers)?;
@@ -135,15 +135,17 @@ async fn answer(
     let (mut parts, body) = request.into_parts();
     let need = data::need(&parts.method, below(parts.uri.path()))?;
     let cell = shards.cell(&work.shard).ok_or_else(|| refuse::elsewhere(&work.shard, local))?;
+    // Before its turn: a content that comes slowly holds up nobody else.
+    let content = read(body, &need).await?;
     let turn = tokio::time::timeout(defaults::TURN, cell.turns.acquire()).await;
     let _turn = turn.map_err(|_| refuse::busy())?.map_err(|_| refuse::busy())?;
     let open = cell.open.load_full().ok_or_else(|| refuse::not_open(&work.shard))?;
-    // Strong reads need the lease, too: without it another region may have written.
-    let lease = cell.lease(clock::now()).ok_or_else(|| refuse::no_lease(&work.shard))?;
+    // Strong reads need the lease, too: without it another region may have written. One before the request's is over.
+    let lease = cell.lease(clock::now()).filter(|lease| lease.epoch >= work.epoch);
+    let lease = lease.ok_or_else(|| refuse::no_lease(&work.shard))?;
     if lease.epoch > work.epoch {
         return Err(refuse::elsewhere(&work.shard, local));
     }
-    let content = read(body, &need).await?;
     parts.uri = below_uri(&parts.uri)?;
     let door = Door {
         catalogue: Arc::clone(&open.catalogue),

@@ -31,7 +31,7 @@ const TRIES: usize = 5;
 const VERIFIED_MAX: u64 = 100_000;
 /// Kinds that going back leaves as they are: nobody gets in again by a revoked token, a version that was pushed is there for
 /// good, and what was switched off in an emergency is switched on by hand.
-const KEPT: [&str; 4] = ["disable", "freeze", "token", "version"];
+const KEPT: [&str; 6] = ["disable", "freeze", "lease", "place", "token", "version"];
 
 /// Intent over a control store, or what is said without one.
 #[derive(Debug)]

@@ -53,7 +53,15 @@ impl Shards {
         self.leases.store(Arc::new(leases.collect()));
         let kept = config.shards.iter().filter_map(|(name, shard)| {
             let engine = shard.stores.get(&config.local)?.clone();
-            Some((name.clone(), Kept { engine, epoch: shard.epoch, primary: shard.primary.clone() }))
+            Some((
+                name.clone(),
+                Kept {
+                    alone: shard.stores.len() == 1,
+                    engine,
+                    epoch: shard.epoch,
+                    primary: shard.primary.clone(),
+                },
+            ))
         });
         self.shards.follow(portolan_sharding::Intent {
             region: config.local.clone(),

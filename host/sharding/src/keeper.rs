@@ -112,7 +112,7 @@ impl Keeper {
             tokio::select! {
                 // Both are cancel-safe: a change that was not seen is still marked.
                 changed = tasks.changed() => {
-                    if changed.is_err() { return }
+                    if changed.is_err() { break }
                     let other = tasks.borrow().kept.engine != task.kept.engine;
                     if other {
                         self.close();

@@ -38,7 +38,7 @@ pub(crate) fn no_lease(shard: &ShardName) -> Problem {
 }
 
 pub(crate) fn no_shard() -> Problem {
-    Problem::new(Code::NoShard, "the tenant is on no shard: the operator adds one with `portolan shard add`")
+    Problem::new(Code::NoShard, "the tenant is on no shard: its operator declares one with `[shard.NAME]`")
 }
 
 pub(crate) fn no_such_path() -> Problem {

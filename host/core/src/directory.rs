@@ -149,6 +149,7 @@ pub struct Tenant<'a> {
 pub struct Directory {
     exceptions: Exceptions,
     key: HashKey,
+    names: Arc<BTreeMap<ShardName, ShardIndex>>,
     rules: Vec<Rule>,
     shards: Arc<[Shard]>,
 }
@@ -251,9 +252,9 @@ impl Directory {
     ) -> Result<Self, Invalid> {
         few("shards", shards.len(), SHARDS_MAX)?;
         few("rules", rules.len(), RULES_MAX)?;
-        let mut names = BTreeSet::new();
-        for shard in &shards {
-            if !names.insert(&shard.name) {
+        let mut names = BTreeMap::new();
+        for (shard, index) in shards.iter().zip(0_u16..) {
+            if names.insert(shard.name.clone(), ShardIndex(index)).is_some() {
                 return Err(Invalid::Duplicate(shard.name.clone()));
             }
             shard.check(residencies)?;
@@ -264,7 +265,7 @@ impl Directory {
         if let Some(index) = exceptions.shards().find(|index| usize::from(index.0) >= shards.len()) {
             return Err(Invalid::Unknown(index));
         }
-        Ok(Self { exceptions, key, rules, shards: shards.into() })
+        Ok(Self { exceptions, key, names: Arc::new(names), rules, shards: shards.into() })
     }
 
     /// A directory of nothing.
@@ -273,6 +274,7 @@ impl Directory {
         Self {
             exceptions: Exceptions::default(),
             key: HashKey::new([0; 16]),
+            names: Arc::default(),
             rules: Vec::new(),
             shards: Arc::default(),
         }
@@ -312,6 +314,12 @@ impl Directory {
     #[must_use]
     pub fn shard(&self, index: ShardIndex) -> Option<&Shard> {
         self.shards.get(usize::from(index.0))
+    }
+
+    /// A shard by its name.
+    #[must_use]
+    pub fn named(&self, name: &ShardName) -> Option<&Shard> {
+        self.names.get(name).and_then(|index| self.shard(*index))
     }
 
     /// All shards, by number.

@@ -34,6 +34,7 @@ pub mod snapshot;
 pub mod table;
 pub mod tenant;
 pub mod tenant_table;
+pub mod tenure;
 pub mod time;
 pub mod token;
 pub mod topology;

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::directory::Directory;
+use crate::directory::{Directory, Place, Shard, Tenant};
 use crate::endpoint::{EndpointCell, RegionCell};
 use crate::facts::{Facts, RegionFacts};
-use crate::ids::{PoolName, RegionName, ResidencyName};
+use crate::ids::{PoolName, RegionName, ResidencyName, TenantName};
 use crate::tenant::Tenants;
 
 /// Everything that one node knows to exist.
@@ -142,6 +142,15 @@ impl Topology {
     #[must_use]
     pub fn pool(&self, region: &RegionName, pool: &PoolName) -> Option<&Arc<Pool>> {
         self.regions.get(region)?.pools.get(pool)
+    }
+
+    /// Where a tenant's rows are, and the shard that has them; `None` when no rule is about it.
+    #[must_use]
+    pub fn shard_of(&self, tenant: &TenantName) -> Option<(Place, &Shard)> {
+        let known = self.tenants.of(Some(tenant));
+        let residency = known.and_then(|tenant| tenant.residency.as_ref());
+        let place = self.directory.locate(&Tenant { location: None, name: tenant, residency })?;
+        Some((place, self.directory.shard(place.shard)?))
     }
 
     /// The picture that policies plan from, with the verdicts and latencies observed by now.

@@ -63,6 +63,9 @@ pub trait Endpoint: fmt::Debug + Send + Sync {
     fn route(&self, head: &Head<'_>) -> Routed;
 
     /// Answers a request in the region that [`Self::route`] named. Begins on a data thread, and runs on the service's own.
+    ///
+    /// 421 (RFC 9110, section 15.5.20) says that another region or a later lease answers it, and that nothing was done: the data
+    /// plane asks again where that is.
     fn answer(&self, work: Work, request: Request<Body>) -> Answering;
 }
 

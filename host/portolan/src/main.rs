@@ -12,6 +12,7 @@ mod doctor;
 mod explain;
 mod generations;
 mod init;
+mod leases;
 mod live;
 mod migrate;
 mod node;

@@ -140,8 +140,10 @@ pub(crate) fn serve(
     let metrics =
         starting.map(|starting| control.block_on(starting.end()).context("take the metrics socket over"));
     let _entered = control.enter();
-    intent.start(&shutdown);
-    shards.start(&shutdown);
+    // Requests that are being drained still write, so their leases are renewed until the last one has ended.
+    let last = Shutdown::new();
+    intent.start(&last);
+    shards.start(&last);
     reconciler.keep_with(shards);
     let (name, ending) = (config.name.clone(), shutdown.clone());
     task::spawn(
@@ -178,7 +180,9 @@ pub(crate) fn serve(
     let addresses: Vec<String> = proxy.handle().addresses().iter().map(ToString::to_string).collect();
     let region = config.local.as_str();
     tracing::info!(region, listeners = addresses.join(" "), "portolan {} serves", env!("CARGO_PKG_VERSION"));
-    proxy.run(&shutdown).context("run the data plane")?;
+    let ran = proxy.run(&shutdown);
+    last.begin();
+    ran.context("run the data plane")?;
     usage::finish(&meter, &counting, &handle);
     drop(std::fs::remove_file(&socket));
     recorder.flush();

@@ -81,6 +81,15 @@ pub(crate) enum Upload {
 }
 
 impl Upload {
+    /// The same content once more, where it can be had twice.
+    pub(crate) fn again(&self) -> Option<Self> {
+        match self {
+            Self::Empty => Some(Self::Empty),
+            Self::Full(bytes) => Some(Self::Full(bytes.clone())),
+            Self::Stream { .. } => None,
+        }
+    }
+
     /// How its bytes are counted.
     pub(crate) fn received(&self) -> Received {
         match self {

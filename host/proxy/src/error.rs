@@ -59,6 +59,8 @@ pub(crate) enum Error {
     Preview(Word),
     #[error("the version that portolan-preview names is not planned here yet")]
     PreviewSoon,
+    #[error("who writes the tenant's data is changing: send the request again")]
+    Settling,
     #[error("the gateway that sent this request works with another topology")]
     Stale,
     #[error("the request is malformed: {0}")]
@@ -80,11 +82,19 @@ impl Error {
             | Self::NotUtf8
             | Self::Preview(_)
             | Self::UnknownTenant => Source::Downstream,
-            Self::Loop | Self::PreviewSoon | Self::Stale => Source::Gateway,
+            Self::Loop | Self::PreviewSoon | Self::Settling | Self::Stale => Source::Gateway,
             Self::NoAllowedRegion | Self::NoAnswer | Self::OutOfBounds | Self::PolicyFailed(_) => {
                 Source::Policy
             }
             Self::Connect | Self::NoEndpoint | Self::Timeout | Self::UpstreamBroke => Source::Upstream,
+        }
+    }
+
+    /// What a client is told of a refusal among gateways: that it may ask again, not that it asked the wrong one.
+    pub(crate) const fn settled(self) -> Self {
+        match self {
+            Self::Stale => Self::Settling,
+            other => other,
         }
     }
 
@@ -102,7 +112,8 @@ impl Error {
             | Self::NoEndpoint
             | Self::OutOfBounds
             | Self::PolicyFailed(_)
-            | Self::PreviewSoon => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::PreviewSoon
+            | Self::Settling => StatusCode::SERVICE_UNAVAILABLE,
             Self::Preview(_) => StatusCode::FORBIDDEN,
             Self::Stale => StatusCode::MISDIRECTED_REQUEST,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
@@ -126,6 +137,7 @@ impl Error {
             Self::PolicyFailed(_) => "policy-failed",
             Self::Preview(_) => "preview-refused",
             Self::PreviewSoon => "preview-soon",
+            Self::Settling => "settling",
             Self::Stale => "stale",
             Self::Timeout => "timeout",
             Self::UnknownTenant => "unknown-tenant",
@@ -168,7 +180,8 @@ impl Error {
             | Self::NoAnswer
             | Self::OutOfBounds
             | Self::PolicyFailed(_)
-            | Self::PreviewSoon => "14",
+            | Self::PreviewSoon
+            | Self::Settling => "14",
             _ => "13",
         }
     }

@@ -177,7 +177,7 @@ fn inbound(topology: &Topology, trust: &Trust, question: Question) -> Result<Inb
         Some(tenant) => Some(tenant),
         None => tenants.recognise(&inbound).map_err(|error| format!("404: {error}"))?,
     };
-    inbound.residency = tenants.of(inbound.tenant.as_ref()).and_then(|tenant| tenant.residency.clone());
+    inbound.settle(topology);
     Ok(inbound)
 }
 
@@ -193,7 +193,14 @@ fn candidate(snapshot: &Snapshot, inbound: &Inbound, decision: &Decision, choice
         };
         return Candidate { action, policy, via: None, rejected: broken };
     };
-    let action = format!("forward to {pool} in {region}");
+    let stands = inbound.stands_at(&snapshot.topology, region, pool);
+    let why = match &inbound.home {
+        Some(home) if stands != region => {
+            format!(", where shard {} is written, instead of {region}", home.shard)
+        }
+        _ => String::new(),
+    };
+    let (action, region) = (format!("forward to {pool} in {stands}{why}"), stands);
     if broken.is_some() {
         return Candidate { action, policy, via: None, rejected: broken };
     }

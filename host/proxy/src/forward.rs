@@ -150,12 +150,8 @@ impl Attempts {
         inbound: &Inbound,
         unseen: bool,
     ) -> bool {
-        if self.body.is_none() {
-            self.body = match &self.replay {
-                Some(bytes) => Some(Upload::Full(Some(bytes.clone()))),
-                None if self.was_empty() => Some(Upload::Empty),
-                None => return false,
-            };
+        if !self.can_repeat() {
+            return false;
         }
         let allowed = match class {
             RetryClass::Never => false,
@@ -163,6 +159,18 @@ impl Attempts {
             RetryClass::Idempotent => unseen || is_idempotent(inbound.method.as_str()),
         };
         allowed && self.count < ATTEMPTS_MAX && worker.budget.borrow_mut().withdraw(clock::now())
+    }
+
+    /// Is the content there, or to be had once more?
+    pub(crate) fn can_repeat(&mut self) -> bool {
+        if self.body.is_none() {
+            self.body = match &self.replay {
+                Some(bytes) => Some(Upload::Full(Some(bytes.clone()))),
+                None if self.was_empty() => Some(Upload::Empty),
+                None => None,
+            };
+        }
+        self.body.is_some()
     }
 
     fn was_empty(&self) -> bool {

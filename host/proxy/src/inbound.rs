@@ -8,8 +8,7 @@ use http::header::{COOKIE, HOST};
 use http::request::Parts;
 use http::{HeaderMap, Method};
 use portolan_core::attribute::{Attribute, Attributes, Value};
-use portolan_core::directory::Tenant;
-use portolan_core::ids::{RegionName, ResidencyName, ShardName, TenantName};
+use portolan_core::ids::{PoolName, RegionName, ResidencyName, ShardName, TenantName};
 use portolan_core::log::Epoch;
 use portolan_core::screen::{Violation, check_host};
 use portolan_core::tenant::Evidence;
@@ -71,21 +70,32 @@ impl Inbound {
     pub(crate) fn settle(&mut self, topology: &Topology) {
         let known = topology.tenants.of(self.tenant.as_ref());
         self.residency = known.and_then(|tenant| tenant.residency.clone());
-        let directory = &topology.directory;
-        let Some(name) = self.tenant.as_ref().filter(|_| !directory.shards().is_empty()) else { return };
-        let tenant = Tenant { location: None, name, residency: self.residency.as_ref() };
-        let shard = directory.locate(&tenant).and_then(|place| directory.shard(place.shard));
-        self.home = shard.map(|shard| Home {
-            epoch: shard.epoch,
-            primary: shard.primary.clone(),
-            shard: shard.name.clone(),
-        });
+        self.home = self.home_in(topology);
+    }
+
+    /// Where the tenant's rows are in this picture.
+    pub(crate) fn home_in(&self, topology: &Topology) -> Option<Home> {
+        let (_, shard) = topology.shard_of(self.tenant.as_ref()?)?;
+        let (epoch, primary, shard) = (shard.epoch, shard.primary.clone(), shard.name.clone());
+        Some(Home { epoch, primary, shard })
     }
 
     /// The region that a request which may change something must reach.
     pub(crate) fn written_at(&self) -> Option<&RegionName> {
         let safe = matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
         self.home.as_ref().filter(|_| !safe).map(|home| &home.primary)
+    }
+
+    /// Where a request for a pool in a region goes: who changes a tenant's rows must stand where they are written, whatever a
+    /// policy prefers, unless the pool's applications use no shard.
+    pub(crate) fn stands_at<'r>(
+        &'r self,
+        topology: &Topology,
+        region: &'r RegionName,
+        pool: &PoolName,
+    ) -> &'r RegionName {
+        let stateless = |region: &RegionName| topology.pool(region, pool).is_some_and(|pool| pool.stateless);
+        self.written_at().filter(|_| !stateless(region)).unwrap_or(region)
     }
 
     /// Checks what framing could not see, and finds out who the client is. Takes the headers out of `parts`.

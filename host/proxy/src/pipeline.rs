@@ -90,7 +90,8 @@ async fn serve(
         return Err(Error::Stale);
     }
     if let Some(service) = service {
-        return service::serve(worker, snapshot, inbound, told, (parts, incoming), granted, &service).await;
+        let request = (parts, incoming);
+        return Box::pin(service::serve(worker, snapshot, inbound, told, request, granted, &service)).await;
     }
     let mut draw = Draw { counts: true, now_ms: clock::unix_ms(), seed: random::u64() };
     let decision = match &granted {
@@ -132,7 +133,18 @@ async fn serve(
         spare: None,
         work: None,
     };
-    let answered = trip.run().await;
+    let mut answered = trip.run().await;
+    if answered.as_ref().is_err_and(|error| *error == Error::Stale) && granted.is_none() {
+        answered = Err(Error::Settling);
+        if trip.inbound.home.is_some() && trip.attempts.can_repeat() {
+            let attempts = trip.attempts;
+            let snapshot = moved_on(worker, inbound).await;
+            let (snapshot, decision) = (&snapshot, &decision);
+            let (grant, spare, work) = (None, None, None);
+            let mut trip = Trip { worker, snapshot, inbound, told, decision, grant, attempts, spare, work };
+            answered = Box::pin(trip.run()).await.map_err(Error::settled);
+        }
+    }
     if answered.is_err() && granted.is_none() && draw.counts && told.captured.is_none() {
         let captured = capture::after_failure(worker, snapshot, inbound, &decision, draw);
         told.captured = captured.map(|captured| (captured, false));
@@ -153,17 +165,18 @@ fn granted(snapshot: &Snapshot, inbound: &mut Inbound) -> Result<Option<Grant>, 
     }
     inbound.tenant = grant.tenant.clone();
     inbound.settle(topology);
-    if !grant.service && is_over(&grant, topology) {
+    if !is_ours(&grant, topology) {
         return Err(Error::Stale);
     }
     Ok(Some(grant))
 }
 
-/// Was the request sent here under a lease that another has followed?
-fn is_over(grant: &Grant, topology: &Topology) -> bool {
-    let Some((shard, epoch)) = &grant.shard else { return false };
-    let known = topology.directory.shards().iter().find(|known| known.name == *shard);
-    known.is_none_or(|known| known.epoch > *epoch)
+/// Is the shard that the request is to write written here, under the lease that its sender named? What one side alone knows of
+/// is nobody's permission, whichever of them knows more.
+fn is_ours(grant: &Grant, topology: &Topology) -> bool {
+    let Some((shard, epoch)) = &grant.shard else { return true };
+    let known = topology.directory.named(shard);
+    known.is_some_and(|known| known.epoch == *epoch && known.primary == topology.local)
 }
 
 /// The snapshot that a request of another region goes by: where it names a later lease than this node knows, the news are on
@@ -171,17 +184,31 @@ fn is_over(grant: &Grant, topology: &Topology) -> bool {
 async fn caught_up(worker: &Worker, inbound: &Inbound) -> Arc<Snapshot> {
     let grant =
         inbound.downstream.peer.as_ref().and_then(|_| inbound.headers.get(GRANT)).and_then(Grant::decode);
-    let wanted = grant.and_then(|grant| grant.shard);
+    let Some((shard, epoch)) = grant.and_then(|grant| grant.shard) else { return worker.snapshot() };
+    let known = |snapshot: &Snapshot| {
+        snapshot.topology.directory.named(&shard).is_some_and(|known| known.epoch >= epoch)
+    };
+    news(worker, known).await
+}
+
+/// The first snapshot that has come to what others know already, or the newest after a while.
+async fn news(worker: &Worker, come: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
     let until = clock::now().plus(defaults::NEWS_WAIT);
     loop {
         let snapshot = worker.snapshot();
-        let Some((shard, epoch)) = &wanted else { return snapshot };
-        let known = snapshot.topology.directory.shards().iter().find(|known| known.name == *shard);
-        if known.is_some_and(|known| known.epoch >= *epoch) || clock::now() >= until {
+        if come(&snapshot) || clock::now() >= until {
             return snapshot;
         }
         tokio::time::sleep(defaults::NEWS_PAUSE).await;
     }
+}
+
+/// After a refusal by who knows more: waits until this node knows of another writer of the tenant's rows, too.
+pub(crate) async fn moved_on(worker: &Worker, inbound: &mut Inbound) -> Arc<Snapshot> {
+    let before = inbound.home.clone();
+    let snapshot = news(worker, |snapshot| inbound.home_in(&snapshot.topology) != before).await;
+    inbound.settle(&snapshot.topology);
+    snapshot
 }
 
 fn recognise(snapshot: &Snapshot, inbound: &mut Inbound) -> Result<(), Error> {
@@ -209,7 +236,10 @@ pub(crate) async fn take_body(
     let body = Patient::new(incoming, limits.body_idle_timeout);
     let small = declared.is_some_and(|bytes| bytes <= defaults::REPLAY_BYTES_MAX);
     let stream = Upload::Stream { body, left: max, passed: Arc::default() };
-    if small && portolan_core::retry::is_idempotent(inbound.method.as_str()) {
+    // What goes to a shard's primary may be refused by who knows of a newer one, and is sent there then.
+    let repeats =
+        portolan_core::retry::is_idempotent(inbound.method.as_str()) || inbound.written_at().is_some();
+    if small && repeats {
         let whole = stream.collect().await.map_err(|_| Error::BodyBroken)?;
         return Ok(Upload::Full(Some(whole.to_bytes())));
     }
@@ -248,9 +278,7 @@ impl Trip<'_> {
             let Some((region, pool)) = self.decision.target(choice) else {
                 return self.answer(choice);
             };
-            // Who changes a tenant's rows must stand where they are written, whatever a policy prefers.
-            let region =
-                self.inbound.written_at().filter(|_| !self.is_stateless(region, pool)).unwrap_or(region);
+            let region = self.inbound.stands_at(&self.snapshot.topology, region, pool);
             if targets.contains(&(region, pool)) {
                 continue;
             }
@@ -272,10 +300,6 @@ impl Trip<'_> {
             None if forbidden + outside == tried => Err(Error::NoAllowedRegion),
             None => Err(last),
         }
-    }
-
-    fn is_stateless(&self, region: &RegionName, pool: &PoolName) -> bool {
-        self.snapshot.topology.pool(region, pool).is_some_and(|pool| pool.stateless)
     }
 
     /// An answer that needs no upstream.

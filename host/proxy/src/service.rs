@@ -5,14 +5,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderName, Request, Response, Uri};
+use http::{HeaderMap, HeaderName, Request, Response, Uri};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use portolan_core::ids::{PoolName, RegionName};
 use portolan_core::snapshot::Snapshot;
 use portolan_foundation::endpoint::{Endpoint, Head, Routed, Work};
 
-use crate::body::Body;
+use crate::body::{Body, Upload};
 use crate::decide::{Choice, Decision};
 use crate::error::Error;
 use crate::forward::Attempts;
@@ -55,85 +55,136 @@ pub(crate) async fn serve(
     service: &Arc<dyn Endpoint>,
 ) -> Result<Response<Body>, Error> {
     let uri = uri(inbound).ok_or(Error::NoAnswer)?;
-    let (region, work) = match &granted {
-        Some(grant) => (grant.region.clone(), grant.work().ok_or(Error::Stale)?),
-        None => {
-            let tenants = &snapshot.topology.tenants;
-            let certified = tenants.certified(inbound);
-            let named = certified.clone().or_else(|| tenants.recognise(inbound).ok().flatten());
-            let head = Head {
-                certified: certified.is_some(),
-                headers: &inbound.headers,
-                method: &inbound.method,
-                tenant: named.as_ref(),
-                topology: &snapshot.topology,
-                uri: &uri,
-            };
-            match service.route(&head) {
-                Routed::Answer(response) => return Ok(response.map(Body::service)),
-                Routed::Region(region, work) => (region, work),
-            }
+    let routed = route(snapshot, inbound, &uri, granted.as_ref(), service)?;
+    let (region, work) = match routed {
+        Routed::Answer(response) => {
+            // Who is refused stands in the log as well, as nobody's.
+            told.decided(worker, inbound, &Decision::default());
+            return Ok(response.map(Body::service));
         }
+        Routed::Region(region, work) => (region, work),
     };
     inbound.tenant = Some(work.tenant.clone());
     inbound.settle(&snapshot.topology);
-    let topology = &snapshot.topology;
     // Who sends it may go by an older picture: the tenant must be where it is here, and may be.
     let there = inbound.home.as_ref().is_some_and(|home| home.shard == work.shard);
     if granted.is_some() && !there {
         return Err(Error::Stale);
     }
-    if region == topology.local && !topology.allows(inbound.residency.as_ref(), &region) {
-        return Err(Error::NoAllowedRegion);
-    }
     told.belongs(inbound);
-    let decision = Decision::default();
-    told.decided(worker, inbound, &decision);
-    // What the client says to the service stays; nobody else speaks in the gateway's name.
-    headers::strip_own_but(&mut inbound.headers, &SAID);
+    told.decided(worker, inbound, &Decision::default());
     let body = pipeline::take_body(worker, inbound, incoming).await?;
     told.receives(body.received());
-    if region == snapshot.topology.local {
-        let mut request = Request::new(body.map_err(Into::into).boxed_unsync());
-        *request.method_mut() = inbound.method.clone();
-        *request.uri_mut() = uri;
-        *request.headers_mut() = std::mem::take(&mut inbound.headers);
-        return Ok(service.answer(work, request).await.map(Body::service));
+    let again = body.again();
+    let came = inbound.headers.clone();
+    let mut asked = Asked { came, worker, inbound, told, granted: granted.as_ref(), parts, service, uri };
+    let answered = Box::pin(asked.answer(snapshot, &region, work, body)).await;
+    if granted.is_some() || !answered.as_ref().is_err_and(|error| *error == Error::Stale) {
+        return answered;
     }
-    let gateways = gateways(snapshot, inbound, &region)?;
-    let pool = PoolName::new("gateway").map_err(|_| Error::NoAnswer)?;
-    let mut trip = Trip {
-        worker,
-        snapshot,
-        inbound,
-        told,
-        decision: &decision,
-        grant: granted.as_ref(),
-        attempts: Attempts::new(parts, body),
-        spare: None,
-        work: Some(&work),
-    };
-    let choice = Choice::Own(region.clone(), pool.clone());
-    match trip.attempt(&choice, &region, &pool, &Route::Gateway(gateways)).await {
-        Ok(response) => Ok(response),
-        Err(Halt::Final(error) | Halt::Next(error)) => trip.spare.take().map(|spare| *spare).ok_or(error),
+    let Some(body) = again else { return Err(Error::Settling) };
+    let snapshot = pipeline::moved_on(worker, asked.inbound).await;
+    asked.inbound.headers = asked.came.clone();
+    let routed = route(&snapshot, asked.inbound, &asked.uri, None, service)?;
+    match routed {
+        Routed::Answer(response) => Ok(response.map(Body::service)),
+        Routed::Region(region, work) => {
+            Box::pin(asked.answer(&snapshot, &region, work, body)).await.map_err(Error::settled)
+        }
+    }
+}
+
+/// Where the request is answered: where its grant says, or the service.
+fn route(
+    snapshot: &Snapshot,
+    inbound: &Inbound,
+    uri: &Uri,
+    granted: Option<&Grant>,
+    service: &Arc<dyn Endpoint>,
+) -> Result<Routed, Error> {
+    if let Some(grant) = granted {
+        return Ok(Routed::Region(grant.region.clone(), grant.work().ok_or(Error::Stale)?));
+    }
+    let tenants = &snapshot.topology.tenants;
+    let certified = tenants.certified(inbound);
+    let named = certified.clone().or_else(|| tenants.recognise(inbound).ok().flatten());
+    Ok(service.route(&Head {
+        certified: certified.is_some(),
+        headers: &inbound.headers,
+        method: &inbound.method,
+        tenant: named.as_ref(),
+        topology: &snapshot.topology,
+        uri,
+    }))
+}
+
+/// A request that a service of this region or another is asked.
+struct Asked<'a> {
+    /// The fields as they came.
+    came: HeaderMap,
+    granted: Option<&'a Grant>,
+    inbound: &'a mut Inbound,
+    parts: Parts,
+    service: &'a Arc<dyn Endpoint>,
+    told: &'a mut Told,
+    uri: Uri,
+    worker: &'a Rc<Worker>,
+}
+
+impl Asked<'_> {
+    /// Has it answered. [`Error::Stale`] when whoever is asked knows of another writer.
+    async fn answer(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        region: &RegionName,
+        work: Work,
+        body: Upload,
+    ) -> Result<Response<Body>, Error> {
+        if !snapshot.topology.allows(self.inbound.residency.as_ref(), region) {
+            return Err(Error::NoAllowedRegion);
+        }
+        if *region == snapshot.topology.local {
+            let mut request = Request::new(body.map_err(Into::into).boxed_unsync());
+            *request.method_mut() = self.inbound.method.clone();
+            *request.uri_mut() = self.uri.clone();
+            *request.headers_mut() = self.said();
+            let response = self.service.answer(work, request).await;
+            let elsewhere = response.status() == pipeline::STALE;
+            return if elsewhere { Err(Error::Stale) } else { Ok(response.map(Body::service)) };
+        }
+        let place = snapshot.topology.regions.get(region).ok_or(Error::NoEndpoint)?;
+        let gateways = place.gateways.clone().ok_or(Error::NoEndpoint)?;
+        let pool = PoolName::new("gateway").map_err(|_| Error::NoAnswer)?;
+        self.inbound.headers = self.said();
+        let decision = Decision::default();
+        let mut trip = Trip {
+            worker: self.worker,
+            snapshot,
+            inbound: self.inbound,
+            told: self.told,
+            decision: &decision,
+            grant: self.granted,
+            attempts: Attempts::new(self.parts.clone(), body),
+            spare: None,
+            work: Some(&work),
+        };
+        let choice = Choice::Own(region.clone(), pool.clone());
+        match trip.attempt(&choice, region, &pool, &Route::Gateway(gateways)).await {
+            Ok(response) => Ok(response),
+            Err(Halt::Final(error) | Halt::Next(error)) => trip.spare.take().map(|spare| *spare).ok_or(error),
+        }
+    }
+
+    /// What the client says to the service stays; nobody else speaks in the gateway's name.
+    fn said(&self) -> HeaderMap {
+        let mut headers = self.came.clone();
+        headers::strip_own_but(&mut headers, &SAID);
+        headers
     }
 }
 
 /// The fields by which clients speak to services.
 const SAID: [HeaderName; 2] = [HeaderName::from_static("portolan-consistency"), headers::TOKEN];
-
-fn gateways(
-    snapshot: &Snapshot,
-    inbound: &Inbound,
-    region: &RegionName,
-) -> Result<Arc<portolan_core::topology::Pool>, Error> {
-    if !snapshot.topology.allows(inbound.residency.as_ref(), region) {
-        return Err(Error::NoAllowedRegion);
-    }
-    let place = snapshot.topology.regions.get(region).ok_or(Error::NoEndpoint)?;
-    place.gateways.clone().ok_or(Error::NoEndpoint)
-}
 
 fn uri(inbound: &Inbound) -> Option<Uri> {
     match &inbound.query {

@@ -1,8 +1,8 @@
 //! Where a request for a tenant's rows is answered: by whom it is asked, where the tenant is, how fresh the answer must be.
 
 use http::HeaderMap;
-use portolan_core::directory::{Access as Open, Directory, Shard, Tenant};
-use portolan_core::ids::{RegionName, TenantName};
+use portolan_core::directory::{Access as Open, Shard};
+use portolan_core::ids::TenantName;
 use portolan_core::token::{NotAToken, Token};
 use portolan_core::topology::Topology;
 
@@ -58,16 +58,12 @@ pub(crate) fn shard<'a>(
     tenant: &TenantName,
     writes: bool,
 ) -> Result<&'a Shard, Problem> {
-    let directory: &Directory = &topology.directory;
-    let known = topology.tenants.of(Some(tenant));
-    let residency = known.and_then(|tenant| tenant.residency.as_ref());
-    let place = directory.locate(&Tenant { location: None::<&RegionName>, name: tenant, residency });
-    let place = place.ok_or_else(refuse::no_shard)?;
+    let (place, shard) = topology.shard_of(tenant).ok_or_else(refuse::no_shard)?;
     if place.access == Open::Suspended {
         return Err(refuse::suspended());
     }
     if place.access == Open::Held && writes {
         return Err(refuse::held());
     }
-    directory.shard(place.shard).ok_or_else(refuse::no_shard)
+    Ok(shard)
 }

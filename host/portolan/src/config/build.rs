@@ -258,6 +258,8 @@ impl Builder<'_> {
             let config = TenantConfig { bounds, budget, policy, residency };
             tenants.extend(self.name(&["tenant", &name], &name, TenantName::new).map(|name| (name, config)));
         }
+        let places: Vec<(String, String)> =
+            raw.place.iter().map(|(tenant, place)| (tenant.clone(), place.shard.clone())).collect();
         let written = RawShards {
             lease: raw.lease,
             place: raw.place,
@@ -266,6 +268,9 @@ impl Builder<'_> {
             table: raw.table,
         };
         let shards = self.shards(written, &names, &residencies, raw.control.is_some());
+        if let Some(shards) = &shards {
+            self.check_shards(shards, &places, &regions, &tenants);
+        }
         let policy = raw.policy.and_then(|policy| self.policy(&["policy"], policy));
         let listen = Listen {
             admin: raw.listen.admin.and_then(|text| self.address(&["listen", "admin"], &text)),

@@ -184,6 +184,9 @@ key = ["tenant", "id"]
 shard = "inside"
 placement = 3
 access = "held"
+
+[tenant.big]
+residency = "eu"
 "#;
 
 #[test]
@@ -251,4 +254,11 @@ placement = 1
     insta::assert_snapshot!(lines(&[&first, SHARDS, two], &[]));
     let hole = "[placement]\nkey = \"00112233445566778899aabbccddeeff\"\nrule = [{ ranges = [{ last = \"7fffffffffffffff\", shard = \"a\" }] }]";
     insta::assert_snapshot!(lines(&[&first, SHARDS, hole], &[]));
+    let outside = "[place.small]\nshard = \"inside\"\nplacement = 1";
+    insta::assert_snapshot!(lines(&[&first, SHARDS, outside], &[]));
+    let first = first.replace(
+        "[region.eu-west.pool.web]",
+        "[region.eu-west]\ngateways = [\"a:1\", \"b:1\"]\n[region.eu-west.pool.web]",
+    );
+    insta::assert_snapshot!(lines(&[&first, SHARDS], &[]));
 }

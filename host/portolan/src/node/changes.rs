@@ -23,7 +23,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use crate::config::{self, Config, Loaded, Source, intent};
-use crate::{registry, validate};
+use crate::{leases, registry, validate};
 
 /// How often a change is checked again that another came before.
 const TRIES: usize = 5;
@@ -111,6 +111,8 @@ impl Changes {
                 return Err(moved(base.generation(), wanted));
             }
             let (draft, texts) = make(&base)?;
+            let next = base.after(&draft).map_err(problem)?;
+            let draft = leases::remembering(&base, &next, &draft);
             let next = base.after(&draft).map_err(problem)?;
             let differences = differences(&base, &next);
             let before = base.generation();
@@ -333,6 +335,10 @@ fn check(
         }
     };
     let plain = |detail: String| Fault { detail, pointer: None, source: None };
+    let broken = leases::broken(base, next);
+    if !broken.is_empty() {
+        return refused(broken.into_iter().map(plain).collect());
+    }
     let unknown = registry::unknown(&config, next);
     if !unknown.is_empty() {
         return refused(unknown.into_iter().map(plain).collect());

@@ -260,9 +260,10 @@ impl Reconciler {
             {
                 recorder.apply(config.recordings.clone());
             }
-            if let Some(shards) = &self.shards {
-                shards.follow(&config);
-            }
+        }
+        // Who writes a shard waits for no policy: a lease that has gone elsewhere ends here whatever else is refused.
+        if let Some(shards) = &self.shards {
+            shards.follow(&config);
         }
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         if report.break_glass != glass {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use portolan_admin::{Scope, TOKEN_KIND, of_token, token_record};
 use portolan_control::Key;
-use portolan_core::directory::{Access as Open, Shard, Tenant};
+use portolan_core::directory::{Access as Open, Shard};
 use portolan_core::ids::{RegionName, ShardName, TenantName};
 use portolan_core::log::Epoch;
 use portolan_core::time::Moment;
@@ -24,13 +24,10 @@ use serde_json::{Value, json};
 
 use super::intent::Intent;
 use crate::config::Config;
+use crate::leases::{self, SHARD_KIND};
 
 /// From one look at the shards' schemas to the next: who contracts a schema waits that long at most.
 const TELL: Duration = Duration::from_secs(1);
-/// The kind of objects that shards are in the control store.
-const SHARD_KIND: &str = "shard";
-/// The kind of objects that say who writes a shard now.
-const LEASE_KIND: &str = "lease";
 
 /// The shards, and what they stand on. Clones share them.
 #[derive(Clone, Debug)]
@@ -124,10 +121,7 @@ impl Shards {
 
 /// Where a tenant's rows are; none when no shard has them.
 pub(crate) fn place(topology: &Topology, tenant: &TenantName) -> Option<Value> {
-    let known = topology.tenants.of(Some(tenant));
-    let residency = known.and_then(|tenant| tenant.residency.as_ref());
-    let place = topology.directory.locate(&Tenant { location: None, name: tenant, residency })?;
-    let shard = topology.directory.shard(place.shard)?;
+    let (place, shard) = topology.shard_of(tenant)?;
     let access = match place.access {
         Open::Held => "held",
         Open::Open => "open",
@@ -136,7 +130,7 @@ pub(crate) fn place(topology: &Topology, tenant: &TenantName) -> Option<Value> {
     let by = if place.placement.0 == 0 { "rule" } else { "place" };
     Some(json!({
         "tenant": tenant, "shard": shard.name, "primary": shard.primary, "epoch": shard.epoch.0,
-        "residency": residency, "access": access, "placement": place.placement.0, "by": by,
+        "residency": shard.residency, "access": access, "placement": place.placement.0, "by": by,
     }))
 }
 
@@ -178,15 +172,13 @@ impl Intended for Shards {
             ))),
             Intent::Following(store) => Box::pin(async move {
                 store.refresh().await.map_err(|error| error.to_string())?;
-                let key = |kind| Key::new(kind, shard.as_str()).map_err(|error| error.to_string());
                 let state = store.state();
-                let Some(meant) = state.get(&key(SHARD_KIND)?) else { return Ok(None) };
-                let object = state.get(&key(LEASE_KIND)?).unwrap_or(meant);
-                let epoch = object.body.get("epoch").map_or(Some(1), Value::as_u64);
-                let primary = object.body.get("primary").and_then(Value::as_str);
-                let primary = primary.and_then(|name| RegionName::new(name).ok());
-                let lease = epoch.map(Epoch).zip(primary);
-                lease.map(Some).ok_or_else(|| "its lease names no epoch or primary".to_owned())
+                let tenure = leases::tenure(&state, shard.as_str());
+                let meant = Key::new(SHARD_KIND, shard.as_str()).is_ok_and(|key| state.get(&key).is_some());
+                match tenure {
+                    None if meant => Err("its lease names no epoch or primary that keeps it".to_owned()),
+                    tenure => Ok(tenure.map(|tenure| (tenure.epoch, tenure.primary))),
+                }
             }),
         }
     }

@@ -11,7 +11,7 @@ use portolan_core::log::Epoch;
 use portolan_core::tenant_table::{ConflictRule, Identifier, Tables, TenantTable, Writers};
 use portolan_sharding::{Engine, PostgresConfig};
 
-use super::{At, Builder};
+use super::{At, Builder, RegionConfig, TenantConfig};
 use crate::config::raw::{
     RawAccess, RawConflict, RawLease, RawPlace, RawPlacement, RawRule, RawShard, RawStore, RawTable,
     RawWriters,
@@ -105,6 +105,48 @@ impl Builder<'_> {
                 let help = "`portolan shard plan` proposes rules that leave no hash without an owner";
                 self.problem(&["placement"], error.to_string(), help);
                 None
+            }
+        }
+    }
+
+    /// What the whole shows alone: files of which several gateways would make one each, and tenants that are placed out of their
+    /// residency class. `places` has the shard of each tenant that is an exception.
+    pub(super) fn check_shards(
+        &mut self,
+        shards: &Shards,
+        places: &[(String, String)],
+        regions: &BTreeMap<RegionName, RegionConfig>,
+        tenants: &BTreeMap<TenantName, TenantConfig>,
+    ) {
+        for (name, shard) in &shards.shards {
+            let files = shard.stores.iter().filter(|(_, engine)| matches!(engine, Engine::Sqlite(_)));
+            for region in files.map(|(region, _)| region) {
+                let gateways = regions.get(region).map_or(0, |region| region.gateways.len());
+                if gateways > 1 {
+                    self.problem(
+                        &["shard", name.as_str(), "store", region.as_str()],
+                        format!("`{region}` has {gateways} gateways, and each would make a file of its own"),
+                        "use `postgres` in this region, or one gateway",
+                    );
+                }
+            }
+        }
+        let class = |class: Option<&ResidencyName>| match class {
+            Some(class) => format!("of residency class `{class}`"),
+            None => "without a residency class".to_owned(),
+        };
+        for (tenant, shard) in places {
+            let placed = ShardName::new(shard).ok().and_then(|shard| shards.directory.named(&shard));
+            let Some(placed) = placed else { continue };
+            let known = TenantName::new(tenant).ok().and_then(|name| tenants.get(&name));
+            let residency = known.and_then(|tenant| tenant.residency.as_ref());
+            if placed.residency.as_ref() != residency {
+                let (wants, has) = (class(residency), class(placed.residency.as_ref()));
+                self.problem(
+                    &["place", tenant, "shard"],
+                    format!("`{tenant}` is a tenant {wants}, and `{shard}` is for tenants {has}"),
+                    "place it on a shard of its class: `portolan shard list` shows them",
+                );
             }
         }
     }

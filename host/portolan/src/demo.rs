@@ -179,7 +179,7 @@ impl Director<'_> {
 
         // While regions swap, one after the other, both policies may answer; each answer says which one it was.
         self.board.promise(promise(&[nearest, weighted], false));
-        self.begin("three regions swap their policy for another and back, under load")?;
+        self.begin("all regions swap their policy for another and back, under load, by one change of the control store")?;
         for intent in [weighted, nearest] {
             self.cluster.want(intent).await?;
             self.rest("swap", time / 2).await;

@@ -70,10 +70,12 @@ impl Cluster {
             regions.push(Region { name, apps, identity, peer, public, processes: Vec::new() });
         }
         let mut cluster = Self { folder, regions };
-        for index in 0..cluster.regions.len() {
-            cluster.write_node(index)?;
+        for region in &cluster.regions {
+            cluster.write_node(region)?;
         }
+        replace(&cluster.conf_d().join("platform.toml"), &cluster.platform())?;
         cluster.write_intent(Intent { policy: "nearest-region", pinned: false })?;
+        cluster.apply().await?;
         for name in REGIONS {
             cluster.spawn(name)?;
         }
@@ -96,26 +98,50 @@ impl Cluster {
         self.folder.path().join(region).join("portolan.toml")
     }
 
-    /// Writes what is wanted and waits until every living region runs it.
+    /// Applies what is wanted and waits until every living region runs it.
     ///
     /// # Errors
-    /// When one refuses it, with its reason.
+    /// When it is refused, with the reason.
     pub(crate) async fn want(&self, intent: Intent) -> anyhow::Result<()> {
-        let mut before = Vec::new();
-        for region in self.regions.iter().filter(|region| !region.processes.is_empty()) {
-            before.push((region.name, generation(&self.state(region.name)).await?));
-        }
         self.write_intent(intent)?;
-        for (name, old) in before {
+        let wanted = self.apply().await?;
+        for region in self.regions.iter().filter(|region| !region.processes.is_empty()) {
             let deadline = Instant::now() + SETTLE;
-            while generation(&self.state(name)).await? <= old {
+            while generation(&self.state(region.name)).await? < wanted {
                 if Instant::now() > deadline {
-                    bail!("{name} does not run what was written:\n{}", self.log_end(name));
+                    bail!("{} does not run what was applied:\n{}", region.name, self.log_end(region.name));
                 }
                 tokio::time::sleep(POLL).await;
             }
         }
         Ok(())
+    }
+
+    /// Puts the files into the control store that all regions follow. Gives its generation.
+    async fn apply(&self) -> anyhow::Result<u64> {
+        let told = self.command(&["apply", "--json"]).await?;
+        let told: serde_json::Value = serde_json::from_str(&told).context("read what apply says")?;
+        told.get("generation").and_then(serde_json::Value::as_u64).context("read the new generation")
+    }
+
+    /// Runs one of this program's own commands where an operator of the first region would.
+    ///
+    /// # Errors
+    /// When it fails, with what it said.
+    pub(crate) async fn command(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let program = std::env::current_exe().context("find the program's own file")?;
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(self.folder.path().join(REGIONS[0])).stdin(Stdio::null());
+        let output = command.kill_on_drop(true).output().await.context("start a command")?;
+        if !output.status.success() {
+            bail!("`portolan {}` failed: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+        }
+        String::from_utf8(output.stdout).context("read what a command says")
+    }
+
+    /// Where the operator's files are.
+    fn conf_d(&self) -> PathBuf {
+        self.folder.path().join(REGIONS[0]).join("conf.d")
     }
 
     /// Kills a region: its gateway and its applications at the same moment.
@@ -209,58 +235,64 @@ impl Cluster {
         lines.iter().rev().take(12).rev().copied().collect::<Vec<_>>().join("\n")
     }
 
-    fn write_node(&self, index: usize) -> anyhow::Result<()> {
-        let own = self.regions.get(index).context("find the region")?;
-        let mut text = format!(
-            "[node]\nregion = \"{}\"\nstate = \"state\"\nthreads = 1\n\n[listen]\npublic = [\"{}\"]\npeer = [\"{}\"]\n\n\
-             [peer]\ncert = {:?}\nkey = {:?}\nca = [{:?}]\n\n[expose]\ndecision = true\n\n[policies]\ninstances = 200\n\n\
-             [log]\nlevel = \"info\"\n\n[tenants]\nsources = [{{ host_suffix = \".demo.localhost\" }}]\nunrecognised = \"refuse\"\n\n\
-             [residency.eu]\nregions = [\"eu-west\", \"eu-central\"]\n",
-            own.name, own.public, own.peer, own.identity.cert, own.identity.key, own.identity.ca,
+    /// What a region's node has of its own.
+    fn write_node(&self, own: &Region) -> anyhow::Result<()> {
+        let text = format!(
+            "[node]\nname = \"{0}\"\nregion = \"{0}\"\nstate = \"state\"\nthreads = 1\n\n\
+             [listen]\npublic = [\"{1}\"]\npeer = [\"{2}\"]\n\n\
+             [peer]\ncert = {3:?}\nkey = {4:?}\nca = [{5:?}]\n\n[control]\nsqlite = {6:?}\n\n\
+             [policies]\ninstances = 200\n\n[log]\nlevel = \"info\"\n",
+            own.name,
+            own.public,
+            own.peer,
+            own.identity.cert,
+            own.identity.key,
+            own.identity.ca,
+            self.folder.path().join("control.db"),
         );
-        for region in &self.regions {
-            let name = region.name;
-            text.push_str(&format!("\n[region.{name}]\n"));
-            if name != own.name {
-                text.push_str(&format!(
-                    "gateways = [\"{}\"]\nprobe = {{ interval = \"250ms\", timeout = \"500ms\", fall = 2 }}\n",
-                    region.peer
-                ));
-            }
-            for (tenant, address) in TENANTS.iter().zip(region.apps) {
-                let endpoints = if name == own.name { format!("\"{address}\"") } else { String::new() };
-                text.push_str(&format!("[region.{name}.pool.{tenant}]\nendpoints = [{endpoints}]\n"));
-            }
-        }
         let folder = self.folder.path().join(own.name);
         std::fs::create_dir_all(folder.join("conf.d")).context("make the region's folder")?;
         replace(&folder.join("portolan.toml"), &text)
     }
 
-    fn write_intent(&self, intent: Intent) -> anyhow::Result<()> {
+    /// What all regions share.
+    fn platform(&self) -> String {
+        let mut text = "[expose]\ndecision = true\n\n\
+             [tenants]\nsources = [{ host_suffix = \".demo.localhost\" }]\nunrecognised = \"refuse\"\n\n\
+             [residency.eu]\nregions = [\"eu-west\", \"eu-central\"]\n"
+            .to_owned();
         for region in &self.regions {
-            let mut text = String::new();
-            for tenant in TENANTS {
-                let residency = if intent.pinned && tenant == PINNED { "residency = \"eu\"\n" } else { "" };
-                let config = match intent.policy {
-                    "weighted" => {
-                        let others = REGIONS.iter().filter(|name| **name != region.name);
-                        let shares = others.map(|name| {
-                            format!("{{ pool = \"{tenant}\", region = \"{name}\", percent = 25 }}")
-                        });
-                        let shares: Vec<String> = shares.collect();
-                        format!("shares = [{{ pool = \"{tenant}\", percent = 50 }}, {}]", shares.join(", "))
-                    }
-                    _ => format!("pool = \"{tenant}\""),
-                };
-                text.push_str(&format!(
-                    "[tenant.{tenant}]\n{residency}[tenant.{tenant}.policy]\nuse = \"{}\"\nconfig = {{ {config} }}\n\n",
-                    intent.policy
-                ));
+            let (name, peer) = (region.name, region.peer);
+            text.push_str(&format!(
+                "\n[region.{name}]\ngateways = [\"{peer}\"]\n\
+                 probe = {{ interval = \"250ms\", timeout = \"500ms\", fall = 2 }}\n"
+            ));
+            for (tenant, address) in TENANTS.iter().zip(region.apps) {
+                text.push_str(&format!("[region.{name}.pool.{tenant}]\nendpoints = [\"{address}\"]\n"));
             }
-            replace(&self.folder.path().join(region.name).join("conf.d/tenants.toml"), &text)?;
         }
-        Ok(())
+        text
+    }
+
+    fn write_intent(&self, intent: Intent) -> anyhow::Result<()> {
+        let mut text = String::new();
+        for tenant in TENANTS {
+            let residency = if intent.pinned && tenant == PINNED { "residency = \"eu\"\n" } else { "" };
+            let config = match intent.policy {
+                "weighted" => {
+                    let shares = REGIONS.iter().zip([34, 33, 33]).map(|(name, percent)| {
+                        format!("{{ pool = \"{tenant}\", region = \"{name}\", percent = {percent} }}")
+                    });
+                    format!("shares = [{}]", shares.collect::<Vec<_>>().join(", "))
+                }
+                _ => format!("pool = \"{tenant}\""),
+            };
+            text.push_str(&format!(
+                "[tenant.{tenant}]\n{residency}[tenant.{tenant}.policy]\nuse = \"{}\"\nconfig = {{ {config} }}\n\n",
+                intent.policy
+            ));
+        }
+        replace(&self.conf_d().join("tenants.toml"), &text)
     }
 }
 

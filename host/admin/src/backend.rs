@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
+pub use crate::moves::{MoveOrder, Moves, Ordered};
 use crate::plugins::Plugins;
 pub use crate::previews::{Preview, PreviewOrder};
 use crate::problem::Problem;
@@ -25,6 +26,8 @@ pub use crate::rollouts::{
 pub struct Backends {
     /// What is intended.
     pub intent: Arc<dyn Intent>,
+    /// Tenants that move between shards.
+    pub moves: Arc<dyn Moves>,
     /// The node that is asked.
     pub node: Arc<dyn Node>,
     /// Versions of plugins.

@@ -113,6 +113,8 @@ words! {
         RolloutRead = "rollout:read",
         /// Start, promote, pause and end rollouts.
         RolloutWrite = "rollout:write",
+        /// Move tenants from one shard to another.
+        ShardMove = "shard:move",
         /// See how nodes stand.
         StatusRead = "status:read",
         /// Listen to requests as they are decided.
@@ -167,6 +169,7 @@ pub const MATRIX: &[(Role, &[Scope])] = &[
             Scope::Replay,
             Scope::RolloutRead,
             Scope::RolloutWrite,
+            Scope::ShardMove,
             Scope::StatusRead,
             Scope::TailRead,
             Scope::TenantRead,

@@ -21,6 +21,7 @@ mod fetch;
 mod guard;
 mod idempotency;
 mod listen;
+pub mod moves;
 mod objects;
 mod oidc;
 mod openapi;

@@ -4,6 +4,7 @@ mod access;
 mod changing;
 mod identity;
 mod live;
+mod moves;
 mod rollouts;
 mod tenants;
 mod twin;
@@ -61,6 +62,7 @@ impl Bench {
         let twin = Arc::new(Twin::default());
         let backends = Backends {
             intent: Arc::clone(&twin) as _,
+            moves: Arc::clone(&twin) as _,
             node: Arc::clone(&twin) as _,
             plugins: Arc::new(crate::plugins::NoPlugins),
             rollouts: Arc::clone(&twin) as _,

@@ -173,6 +173,27 @@ impl Store {
         self.acquire(Role::Applier).await?.one(sql, &[tenant.as_str().into()]).await?.number(0)
     }
 
+    /// Tenants that have rows here and have not moved away, after one, by name, up to so many. One that has only just written may be
+    /// passed over.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn tenants(&self, after: Option<&TenantName>, max: usize) -> Result<Vec<TenantName>, Error> {
+        let mut session = self.acquire(Role::Applier).await?;
+        let mut last = after.map_or("", TenantName::as_str).to_owned();
+        let mut tenants = Vec::new();
+        // A look into the index for each: to go through all rows of all tenants would take minutes.
+        while tenants.len() < max {
+            let rows = session.query(NEXT_TENANT, &[last.as_str().into()]).await?;
+            let Some(row) = rows.first() else { break };
+            last = row.text(0)?;
+            if row.number(1)? == 0 {
+                tenants.extend(tenant_of(row, 0)?);
+            }
+        }
+        Ok(tenants)
+    }
+
     /// A tenant's records after a position.
     ///
     /// # Errors
@@ -432,6 +453,9 @@ impl Stamp {
 const TENANT_ROWS: &str = "SELECT r.table_name, r.key, r.tenant, r.placement, r.deleted, r.epoch, r.v, r.origin, \
     r.replaces_epoch, r.replaces_v, r.replaces_origin, f.schema FROM portolan_row r, portolan_fence f \
     WHERE r.tenant = $1 AND r.table_name = $2 AND r.key > $3 AND r.deleted = 0 ORDER BY r.key LIMIT $4";
+
+const NEXT_TENANT: &str = "SELECT r.tenant, coalesce((SELECT t.away FROM portolan_tenant t WHERE t.tenant = r.tenant), 0) \
+    FROM portolan_row r WHERE r.tenant > $1 AND r.deleted = 0 ORDER BY r.tenant LIMIT 1";
 
 /// As all records are read, with one tenant's alone, and how many were due.
 const TENANT_RECORDS: &str = "WITH due AS (SELECT epoch, tx, seq, {row_bytes} AS bytes FROM portolan_log \

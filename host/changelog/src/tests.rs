@@ -67,6 +67,7 @@ const CASES: &[Case] = cases![
     moving::a_hold_ends_by_itself_unless_it_is_sealed,
     moving::a_tenant_is_taken_in_under_its_stamp,
     moving::rows_come_in_the_order_of_their_tables,
+    moving::tenants_are_listed_where_they_live,
     moving::what_is_open_lies_after_what_is_settled,
     tenants::a_forgotten_tenant_leaves_nothing,
     tenants::a_held_tenant_is_not_written,

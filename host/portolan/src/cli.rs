@@ -1,6 +1,7 @@
 //! The command line: what can be asked of `portolan`, in words.
 
 mod migrate;
+pub(crate) mod moving;
 mod shard;
 
 use std::net::IpAddr;

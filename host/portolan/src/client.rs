@@ -13,11 +13,13 @@ use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use portolan_admin::backend::{Backends, Node, Question, Tail, TailFilter, TenantSide};
+use portolan_admin::backend::{
+    Backends, MoveOrder, Moves, Node, Ordered, Question, Tail, TailFilter, TenantSide,
+};
 use portolan_admin::plugins::NoPlugins;
-use portolan_admin::{Api, Code, Events, Peer, Problem, Router, Settings};
+use portolan_admin::{Api, Code, Events, Page, Peer, Problem, Router, Settings};
 use portolan_control::Store;
-use portolan_core::ids::TenantName;
+use portolan_core::ids::{ShardName, TenantName};
 use portolan_foundation::{task, tls};
 use rustls::pki_types::ServerName;
 use serde::Serialize;
@@ -39,6 +41,10 @@ use crate::{config, environment, shown};
 const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of one frame of a stream.
 const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Items of one page of a list.
+const PAGE_ITEMS: usize = 500;
+/// Items of a whole list: more than one installation has of anything.
+const LISTED_MAX: usize = 1_000_000;
 /// Time for an answer: a change compiles and plans what it names before it is made.
 const TIMEOUT: Duration = Duration::from_secs(200);
 
@@ -111,6 +117,26 @@ impl Client {
     /// When nobody answers, or with a [`Problem`].
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         read(&self.ask(Method::GET, path, &[], None)?)
+    }
+
+    /// All pages of a list.
+    ///
+    /// # Errors
+    /// When nobody answers, or with a [`Problem`]; when the list has no end.
+    pub(crate) fn all<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<Vec<T>> {
+        let mut all = Vec::new();
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let mut place = String::new();
+        loop {
+            let Page { items, next } = self.get(&format!("{path}{separator}limit={PAGE_ITEMS}{place}"))?;
+            all.extend(items);
+            let Some(cursor) = next else { return Ok(all) };
+            anyhow::ensure!(
+                all.len() < LISTED_MAX,
+                "the list has more than {LISTED_MAX} items: ask for fewer"
+            );
+            place = format!("&cursor={}", encode(&cursor));
+        }
     }
 
     /// Sends, and reads the answer.
@@ -358,8 +384,9 @@ async fn here(path: &Path, local: &config::Local, socket: PathBuf) -> anyhow::Re
         _ => Arc::new(NoPlugins),
     };
     let changes = Changes::new(intended, None, path.to_owned(), environment());
-    let (intent, node) = (Arc::new(changes), Arc::new(Nobody { socket }));
-    let backends = Backends { intent, node, plugins, rollouts };
+    let nobody = Arc::new(Nobody { socket });
+    let (intent, moves, node) = (Arc::new(changes), Arc::clone(&nobody) as _, nobody as _);
+    let backends = Backends { intent, moves, node, plugins, rollouts };
     Ok(Router::new(Api::new(backends, Events::default(), Settings::default())))
 }
 
@@ -427,6 +454,26 @@ impl Node for Nobody {
     }
 
     fn tail(&self, _: TailFilter) -> Result<Tail, Problem> {
+        Err(self.problem())
+    }
+}
+
+#[async_trait]
+impl Moves for Nobody {
+    async fn order(&self, _: MoveOrder) -> Result<Ordered, Problem> {
+        Err(self.problem())
+    }
+
+    async fn moves(&self) -> Result<Vec<Value>, Problem> {
+        Err(self.problem())
+    }
+
+    async fn tenants_on(
+        &self,
+        _: &ShardName,
+        _: Option<&TenantName>,
+        _: usize,
+    ) -> Result<Vec<TenantName>, Problem> {
         Err(self.problem())
     }
 }

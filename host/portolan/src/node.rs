@@ -6,6 +6,7 @@ pub(crate) mod changes;
 mod herald;
 mod intent;
 mod listen;
+mod moves;
 pub(crate) mod plugins;
 pub(crate) mod policies;
 mod previews;
@@ -41,6 +42,7 @@ use tokio::sync::Notify;
 use self::admin::Admin;
 use self::herald::Herald;
 pub(crate) use self::intent::Intent;
+use self::moves::Moves;
 use self::policies::Sources;
 use self::previews::Previews;
 use self::reconcile::{Reconciler, Start};
@@ -48,6 +50,7 @@ use self::rollouts::Rollouts;
 use self::shards::Shards;
 use self::starting::{Starting, Waiting};
 use crate::config::{self, Config, Loaded, LogFormat};
+use crate::rollout::act::Place;
 
 /// The name of the admin socket in the state folder.
 pub(crate) const SOCKET: &str = "admin.sock";
@@ -119,6 +122,10 @@ pub(crate) fn serve(
     let meter = usage::Meter::open(&config.state, clock::unix_ms()).context("open the folder of usage")?;
     let meter = Arc::new(Mutex::new(meter));
     let (counting, handle) = (engine.clone(), proxy.handle());
+    let events = Events::default();
+    let place = Place { environment: environment.clone(), path: path.to_owned() };
+    let (own, ending) = (config.name.clone(), shutdown.clone());
+    let moves = Moves::new(events.clone(), intent.clone(), own, place, shards.clone(), ending);
     let admin = Admin {
         address: None,
         begun,
@@ -126,6 +133,7 @@ pub(crate) fn serve(
         engine,
         intent: intent.clone(),
         live: Arc::clone(&live),
+        moves: moves.clone(),
         proxy: proxy.handle(),
         name: config.name.clone(),
         previews,
@@ -144,13 +152,13 @@ pub(crate) fn serve(
     let last = Shutdown::new();
     intent.start(&last);
     shards.start(&last);
+    moves.start();
     reconciler.keep_with(shards);
     let (name, ending) = (config.name.clone(), shutdown.clone());
     task::spawn(
         "rollouts-judge",
         rollouts.clone().judge(Arc::clone(&live), intent.clone(), name.clone(), ending.clone()),
     );
-    let events = Events::default();
     let herald = Herald::default().run(
         counting.clone(),
         intent.clone(),

@@ -42,6 +42,10 @@ pub(crate) fn run(command: &Shard) -> anyhow::Result<ExitCode> {
             print(&format!("tenant {tenant}: shard {shard}, written in {primary} (by {by}, {access})"))?;
         }
         Shard::Plan(command) => return plan(&command.file.config),
+        Shard::Move(command) => return crate::moving::one(command),
+        Shard::Moves(command) => return crate::moving::list(command),
+        Shard::Split(command) => return crate::moving::split(command),
+        Shard::Merge(command) => return crate::moving::merge(command),
         Shard::Adopt(command) => return crate::migrate::adopt(command),
         Shard::Promote(promote) => {
             promoted(&Client::open(&promote.target)?, &promote.shard, promote.to.as_deref())?

@@ -27,11 +27,14 @@
 mod check;
 mod compare;
 mod model;
+mod noted;
+mod pace;
 mod run;
 mod settle;
 
 use std::fmt;
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::time::Duration;
@@ -44,6 +47,7 @@ use portolan_foundation::clock;
 use serde::{Deserialize, Serialize};
 
 pub use model::{Effect, Step};
+pub use noted::{Noted, abandoned, forget, noted};
 
 /// A shard as a move needs it: the copy that is written, whose tables this process has declared.
 #[derive(Clone, Debug)]
@@ -158,6 +162,17 @@ pub trait Watch: Send + Sync {
     /// Something happened. A break ends the mover here, as if it had died: [`Relocation::resume`] goes on.
     fn event(&self, event: &Event) -> ControlFlow<()>;
 
+    /// The name under which the move is noted, by which others tell whether its mover is still at work.
+    fn mover(&self) -> String {
+        String::new()
+    }
+
+    /// How many rows may be copied or compared in a second while the tenant is written, so that traffic is not starved; as many as
+    /// there are when absent.
+    fn rows_per_second(&self) -> Option<NonZeroU32> {
+        None
+    }
+
     /// The clock by which the hold is measured.
     fn now(&self) -> Moment {
         clock::now()
@@ -177,6 +192,15 @@ pub struct Relocation<'a> {
     pub to: &'a Seat,
     /// Who looks on.
     pub watch: &'a dyn Watch,
+}
+
+/// What a move would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Outlook {
+    /// Where the tenant is, and under which placement.
+    pub placement: Placement,
+    /// The tenant's rows now.
+    pub rows: u64,
 }
 
 /// What a move did.
@@ -246,7 +270,13 @@ pub enum Error {
 struct Detail {
     /// From where the target's log is followed when the move is undone; none before the hold is sealed.
     back: Option<Back>,
+    /// Who moves it, by the name of whoever looks on.
+    #[serde(default)]
+    mover: String,
     moving: Moving,
+    /// When the hold was sealed, in milliseconds since 1970; none before.
+    #[serde(default)]
+    sealed_ms: Option<u64>,
     /// This undoes a move: the target has the tenant's rows from before it.
     undoes: bool,
 }

@@ -135,6 +135,15 @@ impl Shards {
         self.0.cells.load().values().map(|cell| cell.report(now)).collect()
     }
 
+    /// A shard's database and the epoch under which this region writes it now; none while it does not.
+    #[must_use]
+    pub fn written(&self, name: &ShardName, now: Moment) -> Option<(Store, Epoch)> {
+        let cell = self.cell(name)?;
+        let lease = cell.lease(now)?;
+        let open = cell.open.load_full()?;
+        Some((open.store.clone(), lease.epoch))
+    }
+
     pub(crate) fn cell(&self, name: &ShardName) -> Option<Arc<Cell>> {
         self.0.cells.load().get(name).cloned()
     }

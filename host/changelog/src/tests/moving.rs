@@ -180,3 +180,21 @@ pub(super) async fn a_tenant_is_taken_in_under_its_stamp(place: Place) {
 async fn bodies(place: &Place, shard: &Shard) -> Vec<String> {
     place.admin(shard).await.texts("SELECT body FROM notes ORDER BY id").await
 }
+
+pub(super) async fn tenants_are_listed_where_they_live(place: Place) {
+    let shard = notes_shard(&place, "eu").await;
+    let store = &shard.store;
+    let name = |text: &str| TenantName::new(text).unwrap();
+    for tenant in ["acme", "bolt", "corp", "dune"] {
+        let sql = format!("INSERT INTO notes VALUES ('{tenant}', 1, 'one'), ('{tenant}', 2, 'two')");
+        place.direct(&shard, tenant).await.ok(&sql).await;
+    }
+    place.direct(&shard, "bolt").await.ok("DELETE FROM notes WHERE tenant = 'bolt'").await;
+    store.place(&name("corp"), Placement(2), true).await.unwrap();
+    let all = store.tenants(None, 10).await.unwrap();
+    assert_eq!(all, [name("acme"), name("dune")], "neither one without rows nor one that is away");
+    assert_eq!(store.tenants(None, 1).await.unwrap(), [name("acme")]);
+    assert_eq!(store.tenants(Some(&name("acme")), 10).await.unwrap(), [name("dune")]);
+    store.place(&name("corp"), Placement(4), false).await.unwrap();
+    assert_eq!(store.tenants(Some(&name("acme")), 1).await.unwrap(), [name("corp")]);
+}

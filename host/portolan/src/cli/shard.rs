@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 
+use super::moving::{Merge, Move, Moves, Split};
 use super::{ConfigFile, Target};
 
 /// What can be asked of shards.
@@ -19,6 +20,14 @@ pub(crate) enum Shard {
     Plan(Plan),
     /// Place no new tenants on a shard, or place them there again.
     Drain(Drain),
+    /// Move a tenant to another shard while it is written, or back. Ask a node of the region that writes the shard on which it is.
+    Move(Move),
+    /// List the moves that are under way, and the rows that shards keep of tenants that have moved.
+    Moves(Moves),
+    /// Move some of a shard's tenants to another, and have the rules of placement send new ones there.
+    Split(Split),
+    /// Move all of a shard's tenants to another, and have the rules of placement send new ones there.
+    Merge(Merge),
 }
 
 #[derive(Debug, Args)]

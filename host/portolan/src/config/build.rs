@@ -32,7 +32,7 @@ pub(crate) use self::admin::{AdminConfig, AdminTls, OidcKeys};
 pub(crate) use self::listen::Listen;
 pub(crate) use self::regions::{Authority, PoolConfig, RegionConfig};
 use self::shards::RawShards;
-pub(crate) use self::shards::{ShardConfig, written};
+pub(crate) use self::shards::{Moving, ShardConfig, written};
 pub(crate) use self::tenants::TenantConfig;
 use self::tenants::{budget, naming_headers};
 pub(crate) use self::uploads::{Quota, Uploads};
@@ -66,6 +66,8 @@ pub(crate) struct Config {
     pub(crate) log_level: String,
     /// The folder of migrations of the tenants' schema.
     pub(crate) migrations: PathBuf,
+    /// How tenants move between shards.
+    pub(crate) moving: Moving,
     pub(crate) name: String,
     pub(crate) networks: Vec<Network>,
     pub(crate) peer: Option<GatewayTls>,
@@ -383,6 +385,7 @@ impl Builder<'_> {
             country_header,
             debug_key: debug_key.map(path),
             directory: shards.directory,
+            moving: shards.moving,
             recordings,
             region_header,
             regions,

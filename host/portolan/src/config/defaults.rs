@@ -1,6 +1,7 @@
 //! Defaults of the configuration, with their reasons. Limits of the data plane and of the policy engine are in their own
 //! crates.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// An application in the same region answers the handshake within a millisecond; two seconds survive one lost packet with
@@ -38,6 +39,10 @@ pub(crate) const STATE_FOLDER: &str = ".portolan";
 pub(crate) const COMPONENTS_FOLDER: &str = "components";
 /// What keys in etcd begin with.
 pub(crate) const ETCD_PREFIX: &str = "/portolan";
+/// How long a shard keeps the rows of a tenant that moved away: whoever finds out the next morning can still undo it.
+pub(crate) const KEEP_MOVED: Duration = Duration::from_secs(24 * 3_600);
+/// Rows that a move copies or compares in a second: some tenth of what a small database reads and writes.
+pub(crate) const MOVE_ROWS_PER_SECOND: NonZeroU32 = NonZeroU32::new(10_000).unwrap();
 /// Versions of all plugins of one tenant: some plugins with the versions that anybody would go back to.
 pub(crate) const QUOTA_VERSIONS: usize = 100;
 /// Bytes of those: two hundred JavaScript policies.

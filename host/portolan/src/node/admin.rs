@@ -30,6 +30,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::intent::{Control, Intent};
+use super::moves::Moves;
 use super::previews::Previews;
 use super::reconcile::Report;
 use super::recordings;
@@ -54,6 +55,7 @@ pub(crate) struct Admin {
     pub(crate) engine: Engine,
     pub(crate) intent: Intent,
     pub(crate) live: Arc<Live>,
+    pub(crate) moves: Moves,
     pub(crate) name: String,
     pub(crate) previews: Previews,
     pub(crate) proxy: Handle,
@@ -267,6 +269,7 @@ impl Admin {
         }
         rollouts::metrics(&mut text, &self.rollouts.status(&self.name));
         super::shards::metrics(&mut text, &self.shards.reports(portolan_foundation::clock::now()));
+        self.moves.metrics(&mut text);
         text
     }
 }

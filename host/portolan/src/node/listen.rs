@@ -46,7 +46,8 @@ pub(super) fn start(
     let rollouts = Arc::new(Orders::new(intended.clone(), place));
     let plugins = Versions::of_node(&admin, events.clone(), config, path, environment)?;
     let changes = Changes::new(intended, Some(engine), path.to_owned(), environment.to_vec());
-    let backends = Backends { intent: Arc::new(changes), node: Arc::new(admin), plugins, rollouts };
+    let moves = Arc::new(admin.moves.clone());
+    let backends = Backends { intent: Arc::new(changes), moves, node: Arc::new(admin), plugins, rollouts };
     let api = Api::new(backends, events, settings(&config.admin)?);
     let router = Router::new(api);
     if let Some(listener) = listener {

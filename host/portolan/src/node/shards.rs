@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use portolan_admin::{Scope, TOKEN_KIND, of_token, token_record};
 use portolan_control::Key;
 use portolan_core::directory::{Access as Open, Shard};
@@ -17,12 +17,13 @@ use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::task;
 use portolan_proxy::Services;
 use portolan_sharding::{
-    Access, Asking, Authenticate, DATA_PATH, Intended, Kept, Service, ShardReport, Unauthentic,
+    Access, Asking, Authenticate, DATA_PATH, Intended, Kept, Service, ShardReport, Store, Unauthentic,
 };
 
 use serde_json::{Value, json};
 
 use super::intent::Intent;
+use super::moves::Known;
 use crate::config::Config;
 use crate::leases::{self, SHARD_KIND};
 
@@ -33,6 +34,8 @@ const TELL: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(crate) struct Shards {
     intent: Intent,
+    /// What moves go by; none before the first configuration.
+    known: Arc<ArcSwapOption<Known>>,
     /// Epochs and primaries of the running configuration: what is intended where files say it.
     leases: Arc<ArcSwap<BTreeMap<ShardName, (Epoch, RegionName)>>>,
     shards: portolan_sharding::Shards,
@@ -40,7 +43,12 @@ pub(crate) struct Shards {
 
 impl Shards {
     pub(crate) fn new(intent: Intent) -> Self {
-        Self { intent, leases: Arc::default(), shards: portolan_sharding::Shards::new() }
+        Self {
+            intent,
+            known: Arc::default(),
+            leases: Arc::default(),
+            shards: portolan_sharding::Shards::new(),
+        }
     }
 
     /// From now on they are those of this configuration.
@@ -48,6 +56,7 @@ impl Shards {
         let leases =
             config.shards.iter().map(|(name, shard)| (name.clone(), (shard.epoch, shard.primary.clone())));
         self.leases.store(Arc::new(leases.collect()));
+        self.known.store(Some(Arc::new(Known::of(config))));
         let kept = config.shards.iter().filter_map(|(name, shard)| {
             let engine = shard.stores.get(&config.local)?.clone();
             Some((
@@ -65,6 +74,16 @@ impl Shards {
             shards: kept.collect(),
             tables: config.tables.clone(),
         });
+    }
+
+    /// What moves go by.
+    pub(super) fn known(&self) -> Option<Arc<Known>> {
+        self.known.load_full()
+    }
+
+    /// A shard's database and epoch, while this region writes it.
+    pub(super) fn written(&self, shard: &ShardName) -> Option<(Store, Epoch)> {
+        self.shards.written(shard, clock::now())
     }
 
     /// Keeps them until shutdown.

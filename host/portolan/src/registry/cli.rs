@@ -1,15 +1,13 @@
 //! `portolan plugin push`, `versions`, `uploads` and `remove`, as clients of the API; and `gc`, beside the places of components.
 
 use std::collections::BTreeSet;
-use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use http::Method;
 use portolan_admin::plugins::Version;
-use portolan_admin::{Operation, Page, Stage, StageState};
+use portolan_admin::{Operation, StageState};
 use portolan_control::State;
 use portolan_core::ids::Digest;
 use portolan_foundation::clock;
@@ -26,10 +24,6 @@ use crate::{apply, config, node, print};
 /// Bytes of a component that is sent: more than any node takes.
 const COMPONENT_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// What references into registries begin with.
-/// Versions and uploads that are listed.
-const LISTED_MAX: usize = 10_000;
-/// From one look at an upload to the next.
-const LOOK: Duration = Duration::from_millis(30);
 
 /// Sends a component through all stages, and makes it a version.
 ///
@@ -57,7 +51,7 @@ pub(crate) fn push(options: &Push) -> anyhow::Result<ExitCode> {
     let path = format!("/api/v1/plugins/{}/versions?{}", encode(&options.name), query.join("&"));
     let operation: Operation =
         serde_json::from_slice(&client.ask(Method::POST, &path, &headers, Some(body))?.body)?;
-    let operation = followed(&client, operation, !options.json)?;
+    let operation = crate::operation::followed(&client, operation, !options.json)?;
     let record = operation.result.unwrap_or_default();
     let good = operation.state == StageState::Succeeded;
     if options.json {
@@ -79,40 +73,6 @@ pub(crate) fn push(options: &Push) -> anyhow::Result<ExitCode> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Waits for the end of an operation, and shows its stages.
-fn followed(client: &Client, mut operation: Operation, show: bool) -> anyhow::Result<Operation> {
-    let mut shown = 0;
-    loop {
-        if show {
-            shown = show_stages(&operation.stages, shown)?;
-        }
-        if operation.state != StageState::Running {
-            return Ok(operation);
-        }
-        std::thread::park_timeout(LOOK);
-        operation = client.get(&format!("/api/v1/operations/{}", operation.id))?;
-    }
-}
-
-/// Shows the stages that are over, from the given one; what goes on is shown to people only.
-fn show_stages(stages: &[Stage], from: usize) -> anyhow::Result<usize> {
-    let mut out = std::io::stderr();
-    let mut shown = from;
-    for stage in stages.iter().skip(from) {
-        if stage.state == StageState::Running {
-            if out.is_terminal() {
-                write!(out, "{:>12} ...\r", stage.name)?;
-            }
-            break;
-        }
-        let sign = if stage.state == StageState::Succeeded { "ok" } else { "no" };
-        let ms = stage.ended_at_ms.unwrap_or(stage.began_at_ms).saturating_sub(stage.began_at_ms);
-        writeln!(out, "{:>12} {sign} {} ({ms} ms)", stage.name, stage.detail.as_deref().unwrap_or_default())?;
-        shown += 1;
-    }
-    Ok(shown)
-}
-
 /// Lists the versions of plugins, or of one.
 ///
 /// # Errors
@@ -122,7 +82,7 @@ pub(crate) fn versions(name: Option<&str>, target: &Target, as_json: bool) -> an
         || "/api/v1/plugins".to_owned(),
         |name| format!("/api/v1/plugins/{}/versions", encode(name)),
     );
-    let versions: Vec<Version> = all(&Client::open(target)?, &path)?;
+    let versions: Vec<Version> = Client::open(target)?.all(&path)?;
     if as_json {
         let bodies: Vec<&Value> = versions.iter().map(|version| &version.about).collect();
         return print(&serde_json::to_string_pretty(&bodies)?);
@@ -161,7 +121,7 @@ pub(crate) fn versions(name: Option<&str>, target: &Target, as_json: bool) -> an
 /// # Errors
 /// When there is no such upload.
 pub(crate) fn uploads(id: Option<&str>, target: &Target, as_json: bool) -> anyhow::Result<()> {
-    let uploads: Vec<Value> = all(&Client::open(target)?, "/api/v1/uploads")?;
+    let uploads: Vec<Value> = Client::open(target)?.all("/api/v1/uploads")?;
     let Some(id) = id else {
         if as_json {
             return print(&serde_json::to_string_pretty(&uploads)?);
@@ -212,21 +172,6 @@ fn headline(record: &Record) -> String {
     let digest = record.digest.as_deref().and_then(|digest| digest.get(..12)).unwrap_or("-");
     let of = record.tenant.as_ref().map_or_else(String::new, |tenant| format!("{tenant}:"));
     format!("{}  {at}  {of}{} {digest}  {}", record.id, record.plugin, record.state.as_str())
-}
-
-/// All pages of a list.
-fn all<T: serde::de::DeserializeOwned>(client: &Client, path: &str) -> anyhow::Result<Vec<T>> {
-    let mut all = Vec::new();
-    let mut cursor = None::<String>;
-    loop {
-        let place = cursor.map_or_else(String::new, |cursor| format!("?cursor={}", encode(&cursor)));
-        let Page { items, next } = client.get(&format!("{path}{place}"))?;
-        all.extend(items);
-        cursor = next;
-        if cursor.is_none() || all.len() >= LISTED_MAX {
-            return Ok(all);
-        }
-    }
 }
 
 fn text(value: &Value, name: &str) -> Option<String> {

@@ -6,7 +6,7 @@ use portolan_core::tenant_table::Writers;
 use portolan_foundation::random;
 
 use super::run::Course;
-use super::{Back, Detail, Error, Event, Moving, Relocation, Seat, Stay, Step};
+use super::{Back, Detail, Error, Event, Moving, Outlook, Relocation, Seat, Stay, Step, Whereabouts};
 
 /// A placement for what comes, and one for what is written after it.
 const RISE: u64 = 2;
@@ -15,20 +15,14 @@ impl Relocation<'_> {
     /// Looks whether the tenant can be moved, cleans what an earlier attempt left, and notes the move at the source.
     pub(super) async fn begin(&self, undoes: bool) -> Result<Course, Error> {
         self.check_shards().await?;
-        self.check_notes().await?;
-        let there = self.switch.where_is(self.tenant).await?;
-        if there.shard != self.from.shard {
-            return unfit(format!("it is on `{}`, not on `{}`", there.shard, self.from.shard));
+        for orphan in self.check_notes().await? {
+            self.bar(&orphan).await?;
+            self.to.store.drop_move(self.tenant, Side::In, &orphan.moving.id).await?;
         }
-        if self.from.store.tenant(self.tenant).await?.away {
-            return unfit(format!("the database of `{}` knows it as moved away", self.from.shard));
-        }
+        let there = self.check_place().await?;
         let back = if undoes { Some(self.back().await?) } else { None };
-        if !undoes && !self.to.store.tenant_rows(self.tenant, None, 1).await?.is_empty() {
-            return unfit(format!(
-                "`{}` has rows of it: if an earlier move left them, undo that one, or forget them",
-                self.to.shard
-            ));
+        if !undoes {
+            self.check_target().await?;
         }
         let placement = Placement(self.highest(there.placement).await?.0.saturating_add(RISE));
         let moving = Moving {
@@ -37,10 +31,52 @@ impl Relocation<'_> {
             tenant: self.tenant.clone(),
             to: stay(self.to, placement),
         };
-        let detail = Detail { back: None, moving, undoes };
+        let mover = self.watch.mover();
+        let detail = Detail { back: None, mover, moving, sealed_ms: None, undoes };
         let out = self.note(Side::Out, &detail)?;
         self.from.store.note_move(&out).await?;
         Ok(Course { back, detail, out })
+    }
+
+    /// Looks whether the tenant can be moved, and changes nothing.
+    ///
+    /// # Errors
+    /// As [`Self::run`], before anything is done.
+    pub async fn check(&self, undoes: bool) -> Result<Outlook, Error> {
+        self.check_shards().await?;
+        let orphans = self.check_notes().await?;
+        let there = self.check_place().await?;
+        if undoes {
+            self.back().await?;
+        } else if orphans.is_empty() {
+            // What an attempt left that was taken back is cleaned when the next one begins.
+            self.check_target().await?;
+        }
+        let rows = self.from.store.count_rows(self.tenant).await?;
+        Ok(Outlook { placement: there.placement, rows })
+    }
+
+    /// The tenant is at the source, by the control store and by the source itself.
+    async fn check_place(&self) -> Result<Whereabouts, Error> {
+        let there = self.switch.where_is(self.tenant).await?;
+        if there.shard != self.from.shard {
+            return unfit(format!("it is on `{}`, not on `{}`", there.shard, self.from.shard));
+        }
+        if self.from.store.tenant(self.tenant).await?.away {
+            return unfit(format!("the database of `{}` knows it as moved away", self.from.shard));
+        }
+        Ok(there)
+    }
+
+    /// The target has nothing of the tenant.
+    async fn check_target(&self) -> Result<(), Error> {
+        if self.to.store.tenant_rows(self.tenant, None, 1).await?.is_empty() {
+            return Ok(());
+        }
+        unfit(format!(
+            "`{}` has rows of it: if an earlier move left them, undo that one, or wait until they are forgotten",
+            self.to.shard
+        ))
     }
 
     /// Notes the move at the target, and has the tenant away there: nobody writes it before it has come.
@@ -98,13 +134,14 @@ impl Relocation<'_> {
         Ok(())
     }
 
-    /// No other move of the tenant is under way. What one has left at the target that was never noted at its source, or is no
-    /// longer, is cleaned.
-    async fn check_notes(&self) -> Result<(), Error> {
+    /// No other move of the tenant is under way. Returns what is left at the target of those that were never noted at their
+    /// source, or are no longer.
+    async fn check_notes(&self) -> Result<Vec<Detail>, Error> {
         if let Some(note) = self.from.store.moves(Some(self.tenant)).await?.first() {
             let detail = read(note)?;
             return Err(Error::Underway { from: detail.moving.from.shard, to: detail.moving.to.shard });
         }
+        let mut orphans = Vec::new();
         for note in self.to.store.moves(Some(self.tenant)).await? {
             if note.side == Side::Out && Step::of(&note.step) == Some(Step::Kept) {
                 continue;
@@ -114,10 +151,9 @@ impl Relocation<'_> {
             if !orphan {
                 return Err(Error::Underway { from: detail.moving.from.shard, to: detail.moving.to.shard });
             }
-            self.bar(&detail).await?;
-            self.to.store.drop_move(self.tenant, Side::In, &note.id).await?;
+            orphans.push(detail);
         }
-        Ok(())
+        Ok(orphans)
     }
 
     /// From where the source's log is followed to undo the move that left rows at the target.

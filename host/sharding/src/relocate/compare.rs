@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use portolan_changelog::{Change, Record, RowId};
+use portolan_foundation::clock;
 
 use super::{Error, Relocation};
 use crate::defaults::{MOVE_CHUNK_ROWS, MOVE_DOUBTS_MAX};
@@ -33,6 +34,7 @@ impl Relocation<'_> {
     pub(super) async fn compare_all(&self) -> Result<(u64, Doubts), Error> {
         let (mut after, mut bytes, mut doubts) = (None, 0, Doubts::default());
         loop {
+            let begun = clock::now();
             let page = self.from.store.tenant_rows(self.tenant, after.as_ref(), MOVE_CHUNK_ROWS).await?;
             let ids: Vec<RowId> = page.iter().filter_map(id).collect();
             let Some(last) = ids.last() else { return Ok((bytes, doubts)) };
@@ -47,6 +49,7 @@ impl Relocation<'_> {
                 }
             }
             doubts.add(&differ)?;
+            self.pace(ids.len(), begun).await;
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use portolan_changelog::{Drained, Limits, MoveNote, Passage, Reach, Record, Stamp};
 use portolan_core::log::{Placement, Position};
 use portolan_core::time::Moment;
+use portolan_foundation::clock;
 use tokio::time::timeout;
 
 use super::check::print;
@@ -131,12 +132,14 @@ impl Relocation<'_> {
         let base = self.from.store.settled().await?;
         let mut after = None;
         loop {
+            let begun = clock::now();
             let rows = self.from.store.tenant_rows(self.tenant, after.as_ref(), MOVE_CHUNK_ROWS).await?;
             let Some(last) = rows.last().and_then(id) else { return Ok(base) };
             after = Some(last);
             self.take_in(course, &rows).await?;
             done.chunks += 1;
             self.tell(Event::Copied { rows: rows.len() as u64 })?;
+            self.pace(rows.len(), begun).await;
         }
     }
 
@@ -187,7 +190,7 @@ impl Relocation<'_> {
         in_time("both sides were compared")?;
         let back =
             Back { identity: self.to.store.identity().await?, position: self.to.store.settled().await? };
-        let detail = Detail { back: Some(back), ..course.detail.clone() };
+        let detail = Detail { back: Some(back), sealed_ms: Some(clock::unix_ms()), ..course.detail.clone() };
         let drained = Drained { base, epoch: self.from.epoch, records };
         let text = print(&detail)?;
         let to = (Step::Switching.word(), text.as_str());

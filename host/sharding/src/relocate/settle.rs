@@ -58,26 +58,6 @@ impl Relocation<'_> {
         Ok(Resumed::Nothing)
     }
 
-    /// Forgets the rows that the source kept. The move cannot be undone any more, and the tenant can be moved back.
-    ///
-    /// # Errors
-    /// [`Error::Unfit`] when the source keeps none.
-    pub async fn forget(&self) -> Result<(), Error> {
-        let store = &self.from.store;
-        let notes = store.moves(Some(self.tenant)).await?;
-        let kept = |note: &&MoveNote| note.side == Side::Out && Step::of(&note.step) == Some(Step::Kept);
-        let Some(note) = notes.iter().find(kept) else {
-            return Err(Error::Unfit(format!("`{}` keeps no rows of it", self.from.shard)));
-        };
-        if notes.iter().any(|note| note.side == Side::In) {
-            return Err(Error::Unfit("it is being moved back: wait until that is over".to_owned()));
-        }
-        // An undoing that was taken back has raised the placement, and brought rows of its own.
-        let placement = store.tenant(self.tenant).await?.placement;
-        store.forget(self.tenant, placement).await?;
-        Ok(store.drop_move(self.tenant, Side::Out, &note.id).await?)
-    }
-
     /// Goes on from the step of the note to the end.
     pub(super) async fn settle(&self, mut note: MoveNote, detail: &Detail) -> Result<Resumed, Error> {
         let mut end = Resumed::TakenBack;

@@ -31,6 +31,8 @@ const CASES: &[Case] = cases![
     crashes::the_control_store_decides,
     moves::a_long_hold_ends_by_itself,
     moves::a_move_is_undone,
+    crashes::what_a_crash_leaves_is_found,
+    moves::a_look_changes_nothing,
     moves::a_tenant_moves_while_it_is_written,
     moves::many_rows_go_in_parts,
     moves::open_transactions_of_others_do_not_matter,

@@ -1,7 +1,9 @@
 //! Shards, their tables, and which tenant is on which shard.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use portolan_core::directory::{
     Access, Directory, Exceptions, HashKey, Place, Placement, Range, Rule, Shard, ShardIndex, even,
@@ -12,6 +14,7 @@ use portolan_core::tenant_table::{ConflictRule, Identifier, Tables, TenantTable,
 use portolan_sharding::{Engine, PostgresConfig};
 
 use super::{At, Builder, RegionConfig, TenantConfig};
+use crate::config::defaults;
 use crate::config::raw::{
     RawAccess, RawConflict, RawLease, RawPlace, RawPlacement, RawRule, RawShard, RawStore, RawTable,
     RawWriters,
@@ -26,9 +29,19 @@ pub(crate) struct ShardConfig {
     pub(crate) stores: BTreeMap<RegionName, Engine>,
 }
 
+/// How tenants move from one shard to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moving {
+    /// How long the source keeps their rows.
+    pub(crate) keep: Duration,
+    /// How fast rows are copied.
+    pub(crate) rows_per_second: NonZeroU32,
+}
+
 /// What the sections of shards say.
 pub(super) struct Shards {
     pub(super) directory: Arc<Directory>,
+    pub(super) moving: Moving,
     pub(super) shards: BTreeMap<ShardName, ShardConfig>,
     pub(super) tables: Tables,
 }
@@ -85,6 +98,7 @@ impl Builder<'_> {
             known.push(shard);
         }
         let key = raw.placement.as_ref().map_or(Some([0; 16]), |placement| self.hash_key(&placement.key));
+        let moving = self.moving(raw.placement.as_ref());
         let rules = match raw.placement {
             Some(placement) => self.rules(placement.rule, &known, regions, classes),
             None => self.only_shards(&known),
@@ -100,7 +114,7 @@ impl Builder<'_> {
             return None;
         }
         match Directory::new(key, known, rules, exceptions, classes) {
-            Ok(directory) => Some(Shards { directory: Arc::new(directory), shards, tables: tables? }),
+            Ok(directory) => Some(Shards { directory: Arc::new(directory), moving, shards, tables: tables? }),
             Err(error) => {
                 let help = "`portolan shard plan` proposes rules that leave no hash without an owner";
                 self.problem(&["placement"], error.to_string(), help);
@@ -276,6 +290,15 @@ impl Builder<'_> {
             self.problem(&["placement", "key"], "this is no key", help);
         }
         key.map(u128::to_be_bytes)
+    }
+
+    fn moving(&mut self, raw: Option<&RawPlacement>) -> Moving {
+        let keep = raw.and_then(|raw| raw.keep_moved.clone());
+        let rows = raw.and_then(|raw| raw.move_rows_per_second);
+        Moving {
+            keep: self.time(&["placement", "keep_moved"], keep).unwrap_or(defaults::KEEP_MOVED),
+            rows_per_second: rows.unwrap_or(defaults::MOVE_ROWS_PER_SECOND),
+        }
     }
 
     fn rules(

@@ -107,6 +107,10 @@ pub(in crate::config) enum RawWriters {
 pub(in crate::config) struct RawPlacement {
     /// The secret with which tenants' names are hashed, 32 hexadecimal digits. It must never change.
     pub(in crate::config) key: String,
+    /// How long a shard keeps the rows of a tenant that moved away, so that the move can be undone (24h).
+    pub(in crate::config) keep_moved: Option<String>,
+    /// Rows that a move copies or compares in a second while the tenant is written (10000).
+    pub(in crate::config) move_rows_per_second: Option<std::num::NonZeroU32>,
     /// The first rule that is about a tenant says where it is.
     #[serde(default)]
     pub(in crate::config) rule: Vec<RawRule>,

@@ -1,7 +1,7 @@
 //! Movers that die, and a control store that does not say what it did.
 
 use super::world::{Mode, Watcher, World, acme, lives, rows, write};
-use crate::relocate::{Error, Resumed, Step};
+use crate::relocate::{Error, Resumed, Step, abandoned, noted};
 use crate::schema::tests::place::Place;
 use portolan_changelog::{Closed, Error as StoreError};
 
@@ -139,4 +139,29 @@ pub(super) async fn an_attempt_that_another_took_over_stops(place: Place) {
         write(&world.one, 10 + stop_at as i64).await.unwrap();
         assert_eq!(rows(&world.two).await, [""; 0]);
     }
+}
+
+pub(super) async fn what_a_crash_leaves_is_found(place: Place) {
+    let world = World::new(&place).await;
+    let watcher = Watcher { name: "node-1", ..Watcher::stops(1) };
+    let error = world.relocation(&world.one, &world.two, &watcher).run().await.unwrap_err();
+    assert!(matches!(error, Error::Stopped), "{error:?}");
+    let found = noted(&world.one.store, None).await.unwrap();
+    let [found] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!((found.mover.as_str(), found.step, found.sealed_ms), ("node-1", Step::Copying, None));
+    assert_eq!((&found.moving.tenant, &found.moving.to.shard), (&acme(), &world.two.shard));
+    assert_eq!(abandoned(&world.one.store, &world.two.store).await.unwrap(), [], "its source knows it");
+    // A note that came to the target after its move had been taken back.
+    let coming = world.two.store.moves(Some(&acme())).await.unwrap().remove(0);
+    let resume = world.relocation(&world.one, &world.two, &Watcher::default()).resume().await;
+    assert_eq!(resume.unwrap(), Resumed::TakenBack);
+    world.two.store.note_move(&coming).await.unwrap();
+    assert_eq!(abandoned(&world.one.store, &world.two.store).await.unwrap().len(), 1);
+    let resume = world.relocation(&world.one, &world.two, &Watcher::default()).resume().await;
+    assert_eq!(resume.unwrap(), Resumed::TakenBack);
+    assert_eq!(world.two.store.moves(None).await.unwrap(), []);
+    world.there().await.unwrap();
+    let kept = noted(&world.one.store, Some(&acme())).await.unwrap().remove(0);
+    assert!(kept.step == Step::Kept && kept.sealed_ms.is_some(), "{kept:?}");
+    assert_eq!(noted(&world.two.store, None).await.unwrap(), [], "what comes is the other's");
 }

@@ -265,3 +265,18 @@ pub(super) async fn there_and_back_again(place: Place) {
     }
     world.bolt_is_untouched().await;
 }
+
+pub(super) async fn a_look_changes_nothing(place: Place) {
+    let world = World::new(&place).await;
+    let watcher = Watcher::default();
+    let there = world.relocation(&world.one, &world.two, &watcher);
+    let outlook = there.check(false).await.unwrap();
+    assert_eq!((outlook.placement, outlook.rows), (Placement(0), 4));
+    assert!(matches!(there.check(true).await, Err(Error::Unfit(_))), "nothing is kept to go back to");
+    assert_eq!(*watcher.seen.lock().unwrap(), []);
+    assert_eq!(world.two.store.moves(None).await.unwrap(), []);
+    world.there().await.unwrap();
+    let back = world.relocation(&world.two, &world.one, &watcher);
+    assert!(back.check(true).await.is_ok() && matches!(back.check(false).await, Err(Error::Unfit(_))));
+    assert!(matches!(there.check(false).await, Err(Error::Underway { .. } | Error::Unfit(_))));
+}

@@ -175,6 +175,7 @@ impl Switch for Control {
 #[derive(Default)]
 pub(super) struct Watcher {
     pub(super) late_at: Option<Event>,
+    pub(super) name: &'static str,
     pub(super) seen: Mutex<Vec<Event>>,
     pub(super) stop_at: Option<usize>,
     pub(super) ahead_s: AtomicU64,
@@ -197,6 +198,10 @@ impl Watch for Watcher {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
+    }
+
+    fn mover(&self) -> String {
+        self.name.to_owned()
     }
 
     fn now(&self) -> Moment {

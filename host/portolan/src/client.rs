@@ -384,8 +384,8 @@ async fn here(path: &Path, local: &config::Local, socket: PathBuf) -> anyhow::Re
         _ => Arc::new(NoPlugins),
     };
     let changes = Changes::new(intended, None, path.to_owned(), environment());
-    let nobody = Arc::new(Nobody { socket });
-    let (intent, moves, node) = (Arc::new(changes), Arc::clone(&nobody) as _, nobody as _);
+    let node = Arc::new(Nobody { socket });
+    let (intent, moves) = (Arc::new(changes), Arc::clone(&node));
     let backends = Backends { intent, moves, node, plugins, rollouts };
     Ok(Router::new(Api::new(backends, Events::default(), Settings::default())))
 }

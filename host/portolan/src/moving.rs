@@ -270,7 +270,7 @@ impl<'a> Work<'a> {
         let generation = self.write(rules, next)?;
         self.wait_for(generation)?;
         // Whoever wrote its first row on the source while the rules changed is found there by its rows alone.
-        let strays = self.leaving_behind(next)?;
+        let strays = self.leaving(next, false)?;
         for tenant in &strays {
             let path = format!("/api/v1/objects/place/{}", encode(tenant.as_str()));
             let body = json!({ "placement": 1, "shard": self.from });
@@ -285,18 +285,6 @@ impl<'a> Work<'a> {
         let code =
             if done.iter().all(|one| one.result.is_ok()) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         self.report(&done, &why, code)
-    }
-
-    /// Tenants with rows on the source whom the rules that hold now have elsewhere.
-    fn leaving_behind(&self, now: &Placement) -> anyhow::Result<Vec<TenantName>> {
-        let mut strays = self.found()?.by_rule;
-        let mut kept = Vec::new();
-        for tenant in strays.drain(..) {
-            if now.owner(self.residency.as_deref(), &tenant)? == Some(self.to.as_str()) {
-                kept.push(tenant);
-            }
-        }
-        Ok(kept)
     }
 
     fn rules(&self) -> anyhow::Result<Rules> {

@@ -42,7 +42,7 @@ pub(crate) const ETCD_PREFIX: &str = "/portolan";
 /// How long a shard keeps the rows of a tenant that moved away: whoever finds out the next morning can still undo it.
 pub(crate) const KEEP_MOVED: Duration = Duration::from_secs(24 * 3_600);
 /// Rows that a move copies or compares in a second: some tenth of what a small database reads and writes.
-pub(crate) const MOVE_ROWS_PER_SECOND: NonZeroU32 = NonZeroU32::new(10_000).unwrap();
+pub(crate) const MOVE_ROWS_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(9_999);
 /// Versions of all plugins of one tenant: some plugins with the versions that anybody would go back to.
 pub(crate) const QUOTA_VERSIONS: usize = 100;
 /// Bytes of those: two hundred JavaScript policies.

@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use portolan_control::{Away, Components, Engine, Shared, State};
 
 pub(crate) use self::build::{
-    AccessLog, AdminConfig, AdminTls, Authority, Config, GatewayTls, LogFormat, OidcKeys, PolicySlot,
-    PoolConfig, Quota, RegionConfig, Uploads, written,
+    AccessLog, AdminConfig, AdminTls, Authority, Config, GatewayTls, LogFormat, Moving, OidcKeys, PolicySlot,
+    PoolConfig, Quota, RegionConfig, ShardConfig, Uploads, written,
 };
 pub(crate) use self::problem::{Problem, render};
 use self::raw::Raw;

@@ -19,8 +19,9 @@ use async_trait::async_trait;
 use portolan_admin::backend::{MoveOrder, Moves as Backend, Ordered};
 use portolan_admin::{Code, Events, Problem, Progress};
 use portolan_control::{Manager, State, Store};
-use portolan_core::ids::{RegionName, ShardName, TenantName};
+use portolan_core::ids::{ShardName, TenantName};
 use portolan_core::log::Epoch;
+use portolan_core::tenure::Tenure;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::task;
 use portolan_sharding::relocate::{self, Noted, Relocation, Report, Resumed, Seat, Step, Switch as _};
@@ -32,7 +33,8 @@ use self::switch::Directory;
 use self::watch::Onlooker;
 use super::changes;
 use super::intent::Intent;
-use super::shards::{Shards, lease};
+use super::shards::Shards;
+use crate::leases;
 use crate::rollout::act::Place;
 
 /// The moves of this node. Clones share them.
@@ -96,15 +98,8 @@ impl Moves {
         self.0.shards.known().ok_or_else(starts)
     }
 
-    /// The epoch of a shard, as the control store has it.
-    fn lease(&self, state: &State, shard: &ShardName) -> Result<(Epoch, RegionName), Problem> {
-        let there = lease(state, shard)
-            .map_err(|why| Problem::new(Code::Conflict, format!("the lease of shard `{shard}`: {why}")))?;
-        there.ok_or_else(|| Problem::not_found(format!("shard `{shard}`: `portolan shard list` shows them")))
-    }
-
-    fn directory(&self, store: Store, author: &str, primaries: BTreeMap<ShardName, RegionName>) -> Directory {
-        Directory::new(store, self.0.place.clone(), author.to_owned(), primaries)
+    fn directory(&self, store: Store, author: &str, tenures: BTreeMap<ShardName, Tenure>) -> Directory {
+        Directory::new(store, self.0.place.clone(), author.to_owned(), tenures)
     }
 
     /// What an order comes to, before any database of a shard is opened.
@@ -124,16 +119,15 @@ impl Moves {
         known.shard(&to)?;
         // Its own rows are brought up to date where it keeps them: they need not be copied again.
         let undo = order.undo || self.keeps(&to, tenant, &from).await?;
-        let ((from_epoch, from_region), (to_epoch, to_region)) =
-            (self.lease(&state, &from)?, self.lease(&state, &to)?);
-        if self.0.shards.written(&from).is_none_or(|(_, epoch)| epoch != from_epoch) {
+        let (from_tenure, to_tenure) = (written_by(&state, &from)?, written_by(&state, &to)?);
+        let epochs = (from_tenure.epoch, to_tenure.epoch);
+        if self.0.shards.written(&from).is_none_or(|(_, epoch)| epoch != epochs.0) {
             let detail =
                 format!("this node does not hold the lease of shard `{from}`: see `portolan shard list`");
             return Err(Problem::new(Code::Unavailable, detail));
         }
-        let primaries = BTreeMap::from([(from.clone(), from_region), (to.clone(), to_region)]);
-        let directory = self.directory(store, &order.author, primaries);
-        let epochs = (from_epoch, to_epoch);
+        let tenures = BTreeMap::from([(from.clone(), from_tenure), (to.clone(), to_tenure)]);
+        let directory = self.directory(store, &order.author, tenures);
         Ok(Plan { directory, epochs, from, known, tenant: tenant.clone(), to, undo })
     }
 
@@ -308,6 +302,13 @@ async fn go(plan: &Plan, from: &Seat, to: &Seat, watch: &Onlooker) -> Result<Rep
     done.map_err(|error| {
         let left = matches!(error, Error::Overtaken | Error::Stopped | Error::Unsettled(_));
         (if left { End::Left } else { End::TakenBack }, problem(error))
+    })
+}
+
+/// Who writes a shard, as the control store has it.
+fn written_by(state: &State, shard: &ShardName) -> Result<Tenure, Problem> {
+    leases::tenure(state, shard.as_str()).ok_or_else(|| {
+        Problem::not_found(format!("shard `{shard}` with a lease: `portolan shard list` shows them"))
     })
 }
 

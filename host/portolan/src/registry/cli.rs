@@ -23,7 +23,6 @@ use crate::{apply, config, node, print};
 
 /// Bytes of a component that is sent: more than any node takes.
 const COMPONENT_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// What references into registries begin with.
 
 /// Sends a component through all stages, and makes it a version.
 ///

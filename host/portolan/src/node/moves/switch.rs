@@ -7,14 +7,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use portolan_control::{Body, Committed, Conflict, Draft, Error, Expect, Key, Manager, State, Store, Wish};
-use portolan_core::ids::{RegionName, ShardName, TenantName};
+use portolan_core::ids::{ShardName, TenantName};
 use portolan_core::log::Placement;
+use portolan_core::tenure::Tenure;
 use portolan_sharding::relocate::{Answer, Moving, Stay, Switch, SwitchError, Switched, Whereabouts};
 use serde_json::Value;
 
-use super::super::shards::{SHARD_KIND, lease, locate};
 use super::defaults::SWITCH_TRIES;
 use crate::config;
+use crate::leases::{SHARD_KIND, tenure};
 use crate::node::topology_of;
 use crate::rollout::act::Place;
 
@@ -32,9 +33,9 @@ pub(super) struct Directory {
     basis: Mutex<Option<BTreeMap<Key, u64>>>,
     /// How the configuration is read of a state.
     place: Place,
-    /// Who wrote the shards when the move began.
-    primaries: BTreeMap<ShardName, RegionName>,
     store: Store,
+    /// Who wrote the shards when the move began.
+    tenures: BTreeMap<ShardName, Tenure>,
 }
 
 impl Directory {
@@ -42,9 +43,9 @@ impl Directory {
         store: Store,
         place: Place,
         author: String,
-        primaries: BTreeMap<ShardName, RegionName>,
+        tenures: BTreeMap<ShardName, Tenure>,
     ) -> Self {
-        Self { author, basis: Mutex::default(), place, primaries, store }
+        Self { author, basis: Mutex::default(), place, store, tenures }
     }
 
     async fn refreshed(&self) -> Result<Arc<State>, SwitchError> {
@@ -55,13 +56,12 @@ impl Directory {
     /// Is all as the move saw it: both leases, and what says where the tenant is?
     fn holds(&self, state: &State, moving: &Moving) -> Result<bool, SwitchError> {
         let as_seen = |stay: &Stay| {
-            let now = lease(state, &stay.shard).map_err(SwitchError)?;
-            let seen = self.primaries.get(&stay.shard);
-            Ok(now.is_some_and(|(epoch, primary)| epoch == stay.epoch && Some(&primary) == seen))
+            let now = tenure(state, stay.shard.as_str());
+            now.as_ref() == self.tenures.get(&stay.shard) && now.is_some_and(|now| now.epoch == stay.epoch)
         };
         let basis = basis(state, &moving.tenant)?;
         let seen = self.basis.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(seen.as_ref() == Some(&basis) && as_seen(&moving.from)? && as_seen(&moving.to)?)
+        Ok(seen.as_ref() == Some(&basis) && as_seen(&moving.from) && as_seen(&moving.to))
     }
 
     /// Writes where the tenant is, on the state that was looked at. Says whether it did; not when another change came before.
@@ -208,7 +208,7 @@ fn by_rule(place: &Place, state: &State, tenant: &TenantName) -> Result<ShardNam
     let loaded = loaded
         .map_err(|_| SwitchError("its configuration does not read: see `portolan status`".to_owned()))?;
     let topology = topology_of(&loaded.config);
-    let found = locate(&topology, tenant).map(|(_, shard)| shard.name.clone());
+    let found = topology.shard_of(tenant).map(|(_, shard)| shard.name.clone());
     found.ok_or_else(|| SwitchError(format!("no shard has tenants such as `{tenant}`")))
 }
 

@@ -70,9 +70,10 @@ impl World {
     }
 
     fn directory(&self) -> Directory {
-        let eu = RegionName::new("eu").unwrap();
-        let primaries = BTreeMap::from([(shard("a"), eu.clone()), (shard("b"), eu)]);
-        Directory::new(self.store.clone(), self.place.clone(), "test".to_owned(), primaries)
+        let state = self.store.state();
+        let seen = |name| (shard(name), tenure(&state, name).unwrap());
+        let tenures = BTreeMap::from(["a", "b"].map(seen));
+        Directory::new(self.store.clone(), self.place.clone(), "test".to_owned(), tenures)
     }
 
     /// One that has looked where the tenant is.
@@ -108,6 +109,11 @@ async fn what_was_seen_must_still_be_so() {
     for (kind, name, body) in [
         ("lease", "a", json!({ "epoch": 2, "primary": "eu" })),
         ("lease", "b", json!({ "epoch": 1, "primary": "us" })),
+        (
+            "shard",
+            "b",
+            json!({ "primary": "eu", "store": { "eu": { "sqlite": "other.db" } }, "drain": true }),
+        ),
         ("place", "acme", json!({ "shard": "a", "placement": 1 })),
         ("settings", "placement", json!({ "key": "00000000000000000000000000000000" })),
         ("shard", "c", json!({ "primary": "eu", "store": { "eu": { "sqlite": "c.db" } } })),

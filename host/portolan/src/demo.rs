@@ -1,11 +1,12 @@
-//! `portolan demo`: three regions as processes on loopback, real requests, and five phases: steady state, a policy swapped
-//! live, a tenant pinned by residency, a region killed, the region back. Each phase has a promise, and the clients count
+//! `portolan demo`: three regions as processes on loopback, real requests, and six phases: steady state, a policy swapped
+//! live, a tenant pinned by residency, a tenant moved to another shard while it writes, a region killed, the region back. Each phase has a promise, and the clients count
 //! every request that breaks it.
 
 mod apps;
 mod cluster;
 mod load;
 mod report;
+mod rows;
 mod view;
 
 use std::io::IsTerminal as _;
@@ -17,9 +18,10 @@ use anyhow::Context as _;
 use portolan_foundation::task;
 use tokio_util::sync::CancellationToken;
 
-use self::cluster::{Cluster, Intent, PINNED, REGIONS, TENANTS, VICTIM};
+use self::cluster::{Cluster, Intent, MOVED, PINNED, REGIONS, SHARDS, TENANTS, VICTIM};
 use self::load::{Board, Client, Promise};
 use self::report::{Phase, Report};
+use self::rows::Rows;
 use self::view::View;
 use crate::cli::{Chaos, Demo};
 
@@ -147,7 +149,7 @@ struct Director<'o> {
 impl Director<'_> {
     /// Walks through the phases. Ends early, without a phase half counted, when told to stop.
     async fn direct(&mut self) -> anyhow::Result<()> {
-        let count = if self.options.chaos == Chaos::Region { 5 } else { 3 };
+        let count = if self.options.chaos == Chaos::Region { 6 } else { 4 };
         let time =
             self.options.exit_after.map_or(PHASE, |all| (all.saturating_sub(AROUND) / count).max(PHASE_MIN));
         let stop = self.stop.clone();
@@ -195,6 +197,7 @@ impl Director<'_> {
         self.rest("residency", time.saturating_sub(changing.elapsed())).await;
         let generations = |phase: &Phase| !phase.generations.is_empty();
         self.close("residency", time, generations)?;
+        self.shards(time).await?;
 
         if self.options.chaos == Chaos::None {
             return Ok(());
@@ -209,6 +212,22 @@ impl Director<'_> {
         self.cluster.revive(VICTIM).await?;
         self.rest("return", time).await;
         self.close("return", time, |phase| phase.regions.iter().any(|region| region == VICTIM))
+    }
+
+    /// A tenant moves to another shard while clients in every region write its rows.
+    async fn shards(&mut self, time: Duration) -> anyhow::Result<()> {
+        let text = format!("{MOVED} moves to another shard while every region writes its rows: none is lost");
+        self.begin(&text)?;
+        let begun = Instant::now();
+        let rows = Rows::start(&self.cluster, &self.board, &self.stop).await?;
+        self.rest("shards", time / 3).await;
+        let held = rows::relocate(&self.cluster, SHARDS[1]).await?;
+        self.view.say(&format!("{MOVED} has moved; its writes were held for {held:.1?}"));
+        self.rest("shards", time.saturating_sub(begun.elapsed())).await;
+        let count = rows.finish().await?;
+        self.view
+            .say(&format!("{text}: {count} rows are where they belong, writes were held for {held:.1?}"));
+        self.close("shards", begun.elapsed(), |_| count > 0)
     }
 
     fn begin(&mut self, promise: &str) -> anyhow::Result<()> {

@@ -7,6 +7,8 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
     clippy::cast_precision_loss,
     clippy::indexing_slicing,
     reason = "a measurement that cannot be made is to fail, and its figures are far below 2^52"
@@ -15,6 +17,7 @@
 mod capture;
 mod data;
 mod directory;
+mod moves;
 mod shop;
 
 use hdrhistogram::Histogram;
@@ -26,6 +29,8 @@ type Figures = Map<String, Value>;
 struct Size {
     /// Tenants with a place of their own.
     exceptions: u64,
+    /// Mebibytes of a tenant, and how often it moves.
+    moves: Vec<(i64, usize)>,
     /// Requests of one turn, and turns.
     turn: usize,
     turns: usize,
@@ -36,9 +41,9 @@ async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|text| !text.starts_with('-')).collect();
     let small = arguments.iter().any(|argument| argument == "small");
     let size = if small {
-        Size { exceptions: 100_000, turn: 50, turns: 4 }
+        Size { exceptions: 100_000, moves: vec![(2, 2)], turn: 50, turns: 4 }
     } else {
-        Size { exceptions: 10_000_000, turn: 500, turns: 20 }
+        Size { exceptions: 10_000_000, moves: vec![(10, 20), (100, 10), (1_024, 2)], turn: 500, turns: 20 }
     };
     let wanted = |name: &str| {
         let mut parts = arguments.iter().filter(|argument| *argument != "small").peekable();
@@ -53,6 +58,9 @@ async fn main() {
     }
     if wanted("capture") {
         capture::measure(&size, &mut figures).await;
+    }
+    if wanted("move") {
+        moves::measure(&size, &mut figures).await;
     }
     println!("{}", json!({ "bench": "shards", "figures": figures }));
 }

@@ -23,6 +23,14 @@ pub(crate) const VICTIM: &str = "eu-central";
 pub(crate) const TENANTS: [&str; 2] = ["acme", "globex"];
 /// The one that is pinned.
 pub(crate) const PINNED: &str = "acme";
+/// The tenant whose rows move from one shard to another.
+pub(crate) const MOVED: &str = "initech";
+/// The region that writes the shards.
+pub(crate) const HOME: &str = "eu-west";
+/// The shards: where tenants are at first, and where one moves.
+pub(crate) const SHARDS: [&str; 2] = ["first", "second"];
+/// The rows of the demo.
+const NOTES: &str = "CREATE TABLE notes (tenant text NOT NULL, id integer NOT NULL, text text, PRIMARY KEY (tenant, id)) STRICT;\n";
 /// How often a region is asked whether it runs what was written.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -76,6 +84,7 @@ impl Cluster {
         replace(&cluster.conf_d().join("platform.toml"), &cluster.platform())?;
         cluster.write_intent(Intent { policy: "nearest-region", pinned: false })?;
         cluster.apply().await?;
+        cluster.command(&["migrate", "apply"]).await?;
         for name in REGIONS {
             cluster.spawn(name)?;
         }
@@ -252,6 +261,9 @@ impl Cluster {
         );
         let folder = self.folder.path().join(own.name);
         std::fs::create_dir_all(folder.join("conf.d")).context("make the region's folder")?;
+        let migrations = folder.join("migrations/sqlite");
+        std::fs::create_dir_all(&migrations).context("make the folder of migrations")?;
+        replace(&migrations.join("0001_create_notes.sql"), NOTES)?;
         replace(&folder.join("portolan.toml"), &text)
     }
 
@@ -271,6 +283,19 @@ impl Cluster {
                 text.push_str(&format!("[region.{name}.pool.{tenant}]\nendpoints = [\"{address}\"]\n"));
             }
         }
+        for shard in SHARDS {
+            let file = self.folder.path().join(format!("{shard}.db"));
+            text.push_str(&format!(
+                "\n[shard.{shard}]\nprimary = \"{HOME}\"\n[shard.{shard}.store.{HOME}]\nsqlite = {file:?}\n"
+            ));
+        }
+        text.push_str(&format!(
+            "\n[table.notes]\ntenant = \"tenant\"\nkey = [\"tenant\", \"id\"]\n\n\
+             [placement]\nkey = \"{:032x}\"\nrule = [{{ ranges = [{{ last = \"{:016x}\", shard = \"{}\" }}] }}]\n",
+            portolan_foundation::random::u64(),
+            u64::MAX,
+            SHARDS[0],
+        ));
         text
     }
 

@@ -99,6 +99,11 @@ impl Board {
         see(&self.lock())
     }
 
+    /// Counts one request.
+    pub(crate) fn add(&self, outcome: Outcome, took: Duration) {
+        self.lock().add(outcome, took);
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -232,5 +237,10 @@ fn verify(client: &Client, seen: &Seen, before: &Promise, after: &Promise) -> an
         bail!("wrong region: {} for {} at {} under {policy}", answer.region, client.tenant, seen.entry);
     }
     let retries = announced.saturating_sub(1);
-    Ok(Outcome::Good { region: answer.region, generation, retries, reentered: seen.reentered })
+    Ok(Outcome::Good {
+        region: answer.region,
+        generation: Some(generation),
+        retries,
+        reentered: seen.reentered,
+    })
 }

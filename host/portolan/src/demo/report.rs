@@ -16,8 +16,8 @@ pub(crate) enum Outcome {
     Good {
         /// The region that answered.
         region: String,
-        /// The generation that decided.
-        generation: u64,
+        /// The generation that decided, where a policy did.
+        generation: Option<u64>,
         /// Attempts that the gateway announced beyond the first.
         retries: u64,
         /// The client went on to another region's address first.
@@ -75,7 +75,9 @@ impl Tally {
         match outcome {
             Outcome::Good { region, generation, retries, reentered } => {
                 *self.regions.entry(region).or_default() += 1;
-                *self.generations.entry(generation).or_default() += 1;
+                if let Some(generation) = generation {
+                    *self.generations.entry(generation).or_default() += 1;
+                }
                 self.retries += retries;
                 self.reentries += u64::from(reentered);
             }
@@ -96,7 +98,7 @@ impl Tally {
 /// One finished phase, as the JSON report carries it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Phase {
-    /// `steady`, `swap`, `residency`, `kill` or `return`.
+    /// `steady`, `swap`, `residency`, `shards`, `kill` or `return`.
     pub(crate) name: &'static str,
     /// What was promised, for people.
     pub(crate) promise: String,
@@ -181,7 +183,8 @@ mod tests {
     fn a_phase_is_good_only_without_failures_and_with_its_promise() {
         let mut tally = Tally::new().unwrap();
         assert!(!Phase::close("steady", "", &tally, Duration::from_secs(1), true).ok, "nothing ran");
-        let good = Outcome::Good { region: "eu-west".into(), generation: 3, retries: 1, reentered: false };
+        let good =
+            Outcome::Good { region: "eu-west".into(), generation: Some(3), retries: 1, reentered: false };
         tally.add(good, Duration::from_micros(250));
         let phase = Phase::close("steady", "", &tally, Duration::from_secs(1), true);
         assert!(phase.ok && phase.regions == ["eu-west"] && phase.generations == [3] && phase.retries == 1);

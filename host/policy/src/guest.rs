@@ -204,10 +204,11 @@ impl State {
         }
     }
 
-    fn facts(&mut self) -> wasmtime::Result<&Facts> {
-        match &mut self.lent {
+    fn facts(&self) -> wasmtime::Result<&Facts> {
+        match &self.lent {
+            Lent::Draft(draft) => Ok(draft.facts()),
             Lent::Placing(placing) => Ok(&placing.facts),
-            Lent::Draft(_) | Lent::Nothing => Ok(self.draft()?.facts()),
+            Lent::Nothing => Err(wasmtime::Error::msg("`facts` may only be used inside `plan`")),
         }
     }
 

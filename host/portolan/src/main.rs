@@ -17,6 +17,7 @@ mod live;
 mod migrate;
 mod node;
 mod pki;
+mod placement;
 mod plugin;
 mod policy;
 mod recordings;

@@ -29,6 +29,7 @@ mod compare;
 mod model;
 mod run;
 mod settle;
+pub mod wanted;
 
 use std::fmt;
 use std::future::Future;

@@ -137,8 +137,10 @@ fn a_rule_moves_the_tenants_that_it_places_elsewhere_and_no_exception() {
     let mut written = proposal(&picture, 10, 1_000);
     written.set_rule(None, None, &[(MAX, "c")], "all to c").unwrap();
     let plan = written.finish().unwrap();
-    let shown: Vec<_> = plan.moves.iter().map(|one| (one.tenant.as_str(), one.from.as_str(), one.to.as_str(), &*one.reason));
-    assert_eq!(shown.collect::<Vec<_>>(), [("one", "a", "c", "all to c")]);
+    let show = |one: &Move| (one.tenant.to_string(), one.from.to_string(), one.to.to_string(), one.reason.clone());
+    let shown: Vec<_> = plan.moves.iter().map(show).collect();
+    let texts = |one: [&str; 4]| (one[0].to_owned(), one[1].to_owned(), one[2].to_owned(), one[3].to_owned());
+    assert_eq!(shown, [texts(["one", "a", "c", "all to c"])]);
     assert_eq!((plan.line_permille, plan.rules.as_ref().map(Vec::len)), (1_000, Some(2)));
     let stand = |name: &str| plan.stands.iter().find(|stand| stand.shard.as_str() == name).map(|stand| (stand.before, stand.after));
     assert_eq!((stand("a"), stand("b"), stand("c")), (Some((1, 0)), Some((1, 1)), Some((0, 1))));

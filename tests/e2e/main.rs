@@ -16,6 +16,7 @@ mod guide;
 mod hostile;
 mod hot;
 mod languages;
+mod placement;
 mod preview;
 mod registry;
 mod replay;

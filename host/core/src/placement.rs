@@ -76,7 +76,8 @@ impl Picture {
         let indexes = (0..).map(ShardIndex).zip(directory.shards());
         let indexes = indexes.map(|(index, shard)| (shard.name.clone(), index)).collect();
         let counts = vec![0; directory.shards().len()];
-        let mut picture = Self { capacities, counts, directory, indexes, residencies, tenants: BTreeMap::new() };
+        let mut picture =
+            Self { capacities, counts, directory, indexes, residencies, tenants: BTreeMap::new() };
         for (name, known) in tenants {
             let shard = picture.directory.locate(&known.tenant(&name)).map(|place| place.shard);
             picture.add(name, known, shard);
@@ -134,7 +135,10 @@ impl Picture {
         }
         if found.residency.as_ref() != residency {
             let (has, wants) = (class(found.residency.as_ref()), class(residency));
-            return refuse(code::FORBIDDEN, format!("shard `{shard}` is for {has}, the tenant is one of {wants}"));
+            return refuse(
+                code::FORBIDDEN,
+                format!("shard `{shard}` is for {has}, the tenant is one of {wants}"),
+            );
         }
         Ok(index)
     }
@@ -181,7 +185,10 @@ impl View {
         let index = self.picture.taker(shard, known.residency.as_ref())?;
         let (count, capacity) = (self.picture.count(index), self.picture.capacities.get(shard));
         if capacity.is_some_and(|capacity| count >= *capacity) {
-            return refuse(code::LIMIT, format!("shard `{shard}` is full: it has {count} tenants, without `{name}`"));
+            return refuse(
+                code::LIMIT,
+                format!("shard `{shard}` is full: it has {count} tenants, without `{name}`"),
+            );
         }
         Ok(index)
     }
@@ -292,7 +299,8 @@ impl View {
 }
 
 fn class(residency: Option<&ResidencyName>) -> String {
-    residency.map_or_else(|| "tenants without a residency class".to_owned(), |name| format!("the class `{name}`"))
+    residency
+        .map_or_else(|| "tenants without a residency class".to_owned(), |name| format!("the class `{name}`"))
 }
 
 fn refuse<T>(code: u32, message: impl Into<String>) -> Result<T, Refusal> {

@@ -173,7 +173,9 @@ pub(crate) fn check_exports(looked: &Looked) -> Result<Offers, Refused> {
     if found.placer && (found.planner || found.decides()) {
         return Err(Refused::new(
             Stage::Exports,
-            format!("the component exports {found}: it would place tenants and decide about requests at once"),
+            format!(
+                "the component exports {found}: it would place tenants and decide about requests at once"
+            ),
             "make two components of it, each of one world",
         ));
     }

@@ -224,9 +224,9 @@ impl State {
     fn view(&self) -> wasmtime::Result<&View> {
         match &self.lent {
             Lent::Placing(placing) => Ok(placing.proposal.view()),
-            Lent::Draft(_) | Lent::Nothing => Err(wasmtime::Error::msg(
-                "`sharding-facts` may only be used inside `place` and `rebalance`",
-            )),
+            Lent::Draft(_) | Lent::Nothing => {
+                Err(wasmtime::Error::msg("`sharding-facts` may only be used inside `place` and `rebalance`"))
+            }
         }
     }
 

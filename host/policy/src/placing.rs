@@ -187,7 +187,11 @@ impl Placer {
             let answered = self.ask(&view, facts, &Question::Rebalance)?;
             match answered.proposal.finish() {
                 Ok(rebalancing) => {
-                    return Ok(Proposed { fuel_used: answered.fuel_used, rebalancing, took: began.elapsed() });
+                    return Ok(Proposed {
+                        fuel_used: answered.fuel_used,
+                        rebalancing,
+                        took: began.elapsed(),
+                    });
                 }
                 Err(refusal) if refusal.code == code::LIMIT && left > 0 && limits.line_permille_max > 1 => {
                     limits.line_permille_max /= 2;
@@ -208,7 +212,8 @@ impl Placer {
             ));
         }
         let probe = admission == Admission::Probe;
-        let asked = politely(|| self.ask_here(view, facts, question)).map_err(|refused| self.engine.count(refused));
+        let asked =
+            politely(|| self.ask_here(view, facts, question)).map_err(|refused| self.engine.count(refused));
         match &asked {
             // A policy that says no is well.
             Ok(_) => self.breaker.succeed(probe),
@@ -240,7 +245,9 @@ impl Placer {
         guest::lend_placing(&mut store, placing);
         let called = match question {
             Question::Place(tenant) => guest.call_place(&mut store, &self.config, tenant),
-            Question::Rebalance => guest.call_rebalance(&mut store, &self.config).map(|said| said.map(|()| None)),
+            Question::Rebalance => {
+                guest.call_rebalance(&mut store, &self.config).map(|said| said.map(|()| None))
+            }
         };
         let proposal = guest::take_placing(&mut store);
         let fuel_used = allowance.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
@@ -306,7 +313,11 @@ impl PlacementSlot {
             }
             Err(refused) => {
                 if self.refused.as_ref() != Some(&refused) {
-                    let goes_on = if self.running.is_some() { "the one before goes on" } else { "the rules stand alone" };
+                    let goes_on = if self.running.is_some() {
+                        "the one before goes on"
+                    } else {
+                        "the rules stand alone"
+                    };
                     tracing::warn!(policy = %spec.policy, stage = %refused.stage, "sharding policy refused: {}; {}; {goes_on}", refused.reason, refused.fix);
                 }
                 let again = refused.transient.then(|| now.plus(RETRY_MIN));

@@ -1,10 +1,10 @@
 //! The engine through its public door, with guests that behave and guests that do not.
 
 mod faces;
-mod placing;
 #[path = "../../../tests/fixtures/guests.rs"]
 #[allow(unreachable_pub, dead_code, reason = "shared with the end-to-end tests")]
 pub(crate) mod guests;
+mod placing;
 mod rollout;
 mod tenants;
 

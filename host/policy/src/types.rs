@@ -74,12 +74,7 @@ const CONTRACT: &[Entry] = &[
     ("sharding-facts", "tenant-hash", &[("tenant", "string")], "u64"),
     ("sharding-facts", "moves-max", &[], "u32"),
     ("sharding-facts", "line-permille-max", &[], "u32"),
-    (
-        "sharding-answers",
-        "relocate",
-        &[("tenant", "string"), ("to", "string"), ("reason", "string")],
-        UNIT,
-    ),
+    ("sharding-answers", "relocate", &[("tenant", "string"), ("to", "string"), ("reason", "string")], UNIT),
     (
         "sharding-answers",
         "set-rule",

@@ -96,7 +96,8 @@ pub(crate) fn refused(
     state: Option<&State>,
     engine: Option<Engine>,
 ) -> anyhow::Result<Option<Refused>> {
-    if config.placement.policy.is_none() || good.is_some_and(|good| good.placement.policy == config.placement.policy)
+    if config.placement.policy.is_none()
+        || good.is_some_and(|good| good.placement.policy == config.placement.policy)
     {
         return Ok(None);
     }

@@ -120,8 +120,9 @@ fn rules_json(rules: &[Rule], shards: &[portolan_core::directory::Shard]) -> Val
     let name = |index: ShardIndex| shards.get(usize::from(index.0)).map(|shard| &shard.name);
     let rule = |rule: &Rule| {
         let ranges = rule.ranges.iter();
-        let ranges: Vec<Value> =
-            ranges.map(|range| json!({ "last": format!("{:016x}", range.last), "shard": name(range.shard) })).collect();
+        let ranges: Vec<Value> = ranges
+            .map(|range| json!({ "last": format!("{:016x}", range.last), "shard": name(range.shard) }))
+            .collect();
         let mut body = serde_json::Map::from_iter([("ranges".to_owned(), ranges.into())]);
         body.extend(rule.location.iter().map(|name| ("location".to_owned(), name.as_str().into())));
         body.extend(rule.residency.iter().map(|name| ("residency".to_owned(), name.as_str().into())));

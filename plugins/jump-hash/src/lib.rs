@@ -31,15 +31,26 @@ pub struct JumpHash;
 impl Sharding for JumpHash {
     type Config = Config;
 
-    fn place(config: Config, tenant: &str, _facts: &Facts, shards: &Shards) -> Result<Option<String>, Refusal> {
+    fn place(
+        config: Config,
+        tenant: &str,
+        _facts: &Facts,
+        shards: &Shards,
+    ) -> Result<Option<String>, Refusal> {
         let order = order(&config, shards, shards.tenant_residency(tenant).as_deref())?;
         let room = |shard: &str| {
-            shards.takes(shard) && shards.capacity(shard).is_none_or(|capacity| shards.tenants_of(shard) < capacity)
+            shards.takes(shard)
+                && shards.capacity(shard).is_none_or(|capacity| shards.tenants_of(shard) < capacity)
         };
         Ok(owner(shards.hash(tenant) / STEP, &order, room))
     }
 
-    fn rebalance(config: Config, _facts: &Facts, shards: &Shards, changes: &mut Changes) -> Result<(), Refusal> {
+    fn rebalance(
+        config: Config,
+        _facts: &Facts,
+        shards: &Shards,
+        changes: &mut Changes,
+    ) -> Result<(), Refusal> {
         for class in shards.classes() {
             let order = order(&config, shards, class.as_deref())?;
             let takes: Vec<&String> = order.iter().filter(|shard| shards.takes(shard)).collect();
@@ -115,7 +126,9 @@ mod tests {
     }
 
     fn counts(fleet: &Fleet, shards: &[&str], count: u32) -> Vec<usize> {
-        let of = |shard: &&str| (0..count).filter(|n| fleet.shard_of(&format!("t{n}")).as_deref() == Some(*shard)).count();
+        let of = |shard: &&str| {
+            (0..count).filter(|n| fleet.shard_of(&format!("t{n}")).as_deref() == Some(*shard)).count()
+        };
         shards.iter().map(of).collect()
     }
 
@@ -155,7 +168,10 @@ mod tests {
             if plan.is_empty() {
                 break;
             }
-            assert!(plan.line_permille <= 100 && plan.moves.iter().all(|one| one.to.as_str() == "c"), "{plan:?}");
+            assert!(
+                plan.line_permille <= 100 && plan.moves.iter().all(|one| one.to.as_str() == "c"),
+                "{plan:?}"
+            );
             fleet = fleet.after(&plan);
             steps += 1;
         }
@@ -173,7 +189,10 @@ mod tests {
 
         let full = fleet.capacity("a", 1);
         for number in 100..120 {
-            assert_eq!(full.place::<JumpHash>("{}", &format!("t{number}"), None, None).unwrap().as_deref(), Some("c"));
+            assert_eq!(
+                full.place::<JumpHash>("{}", &format!("t{number}"), None, None).unwrap().as_deref(),
+                Some("c")
+            );
         }
     }
 

@@ -34,13 +34,25 @@ pub struct Locality;
 impl Sharding for Locality {
     type Config = Config;
 
-    fn place(config: Config, tenant: &str, facts: &Facts, shards: &Shards) -> Result<Option<String>, Refusal> {
+    fn place(
+        config: Config,
+        tenant: &str,
+        facts: &Facts,
+        shards: &Shards,
+    ) -> Result<Option<String>, Refusal> {
         let room = Room::of(shards, config);
         let class = shards.tenant_residency(tenant);
-        Ok(room.best(facts, class.as_deref(), shards.tenant_location(tenant).as_deref()).map(|one| one.name.clone()))
+        Ok(room
+            .best(facts, class.as_deref(), shards.tenant_location(tenant).as_deref())
+            .map(|one| one.name.clone()))
     }
 
-    fn rebalance(config: Config, facts: &Facts, shards: &Shards, changes: &mut Changes) -> Result<(), Refusal> {
+    fn rebalance(
+        config: Config,
+        facts: &Facts,
+        shards: &Shards,
+        changes: &mut Changes,
+    ) -> Result<(), Refusal> {
         let mut room = Room::of(shards, config);
         for class in shards.classes() {
             let takers = shards.takers(class.as_deref());
@@ -55,12 +67,15 @@ impl Sharding for Locality {
         }
         for only_drained in [true, false] {
             for tenant in shards.tenants() {
-                let Some(now) = shards.of(&tenant).filter(|now| shards.takes(now) != only_drained) else { continue };
+                let Some(now) = shards.of(&tenant).filter(|now| shards.takes(now) != only_drained) else {
+                    continue;
+                };
                 let (class, location) = (shards.tenant_residency(&tenant), shards.tenant_location(&tenant));
                 let Some(best) = room.best(facts, class.as_deref(), location.as_deref()) else { continue };
                 let best = best.name.clone();
-                let Some(reason) = reason(&now, &best, only_drained, location.as_deref(), |one| room.distance(facts, one, location.as_deref()))
-                else {
+                let Some(reason) = reason(&now, &best, only_drained, location.as_deref(), |one| {
+                    room.distance(facts, one, location.as_deref())
+                }) else {
                     continue;
                 };
                 match changes.relocate(&tenant, &best, &reason) {
@@ -144,7 +159,9 @@ impl Room {
     }
 
     fn moved(&mut self, from: &str, to: &str) {
-        self.shards.entry(from.to_owned()).and_modify(|shard| shard.tenants = shard.tenants.saturating_sub(1));
+        self.shards
+            .entry(from.to_owned())
+            .and_modify(|shard| shard.tenants = shard.tenants.saturating_sub(1));
         self.shards.entry(to.to_owned()).and_modify(|shard| shard.tenants += 1);
     }
 }
@@ -192,7 +209,11 @@ mod tests {
         assert_eq!(place(&fleet, None, Some("us")).as_deref(), Some("us-1"));
         assert_eq!(place(&fleet, None, Some("ap")).as_deref(), Some("us-1"));
         assert_eq!(place(&fleet, None, Some("eu")).as_deref(), Some("eu-1"));
-        assert_eq!(place(&fleet, Some("union"), Some("us")).as_deref(), Some("union-1"), "the class comes first");
+        assert_eq!(
+            place(&fleet, Some("union"), Some("us")).as_deref(),
+            Some("union-1"),
+            "the class comes first"
+        );
     }
 
     #[test]
@@ -208,7 +229,11 @@ mod tests {
     #[test]
     fn tenants_leave_drained_shards_first_then_go_where_it_is_nearer() {
         let fleet = fleet().shard("eu-2", None, &["eu"]).drained("eu-2");
-        let fleet = fleet.tenant("far", None, Some("us")).on("far", "eu-1").tenant("old", None, Some("eu")).on("old", "eu-2");
+        let fleet = fleet
+            .tenant("far", None, Some("us"))
+            .on("far", "eu-1")
+            .tenant("old", None, Some("eu"))
+            .on("old", "eu-2");
         let plan = fleet.rebalance::<Locality>("{}", 1, 0).unwrap();
         let shown: Vec<_> = plan.moves.iter().map(|one| (one.tenant.as_str(), one.to.as_str())).collect();
         assert_eq!(shown, [("old", "eu-1")]);

@@ -23,11 +23,21 @@ pub struct Pinned;
 impl Sharding for Pinned {
     type Config = Config;
 
-    fn place(config: Config, tenant: &str, _facts: &Facts, _shards: &Shards) -> Result<Option<String>, Refusal> {
+    fn place(
+        config: Config,
+        tenant: &str,
+        _facts: &Facts,
+        _shards: &Shards,
+    ) -> Result<Option<String>, Refusal> {
         Ok(config.tenants.get(tenant).cloned())
     }
 
-    fn rebalance(config: Config, _facts: &Facts, shards: &Shards, changes: &mut Changes) -> Result<(), Refusal> {
+    fn rebalance(
+        config: Config,
+        _facts: &Facts,
+        shards: &Shards,
+        changes: &mut Changes,
+    ) -> Result<(), Refusal> {
         for (tenant, shard) in &config.tenants {
             // Who is not there yet is placed when it comes.
             if shards.of(tenant).is_none_or(|now| now == *shard) {
@@ -56,7 +66,11 @@ mod tests {
     fn fleet() -> Fleet {
         let world = World::new("eu").region("eu", &["web"]);
         let fleet = Fleet::new(world).shard("a", None, &["eu"]).shard("b", None, &["eu"]);
-        fleet.rule(None, &[(u64::MAX, "a")]).tenant("acme", None, None).tenant("gone", None, None).tenant("other", None, None)
+        fleet
+            .rule(None, &[(u64::MAX, "a")])
+            .tenant("acme", None, None)
+            .tenant("gone", None, None)
+            .tenant("other", None, None)
     }
 
     #[test]
@@ -71,7 +85,8 @@ mod tests {
     #[test]
     fn who_is_elsewhere_is_moved_and_a_name_that_is_wrong_stops_nobody() {
         let plan = fleet().rebalance::<Pinned>(CONFIG, 10, 0).unwrap();
-        let shown: Vec<_> = plan.moves.iter().map(|one| (one.tenant.as_str(), one.from.as_str(), one.to.as_str())).collect();
+        let shown: Vec<_> =
+            plan.moves.iter().map(|one| (one.tenant.as_str(), one.from.as_str(), one.to.as_str())).collect();
         assert_eq!(shown, [("acme", "a", "b")]);
         assert!(fleet().after(&plan).rebalance::<Pinned>(CONFIG, 10, 0).unwrap().is_empty());
         assert!(fleet().rebalance::<Pinned>(CONFIG, 0, 0).unwrap().is_empty(), "nothing may move");

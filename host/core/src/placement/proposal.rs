@@ -98,7 +98,10 @@ impl Proposal {
         match picture.directory.locate(&known.tenant(name)) {
             None => return refuse(code::SENSELESS, format!("tenant `{name}` is on no shard")),
             Some(place) if place.access != Access::Open => {
-                return refuse(code::FORBIDDEN, format!("tenant `{name}` is held or suspended: it stays where it is"));
+                return refuse(
+                    code::FORBIDDEN,
+                    format!("tenant `{name}` is held or suspended: it stays where it is"),
+                );
             }
             Some(place) if place.shard == index => {
                 return refuse(code::SENSELESS, format!("tenant `{name}` is on shard `{to}` already"));
@@ -178,7 +181,10 @@ impl Proposal {
         let max = self.view.limits().moves_max;
         if moves.len() > max as usize {
             let count = moves.len();
-            return refuse(code::LIMIT, format!("the plan moves {count} tenants, {max} are allowed: go in steps"));
+            return refuse(
+                code::LIMIT,
+                format!("the plan moves {count} tenants, {max} are allowed: go in steps"),
+            );
         }
         let stands = picture.stands(&moves)?;
         let rules = (next.rules() != now).then(|| next.rules().to_vec());
@@ -197,7 +203,8 @@ impl Proposal {
                 let of = |(rule, _): &&(Rule, String)| rule.residency == known.residency;
                 // Of several new rules of a class, the one with the tenant's location comes first.
                 let mut about = self.rules.iter().filter(of);
-                let own = |(rule, _): &&(Rule, String)| rule.location.is_some() && rule.location == known.location;
+                let own =
+                    |(rule, _): &&(Rule, String)| rule.location.is_some() && rule.location == known.location;
                 let by = about.clone().find(own).or_else(|| about.find(|(rule, _)| rule.location.is_none()));
                 (by_rule, by.map_or_else(|| "a rule has changed".to_owned(), |(_, reason)| reason.clone()))
             }

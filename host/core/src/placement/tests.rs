@@ -58,9 +58,9 @@ fn picture(tenants: &[(&str, Option<&str>, Option<&str>)], capacities: &[(&str, 
     let exceptions = Exceptions::from_all(places.into_iter());
     let rules = vec![rule(None, 0), rule(union, 4)];
     let directory = Directory::new(KEY, shards, rules, exceptions, &classes).unwrap();
-    let known = tenants.iter().map(|(name, class, _)| {
-        (tenant(name), Known { location: None, residency: class.map(residency) })
-    });
+    let known = tenants
+        .iter()
+        .map(|(name, class, _)| (tenant(name), Known { location: None, residency: class.map(residency) }));
     let capacities = capacities.iter().map(|&(name, count)| (ShardName::new(name).unwrap(), count));
     Arc::new(Picture::new(Arc::new(directory), known.collect(), capacities.collect(), classes))
 }
@@ -77,18 +77,34 @@ fn refused<T: std::fmt::Debug>(result: Result<T, Refusal>, code: u32, says: &str
 
 #[test]
 fn a_view_tells_what_is_there_and_nothing_of_what_is_not() {
-    let picture = picture(&[("one", None, None), ("two", None, Some("b")), ("three", Some("union"), None)], &[("a", 4)]);
-    let view = View::placing(Arc::clone(&picture), tenant("new"), Known { location: None, residency: Some(residency("union")) });
+    let picture = picture(
+        &[("one", None, None), ("two", None, Some("b")), ("three", Some("union"), None)],
+        &[("a", 4)],
+    );
+    let view = View::placing(
+        Arc::clone(&picture),
+        tenant("new"),
+        Known { location: None, residency: Some(residency("union")) },
+    );
     assert_eq!(view.shards(), ["a", "b", "c", "d", "u", "v"]);
     assert_eq!((view.shard_tenants("a"), view.shard_capacity("a"), view.shard_load("a")), (1, Some(4), 250));
     assert_eq!((view.shard_tenants("b"), view.shard_load("b"), view.shard_takes("d")), (1, 0, false));
     assert_eq!(view.shard_regions("u"), ["eu"]);
     assert_eq!(view.rule(Some("union"), None), [(MAX, "u".to_owned())]);
-    assert_eq!((view.tenant_shard("two").as_deref(), view.tenant_shard("new").as_deref()), (Some("b"), Some("u")));
+    assert_eq!(
+        (view.tenant_shard("two").as_deref(), view.tenant_shard("new").as_deref()),
+        (Some("b"), Some("u"))
+    );
     assert_eq!(view.tenants("", 2), ["one", "three"]);
     assert_eq!(view.tenants("three", 9), ["two"]);
-    assert!(view.shard_residency("z").is_none() && view.shard_regions("z").is_empty() && !view.shard_takes("z"));
-    assert!(view.tenant_shard("nobody").is_none() && view.rule(Some("z"), None).is_empty() && view.tenant_hash("NO") == 0);
+    assert!(
+        view.shard_residency("z").is_none() && view.shard_regions("z").is_empty() && !view.shard_takes("z")
+    );
+    assert!(
+        view.tenant_shard("nobody").is_none()
+            && view.rule(Some("z"), None).is_empty()
+            && view.tenant_hash("NO") == 0
+    );
 }
 
 #[test]
@@ -117,32 +133,49 @@ fn each_wrong_call_is_refused_by_name_and_changes_nothing() {
     refused(proposal.relocate("one", "b", "two\nlines"), code::VALUE, "one line");
     let half = MAX / 2;
     refused(proposal.set_rule(None, None, &[(half, "b")], ""), code::VALUE, "no shard has the hashes");
-    refused(proposal.set_rule(None, None, &[(half, "a"), (half, "b"), (MAX, "a")], ""), code::VALUE, "not after");
+    refused(
+        proposal.set_rule(None, None, &[(half, "a"), (half, "b"), (MAX, "a")], ""),
+        code::VALUE,
+        "not after",
+    );
     refused(proposal.set_rule(None, None, &[(MAX, "z")], ""), code::UNKNOWN, "no shard `z`");
-    refused(proposal.set_rule(None, None, &[(half, "a"), (MAX, "u")], ""), code::VALUE, "for the class `union`");
-    refused(proposal.set_rule(Some("moon"), None, &[(MAX, "a")], ""), code::UNKNOWN, "no residency class `moon`");
+    refused(
+        proposal.set_rule(None, None, &[(half, "a"), (MAX, "u")], ""),
+        code::VALUE,
+        "for the class `union`",
+    );
+    refused(
+        proposal.set_rule(Some("moon"), None, &[(MAX, "a")], ""),
+        code::UNKNOWN,
+        "no residency class `moon`",
+    );
     refused(proposal.set_rule(None, None, &[(half, "a"), (MAX, "d")], ""), code::FORBIDDEN, "drained");
     refused(proposal.set_rule(None, None, &[(MAX, "b")], ""), code::LIMIT, "go in steps");
     proposal.relocate("one", "b", "why not").unwrap();
     proposal.relocate("one", "c", "better").unwrap();
     refused(proposal.relocate("two", "b", ""), code::LIMIT, "at most 1");
     let plan = proposal.finish().unwrap();
-    let shown: Vec<_> = plan.moves.iter().map(|one| (one.tenant.as_str(), one.to.as_str(), &*one.reason)).collect();
+    let shown: Vec<_> =
+        plan.moves.iter().map(|one| (one.tenant.as_str(), one.to.as_str(), &*one.reason)).collect();
     assert_eq!((shown, plan.rules), (vec![("one", "c", "better")], None));
 }
 
 #[test]
 fn a_rule_moves_the_tenants_that_it_places_elsewhere_and_no_exception() {
-    let picture = picture(&[("one", None, None), ("fixed", None, Some("b")), ("union", Some("union"), None)], &[]);
+    let picture =
+        picture(&[("one", None, None), ("fixed", None, Some("b")), ("union", Some("union"), None)], &[]);
     let mut written = proposal(&picture, 10, 1_000);
     written.set_rule(None, None, &[(MAX, "c")], "all to c").unwrap();
     let plan = written.finish().unwrap();
-    let show = |one: &Move| (one.tenant.to_string(), one.from.to_string(), one.to.to_string(), one.reason.clone());
+    let show =
+        |one: &Move| (one.tenant.to_string(), one.from.to_string(), one.to.to_string(), one.reason.clone());
     let shown: Vec<_> = plan.moves.iter().map(show).collect();
     let texts = |one: [&str; 4]| (one[0].to_owned(), one[1].to_owned(), one[2].to_owned(), one[3].to_owned());
     assert_eq!(shown, [texts(["one", "a", "c", "all to c"])]);
     assert_eq!((plan.line_permille, plan.rules.as_ref().map(Vec::len)), (1_000, Some(2)));
-    let stand = |name: &str| plan.stands.iter().find(|stand| stand.shard.as_str() == name).map(|stand| (stand.before, stand.after));
+    let stand = |name: &str| {
+        plan.stands.iter().find(|stand| stand.shard.as_str() == name).map(|stand| (stand.before, stand.after))
+    };
     assert_eq!((stand("a"), stand("b"), stand("c")), (Some((1, 0)), Some((1, 1)), Some((0, 1))));
 
     let mut none = proposal(&picture, 0, 1_000);
@@ -156,7 +189,8 @@ fn a_rule_with_a_location_stands_before_the_one_without() {
     let mut written = proposal(&picture, 0, 1_000);
     written.set_rule(None, Some("eu"), &[(MAX, "b")], "").unwrap();
     let rules = written.finish().unwrap().rules.unwrap();
-    let shown: Vec<_> = rules.iter().map(|rule| (rule.location.is_some(), rule.residency.is_some())).collect();
+    let shown: Vec<_> =
+        rules.iter().map(|rule| (rule.location.is_some(), rule.residency.is_some())).collect();
     assert_eq!(shown, [(true, false), (false, false), (false, true)]);
 }
 

@@ -55,7 +55,11 @@ fn picture() -> Arc<Picture> {
         residency: None::<ResidencyName>,
         takes_new: name != "d",
     };
-    let rule = Rule { location: None, ranges: vec![Range { last: u64::MAX, shard: ShardIndex(0) }], residency: None };
+    let rule = Rule {
+        location: None,
+        ranges: vec![Range { last: u64::MAX, shard: ShardIndex(0) }],
+        residency: None,
+    };
     let shards = vec![shard("a"), shard("b"), shard("d")];
     let key = HashKey::new([7; 16]);
     let directory = Directory::new(key, shards, vec![rule], Exceptions::default(), &BTreeMap::new()).unwrap();
@@ -111,12 +115,25 @@ fn a_plan_is_taken_as_a_whole_or_not_at_all() {
     let engine = engine();
     let plan = rebalance(&placer(&engine, NOTHING, "(call $move (i32.const 0))")).unwrap();
     let one = &plan.rebalancing.moves[0];
-    assert_eq!((one.tenant.as_str(), one.from.as_str(), one.to.as_str(), &*one.reason), ("acme", "a", "b", "move"));
+    assert_eq!(
+        (one.tenant.as_str(), one.from.as_str(), one.to.as_str(), &*one.reason),
+        ("acme", "a", "b", "move")
+    );
     assert!(plan.fuel_used > 0);
     // What the host refuses changes nothing, and the policy goes on.
-    assert!(rebalance(&placer(&engine, NOTHING, "(call $move (i32.const 1))")).unwrap().rebalancing.is_empty());
-    refused(rebalance(&placer(&engine, NOTHING, "(call $move (i32.const 0)) (call $refuse)")), Stage::Plan, "tight");
-    refused(rebalance(&placer(&engine, NOTHING, "(call $move (i32.const 0)) (unreachable)")), Stage::Plan, "unreachable");
+    assert!(
+        rebalance(&placer(&engine, NOTHING, "(call $move (i32.const 1))")).unwrap().rebalancing.is_empty()
+    );
+    refused(
+        rebalance(&placer(&engine, NOTHING, "(call $move (i32.const 0)) (call $refuse)")),
+        Stage::Plan,
+        "tight",
+    );
+    refused(
+        rebalance(&placer(&engine, NOTHING, "(call $move (i32.const 0)) (unreachable)")),
+        Stage::Plan,
+        "unreachable",
+    );
 }
 
 #[test]
@@ -162,7 +179,10 @@ fn a_slot_keeps_what_runs_when_the_next_is_refused() {
     assert_eq!(slot.placer().map(|placer| placer.version()), first);
 
     slot.follow(Some(&spec(guest(NOTHING, NOTHING))), now);
-    assert!(slot.placer().is_some_and(|placer| Some(placer.version()) != first) && slot.report().refused.is_none());
+    assert!(
+        slot.placer().is_some_and(|placer| Some(placer.version()) != first)
+            && slot.report().refused.is_none()
+    );
     slot.follow(None, now);
     assert!(slot.placer().is_none());
 }

@@ -10,7 +10,8 @@ use portolan_core::bounds::Scope;
 use portolan_core::ids::{Digest, PolicyName};
 use portolan_core::rollout::Run;
 use portolan_policy::{
-    CandidateSpec, PlacementSpec, Refused, Signature, SignatureState, Slot, SlotSpec, Source, Stage, Terms, Trust,
+    CandidateSpec, PlacementSpec, Refused, Signature, SignatureState, Slot, SlotSpec, Source, Stage, Terms,
+    Trust,
 };
 use tokio::runtime::Handle;
 

@@ -23,8 +23,11 @@ use crate::{node, placement, print};
 pub(super) fn add(command: &Add) -> anyhow::Result<()> {
     let name = ShardName::new(&command.shard)?;
     let path = &command.target.file.config;
-    let Some((loaded, state)) = crate::shown(crate::load(path)?) else { bail!("mend the configuration first") };
-    let state = state.context("shards are added to a control store: add `[control]`, or write `[shard.*]` into conf.d")?;
+    let Some((loaded, state)) = crate::shown(crate::load(path)?) else {
+        bail!("mend the configuration first")
+    };
+    let state = state
+        .context("shards are added to a control store: add `[control]`, or write `[shard.*]` into conf.d")?;
     ensure!(!loaded.config.shards.contains_key(&name), "there is a shard `{name}` already");
     let text = std::fs::read_to_string(&command.from);
     let text = text.with_context(|| format!("read {}", command.from.display()))?;
@@ -32,16 +35,17 @@ pub(super) fn add(command: &Add) -> anyhow::Result<()> {
     if command.drained {
         body.insert("drain".to_owned(), true.into());
     }
-    let body = match serde_json::to_value(&body)? {
-        Value::Object(body) => body,
-        _ => bail!("{} is to hold what `[shard.{name}]` would", command.from.display()),
+    let Value::Object(body) = serde_json::to_value(&body)? else {
+        bail!("{} is to hold what `[shard.{name}]` would", command.from.display())
     };
     // As it would be read by every node.
     let key = Key::new("shard", name.as_str())?;
     let mut sources = intent::sources(&state);
     sources.extend(intent::source(&key, &body));
     let loaded = config::load(path, crate::environment(), Some(sources));
-    let Some(Loaded { config, .. }) = crate::shown(loaded) else { bail!("shard `{name}` does not fit the others") };
+    let Some(Loaded { config, .. }) = crate::shown(loaded) else {
+        bail!("shard `{name}` does not fit the others")
+    };
     let runtime = node::control_runtime()?;
     let problems = runtime.block_on(preflight(&config, &name, command.drained));
     if !problems.is_empty() {
@@ -49,8 +53,10 @@ pub(super) fn add(command: &Add) -> anyhow::Result<()> {
     }
     let client = Client::open(&command.target)?;
     let wish = json!({ "kind": key.kind(), "name": key.name(), "body": body, "if_revision": 0 });
-    change(&client, &[wish], &format!("add the shard {name}"))?;
-    print(&format!("shard {name} is there; `portolan shard plan` tells what the policy of placement makes of it"))
+    change(&client, &[wish], None, &format!("add the shard {name}"))?;
+    print(&format!(
+        "shard {name} is there; `portolan shard plan` tells what the policy of placement makes of it"
+    ))
 }
 
 /// What stands against a shard, by region: each database must answer and be empty, and have the schema of the fleet.
@@ -108,11 +114,16 @@ async fn fleet_schemas(config: &Config, without: &ShardName) -> BTreeSet<u64> {
 pub(super) fn remove(command: &Remove) -> anyhow::Result<()> {
     let name = ShardName::new(&command.shard)?;
     let loaded = crate::load(&command.target.file.config)?;
-    let Some((Loaded { config, .. }, state)) = crate::shown(loaded) else { bail!("mend the configuration first") };
-    let state = state.context("shards are taken away from a control store: without one, remove `[shard.*]` from conf.d")?;
+    let Some((Loaded { config, .. }, state)) = crate::shown(loaded) else {
+        bail!("mend the configuration first")
+    };
+    let state = state
+        .context("shards are taken away from a control store: without one, remove `[shard.*]` from conf.d")?;
     let directory = &config.directory;
     let found = (0..).map(ShardIndex).zip(directory.shards()).find(|(_, shard)| shard.name == name);
-    let Some((index, shard)) = found else { bail!("there is no shard `{name}`: `portolan shard list` shows them") };
+    let Some((index, shard)) = found else {
+        bail!("there is no shard `{name}`: `portolan shard list` shows them")
+    };
     let mut needs = Vec::new();
     if shard.takes_new {
         needs.push(format!("it takes new tenants: `portolan shard drain {name}` first"));
@@ -121,19 +132,27 @@ pub(super) fn remove(command: &Remove) -> anyhow::Result<()> {
     if let Some((id, wanted)) = under_way(&state)? {
         let about = wanted.moves.iter().filter(|one| one.from == name || one.to == name).count();
         if about > 0 {
-            needs.push(format!("the plan of moves {id} is about it: carry it out, or `portolan shard rebalance --forget`"));
+            needs.push(format!(
+                "the plan of moves {id} is about it: carry it out, or `portolan shard rebalance --forget`"
+            ));
         }
     }
     needs.extend(node::control_runtime()?.block_on(rows(&config, &name)));
     if !needs.is_empty() {
         bail!("shard `{name}` stays: {}", needs.join("; "));
     }
-    let mut wishes = vec![json!({ "kind": "shard", "name": name, "if_revision": revision(&state, "shard", &name)? })];
+    let mut wishes =
+        vec![json!({ "kind": "shard", "name": name, "if_revision": revision(&state, "shard", &name)? })];
     if let Ok(lease) = revision(&state, "lease", &name) {
         // Without it nothing is renewed, and writing ends with the deadline in the shard's own fence.
         wishes.push(json!({ "kind": "lease", "name": name, "if_revision": lease }));
     }
-    change(&Client::open(&command.target)?, &wishes, &format!("remove the shard {name}"))?;
+    change(
+        &Client::open(&command.target)?,
+        &wishes,
+        Some(state.generation()),
+        &format!("remove the shard {name}"),
+    )?;
     print(&format!("shard {name} is gone from the configuration; its databases are as they were"))
 }
 
@@ -145,15 +164,20 @@ fn revision(state: &portolan_control::State, kind: &str, name: &ShardName) -> an
 /// Rules and tenants that a shard is needed for.
 fn users(directory: &Directory, picture: &Picture, index: ShardIndex) -> Vec<String> {
     let mut users = Vec::new();
-    let rules = directory.rules().iter().filter(|rule| rule.ranges.iter().any(|range| range.shard == index)).count();
+    let rules =
+        directory.rules().iter().filter(|rule| rule.ranges.iter().any(|range| range.shard == index)).count();
     if rules > 0 {
-        users.push(format!("{rules} rules of `[placement]` lead to it: `portolan shard plan` proposes others"));
+        users.push(format!(
+            "{rules} rules of `[placement]` lead to it: `portolan shard plan` proposes others"
+        ));
     }
     // A tenant that moved away is on another shard by its place; each place here is somebody's.
     let places = directory.exceptions().shards().filter(|shard| *shard == index).count();
     let tenants = picture.count(index);
     if places > 0 || tenants > 0 {
-        users.push(format!("{tenants} known tenants and {places} `[place.*]` are on it: move them with `portolan shard move`"));
+        users.push(format!(
+            "{tenants} known tenants and {places} `[place.*]` are on it: move them with `portolan shard move`"
+        ));
     }
     users
 }

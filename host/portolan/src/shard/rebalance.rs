@@ -3,13 +3,15 @@
 //! A step is a plan in the control store, `rebalance/ID`. Those who move tenants carry its moves out; then its rules hold, and the
 //! next step can be made. Nothing here moves a row, and no rule changes before every tenant that it would move has moved.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use http::Method;
-use portolan_control::{Key, State};
+use portolan_control::{Body, Key, State};
 use portolan_core::directory::Tenant;
+use portolan_core::ids::{ShardName, TenantName};
 use portolan_core::placement::{Limits, Move, Rebalancing, Stand};
 use portolan_foundation::clock;
 use portolan_policy::{Placer, Proposed};
@@ -19,7 +21,7 @@ use serde_json::{Value, json};
 use super::{even_rules, number, rules_json, shown};
 use crate::cli::{Plan, Rebalance};
 use crate::client::Client;
-use crate::config::{self, Config};
+use crate::config::{self, Config, intent};
 use crate::placement::{self, Placing};
 use crate::{node, print};
 
@@ -55,11 +57,12 @@ pub(super) fn run(command: &Rebalance) -> anyhow::Result<ExitCode> {
     let Some((loaded, state)) = crate::shown(crate::load(&command.target.file.config)?) else {
         return Ok(ExitCode::FAILURE);
     };
-    let (config, state) = (loaded.config, state.context("plans are kept in a control store: add `[control]`")?);
+    let (config, state) =
+        (loaded.config, state.context("plans are kept in a control store: add `[control]`")?);
     let client = Client::open(&command.target)?;
     match under_way(&state)? {
         Some((id, _)) if command.forget => {
-            change(&client, &[json!({ "kind": KIND, "name": id })], "forget a plan of moves")?;
+            change(&client, &[json!({ "kind": KIND, "name": id })], None, "forget a plan of moves")?;
             print(&format!("plan {id} is forgotten; who has moved stays there"))?;
             Ok(ExitCode::SUCCESS)
         }
@@ -95,9 +98,11 @@ fn begin(client: &Client, config: &Config, state: &State, command: &Rebalance) -
     };
     let id = state.generation().to_string();
     let wish = json!({ "kind": KIND, "name": id, "body": wanted.body(), "if_revision": 0 });
-    change(client, &[wish], "plan moves of tenants")?;
+    change(client, &[wish], Some(state.generation()), "plan moves of tenants")?;
     if !command.json {
-        print(&format!("plan {id} is made; now move its tenants, then run `portolan shard rebalance` again:"))?;
+        print(&format!(
+            "plan {id} is made; now move its tenants, then run `portolan shard rebalance` again:"
+        ))?;
         rebalancing.moves.iter().try_for_each(|one| print(&Wanted::command(one)))?;
     }
     Ok(ExitCode::from(crate::DIFFERS))
@@ -118,7 +123,11 @@ fn go_on(
     }
     if !left.is_empty() || command.dry_run {
         if !command.json {
-            print(&format!("plan {id}: {} of {} tenants are still to move:", left.len(), wanted.moves.len()))?;
+            print(&format!(
+                "plan {id}: {} of {} tenants are still to move:",
+                left.len(),
+                wanted.moves.len()
+            ))?;
             left.iter().try_for_each(|one| print(&Wanted::command(one)))?;
         }
         return Ok(ExitCode::from(crate::DIFFERS));
@@ -127,13 +136,26 @@ fn go_on(
     if let Some(rules) = &wanted.rules {
         let key = Key::new("settings", "placement")?;
         let there = state.get(&key).context("`[placement]` is in no object of the control store")?;
-        let mut body = there.body.clone();
-        body.insert("rule".to_owned(), rules.clone());
-        wishes.push(json!({ "kind": key.kind(), "name": key.name(), "body": body, "if_revision": there.revision }));
+        if there.body.get("rule") != Some(rules) {
+            let mut body = there.body.clone();
+            body.insert("rule".to_owned(), rules.clone());
+            let late = displaced(&command.target.file.config, config, state, &key, &body)?;
+            if !late.is_empty() {
+                print(&format!(
+                    "plan {id}: {} tenants came since it was made and are to move, too:",
+                    late.len()
+                ))?;
+                late.iter().try_for_each(|line| print(line))?;
+                return Ok(ExitCode::from(crate::DIFFERS));
+            }
+            wishes.push(json!({ "kind": key.kind(), "name": key.name(), "body": body, "if_revision": there.revision }));
+        }
     }
-    let made = change(client, &wishes, "end a plan of moves: its rules hold");
+    let made = change(client, &wishes, Some(state.generation()), "end a plan of moves: its rules hold");
     made.with_context(|| match &wanted.rules {
-        Some(rules) => format!("all have moved; where a file has `[placement]`, write these rules there: {rules}"),
+        Some(rules) => format!(
+            "all have moved; where a file has `[placement]`, write these rules there and come again: {rules}"
+        ),
         None => "all have moved".to_owned(),
     })?;
     if !command.json {
@@ -142,12 +164,41 @@ fn go_on(
     Ok(ExitCode::SUCCESS)
 }
 
+/// The commands for tenants that other rules would lead away from their rows: those that came after a plan was made.
+fn displaced(
+    path: &Path,
+    config: &Config,
+    state: &State,
+    key: &Key,
+    body: &Body,
+) -> anyhow::Result<Vec<String>> {
+    let others = state.objects().filter(|(other, _)| *other != key);
+    let sources = others.filter_map(|(other, object)| intent::source(other, &object.body));
+    let sources = sources.chain(intent::source(key, body)).collect();
+    let Some(next) = crate::shown(config::load(path, crate::environment(), Some(sources))) else {
+        bail!("the plan's rules hold no longer: `portolan shard rebalance --forget`, and make another")
+    };
+    let mut commands = Vec::new();
+    for name in config.tenants.keys() {
+        let (was, is) = (shard_of(config, name), shard_of(&next.config, name));
+        if let Some(to) = is.filter(|to| was.as_ref() != Some(to)) {
+            commands.push(format!("portolan shard move {name} --to {to}"));
+        }
+    }
+    Ok(commands)
+}
+
+/// The shard of a tenant that a configuration knows.
+fn shard_of(config: &Config, name: &TenantName) -> Option<ShardName> {
+    let tenant = config.tenants.get(name)?;
+    let (location, residency) = (tenant.location.as_ref(), tenant.residency.as_ref());
+    let place = config.directory.locate(&Tenant { location, name, residency })?;
+    config.directory.shard(place.shard).map(|shard| shard.name.clone())
+}
+
 /// Is a tenant where a plan wants it? Who is gone needs no move.
 fn has_moved(config: &Config, one: &Move) -> bool {
-    let Some(tenant) = config.tenants.get(&one.tenant) else { return true };
-    let (location, residency) = (tenant.location.as_ref(), tenant.residency.as_ref());
-    let place = config.directory.locate(&Tenant { location, name: &one.tenant, residency });
-    place.and_then(|place| config.directory.shard(place.shard)).is_some_and(|shard| shard.name == one.to)
+    !config.tenants.contains_key(&one.tenant) || shard_of(config, &one.tenant).as_ref() == Some(&one.to)
 }
 
 /// The plan that is not done yet.
@@ -172,7 +223,11 @@ fn ask(config: &Config, state: Option<&State>, max_moves: Option<u32>) -> anyhow
     let picture = Arc::new(placement::picture(config, &|_| false));
     let usual = config.placement.limits;
     let most = max_moves.unwrap_or(usual.moves_max);
-    anyhow::ensure!(most <= config::defaults::MOVES_MOST, "one plan moves at most {} tenants", config::defaults::MOVES_MOST);
+    anyhow::ensure!(
+        most <= config::defaults::MOVES_MOST,
+        "one plan moves at most {} tenants",
+        config::defaults::MOVES_MOST
+    );
     let limits = Limits { moves_max: most, ..usual };
     let proposed = placer.rebalance(&picture, &placement::facts(config), limits)?;
     Ok(Asked { placer, proposed })
@@ -220,12 +275,21 @@ fn line(stand: &Stand) -> String {
     format!("shard {shard}: {before} -> {after}{capacity} tenants")
 }
 
-/// Makes a change of several objects, all of it or nothing.
-pub(super) fn change(client: &Client, wishes: &[Value], message: &str) -> anyhow::Result<u64> {
-    let body = json!({ "wishes": wishes, "message": message });
+/// Makes a change of several objects, all of it or nothing; only if it follows a generation, where one is given.
+pub(super) fn change(
+    client: &Client,
+    wishes: &[Value],
+    generation: Option<u64>,
+    message: &str,
+) -> anyhow::Result<u64> {
+    let body = json!({ "wishes": wishes, "generation": generation, "message": message });
     let headers = [("content-type", "application/json")];
-    let answer =
-        client.ask(Method::POST, "/api/v1/changes", &headers, Some(serde_json::to_vec(&body).context("write the change")?))?;
+    let answer = client.ask(
+        Method::POST,
+        "/api/v1/changes",
+        &headers,
+        Some(serde_json::to_vec(&body).context("write the change")?),
+    )?;
     let told: Value = serde_json::from_slice(&answer.body).context("read the answer")?;
     Ok(number(&told, "/generation"))
 }

@@ -213,7 +213,9 @@ impl Changes {
         let mut changed = false;
         for only_drained in [true, false] {
             for piece in &mut pieces {
-                let Some(owner) = wanted(piece.last / step).filter(|owner| *owner != piece.shard) else { continue };
+                let Some(owner) = wanted(piece.last / step).filter(|owner| *owner != piece.shard) else {
+                    continue;
+                };
                 let free = now.is_empty();
                 if only_drained && (free || shards.takes(&piece.shard)) || !free && piece.length > left {
                     continue;

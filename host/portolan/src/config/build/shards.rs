@@ -114,7 +114,9 @@ impl Builder<'_> {
             return None;
         }
         match Directory::new(key, known, rules, exceptions, classes) {
-            Ok(directory) => Some(Shards { directory: Arc::new(directory), placement, shards, tables: tables? }),
+            Ok(directory) => {
+                Some(Shards { directory: Arc::new(directory), placement, shards, tables: tables? })
+            }
             Err(error) => {
                 let help = "`portolan shard plan` proposes rules that leave no hash without an owner";
                 self.problem(&["placement"], error.to_string(), help);

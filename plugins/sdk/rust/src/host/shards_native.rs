@@ -37,7 +37,9 @@ pub(crate) fn facts() -> Option<Arc<Facts>> {
 fn with<T>(write: impl FnOnce(&mut Proposal) -> T) -> T {
     PLACING.with_borrow_mut(|placing| match placing {
         Some((_, proposal)) => write(proposal),
-        None => panic!("shards may only be asked inside `place` and `rebalance`: use `testing::Fleet` in tests"),
+        None => {
+            panic!("shards may only be asked inside `place` and `rebalance`: use `testing::Fleet` in tests")
+        }
     })
 }
 

@@ -142,7 +142,8 @@ impl Fleet {
         let moved = plan.moves.iter().map(|moved| (moved.tenant.clone(), moved.to.clone()));
         self.places.extend(moved);
         if let Some(rules) = &plan.rules {
-            let name = |range: &Range| self.shards.get(usize::from(range.shard.0)).map(|shard| shard.name.clone());
+            let name =
+                |range: &Range| self.shards.get(usize::from(range.shard.0)).map(|shard| shard.name.clone());
             let spans = |rule: &Rule| {
                 rule.ranges.iter().filter_map(|range| Some((range.last, name(range)?))).collect::<Vec<_>>()
             };

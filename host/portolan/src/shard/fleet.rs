@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, bail, ensure};
-use portolan_control::Key;
+use portolan_control::{Body, Key, State};
 use portolan_core::directory::{Directory, ShardIndex};
 use portolan_core::ids::ShardName;
 use portolan_core::placement::Picture;
@@ -14,6 +14,7 @@ use super::rebalance::{change, under_way};
 use crate::cli::{Add, Remove};
 use crate::client::Client;
 use crate::config::{self, Config, Loaded, intent};
+use crate::leases::{LEASE_KIND, SHARD_KIND};
 use crate::{node, placement, print};
 
 /// Looks at the databases of a new shard, and adds it where nothing stands against it.
@@ -39,9 +40,11 @@ pub(super) fn add(command: &Add) -> anyhow::Result<()> {
         bail!("{} is to hold what `[shard.{name}]` would", command.from.display())
     };
     // As it would be read by every node.
-    let key = Key::new("shard", name.as_str())?;
-    let mut sources = intent::sources(&state);
-    sources.extend(intent::source(&key, &body));
+    let objects = objects(&state, &name, &body)?;
+    let others = state.objects().filter(|(key, _)| objects.iter().all(|(object, ..)| object != *key));
+    let sources = others.filter_map(|(key, object)| intent::source(key, &object.body));
+    let sources =
+        sources.chain(objects.iter().filter_map(|(key, body, _)| intent::source(key, body))).collect();
     let loaded = config::load(path, crate::environment(), Some(sources));
     let Some(Loaded { config, .. }) = crate::shown(loaded) else {
         bail!("shard `{name}` does not fit the others")
@@ -52,11 +55,26 @@ pub(super) fn add(command: &Add) -> anyhow::Result<()> {
         bail!("shard `{name}` is not added: {}", problems.join("; "));
     }
     let client = Client::open(&command.target)?;
-    let wish = json!({ "kind": key.kind(), "name": key.name(), "body": body, "if_revision": 0 });
-    change(&client, &[wish], None, &format!("add the shard {name}"))?;
+    let wish = |(key, body, revision): &(Key, Body, u64)| json!({ "kind": key.kind(), "name": key.name(), "body": body, "if_revision": revision });
+    let wishes: Vec<Value> = objects.iter().map(wish).collect();
+    change(&client, &wishes, Some(state.generation()), &format!("add the shard {name}"))?;
     print(&format!(
         "shard {name} is there; `portolan shard plan` tells what the policy of placement makes of it"
     ))
+}
+
+/// The objects of a new shard, with the revisions that they must have now: itself, and where one of its name left a lease behind, one
+/// that begins after it.
+fn objects(state: &State, name: &ShardName, body: &Body) -> anyhow::Result<Vec<(Key, Body, u64)>> {
+    let mut objects = vec![(Key::new(SHARD_KIND, name.as_str())?, body.clone(), 0)];
+    let key = Key::new(LEASE_KIND, name.as_str())?;
+    if let Some(left) = state.get(&key) {
+        let epoch = left.body.get("epoch").and_then(Value::as_u64).unwrap_or(0) + 1;
+        let primary = body.get("primary").cloned().unwrap_or_default();
+        let lease = Body::from_iter([("epoch".to_owned(), epoch.into()), ("primary".to_owned(), primary)]);
+        objects.push((key, lease, left.revision));
+    }
+    Ok(objects)
 }
 
 /// What stands against a shard, by region: each database must answer and be empty, and have the schema of the fleet.
@@ -141,12 +159,10 @@ pub(super) fn remove(command: &Remove) -> anyhow::Result<()> {
     if !needs.is_empty() {
         bail!("shard `{name}` stays: {}", needs.join("; "));
     }
-    let mut wishes =
-        vec![json!({ "kind": "shard", "name": name, "if_revision": revision(&state, "shard", &name)? })];
-    if let Ok(lease) = revision(&state, "lease", &name) {
-        // Without it nothing is renewed, and writing ends with the deadline in the shard's own fence.
-        wishes.push(json!({ "kind": "lease", "name": name, "if_revision": lease }));
-    }
+    // Its lease stays behind, so that a shard of the same name begins after it; without the shard nothing renews it, and writing ends
+    // with the deadline in the shard's own fence.
+    let wishes =
+        [json!({ "kind": SHARD_KIND, "name": name, "if_revision": revision(&state, SHARD_KIND, &name)? })];
     change(
         &Client::open(&command.target)?,
         &wishes,
@@ -156,7 +172,7 @@ pub(super) fn remove(command: &Remove) -> anyhow::Result<()> {
     print(&format!("shard {name} is gone from the configuration; its databases are as they were"))
 }
 
-fn revision(state: &portolan_control::State, kind: &str, name: &ShardName) -> anyhow::Result<u64> {
+fn revision(state: &State, kind: &str, name: &ShardName) -> anyhow::Result<u64> {
     let object = state.get(&Key::new(kind, name.as_str())?);
     Ok(object.with_context(|| format!("there is no object {kind}/{name}"))?.revision)
 }

@@ -17,6 +17,7 @@ mod hostile;
 mod hot;
 mod languages;
 mod moves;
+mod placement;
 mod preview;
 mod registry;
 mod replay;

@@ -453,7 +453,9 @@ impl Rule {
             && self.location.as_ref().is_none_or(|location| tenant.location == Some(location))
     }
 
-    fn owner(&self, point: u64) -> Option<ShardIndex> {
+    /// Who has a hash.
+    #[must_use]
+    pub fn owner(&self, point: u64) -> Option<ShardIndex> {
         let at = self.ranges.partition_point(|range| range.last < point);
         self.ranges.get(at).map(|range| range.shard)
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::bounds::Bounds;
-use crate::ids::{PolicyName, ResidencyName, TenantName};
+use crate::ids::{PolicyName, RegionName, ResidencyName, TenantName};
 
 /// The tenants of the platform and the ways to recognise them.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +24,8 @@ pub struct Tenants {
 pub struct Tenant {
     /// What its policy may choose.
     pub bounds: Arc<Bounds>,
+    /// The region that it works in, for the rules of placement that have one.
+    pub location: Option<RegionName>,
     /// The residency class that bounds where its requests may go.
     pub residency: Option<ResidencyName>,
     /// The policy in its routing slot.

@@ -149,7 +149,8 @@ impl Topology {
     pub fn shard_of(&self, tenant: &TenantName) -> Option<(Place, &Shard)> {
         let known = self.tenants.of(Some(tenant));
         let residency = known.and_then(|tenant| tenant.residency.as_ref());
-        let place = self.directory.locate(&Tenant { location: None, name: tenant, residency })?;
+        let location = known.and_then(|tenant| tenant.location.as_ref());
+        let place = self.directory.locate(&Tenant { location, name: tenant, residency })?;
         Some((place, self.directory.shard(place.shard)?))
     }
 

@@ -1,5 +1,5 @@
-//! The contract with policies as names and versions: what a component of the routing world may import, what it may
-//! export, and which versions this host speaks. Read before anything is compiled.
+//! The contract with policies as names and versions: what a component of each world may import, what it may export, and which
+//! versions this host speaks. Read before anything is compiled.
 
 use std::fmt;
 
@@ -15,12 +15,42 @@ pub(crate) const PACKAGE: &str = "portolan:policy";
 pub(crate) const NEWEST: ContractVersion = ContractVersion { major: 0, minor: 1, patch: 0 };
 /// What people are told.
 pub(crate) const KNOWN: &str = "0.1";
-/// The interfaces that a routing policy may import.
-const IMPORTS: [&str; 5] = ["types", "facts", "draft", "routing-answers", "log"];
 /// The interfaces that the host looks for.
 pub(crate) const PLANNER: &str = "planner";
 pub(crate) const DECIDER: &str = "decider";
 pub(crate) const PACKED_DECIDER: &str = "packed-decider";
+pub(crate) const PLACER: &str = "placer";
+
+/// What a component is made for, by what it exports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum World {
+    Routing,
+    Sharding,
+}
+
+impl World {
+    /// Those that export the placer place tenants; all others decide about requests.
+    fn of(looked: &Looked) -> Self {
+        let prefix = format!("{PACKAGE}/{PLACER}");
+        let bare = |name: &str| name.split_once('@').map_or(name, |(name, _)| name) == prefix;
+        if looked.exports.keys().any(|name| bare(name)) { Self::Sharding } else { Self::Routing }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Routing => "routing",
+            Self::Sharding => "sharding",
+        }
+    }
+
+    /// The interfaces that it may import.
+    const fn imports(self) -> &'static [&'static str] {
+        match self {
+            Self::Routing => &["types", "facts", "draft", "routing-answers", "log"],
+            Self::Sharding => &["types", "facts", "sharding-facts", "sharding-answers", "log"],
+        }
+    }
+}
 
 /// A version of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,6 +95,7 @@ impl ContractVersion {
 pub(crate) struct Offers {
     pub(crate) decider: bool,
     pub(crate) packed_decider: bool,
+    pub(crate) placer: bool,
     pub(crate) planner: bool,
 }
 
@@ -77,7 +108,12 @@ impl Offers {
 
 impl fmt::Display for Offers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all = [(self.planner, PLANNER), (self.decider, DECIDER), (self.packed_decider, PACKED_DECIDER)];
+        let all = [
+            (self.planner, PLANNER),
+            (self.decider, DECIDER),
+            (self.packed_decider, PACKED_DECIDER),
+            (self.placer, PLACER),
+        ];
         let names: Vec<&str> = all.into_iter().filter_map(|(has, name)| has.then_some(name)).collect();
         f.write_str(&names.join(", "))
     }
@@ -102,8 +138,9 @@ pub(crate) fn check_version(looked: &Looked) -> Result<ContractVersion, Refused>
 
 /// Is everything that a component imports offered to it?
 pub(crate) fn check_imports(looked: &Looked) -> Result<(), Refused> {
+    let world = World::of(looked);
     for (name, found) in &looked.imports {
-        let offered = check_import(name, found.instance)?.name;
+        let offered = check_import(world, name, found.instance)?.name;
         for (function, signature) in &found.functions {
             let wanted = types::of_interface(offered).find(|(name, _)| name == function);
             let wanted = wanted.map(|(_, signature)| signature);
@@ -131,17 +168,28 @@ pub(crate) fn check_exports(looked: &Looked) -> Result<Offers, Refused> {
         planner: offers(PLANNER)?,
         decider: offers(DECIDER)?,
         packed_decider: offers(PACKED_DECIDER)?,
+        placer: offers(PLACER)?,
     };
-    if found.planner || found.decides() {
+    if found.placer && (found.planner || found.decides()) {
+        return Err(Refused::new(
+            Stage::Exports,
+            format!(
+                "the component exports {found}: it would place tenants and decide about requests at once"
+            ),
+            "make two components of it, each of one world",
+        ));
+    }
+    if found.planner || found.decides() || found.placer {
         return Ok(found);
     }
     let found: Vec<&str> = looked.exports.keys().map(String::as_str).take(16).collect();
     let found = if found.is_empty() { "nothing".to_owned() } else { found.join(", ") };
     Err(Refused::new(
         Stage::Exports,
-        format!("the component exports {found}, and neither a planner nor a decider"),
+        format!("the component exports {found}, and neither a planner nor a decider nor a placer"),
         format!(
-            "export `{PACKAGE}/planner@{NEWEST}` or `{PACKAGE}/decider@{NEWEST}` (world `routing` or `routing-plan`)"
+            "export `{PACKAGE}/planner@{NEWEST}` or `{PACKAGE}/decider@{NEWEST}` (world `routing` or `routing-plan`), or \
+             `{PACKAGE}/placer@{NEWEST}` (world `sharding`)"
         ),
     ))
 }
@@ -184,11 +232,13 @@ pub(crate) fn gained<'n>(now: impl IntoIterator<Item = &'n String>, before: &[St
 }
 
 /// Checks one import. `instance` says whether it is an interface at all.
-fn check_import(name: &str, instance: bool) -> Result<Interface<'_>, Refused> {
+fn check_import(world: World, name: &str, instance: bool) -> Result<Interface<'_>, Refused> {
     let refuse =
         |fix: String| Err(Refused::new(Stage::Imports, format!("the component imports `{name}`"), fix));
-    let allowed =
-        || format!("a routing policy may import only {PACKAGE}/{{{}}}@{NEWEST}", IMPORTS.join(", "));
+    let allowed = || {
+        let (world, imports) = (world.as_str(), world.imports().join(", "));
+        format!("a {world} policy may import only {PACKAGE}/{{{imports}}}@{NEWEST}")
+    };
     if name.starts_with("wasi:") {
         return refuse(format!(
             "{}; build it without WASI (JavaScript: `--stub-wasi`, Python: `-s`, Go and C++: the stub adapter)",
@@ -199,10 +249,10 @@ fn check_import(name: &str, instance: bool) -> Result<Interface<'_>, Refused> {
     if !instance {
         return refuse(allowed());
     }
-    if IMPORTS.contains(&interface.name) {
+    if world.imports().contains(&interface.name) {
         return Ok(interface);
     }
-    if matches!(interface.name, "sharding-answers" | "failover-answers" | "federation-answers") {
+    if interface.name.ends_with("-answers") || interface.name == "sharding-facts" {
         return refuse(format!("it is made for another kind of slot; {}", allowed()));
     }
     refuse(allowed())
@@ -234,9 +284,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_routing_world_of_a_known_version_may_be_imported() {
+    fn only_the_own_world_of_a_known_version_may_be_imported() {
         for good in ["portolan:policy/facts@0.1.0", "portolan:policy/types@0.1.7"] {
-            assert!(check_import(good, true).is_ok(), "{good}");
+            assert!(check_import(World::Routing, good, true).is_ok(), "{good}");
+        }
+        assert!(check_import(World::Sharding, "portolan:policy/sharding-answers@0.1.0", true).is_ok());
+        for bad in ["portolan:policy/routing-answers@0.1.0", "portolan:policy/draft@0.1.0"] {
+            let refused = check_import(World::Sharding, bad, true).unwrap_err().to_string();
+            assert!(refused.contains("a sharding policy may import only"), "{refused}");
         }
         for (bad, says) in [
             ("wasi:cli/environment@0.2.12", "without WASI"),
@@ -250,13 +305,13 @@ mod tests {
             ("acme:kv/store@1.0.0", "may import only"),
             ("run", "may import only"),
         ] {
-            let refused = check_import(bad, true).unwrap_err();
+            let refused = check_import(World::Routing, bad, true).unwrap_err();
             assert!(matches!(refused.stage, Stage::Imports | Stage::Contract), "{refused}");
             let text = refused.to_string();
             assert!(text.contains(says) && text.contains(bad), "{text}");
         }
         assert!(
-            check_import("portolan:policy/facts@0.1.0", false).is_err(),
+            check_import(World::Routing, "portolan:policy/facts@0.1.0", false).is_err(),
             "a function of that name is none"
         );
     }

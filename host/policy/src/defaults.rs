@@ -170,3 +170,7 @@ pub const REFUSALS_KEPT: usize = 32;
 pub const CONFIG_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of a configuration's schema.
 pub const SCHEMA_BYTES_MAX: usize = 64 * 1024;
+
+/// How often a sharding policy is asked for a plan, each time with half of the line of hashes to give away, until the plan moves no
+/// more tenants than it may: from all of a line to less than a thirtieth.
+pub const REBALANCE_TRIES: u32 = 6;

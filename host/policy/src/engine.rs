@@ -10,7 +10,7 @@ use wasmtime::component::{Component, InstancePre, Linker};
 
 use crate::account::Account;
 use crate::artefact::Artefact;
-use crate::bindings::exports::portolan::policy::planner;
+use crate::bindings::exports::portolan::policy::{placer, planner};
 use crate::cache::{Cache, Found};
 use crate::config::{Compile, Config};
 use crate::confine::Confinement;
@@ -255,6 +255,7 @@ impl Engine {
             from_cache: code.compile_time.is_none(),
             imports: screened.imports.iter().cloned().collect(),
             memory_bytes,
+            placer: screened.offers.placer,
             planner: screened.offers.planner,
             size_bytes: bytes.len(),
         };
@@ -365,6 +366,8 @@ impl Engine {
         let limits = &inner.config.limits;
         let planner = screened.offers.planner.then(|| planner::GuestIndices::new(pre)).transpose();
         let planner = planner.map_err(|error| wrong_export(pre, contract::PLANNER, &error))?;
+        let placer = screened.offers.placer.then(|| placer::GuestIndices::new(pre)).transpose();
+        let placer = placer.map_err(|error| wrong_export(pre, contract::PLACER, &error))?;
         let decider = Faces::find(pre, screened.offers)?;
 
         let mut store = guest::store(
@@ -385,10 +388,15 @@ impl Engine {
                 .load(&mut store, &instance)
                 .map_err(|error| wrong_export(pre, contract::PLANNER, &error))?;
         }
+        if let Some(placer) = &placer {
+            placer
+                .load(&mut store, &instance)
+                .map_err(|error| wrong_export(pre, contract::PLACER, &error))?;
+        }
         if let Some(decider) = &decider {
             decider.check(pre, &mut store, &instance)?;
         }
-        Ok((Exports { decider, planner }, store.data().limiter.memory_bytes()))
+        Ok((Exports { decider, placer, planner }, store.data().limiter.memory_bytes()))
     }
 }
 

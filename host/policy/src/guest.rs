@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
-use portolan_core::facts::{Fact, FactValue};
+use portolan_core::facts::{Fact, FactValue, Facts};
 use portolan_core::ids::NAME_BYTES_MAX;
+use portolan_core::placement::{Proposal, View};
 use portolan_core::plan::{AnswerId, ConditionText, Draft, Refusal};
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
 
-use crate::bindings::Routing;
+use crate::bindings::Policies;
 use crate::bindings::portolan::policy as wit;
 use crate::config::Limits;
 use crate::defaults::{FRAME_BYTES_MAX, FRAMES_KEPT, HOSTCALL_BYTES_MAX, TICK};
@@ -20,12 +21,28 @@ use crate::stats::{Counters, Live};
 
 /// What a store carries.
 pub(crate) struct State {
-    draft: Option<Box<Draft>>,
+    lent: Lent,
     pub(crate) limiter: Limiter,
     lines_left: u32,
     lines_per_call: u32,
     log: Arc<Log>,
     live: Live,
+}
+
+/// What a guest may read and write now.
+#[derive(Debug)]
+enum Lent {
+    Draft(Box<Draft>),
+    Nothing,
+    Placing(Box<Placing>),
+}
+
+/// What a sharding policy may read, and write while it rebalances.
+#[derive(Debug)]
+pub(crate) struct Placing {
+    pub(crate) facts: Arc<Facts>,
+    pub(crate) proposal: Proposal,
+    pub(crate) writes: bool,
 }
 
 /// What a call may use.
@@ -65,7 +82,7 @@ impl Failure {
 /// The host's functions, for every store of an engine.
 pub(crate) fn linker(engine: &wasmtime::Engine) -> Result<Linker<State>, Error> {
     let mut linker = Linker::new(engine);
-    Routing::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)
+    Policies::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)
         .map_err(|error| Error::Setup(format!("{error:#}")))?;
     Ok(linker)
 }
@@ -79,7 +96,7 @@ pub(crate) fn store(
     counters: &Arc<Counters>,
 ) -> Store<State> {
     let state = State {
-        draft: None,
+        lent: Lent::Nothing,
         limiter: Limiter::new(limits, memory_bytes_max),
         lines_left: limits.log_lines_per_call,
         lines_per_call: limits.log_lines_per_call,
@@ -104,12 +121,28 @@ pub(crate) fn arm(store: &mut Store<State>, allowance: Allowance) -> Result<(), 
 
 /// Opens the draft: from here to [`take_draft`] facts and draft may be used.
 pub(crate) fn lend_draft(store: &mut Store<State>, draft: Draft) {
-    store.data_mut().draft = Some(Box::new(draft));
+    store.data_mut().lent = Lent::Draft(Box::new(draft));
 }
 
 /// Closes the draft.
 pub(crate) fn take_draft(store: &mut Store<State>) -> Option<Draft> {
-    store.data_mut().draft.take().map(|draft| *draft)
+    match std::mem::replace(&mut store.data_mut().lent, Lent::Nothing) {
+        Lent::Draft(draft) => Some(*draft),
+        Lent::Nothing | Lent::Placing(_) => None,
+    }
+}
+
+/// Opens the picture of shards and tenants: from here to [`take_placing`] facts and answers of sharding may be used.
+pub(crate) fn lend_placing(store: &mut Store<State>, placing: Placing) {
+    store.data_mut().lent = Lent::Placing(Box::new(placing));
+}
+
+/// Closes it, with what was written.
+pub(crate) fn take_placing(store: &mut Store<State>) -> Option<Proposal> {
+    match std::mem::replace(&mut store.data_mut().lent, Lent::Nothing) {
+        Lent::Placing(placing) => Some(placing.proposal),
+        Lent::Draft(_) | Lent::Nothing => None,
+    }
 }
 
 /// Sorts what the engine reports.
@@ -163,13 +196,45 @@ fn frames(error: &wasmtime::Error) -> Vec<String> {
 
 impl State {
     fn draft(&mut self) -> wasmtime::Result<&mut Draft> {
-        self.draft.as_deref_mut().ok_or_else(|| {
-            wasmtime::Error::msg("`facts`, `draft` and `routing-answers` may only be used inside `plan`")
-        })
+        match &mut self.lent {
+            Lent::Draft(draft) => Ok(draft),
+            Lent::Nothing | Lent::Placing(_) => Err(wasmtime::Error::msg(
+                "`facts`, `draft` and `routing-answers` may only be used inside `plan`",
+            )),
+        }
+    }
+
+    fn facts(&self) -> wasmtime::Result<&Facts> {
+        match &self.lent {
+            Lent::Draft(draft) => Ok(draft.facts()),
+            Lent::Placing(placing) => Ok(&placing.facts),
+            Lent::Nothing => Err(wasmtime::Error::msg("`facts` may only be used inside `plan`")),
+        }
     }
 
     fn read(&mut self, fact: Fact) -> wasmtime::Result<FactValue> {
-        self.draft()?.read(fact).map_err(|refusal| wasmtime::Error::msg(refusal.to_string()))
+        match &mut self.lent {
+            Lent::Placing(placing) => Ok(placing.facts.read(&fact)),
+            Lent::Draft(_) | Lent::Nothing => {
+                self.draft()?.read(fact).map_err(|refusal| wasmtime::Error::msg(refusal.to_string()))
+            }
+        }
+    }
+
+    fn view(&self) -> wasmtime::Result<&View> {
+        match &self.lent {
+            Lent::Placing(placing) => Ok(placing.proposal.view()),
+            Lent::Draft(_) | Lent::Nothing => {
+                Err(wasmtime::Error::msg("`sharding-facts` may only be used inside `place` and `rebalance`"))
+            }
+        }
+    }
+
+    fn proposal(&mut self) -> wasmtime::Result<&mut Proposal> {
+        match &mut self.lent {
+            Lent::Placing(placing) if placing.writes => Ok(&mut placing.proposal),
+            _ => Err(wasmtime::Error::msg("`sharding-answers` may only be used inside `rebalance`")),
+        }
     }
 
     fn names(&mut self, fact: Fact) -> wasmtime::Result<Vec<String>> {
@@ -247,11 +312,11 @@ impl wit::facts::Host for State {
     }
 
     fn now_ms(&mut self) -> wasmtime::Result<u64> {
-        Ok(self.draft()?.facts().now_ms)
+        Ok(self.facts()?.now_ms)
     }
 
     fn seed(&mut self) -> wasmtime::Result<u64> {
-        Ok(self.draft()?.facts().seed)
+        Ok(self.facts()?.seed)
     }
 }
 
@@ -326,6 +391,95 @@ impl wit::routing_answers::Host for State {
 
     fn next(&mut self) -> wasmtime::Result<u32> {
         self.draft()?.leave().map(number).map_err(|refusal| wasmtime::Error::msg(refusal.to_string()))
+    }
+}
+
+impl wit::sharding_facts::Host for State {
+    fn shards(&mut self) -> wasmtime::Result<Vec<String>> {
+        Ok(self.view()?.shards())
+    }
+
+    fn shard_residency(&mut self, shard: String) -> wasmtime::Result<Option<String>> {
+        Ok(self.view()?.shard_residency(&shard))
+    }
+
+    fn shard_regions(&mut self, shard: String) -> wasmtime::Result<Vec<String>> {
+        Ok(self.view()?.shard_regions(&shard))
+    }
+
+    fn shard_takes(&mut self, shard: String) -> wasmtime::Result<bool> {
+        Ok(self.view()?.shard_takes(&shard))
+    }
+
+    fn shard_tenants(&mut self, shard: String) -> wasmtime::Result<u64> {
+        Ok(self.view()?.shard_tenants(&shard))
+    }
+
+    fn shard_capacity(&mut self, shard: String) -> wasmtime::Result<Option<u64>> {
+        Ok(self.view()?.shard_capacity(&shard))
+    }
+
+    fn shard_load(&mut self, shard: String) -> wasmtime::Result<u32> {
+        Ok(self.view()?.shard_load(&shard))
+    }
+
+    fn rule(
+        &mut self,
+        residency: Option<String>,
+        location: Option<String>,
+    ) -> wasmtime::Result<Vec<wit::sharding_facts::Span>> {
+        let spans = self.view()?.rule(residency.as_deref(), location.as_deref());
+        Ok(spans.into_iter().map(|(last, shard)| wit::sharding_facts::Span { last, shard }).collect())
+    }
+
+    fn tenants(&mut self, after: String, max: u32) -> wasmtime::Result<Vec<String>> {
+        Ok(self.view()?.tenants(&after, max))
+    }
+
+    fn tenant_shard(&mut self, tenant: String) -> wasmtime::Result<Option<String>> {
+        Ok(self.view()?.tenant_shard(&tenant))
+    }
+
+    fn tenant_residency(&mut self, tenant: String) -> wasmtime::Result<Option<String>> {
+        Ok(self.view()?.tenant_residency(&tenant))
+    }
+
+    fn tenant_location(&mut self, tenant: String) -> wasmtime::Result<Option<String>> {
+        Ok(self.view()?.tenant_location(&tenant))
+    }
+
+    fn tenant_hash(&mut self, tenant: String) -> wasmtime::Result<u64> {
+        Ok(self.view()?.tenant_hash(&tenant))
+    }
+
+    fn moves_max(&mut self) -> wasmtime::Result<u32> {
+        Ok(self.view()?.limits().moves_max)
+    }
+
+    fn line_permille_max(&mut self) -> wasmtime::Result<u32> {
+        Ok(self.view()?.limits().line_permille_max)
+    }
+}
+
+impl wit::sharding_answers::Host for State {
+    fn relocate(
+        &mut self,
+        tenant: String,
+        to: String,
+        reason: String,
+    ) -> wasmtime::Result<Result<(), wit::types::Refusal>> {
+        answered(self.proposal()?.relocate(&tenant, &to, &reason))
+    }
+
+    fn set_rule(
+        &mut self,
+        residency: Option<String>,
+        location: Option<String>,
+        spans: Vec<wit::sharding_facts::Span>,
+        reason: String,
+    ) -> wasmtime::Result<Result<(), wit::types::Refusal>> {
+        let spans: Vec<(u64, &str)> = spans.iter().map(|span| (span.last, span.shard.as_str())).collect();
+        answered(self.proposal()?.set_rule(residency.as_deref(), location.as_deref(), &spans, &reason))
     }
 }
 

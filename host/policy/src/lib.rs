@@ -2,7 +2,7 @@
 //!
 //! A reader's path: [`Engine::load`] makes a [`Version`] of a component, [`Engine::plan`] asks it for a plan,
 //! [`Engine::decider`] makes what answers dynamic rules, and [`Slots`] does all that for a node whose slots, facts and
-//! files change. No type of wasmtime leaves this crate, and it knows nothing of HTTP.
+//! files change. [`Placer`] asks a sharding policy where tenants are to be. No type of wasmtime leaves this crate, and it knows nothing of HTTP.
 
 mod account;
 mod artefact;
@@ -24,6 +24,7 @@ mod limiter;
 mod log;
 mod machine;
 mod pipeline;
+mod placing;
 mod plan;
 mod replay;
 mod schema;
@@ -48,6 +49,7 @@ pub use engine::Engine;
 pub use error::{Error, Refused, Stage};
 pub use log::{Fault, Line, Log, PastRefusal};
 pub use pipeline::{Bound, Candidate, Examined, Step, StepState, TrialSlot};
+pub use placing::{PlacementReport, PlacementSlot, PlacementSpec, Placer, Proposed};
 pub use plan::Planned;
 pub use replay::{Again, Feed, Replay, Replayed};
 pub use screen::digest;

@@ -278,6 +278,10 @@ impl Engine {
         journal: &mut Journal<'_>,
     ) -> Result<(), Refused> {
         let limits = &self.config().limits;
+        if version.about().placer {
+            journal.skip(Stage::Plan, "it places tenants: `portolan shard plan` shows what it would do");
+            return Ok(());
+        }
         for trial in candidate.trials {
             let within = |mut refused: Refused| {
                 refused.reason = format!("in the slot {}: {}", trial.slot, refused.reason);

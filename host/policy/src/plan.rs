@@ -68,25 +68,7 @@ impl Engine {
 
     /// The same, as a slot would ask.
     pub(crate) fn plan_as(&self, version: &Version, asked: Asked<'_>) -> Result<Planned, Refused> {
-        std::thread::scope(|scope| {
-            let planning = || {
-                be_polite();
-                self.plan_here(version, asked)
-            };
-            match planning_thread().spawn_scoped(scope, planning).map(std::thread::ScopedJoinHandle::join) {
-                Ok(Ok(planned)) => planned,
-                Ok(Err(_)) => Err(Refused::passing(
-                    Stage::Plan,
-                    "the host failed while the policy planned",
-                    "please report this with the component",
-                )),
-                Err(error) => Err(Refused::passing(
-                    Stage::Plan,
-                    format!("start a thread to plan: {error}"),
-                    "raise the limit of processes and threads (`ulimit -u`)",
-                )),
-            }
-        })
+        politely(|| self.plan_here(version, asked))
     }
 
     /// The same on the caller's thread, which must be one of [`planning_thread`].
@@ -99,6 +81,13 @@ impl Engine {
         let began = Instant::now();
         let limits = &self.config().limits;
         schema::check(version.checker(), config, limits)?;
+        if version.about().placer {
+            return Err(Refused::new(
+                Stage::Plan,
+                "the component places tenants (world `sharding`), and decides nothing about requests",
+                "name it with `[placement] policy`, and another here",
+            ));
+        }
         let draft = match bounds {
             Some(bounds) => Draft::of_tenant(facts, limits.plan, bounds),
             None => Draft::new(facts, limits.plan),
@@ -166,7 +155,7 @@ impl Engine {
         }
     }
 
-    fn failed(&self, failure: &Failure) -> Refused {
+    pub(crate) fn failed(&self, failure: &Failure) -> Refused {
         let counters = &self.inner().counters;
         let reason = format!("`plan` failed: {}", failure.text());
         match failure {
@@ -225,6 +214,29 @@ fn host_plan(mut draft: Draft) -> Result<Draft, Refusal> {
 /// Does anything in the plan ask the decider?
 pub(crate) fn is_dynamic(plan: &Plan) -> bool {
     plan.rules.iter().any(|rule| matches!(rule.then, Then::Dynamic { .. }))
+}
+
+/// Does the work of a plan on a thread of its own, of lower priority. Blocks until it is done.
+pub(crate) fn politely<T: Send>(work: impl FnOnce() -> Result<T, Refused> + Send) -> Result<T, Refused> {
+    std::thread::scope(|scope| {
+        let planning = || {
+            be_polite();
+            work()
+        };
+        match planning_thread().spawn_scoped(scope, planning).map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(planned)) => planned,
+            Ok(Err(_)) => Err(Refused::passing(
+                Stage::Plan,
+                "the host failed while the policy planned",
+                "please report this with the component",
+            )),
+            Err(error) => Err(Refused::passing(
+                Stage::Plan,
+                format!("start a thread to plan: {error}"),
+                "raise the limit of processes and threads (`ulimit -u`)",
+            )),
+        }
+    })
 }
 
 /// Threads that plan.

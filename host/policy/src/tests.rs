@@ -4,6 +4,7 @@ mod faces;
 #[path = "../../../tests/fixtures/guests.rs"]
 #[allow(unreachable_pub, dead_code, reason = "shared with the end-to-end tests")]
 pub(crate) mod guests;
+mod placing;
 mod rollout;
 mod tenants;
 

@@ -11,7 +11,7 @@ use wasmparser::types::TypesRef;
 
 use crate::error::printable;
 
-/// Functions of one interface that are looked at. The contract's largest has nine.
+/// Functions of one interface that are looked at. The contract's largest has fifteen.
 const FUNCTIONS_MAX: usize = 256;
 /// Bytes of one type's text; types can name each other so that a text would be without end.
 const TEXT_BYTES_MAX: usize = 1_024;
@@ -54,6 +54,45 @@ const NUMBER: &str = "result<u32, record { code: u32, message: string }>";
 
 /// All functions of the newest contract; a test compares them with `wit/policy`.
 const CONTRACT: &[Entry] = &[
+    ("sharding-facts", "shards", &[], "list<string>"),
+    ("sharding-facts", "shard-residency", &[("shard", "string")], "option<string>"),
+    ("sharding-facts", "shard-regions", &[("shard", "string")], "list<string>"),
+    ("sharding-facts", "shard-takes", &[("shard", "string")], "bool"),
+    ("sharding-facts", "shard-tenants", &[("shard", "string")], "u64"),
+    ("sharding-facts", "shard-capacity", &[("shard", "string")], "option<u64>"),
+    ("sharding-facts", "shard-load", &[("shard", "string")], "u32"),
+    (
+        "sharding-facts",
+        "rule",
+        &[("residency", "option<string>"), ("location", "option<string>")],
+        "list<record { last: u64, shard: string }>",
+    ),
+    ("sharding-facts", "tenants", &[("after", "string"), ("max", "u32")], "list<string>"),
+    ("sharding-facts", "tenant-shard", &[("tenant", "string")], "option<string>"),
+    ("sharding-facts", "tenant-residency", &[("tenant", "string")], "option<string>"),
+    ("sharding-facts", "tenant-location", &[("tenant", "string")], "option<string>"),
+    ("sharding-facts", "tenant-hash", &[("tenant", "string")], "u64"),
+    ("sharding-facts", "moves-max", &[], "u32"),
+    ("sharding-facts", "line-permille-max", &[], "u32"),
+    ("sharding-answers", "relocate", &[("tenant", "string"), ("to", "string"), ("reason", "string")], UNIT),
+    (
+        "sharding-answers",
+        "set-rule",
+        &[
+            ("residency", "option<string>"),
+            ("location", "option<string>"),
+            ("spans", "list<record { last: u64, shard: string }>"),
+            ("reason", "string"),
+        ],
+        UNIT,
+    ),
+    (
+        "placer",
+        "place",
+        &[("config", "string"), ("tenant", "string")],
+        "result<option<string>, record { code: u32, message: string }>",
+    ),
+    ("placer", "rebalance", &[("config", "string")], UNIT),
     ("facts", "local-region", &[], "string"),
     ("facts", "regions", &[], "list<string>"),
     ("facts", "pools", &[("region", "string")], "list<string>"),
@@ -236,8 +275,18 @@ mod tests {
 
     use super::*;
 
-    const INTERFACES: [&str; 7] =
-        ["facts", "draft", "log", "routing-answers", "planner", "decider", "packed-decider"];
+    const INTERFACES: [&str; 10] = [
+        "facts",
+        "draft",
+        "log",
+        "routing-answers",
+        "planner",
+        "decider",
+        "packed-decider",
+        "sharding-facts",
+        "sharding-answers",
+        "placer",
+    ];
 
     /// A type of WIT, resolved to its structure.
     fn text(resolve: &Resolve, ty: &Type) -> String {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use wasmtime::component::{ComponentExportIndex, InstancePre, types};
 
-use crate::bindings::exports::portolan::policy::planner;
+use crate::bindings::exports::portolan::policy::{placer, planner};
 use crate::contract::{self, ContractVersion};
 use crate::error::{Refused, Stage};
 use crate::face::Faces;
@@ -36,6 +36,8 @@ pub struct About {
     pub imports: Vec<String>,
     /// Bytes of its memories after its first instantiation.
     pub memory_bytes: usize,
+    /// Does it place tenants? Then it does nothing else.
+    pub placer: bool,
     /// Does it plan? The host plans for one that does not.
     pub planner: bool,
     /// Bytes of the component.
@@ -51,6 +53,7 @@ pub struct Version {
     about: About,
     counters: Arc<Counters>,
     decider: Option<Faces>,
+    placer: Option<placer::GuestIndices>,
     planner: Option<planner::GuestIndices>,
     pre: InstancePre<State>,
     schema: Option<Schema>,
@@ -65,8 +68,8 @@ impl Version {
         counters: &Arc<Counters>,
     ) -> Self {
         counters.versions.add(1);
-        let Exports { decider, planner } = exports;
-        Self { about, counters: Arc::clone(counters), decider, planner, pre, schema }
+        let Exports { decider, placer, planner } = exports;
+        Self { about, counters: Arc::clone(counters), decider, placer, planner, pre, schema }
     }
 
     /// What is known of it.
@@ -95,6 +98,10 @@ impl Version {
         self.decider.as_ref()
     }
 
+    pub(crate) const fn placer(&self) -> Option<&placer::GuestIndices> {
+        self.placer.as_ref()
+    }
+
     pub(crate) const fn planner(&self) -> Option<&planner::GuestIndices> {
         self.planner.as_ref()
     }
@@ -119,11 +126,22 @@ impl std::fmt::Debug for Version {
 /// The exports that the host found.
 pub(crate) struct Exports {
     pub(crate) decider: Option<Faces>,
+    pub(crate) placer: Option<placer::GuestIndices>,
     pub(crate) planner: Option<planner::GuestIndices>,
 }
 
 /// What the contract says of an export, for messages.
-const SIGNATURES: [(&str, &str, &str); 5] = [
+const SIGNATURES: [(&str, &str, &str); 7] = [
+    (
+        contract::PLACER,
+        "place",
+        "func(config: string, tenant: string) -> result<option<string>, record { code: u32, message: string }>",
+    ),
+    (
+        contract::PLACER,
+        "rebalance",
+        "func(config: string) -> result<_, record { code: u32, message: string }>",
+    ),
     (contract::PLANNER, "plan", "func(config: string) -> result<_, record { code: u32, message: string }>"),
     (contract::DECIDER, "start", "func(config: string, memo: list<u8>) -> result<_, string>"),
     (

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::migrate::{Fleet, Migrate};
-pub(crate) use self::shard::{Adopt, Shard};
+pub(crate) use self::shard::{Add, Adopt, Plan, Rebalance, Remove, Shard};
 use crate::{doctor, plugin};
 
 /// The name of the hidden command that compiles a component.

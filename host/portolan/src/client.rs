@@ -33,6 +33,7 @@ use crate::cli::Target;
 use crate::node::changes::{Changes, Intended};
 use crate::node::plugins::Versions;
 use crate::node::{self, SOCKET};
+use crate::placement::Placing;
 use crate::rollout::act::Place;
 use crate::rollout::backend::Orders;
 use crate::{config, environment, shown};
@@ -383,7 +384,8 @@ async fn here(path: &Path, local: &config::Local, socket: PathBuf) -> anyhow::Re
         Intended::Following(store) => Versions::here(store.clone(), path, local)?,
         _ => Arc::new(NoPlugins),
     };
-    let changes = Changes::new(intended, None, path.to_owned(), environment());
+    let placing = Placing::new(None, tokio::runtime::Handle::current());
+    let changes = Changes::new(intended, None, placing, path.to_owned(), environment());
     let node = Arc::new(Nobody { socket });
     let (intent, moves) = (Arc::new(changes), Arc::clone(&node));
     let backends = Backends { intent, moves, node, plugins, rollouts };

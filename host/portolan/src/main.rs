@@ -19,6 +19,7 @@ mod moving;
 mod node;
 mod operation;
 mod pki;
+mod placement;
 mod plugin;
 mod policy;
 mod recordings;

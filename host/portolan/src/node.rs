@@ -50,6 +50,7 @@ use self::rollouts::Rollouts;
 use self::shards::Shards;
 use self::starting::{Starting, Waiting};
 use crate::config::{self, Config, Loaded, LogFormat};
+use crate::placement::Placing;
 use crate::rollout::act::Place;
 
 /// The name of the admin socket in the state folder.
@@ -108,6 +109,8 @@ pub(crate) fn serve(
     let recorder = recordings::start(&config, debug, &live)?;
     let recorder = reconciler.record_with(recorder);
     rollouts.compare_with(recorder.clone());
+    let placing = Placing::new(Some(engine.clone()), control.handle().clone());
+    reconciler.place_with(placing.clone());
     let shards = Shards::new(intent.clone());
     shards.follow(&config);
     let proxy = portolan_proxy::Config {
@@ -139,6 +142,7 @@ pub(crate) fn serve(
         previews,
         recorder: recorder.clone(),
         report: reconciler.report(),
+        placing,
         rollouts: rollouts.clone(),
         shards: shards.clone(),
         shutdown: shutdown.clone(),

@@ -1,6 +1,8 @@
 //! `portolan shard`: which shards there are, where a tenant is, and who writes.
 
-use std::path::Path;
+mod fleet;
+mod rebalance;
+
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
@@ -11,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::cli::Shard;
 use crate::client::Client;
+use crate::config::Config;
 use crate::{config, print};
 
 /// Does what is asked.
@@ -41,7 +44,10 @@ pub(crate) fn run(command: &Shard) -> anyhow::Result<ExitCode> {
             let (by, access) = (text(&place, "/by"), text(&place, "/access"));
             print(&format!("tenant {tenant}: shard {shard}, written in {primary} (by {by}, {access})"))?;
         }
-        Shard::Plan(command) => return plan(&command.file.config),
+        Shard::Plan(command) => return rebalance::plan(command),
+        Shard::Rebalance(command) => return rebalance::run(command),
+        Shard::Add(command) => fleet::add(command)?,
+        Shard::Remove(command) => fleet::remove(command)?,
         Shard::Move(command) => return crate::moving::one(command),
         Shard::Moves(command) => return crate::moving::list(command),
         Shard::Split(command) => return crate::moving::split(command),
@@ -64,10 +70,8 @@ pub(crate) fn run(command: &Shard) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Proposes rules for the shards that take new tenants.
-fn plan(path: &Path) -> anyhow::Result<ExitCode> {
-    let Some((loaded, _)) = crate::shown(crate::load(path)?) else { return Ok(ExitCode::FAILURE) };
-    let config = loaded.config;
+/// Proposes even rules for the shards that take new tenants.
+fn even_rules(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
     let (now, shards) = (&config.directory, config.directory.shards());
     let takers = |residency: Option<&ResidencyName>| -> Vec<ShardIndex> {
         let indexes = (0..).map(ShardIndex).zip(shards);
@@ -94,6 +98,11 @@ fn plan(path: &Path) -> anyhow::Result<ExitCode> {
             rules.push(Rule { location: None, ranges, residency: shard.residency.clone() });
         }
     }
+    if as_json {
+        let moves: [Value; 0] = [];
+        shown(&json!({ "moves": moves, "policy": null, "rules": rules_json(&rules, shards) }))?;
+        return Ok(if rules == now.rules() { ExitCode::SUCCESS } else { ExitCode::from(crate::DIFFERS) });
+    }
     if rules == now.rules() {
         print("the tenants are shared as evenly as they can be")?;
         return Ok(ExitCode::SUCCESS);
@@ -108,6 +117,22 @@ fn plan(path: &Path) -> anyhow::Result<ExitCode> {
          before you write these rules, else its rows are not found"
     ))?;
     Ok(ExitCode::from(crate::DIFFERS))
+}
+
+/// Rules as `[placement]` has them, in JSON.
+fn rules_json(rules: &[Rule], shards: &[portolan_core::directory::Shard]) -> Value {
+    let name = |index: ShardIndex| shards.get(usize::from(index.0)).map(|shard| &shard.name);
+    let rule = |rule: &Rule| {
+        let ranges = rule.ranges.iter();
+        let ranges: Vec<Value> = ranges
+            .map(|range| json!({ "last": format!("{:016x}", range.last), "shard": name(range.shard) }))
+            .collect();
+        let mut body = serde_json::Map::from_iter([("ranges".to_owned(), ranges.into())]);
+        body.extend(rule.location.iter().map(|name| ("location".to_owned(), name.as_str().into())));
+        body.extend(rule.residency.iter().map(|name| ("residency".to_owned(), name.as_str().into())));
+        Value::Object(body)
+    };
+    rules.iter().map(rule).collect()
 }
 
 /// Raises a shard's epoch, for this primary or another.

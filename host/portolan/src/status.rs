@@ -57,6 +57,7 @@ fn differs(status: &Value) -> bool {
             .iter()
             .any(|rollout| rollout.get("stopped").is_some_and(Value::is_string))
         || list(status, "/shards").iter().any(|shard| shard.get("problem").is_some_and(Value::is_string))
+        || status.pointer("/placement/refused").is_some_and(|refused| !refused.is_null())
         || slots.iter().any(|slot| slot.get("refused").is_some_and(|refused| !refused.is_null()))
 }
 
@@ -173,6 +174,7 @@ fn render(status: &Value) -> String {
     }
     if !list(status, "/shards").is_empty() {
         lines.push(String::new());
+        lines.extend(placement(status));
         list(status, "/shards").iter().for_each(|each| shard(each, &mut lines));
     }
     let slots = list(status, "/configuration/slots");
@@ -181,6 +183,21 @@ fn render(status: &Value) -> String {
     }
     slots.iter().for_each(|slot| show_slot(slot, &mut lines));
     lines.join("\n")
+}
+
+/// The policy that places tenants, and what is wrong with it.
+fn placement(status: &Value) -> Option<String> {
+    let placement = status.get("placement").filter(|placement| placement.is_object())?;
+    let version: String = text(placement, "/version").chars().take(12).collect();
+    let runs = match placement.get("policy").and_then(Value::as_str) {
+        Some(policy) => format!("tenants are placed by {policy}@{version}"),
+        None => "tenants are placed by the rules alone".to_owned(),
+    };
+    let refused = placement.get("refused").filter(|refused| refused.is_object());
+    let refused = refused.map_or_else(String::new, |refused| {
+        format!("\n  REFUSED at {}: {}", text(refused, "/stage"), text(refused, "/reason"))
+    });
+    Some(runs + &refused)
 }
 
 /// What is held or taken away by hand, by whom and why.

@@ -16,7 +16,7 @@ use crate::node;
 use crate::node::policies::Sources;
 use crate::node::rollouts::InSlot;
 use crate::node::topology_of;
-use crate::print;
+use crate::{placement, print};
 
 /// Checks files, then compiles and plans every policy.
 ///
@@ -37,9 +37,15 @@ pub(crate) fn run(options: &Validate) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let checked = |config: &Config| refused(config, None, state.as_ref(), None);
-    let refused = if options.no_policies { Vec::new() } else { checked(&loaded.config)? };
-    let refused: Vec<String> = refused.iter().map(|(slot, refused)| format!("{slot}: {refused}")).collect();
+    let mut found = Vec::new();
+    if !options.no_policies {
+        let (config, state) = (&loaded.config, state.as_ref());
+        let slots = refused(config, None, state, None)?;
+        found.extend(slots.iter().map(|(slot, refused)| format!("{slot}: {refused}")));
+        let placement = placement::refused(config, None, state, None)?;
+        found.extend(placement.map(|refused| format!("placement: {refused}")));
+    }
+    let refused = found;
     if options.json {
         print(&serde_json::to_string_pretty(&json!({ "ok": refused.is_empty(), "problems": refused }))?)?;
     } else {

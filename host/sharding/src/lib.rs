@@ -16,6 +16,7 @@ mod route;
 pub mod schema;
 mod service;
 mod shards;
+pub mod vacancy;
 
 pub use portolan_changelog::{Engine, PostgresConfig, Store};
 

@@ -31,6 +31,7 @@ mod noted;
 mod pace;
 mod run;
 mod settle;
+pub mod wanted;
 
 use std::fmt;
 use std::future::Future;

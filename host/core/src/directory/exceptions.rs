@@ -156,3 +156,45 @@ fn insert(table: &mut HashTable<Entry>, new: Entry) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten million tenants fit; so do as many as make the table grow, when half of it is free.
+    #[test]
+    fn ten_million_exceptions_take_less_than_64_bytes_each() {
+        let bytes_each = |count: usize| {
+            let table: HashTable<Entry> = HashTable::with_capacity(count);
+            assert!(table.capacity() >= count);
+            table.allocation_size() as f64 / count as f64
+        };
+        assert!(bytes_each(10_000_000) < 64.0, "{}", bytes_each(10_000_000));
+        // A table of 2^24 places is full at seven eighths.
+        let grown = (1 << 24) / 8 * 7 + 1;
+        assert!(bytes_each(grown) < 64.0, "{}", bytes_each(grown));
+        assert_eq!(size_of::<Entry>(), 24);
+    }
+
+    /// A look-up compares a few entries however many there are: it is a look into a table by hash, and a binary search beside it.
+    #[test]
+    fn a_look_up_compares_a_few_entries() {
+        use std::cell::Cell;
+        const KEY: super::super::HashKey = super::super::HashKey::new([7; 16]);
+        let name = |number: u32| crate::ids::TenantName::new(&format!("t{number}")).unwrap();
+        let place = Place { access: Access::Open, placement: Placement(1), shard: ShardIndex(0) };
+        let all: Vec<_> = (0..100_000).map(|number| (KEY.of(&name(number)), place)).collect();
+        let exceptions = Exceptions::from_all(all.iter().copied());
+        let mut most = 0;
+        for (hash, _) in all.iter().step_by(97) {
+            let compared = Cell::new(0);
+            let found = exceptions.table.find(hash.point(), |entry| {
+                compared.set(compared.get() + 1);
+                entry.is(*hash)
+            });
+            assert!(found.is_some());
+            most = most.max(compared.get());
+        }
+        assert!(most <= 8, "{most} entries were compared");
+    }
+}

@@ -16,8 +16,16 @@ pub(crate) enum Shard {
     Adopt(Adopt),
     /// Begin a new epoch: the region that writes the shard gets a new lease, or another region becomes its primary.
     Promote(Promote),
-    /// Propose rules of placement that share the tenants evenly among the shards that take any, and say how many would move.
+    /// Ask the policy of placement what it would move and which rules it would have. Without a policy, propose rules that share the
+    /// tenants evenly among the shards that take any.
     Plan(Plan),
+    /// Go one step: make a checked plan of the policy and leave it in the control store for those who move tenants; when its tenants
+    /// have moved, make its rules hold.
+    Rebalance(Rebalance),
+    /// Add a shard, when its databases answer, are empty, and have the schema that the others have.
+    Add(Add),
+    /// Take a shard away that is drained, and that no tenant, rule or plan is about any more.
+    Remove(Remove),
     /// Place no new tenants on a shard, or place them there again.
     Drain(Drain),
     /// Move a tenant to another shard while it is written, or back. Ask a node of the region that writes the shard on which it is.
@@ -79,6 +87,52 @@ pub(crate) struct Promote {
 pub(crate) struct Plan {
     #[command(flatten)]
     pub(crate) file: ConfigFile,
+    /// How many tenants may move; that of `[placement]` when absent.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_moves: Option<u32>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rebalance {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Show what would be left for the movers, and change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// How many tenants may move; that of `[placement]` when absent.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_moves: Option<u32>,
+    /// Forget the plan that is under way. Tenants that have moved stay where they are.
+    #[arg(long, conflicts_with_all = ["dry_run", "max_moves"])]
+    pub(crate) forget: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Add {
+    /// The shard.
+    pub(crate) shard: String,
+    /// A file with what `[shard.NAME]` would hold: `primary`, `residency`, `capacity`, `[store.REGION]`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from: std::path::PathBuf,
+    /// Add it although its schema is not that of the others, and place nobody there until `portolan shard drain --undo`.
+    #[arg(long)]
+    pub(crate) drained: bool,
+    #[command(flatten)]
+    pub(crate) target: Target,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Remove {
+    /// The shard.
+    pub(crate) shard: String,
+    #[command(flatten)]
+    pub(crate) target: Target,
 }
 
 #[derive(Debug, Args)]

@@ -32,7 +32,7 @@ pub(crate) use self::admin::{AdminConfig, AdminTls, OidcKeys};
 pub(crate) use self::listen::Listen;
 pub(crate) use self::regions::{Authority, PoolConfig, RegionConfig};
 use self::shards::RawShards;
-pub(crate) use self::shards::{Moving, ShardConfig, written};
+pub(crate) use self::shards::{Moving, PlacementConfig, ShardConfig, written};
 pub(crate) use self::tenants::TenantConfig;
 use self::tenants::{budget, naming_headers};
 pub(crate) use self::uploads::{Quota, Uploads};
@@ -71,6 +71,8 @@ pub(crate) struct Config {
     pub(crate) name: String,
     pub(crate) networks: Vec<Network>,
     pub(crate) peer: Option<GatewayTls>,
+    /// Who decides on which shard tenants are.
+    pub(crate) placement: PlacementConfig,
     pub(crate) policies_folder: PathBuf,
     pub(crate) policy: Option<PolicySlot>,
     pub(crate) proxies: Vec<IpNet>,
@@ -257,7 +259,10 @@ impl Builder<'_> {
                 Some(class)
             });
             let policy = tenant.policy.and_then(|policy| self.policy(&["tenant", &name, "policy"], policy));
-            let config = TenantConfig { bounds, budget, policy, residency };
+            let location = tenant
+                .location
+                .and_then(|region| self.known_region(&["tenant", &name, "location"], &region, &names));
+            let config = TenantConfig { bounds, budget, location, policy, residency };
             tenants.extend(self.name(&["tenant", &name], &name, TenantName::new).map(|name| (name, config)));
         }
         let places: Vec<(String, String)> =
@@ -371,6 +376,7 @@ impl Builder<'_> {
                 Some(RawFormat::Text) | None => LogFormat::Text,
             },
             log_level,
+            placement: shards.placement,
             migrations: path(raw.migrations.folder.unwrap_or_else(|| PathBuf::from("migrations"))),
             name,
             networks,

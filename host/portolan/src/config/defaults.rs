@@ -51,3 +51,11 @@ pub(crate) const QUOTA_BYTES: u64 = 256 * 1024 * 1024;
 pub(crate) const QUOTA_COMPILES_PER_MINUTE: u32 = 20;
 /// Uploads of one tenant that wait or are examined.
 pub(crate) const QUOTA_QUEUED: usize = 8;
+
+/// How much of the line of hashes one plan of placement may give to other shards, in thousandths: a plan is a step, and the next one
+/// is made when its tenants have moved.
+pub(crate) const LINE_PERMILLE_MAX: u32 = 100;
+/// How many tenants one plan of placement may move: each is copied while it is written, one after the other.
+pub(crate) const MOVES_MAX: u32 = 100;
+/// The most that anybody may let one plan move: it is one object of the control store.
+pub(crate) const MOVES_MOST: u32 = 500;

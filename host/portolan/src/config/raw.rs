@@ -513,6 +513,8 @@ pub(super) struct RawTenant {
     /// What its policy may use on each node; each key wins over the one in `[policies.tenant]`.
     #[serde(default)]
     pub(super) budget: RawBudget,
+    /// The region that it works in: its shard is chosen by that where a rule or policy of placement looks at it.
+    pub(super) location: Option<String>,
     /// Its own routing policy, asked after the operator's.
     pub(super) policy: Option<RawPolicy>,
     /// Its residency class.

@@ -117,7 +117,8 @@ impl Rows {
 pub(crate) async fn relocate(cluster: &Cluster, to: &str) -> anyhow::Result<Duration> {
     let told = cluster.command(&["shard", "move", MOVED, "--to", to, "--json"]).await?;
     let told: Value = serde_json::from_str(&told).context("read what the move says")?;
-    let pause = told.get("pause_ms").and_then(Value::as_f64).map(|pause| Duration::from_secs_f64(pause / 1e3));
+    let pause =
+        told.get("pause_ms").and_then(Value::as_f64).map(|pause| Duration::from_secs_f64(pause / 1e3));
     pause.with_context(|| format!("read the move's pause: {told}"))
 }
 

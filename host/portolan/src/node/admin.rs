@@ -37,6 +37,7 @@ use super::recordings;
 use super::rollouts::{self, Rollouts};
 use super::shards::Shards;
 use super::status::{EndpointStatus, PoolStatus, RegionStatus, Status};
+use crate::placement::Placing;
 
 /// Time for a question's head.
 pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,6 +63,7 @@ pub(crate) struct Admin {
     pub(crate) recorder: Recorder,
     pub(crate) report: Report,
     pub(crate) rollouts: Rollouts,
+    pub(crate) placing: Placing,
     pub(crate) shards: Shards,
     pub(crate) settings: Arc<LiveSettings>,
     pub(crate) shutdown: Shutdown,
@@ -139,6 +141,7 @@ impl Admin {
             thread_shares: self.engine.thread_shares(),
             tenants: super::tenancy::standings(&self.engine),
             recordings: self.recorder.stats(),
+            placement: self.placing.report(),
             shards: self.shards.reports(portolan_foundation::clock::now()),
             regions: topology
                 .regions

@@ -23,6 +23,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use crate::config::{self, Config, Loaded, Source, intent};
+use crate::placement::{self, Newcomers, Placing, newcomers};
 use crate::{leases, registry, validate};
 
 /// How often a change is checked again that another came before.
@@ -30,8 +31,8 @@ const TRIES: usize = 5;
 /// Entries that one look at the log walks through.
 const VERIFIED_MAX: u64 = 100_000;
 /// Kinds that going back leaves as they are: nobody gets in again by a revoked token, a version that was pushed is there for
-/// good, and what was switched off in an emergency is switched on by hand.
-const KEPT: [&str; 6] = ["disable", "freeze", "lease", "place", "token", "version"];
+/// good, what was switched off in an emergency is switched on by hand, and a plan of moves that may be under way is seen to its end.
+const KEPT: [&str; 7] = ["disable", "freeze", "lease", "place", "rebalance", "token", "version"];
 
 /// Intent over a control store, or what is said without one.
 #[derive(Debug)]
@@ -42,6 +43,8 @@ pub(crate) struct Changes {
     engine: Option<Engine>,
     environment: Vec<(String, String)>,
     path: PathBuf,
+    /// Where new tenants go.
+    placing: Placing,
     source: Intended,
 }
 
@@ -82,11 +85,12 @@ impl Changes {
     pub(crate) fn new(
         source: Intended,
         engine: Option<Engine>,
+        placing: Placing,
         path: PathBuf,
         environment: Vec<(String, String)>,
     ) -> Self {
         let (checking, checking_for_tenants) = (Mutex::default(), Mutex::default());
-        Self { checking, checking_for_tenants, engine, environment, path, source }
+        Self { checking, checking_for_tenants, engine, environment, path, placing, source }
     }
 
     fn store(&self) -> Result<&Store, Problem> {
@@ -110,8 +114,9 @@ impl Changes {
             if let Some(wanted) = generation.filter(|wanted| *wanted != base.generation()) {
                 return Err(moved(base.generation(), wanted));
             }
-            let (draft, texts) = make(&base)?;
+            let (mut draft, mut texts) = make(&base)?;
             let next = base.after(&draft).map_err(problem)?;
+            let next = self.place_newcomers(&base, next, &mut draft, &mut texts).await?;
             let draft = leases::remembering(&base, &next, &draft);
             let next = base.after(&draft).map_err(problem)?;
             let differences = differences(&base, &next);
@@ -135,6 +140,30 @@ impl Changes {
             return Ok(Outcome { generation, changed, dry_run, differences, undo });
         }
         Err(Problem::new(Code::Unavailable, "others changed the store all the time: try again"))
+    }
+
+    /// The state with the change's new tenants where the policy of placement wants them.
+    async fn place_newcomers(
+        &self,
+        base: &Arc<State>,
+        next: State,
+        draft: &mut Draft,
+        texts: &mut Option<Vec<Source>>,
+    ) -> Result<State, Problem> {
+        let (base, placing) = (Arc::clone(base), self.placing.clone());
+        let (environment, path) = (self.environment.clone(), self.path.clone());
+        let change = Newcomers { base: Arc::clone(&base), environment, next, path };
+        let work = move || (newcomers(&placing, &change), change.next);
+        let placed = tokio::task::spawn_blocking(work).await;
+        let (wishes, next) =
+            placed.map_err(|error| Problem::internal(format!("place new tenants: {error}")))?;
+        if wishes.is_empty() {
+            return Ok(next);
+        }
+        let said = wishes.iter().filter_map(|wish| intent::source(&wish.key, wish.body.as_ref()?));
+        texts.iter_mut().for_each(|texts| texts.extend(said.clone()));
+        draft.wishes.extend(wishes);
+        base.after(draft).map_err(problem)
     }
 
     /// Would a node run this? Compiles and plans what differs.
@@ -345,6 +374,8 @@ fn check(
     }
     // What ran through this check before needs no other: only what differs is compiled and planned.
     let before = config::load_intended(path, environment, Some(base)).ok().map(|loaded| loaded.config);
+    let placement = placement::refused(&config, before.as_ref(), Some(next), engine.clone());
+    let placement = placement.map_err(|error| Problem::internal(format!("check placement: {error:#}")))?;
     let found = validate::refused(&config, before.as_ref(), Some(next), engine);
     let found = found.map_err(|error| Problem::internal(format!("check policies: {error:#}")))?;
     // A file of a node's own folder of policies need not be on the machine that checks.
@@ -355,6 +386,11 @@ fn check(
         .filter(|(slot, refused)| !own_file(slot, refused))
         .map(|(slot, refused)| plain(format!("{slot}: {refused}")))
         .collect();
+    let unversioned = config.placement.policy.as_ref().is_some_and(|policy| policy.version.is_none());
+    let own_file = |refused: &Refused| refused.stage == Stage::Read && unversioned;
+    let placement = placement.filter(|refused| !own_file(refused));
+    let found: Vec<Fault> =
+        found.into_iter().chain(placement.map(|refused| plain(format!("placement: {refused}")))).collect();
     if found.is_empty() { Ok(()) } else { refused(found) }
 }
 

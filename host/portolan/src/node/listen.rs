@@ -45,7 +45,8 @@ pub(super) fn start(
     let place = Place { environment: environment.to_vec(), path: path.to_owned() };
     let rollouts = Arc::new(Orders::new(intended.clone(), place));
     let plugins = Versions::of_node(&admin, events.clone(), config, path, environment)?;
-    let changes = Changes::new(intended, Some(engine), path.to_owned(), environment.to_vec());
+    let placing = admin.placing.clone();
+    let changes = Changes::new(intended, Some(engine), placing, path.to_owned(), environment.to_vec());
     let moves = Arc::new(admin.moves.clone());
     let backends = Backends { intent: Arc::new(changes), moves, node: Arc::new(admin), plugins, rollouts };
     let api = Api::new(backends, events, settings(&config.admin)?);

@@ -10,7 +10,8 @@ use portolan_core::bounds::Scope;
 use portolan_core::ids::{Digest, PolicyName};
 use portolan_core::rollout::Run;
 use portolan_policy::{
-    CandidateSpec, Refused, Signature, SignatureState, Slot, SlotSpec, Source, Stage, Terms, Trust,
+    CandidateSpec, PlacementSpec, Refused, Signature, SignatureState, Slot, SlotSpec, Source, Stage, Terms,
+    Trust,
 };
 use tokio::runtime::Handle;
 
@@ -90,6 +91,20 @@ impl Sources {
                 }
             })
             .collect()
+    }
+
+    /// What the slot for placing tenants is to run; none when no policy is named.
+    pub(crate) fn placement(
+        &mut self,
+        config: &Config,
+        state: Option<&State>,
+        component_bytes_max: usize,
+    ) -> Option<PlacementSpec> {
+        self.believe(&config.uploads.trust);
+        let policy = config.placement.policy.as_ref()?;
+        let (name, version) = (&policy.name, policy.version);
+        let source = self.source(config, state, &Slot::Operator, name, version, component_bytes_max);
+        Some(PlacementSpec { config: Arc::clone(&policy.config), policy: name.clone(), source })
     }
 
     /// A version of the control store, with its signature judged by these keys. Blocks.

@@ -39,6 +39,7 @@ use super::starting::Waiting;
 use super::status::Reconciled;
 use super::topology::{self, Cells};
 use crate::config::{self, Config, Loaded, Rejected, Source};
+use crate::placement::Placing;
 
 /// How long a node that lacks bytes asks for them before it ends (the operator's policy), or serves without (a tenant's).
 const FETCH_WAIT: Duration = Duration::from_secs(60);
@@ -66,6 +67,7 @@ pub(crate) struct Reconciler {
     recorder: Option<Recorder>,
     report: Report,
     rollouts: Rollouts,
+    placing: Option<Placing>,
     shards: Option<Shards>,
     /// The generation of the control store that runs.
     running: u64,
@@ -151,6 +153,7 @@ impl Reconciler {
             path: start.path,
             peer: start.peer,
             previews: start.previews,
+            placing: None,
             recorder: None,
             report: Arc::new(Mutex::new(report)),
             rollouts: start.rollouts,
@@ -173,6 +176,11 @@ impl Reconciler {
         self.recorder = Some(recorder.clone());
         self.keep_components();
         recorder
+    }
+
+    /// From now on new tenants are placed by the policy of the running configuration.
+    pub(crate) fn place_with(&mut self, placing: Placing) {
+        self.placing = Some(placing);
     }
 
     /// From now on these shards are those of the running configuration.
@@ -260,6 +268,8 @@ impl Reconciler {
             {
                 recorder.apply(config.recordings.clone());
             }
+            let placing = self.placing.as_ref().map(|placing| placing.follow(&config, state.as_deref()));
+            problems.extend(placing.and_then(Result::err).map(|error| format!("place tenants: {error:#}")));
         }
         // Who writes a shard waits for no policy: a lease that has gone elsewhere ends here whatever else is refused.
         if let Some(shards) = &self.shards {

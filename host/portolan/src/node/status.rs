@@ -5,7 +5,7 @@ use super::intent::Control;
 use super::rollouts::RolloutStatus;
 use super::tenancy::Standing;
 use portolan_control::NodeReport;
-use portolan_policy::{SlotReport, Stats, ThreadShare};
+use portolan_policy::{PlacementReport, SlotReport, Stats, ThreadShare};
 use portolan_sharding::ShardReport;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -62,6 +62,8 @@ pub(crate) struct Status<'s> {
     pub(crate) tenants: Vec<Standing>,
     /// What is kept of decisions.
     pub(crate) recordings: portolan_recorder::Stats,
+    /// The policy that places tenants; none where none was ever named.
+    pub(crate) placement: Option<PlacementReport>,
     /// The shards that this region keeps.
     pub(crate) shards: Vec<ShardReport>,
     pub(crate) regions: Vec<RegionStatus>,

@@ -54,7 +54,12 @@ pub(crate) fn build(config: &Config, cells: &mut Cells) -> Topology {
         let policy = tenant.policy.as_ref().map(|policy| policy.name.clone());
         (
             name.clone(),
-            Tenant { bounds: Arc::clone(&tenant.bounds), residency: tenant.residency.clone(), policy },
+            Tenant {
+                bounds: Arc::clone(&tenant.bounds),
+                location: tenant.location.clone(),
+                residency: tenant.residency.clone(),
+                policy,
+            },
         )
     });
     Topology {

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::adopt::tests as adopt;
+use crate::vacancy::tests as vacancy;
 use place::{PATIENCE, Place};
 
 mod crashes;
@@ -47,6 +48,7 @@ const CASES: &[Case] = cases![
     running::locks_are_tried_for_and_left,
     running::shards_come_to_one_version,
     running::two_runs_do_not_meet,
+    vacancy::a_database_is_vacant_until_somebody_writes,
 ];
 
 /// How many cases run beside each other: databases wait for disks more than for processors.

@@ -1,5 +1,6 @@
 //! The contract as wit-bindgen generates it: imports and planner in one module, the decider in another, so that each
-//! interface is generated once. A component that exports both has the union of both worlds, which is `routing-packed`.
+//! interface is generated once. A component that exports both has the union of both worlds, which is `routing-packed`. One
+//! that places tenants has a world of its own, and uses the facts and the log of the first module, which are the same.
 //! Private to the `export!` macro and to `host`.
 
 #![allow(
@@ -36,5 +37,17 @@ pub mod deciding {
         export_macro_name: "export",
         default_bindings_module: "portolan_plugin::bindings::deciding",
         type_section_suffix: "deciding",
+    });
+}
+
+/// The world `sharding`.
+pub mod placing {
+    wit_bindgen::generate!({
+        path: "../../../wit/policy/v0.1",
+        world: "sharding",
+        pub_export_macro: true,
+        export_macro_name: "export",
+        default_bindings_module: "portolan_plugin::bindings::placing",
+        type_section_suffix: "placing",
     });
 }

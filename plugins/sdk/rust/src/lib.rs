@@ -2,7 +2,7 @@
 //!
 //! A policy is a type that implements [`Policy`]: given its configuration and what the gateway knows ([`Facts`]), it writes
 //! a plan ([`Draft`]). The gateway executes the plan; most policies are never called on a request's path. One that must
-//! look at each request also implements [`Decider`].
+//! look at each request also implements [`Decider`]. One that places tenants on shards implements [`Sharding`] instead.
 //!
 //! ```
 //! use portolan_plugin::{Draft, Facts, Policy, Refusal};
@@ -41,6 +41,10 @@ mod facts;
 #[cfg_attr(not(target_family = "wasm"), path = "host/native.rs")]
 mod host;
 mod policy;
+#[cfg_attr(target_family = "wasm", path = "host/shards_wasm.rs")]
+#[cfg_attr(not(target_family = "wasm"), path = "host/shards_native.rs")]
+mod shard_host;
+mod sharding;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
 mod values;
@@ -52,9 +56,12 @@ pub mod bindings;
 pub use draft::{Answer, Draft, Refusal, Rule, RuleBuilder, Test};
 pub use facts::{Facts, Verdict};
 pub use policy::{Call, Decider, Level, Policy, log};
+pub use sharding::{Changes, Sharding, Shards, Span};
 
 #[doc(hidden)]
 pub use policy::glue;
+#[doc(hidden)]
+pub use sharding::glue as sharding_glue;
 #[doc(hidden)]
 pub use values::Values;
 
@@ -63,7 +70,8 @@ pub use values::Values;
 /// - `export!(MyPolicy);` for one that only plans;
 /// - `export!(MyPolicy, schema = "config.schema.json");` puts the JSON Schema of its configuration into the component,
 ///   so that the gateway refuses a wrong configuration before the policy runs; the path is relative to the source file;
-/// - `export!(MyPolicy, decider, ...)` for one that also implements [`Decider`].
+/// - `export!(MyPolicy, decider, ...)` for one that also implements [`Decider`];
+/// - `export!(MyPolicy, sharding, ...)` for one that implements [`Sharding`], and nothing else.
 ///
 /// Natively it makes nothing: tests call the policy directly.
 #[macro_export]
@@ -103,6 +111,28 @@ macro_rules! export {
                 }
             }
             $crate::bindings::deciding::export!(Component with_types_in $crate::bindings::deciding);
+        };
+        $($crate::export!(@schema $schema);)?
+    };
+    ($policy:ty, sharding $(, schema = $schema:literal)?) => {
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            use $crate::bindings::placing::exports::portolan::policy::placer;
+            struct Component;
+            impl placer::Guest for Component {
+                fn place(
+                    config: ::std::string::String,
+                    tenant: ::std::string::String,
+                ) -> ::std::result::Result<::std::option::Option<::std::string::String>, placer::Refusal> {
+                    $crate::sharding_glue::place::<$policy>(&config, &tenant)
+                        .map_err(|refusal| placer::Refusal { code: refusal.code, message: refusal.message })
+                }
+                fn rebalance(config: ::std::string::String) -> ::std::result::Result<(), placer::Refusal> {
+                    $crate::sharding_glue::rebalance::<$policy>(&config)
+                        .map_err(|refusal| placer::Refusal { code: refusal.code, message: refusal.message })
+                }
+            }
+            $crate::bindings::placing::export!(Component with_types_in $crate::bindings::placing);
         };
         $($crate::export!(@schema $schema);)?
     };

@@ -1,5 +1,7 @@
 //! Runs a policy natively, against the gateway's own draft and table: what passes here is what the gateway will do.
 
+mod fleet;
+
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,6 +13,7 @@ use portolan_core::ids::{PoolName, RegionName, ResidencyName};
 use portolan_core::plan::{self, Action, AnswerId, RuleId, Then};
 use portolan_core::table::Table;
 
+pub use self::fleet::Fleet;
 use crate::draft::Refusal;
 use crate::host;
 use crate::policy::{Decider, Policy, glue};

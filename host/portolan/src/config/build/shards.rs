@@ -10,11 +10,13 @@ use portolan_core::directory::{
 };
 use portolan_core::ids::{RegionName, ResidencyName, ShardName, TenantName};
 use portolan_core::log::Epoch;
+use portolan_core::placement::Limits;
 use portolan_core::tenant_table::{ConflictRule, Identifier, Tables, TenantTable, Writers};
 use portolan_sharding::{Engine, PostgresConfig};
 
-use super::{At, Builder, RegionConfig, TenantConfig};
-use crate::config::defaults;
+use super::{At, Builder, PolicySlot, RegionConfig, TenantConfig};
+use crate::config::defaults::{self, LINE_PERMILLE_MAX, MOVES_MAX};
+use crate::config::raw::RawPolicy;
 use crate::config::raw::{
     RawAccess, RawConflict, RawLease, RawPlace, RawPlacement, RawRule, RawShard, RawStore, RawTable,
     RawWriters,
@@ -24,6 +26,8 @@ use crate::config::shape::suggest;
 /// A shard: where it is written, and where each region has it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ShardConfig {
+    /// How many tenants it may have.
+    pub(crate) capacity: Option<u64>,
     pub(crate) epoch: Epoch,
     pub(crate) primary: RegionName,
     pub(crate) stores: BTreeMap<RegionName, Engine>,
@@ -38,10 +42,18 @@ pub(crate) struct Moving {
     pub(crate) rows_per_second: NonZeroU32,
 }
 
+/// Who decides on which shard tenants are, and how much one plan may move.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct PlacementConfig {
+    pub(crate) limits: Limits,
+    pub(crate) policy: Option<PolicySlot>,
+}
+
 /// What the sections of shards say.
 pub(super) struct Shards {
     pub(super) directory: Arc<Directory>,
     pub(super) moving: Moving,
+    pub(super) placement: PlacementConfig,
     pub(super) shards: BTreeMap<ShardName, ShardConfig>,
     pub(super) tables: Tables,
 }
@@ -97,6 +109,7 @@ impl Builder<'_> {
             shards.insert(shard.name.clone(), config);
             known.push(shard);
         }
+        let placement = self.placement(raw.placement.as_mut());
         let key = raw.placement.as_ref().map_or(Some([0; 16]), |placement| self.hash_key(&placement.key));
         let moving = self.moving(raw.placement.as_ref());
         let rules = match raw.placement {
@@ -114,7 +127,9 @@ impl Builder<'_> {
             return None;
         }
         match Directory::new(key, known, rules, exceptions, classes) {
-            Ok(directory) => Some(Shards { directory: Arc::new(directory), moving, shards, tables: tables? }),
+            Ok(directory) => {
+                Some(Shards { directory: Arc::new(directory), moving, placement, shards, tables: tables? })
+            }
             Err(error) => {
                 let help = "`portolan shard plan` proposes rules that leave no hash without an owner";
                 self.problem(&["placement"], error.to_string(), help);
@@ -165,6 +180,26 @@ impl Builder<'_> {
         }
     }
 
+    /// The policy of placement and its limits; taken out of its section.
+    fn placement(&mut self, raw: Option<&mut RawPlacement>) -> PlacementConfig {
+        let usual = Limits { line_permille_max: LINE_PERMILLE_MAX, moves_max: MOVES_MAX };
+        let Some(raw) = raw else { return PlacementConfig { limits: usual, policy: None } };
+        let limits = Limits {
+            line_permille_max: raw.line_permille_max.unwrap_or(usual.line_permille_max),
+            moves_max: raw.moves_max.unwrap_or(usual.moves_max),
+        };
+        let (config, version) = (std::mem::take(&mut raw.config), raw.version.take());
+        let Some(name) = raw.policy.take() else {
+            if !config.is_empty() || version.is_some() {
+                let help = "name it: `policy = \"jump-hash\"`, or take `config` and `version` away";
+                self.problem(&["placement"], "there is a configuration, and no policy", help);
+            }
+            return PlacementConfig { limits, policy: None };
+        };
+        let raw = RawPolicy { config, dynamic_granted: false, on_fail: None, name, version };
+        PlacementConfig { limits, policy: self.policy(&["placement"], raw) }
+    }
+
     fn shard(
         &mut self,
         text: &str,
@@ -209,7 +244,7 @@ impl Builder<'_> {
             residency,
             takes_new: !raw.drain,
         };
-        Some((shard, ShardConfig { epoch, primary, stores }))
+        Some((shard, ShardConfig { capacity: raw.capacity, epoch, primary, stores }))
     }
 
     fn engine(&mut self, at: At<'_>, raw: RawStore) -> Option<Engine> {

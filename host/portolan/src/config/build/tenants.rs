@@ -17,6 +17,7 @@ use crate::config::shape::suggest;
 pub(crate) struct TenantConfig {
     pub(crate) bounds: Arc<Bounds>,
     pub(crate) budget: Budget,
+    pub(crate) location: Option<RegionName>,
     pub(crate) policy: Option<PolicySlot>,
     pub(crate) residency: Option<ResidencyName>,
 }

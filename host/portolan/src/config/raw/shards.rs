@@ -10,6 +10,9 @@ use serde::Deserialize;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct RawShard {
+    /// How many tenants it may have, as far as placement knows them by name (no limit).
+    #[schemars(range(min = 1))]
+    pub(in crate::config) capacity: Option<u64>,
     /// Takes no new tenants (false).
     #[serde(default)]
     pub(in crate::config) drain: bool,
@@ -105,15 +108,29 @@ pub(in crate::config) enum RawWriters {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct RawPlacement {
+    /// The policy's configuration; the policy's own schema says what it may hold.
+    #[serde(default)]
+    pub(in crate::config) config: BTreeMap<String, serde_json::Value>,
     /// The secret with which tenants' names are hashed, 32 hexadecimal digits. It must never change.
     pub(in crate::config) key: String,
     /// How long a shard keeps the rows of a tenant that moved away, so that the move can be undone (24h).
     pub(in crate::config) keep_moved: Option<String>,
     /// Rows that a move copies or compares in a second while the tenant is written (10000).
     pub(in crate::config) move_rows_per_second: Option<std::num::NonZeroU32>,
+    /// How much of the line of hashes one plan may give to other shards, in thousandths (100).
+    #[schemars(range(min = 0, max = 1000))]
+    pub(in crate::config) line_permille_max: Option<u32>,
+    /// How many tenants one plan may move (100).
+    #[schemars(range(min = 0, max = 500))]
+    pub(in crate::config) moves_max: Option<u32>,
+    /// The policy that places new tenants and proposes what to move: `NAME` for `NAME.wasm` in the folder of policies, or a bundled
+    /// one: `jump-hash`, `locality`, `pinned`. Without one, the rules place all.
+    pub(in crate::config) policy: Option<String>,
     /// The first rule that is about a tenant says where it is.
     #[serde(default)]
     pub(in crate::config) rule: Vec<RawRule>,
+    /// The SHA-256 of a version that `portolan plugin push` put into the control store; `policy` is then the plugin's name.
+    pub(in crate::config) version: Option<String>,
 }
 
 /// Whom a rule is about, and where they go.

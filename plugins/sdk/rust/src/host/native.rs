@@ -7,6 +7,7 @@ use portolan_core::facts::{Fact, FactValue};
 use portolan_core::plan;
 
 use crate::draft::{Condition, Refusal};
+use crate::shard_host;
 
 thread_local! {
     static DRAFT: RefCell<Option<plan::Draft>> = const { RefCell::new(None) };
@@ -91,17 +92,25 @@ pub(crate) fn memo(bytes: &[u8]) -> Result<(), Refusal> {
     with(|draft| draft.memo(bytes)).map_err(refusal)
 }
 
+/// A fact: of a sharding policy's picture where one is asked, else of the draft.
+fn read(fact: Fact) -> Option<FactValue> {
+    match shard_host::facts() {
+        Some(facts) => Some(facts.read(&fact)),
+        None => with(|draft| draft.read(fact)).ok(),
+    }
+}
+
 fn names(fact: Fact) -> Vec<String> {
-    match with(|draft| draft.read(fact)) {
-        Ok(FactValue::Names(names)) => names,
-        Ok(FactValue::Number(_)) | Err(_) => Vec::new(),
+    match read(fact) {
+        Some(FactValue::Names(names)) => names,
+        Some(FactValue::Number(_)) | None => Vec::new(),
     }
 }
 
 fn number(fact: Fact) -> Option<u32> {
-    match with(|draft| draft.read(fact)) {
-        Ok(FactValue::Number(number)) => number.and_then(|number| u32::try_from(number).ok()),
-        Ok(FactValue::Names(_)) | Err(_) => None,
+    match read(fact) {
+        Some(FactValue::Number(number)) => number.and_then(|number| u32::try_from(number).ok()),
+        Some(FactValue::Names(_)) | None => None,
     }
 }
 
@@ -134,11 +143,11 @@ pub(crate) fn residency_regions(residency: &str) -> Vec<String> {
 }
 
 pub(crate) fn now_ms() -> u64 {
-    with(|draft| draft.facts().now_ms)
+    shard_host::facts().map_or_else(|| with(|draft| draft.facts().now_ms), |facts| facts.now_ms)
 }
 
 pub(crate) fn seed() -> u64 {
-    with(|draft| draft.facts().seed)
+    shard_host::facts().map_or_else(|| with(|draft| draft.facts().seed), |facts| facts.seed)
 }
 
 pub(crate) fn log(level: u32, text: &str) {

@@ -1,4 +1,4 @@
-//! What policies cost: the native table, `decide` in three languages, warm and fresh, and ten thousand policies on one node.
+//! What policies cost: the native table, `decide` in three languages, warm, cold and fresh, and ten thousand policies on one node.
 //! Prints one JSON object; `cargo xtask bench policy` makes a table of it.
 
 #![expect(
@@ -9,13 +9,16 @@
     reason = "a measurement that cannot be made is to fail, and its figures are far below 2^52"
 )]
 
+mod measure;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use portolan_core::attribute::{Attribute, Attributes, Value};
@@ -32,9 +35,8 @@ use portolan_policy::{
 use portolan_tests::guests::Guest;
 use serde_json::{Map, json};
 
-/// Calls of one measurement, in batches that a clock can tell apart.
-const BATCHES: usize = 4_000;
-const BATCH: usize = 50;
+use measure::{ROUNDS, Series, histogram, note, quantiles, record};
+
 const POLICIES: usize = 10_000;
 /// A measurement asks without pause, and pushes more often than a tenant may.
 const GENEROUS: Budget = Budget {
@@ -59,6 +61,9 @@ fn main() {
         if wanted(&format!("decide.{name}")) {
             decides(name, &component, &mut figures);
         }
+    }
+    if wanted("cold") {
+        cold(&mut figures);
     }
     if wanted("contract") {
         contract(&mut figures);
@@ -99,6 +104,8 @@ fn engine(data_threads: usize) -> Engine {
     // A measurement asks without pause, which no share of a thread allows.
     limits.guest_share_percent = 100;
     limits.tenant_share_percent = 100;
+    // Nor may it end because other work on the machine held its thread up.
+    limits.decide_deadline = Duration::from_secs(1);
     Engine::new(Config {
         cache_bytes_max: 0,
         cache_dir: None,
@@ -108,34 +115,6 @@ fn engine(data_threads: usize) -> Engine {
         pool_slots: NonZeroU32::new(20_000).unwrap(),
     })
     .unwrap()
-}
-
-/// Nanoseconds per call at p50 and p99 of batches.
-fn measure(mut call: impl FnMut()) -> (f64, f64) {
-    let mut histogram = histogram();
-    for _ in 0..BATCHES / 10 {
-        call();
-    }
-    for _ in 0..BATCHES {
-        let begun = Instant::now();
-        for _ in 0..BATCH {
-            call();
-        }
-        histogram.saturating_record(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX));
-    }
-    let at = |quantile| histogram.value_at_quantile(quantile) as f64 / BATCH as f64;
-    (at(0.5), at(0.99))
-}
-
-/// Nanoseconds up to a minute.
-fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 60_000_000_000, 3).unwrap()
-}
-
-fn note(figures: &mut Map<String, serde_json::Value>, name: &str, (p50, p99): (f64, f64)) {
-    figures.insert(format!("{name}.p50_ns"), json!(p50.round()));
-    figures.insert(format!("{name}.p99_ns"), json!(p99.round()));
-    eprintln!("{name:44} p50 {p50:>9.0} ns   p99 {p99:>9.0} ns");
 }
 
 struct Request;
@@ -162,7 +141,8 @@ fn tables(figures: &mut Map<String, serde_json::Value>) {
         test: test.to_owned(),
         value,
     };
-    for rules in [3, 100, 10_000] {
+    let mut series = Series::default();
+    let tables = [3, 100, 10_000].map(|rules| {
         let mut draft = Draft::new(Arc::new(facts()), PlanLimits::STANDARD);
         let answers: Vec<u32> =
             ["a", "b", "c"].iter().map(|pool| draft.forward("here", pool).unwrap().0).collect();
@@ -177,15 +157,17 @@ fn tables(figures: &mut Map<String, serde_json::Value>) {
         let last =
             [when("path", "prefix", "/shop".to_owned()), when("header:x-canary", "is", "1".to_owned())];
         draft.split(&last, &[(answers[1], 9), (answers[2], 1)], &[answers[0]]).unwrap();
-        let table = Table::compile(draft.finish().unwrap().0);
-        let mut seed = 0;
-        let figure = measure(|| {
+        (rules, Table::compile(draft.finish().unwrap().0))
+    });
+    let mut seed = 0;
+    for (rules, table) in (0..ROUNDS).flat_map(|_| &tables) {
+        series.measure(format!("table.{rules}_rules"), || {
             seed += 1;
             let rule = table.find(black_box(&Request)).unwrap();
             black_box(table.candidates(rule, &Request, seed));
         });
-        note(figures, &format!("table.{rules}_rules"), figure);
     }
+    series.note(figures);
 }
 
 fn decider(engine: &Engine, component: &[u8], tier: Tier) -> Arc<Decider> {
@@ -198,54 +180,105 @@ fn decider(engine: &Engine, component: &[u8], tier: Tier) -> Arc<Decider> {
     engine.decider(&version, start).unwrap()
 }
 
+const fn call<'a>(values: &'a [Option<&'a str>]) -> Call<'a> {
+    Call { rule: RuleId(0), now_ms: 1, seed: 2, values, among: 3 }
+}
+
+const HEADER: Option<&str> = Some("user-4711-0123456");
+const VALUES: [Option<&str>; 3] = [Some("/shop/cart"), Some("acme"), HEADER];
+
 fn decides(name: &str, component: &[u8], figures: &mut Map<String, serde_json::Value>) {
-    let engine = engine(1);
+    let engine = engine(2);
     let warm = decider(&engine, component, Tier::Operator);
-    let header = Some("user-4711-0123456");
-    for headers in [0, 1, 8, 30] {
-        let mut values = vec![Some("/shop/cart"), Some("acme")];
-        values.extend(std::iter::repeat_n(header, headers));
-        let call = Call { rule: RuleId(0), now_ms: 1, seed: 2, values: &values, among: 3 };
-        let figure = measure(|| {
+    let mut series = Series::default();
+    for headers in (0..ROUNDS).flat_map(|_| [0, 1, 8, 30]) {
+        let mut values = VALUES[..2].to_vec();
+        values.extend(std::iter::repeat_n(HEADER, headers));
+        let call = call(&values);
+        series.measure(format!("decide.{name}.warm.{headers}_headers"), || {
             black_box(warm.decide(black_box(&call)).unwrap());
         });
-        note(figures, &format!("decide.{name}.warm.{headers}_headers"), figure);
     }
+    for _ in 0..ROUNDS {
+        series.add(format!("decide.{name}.warm.2_threads"), &both(&warm));
+    }
+    series.note(figures);
     // A fresh instance each time, as small tenants' guests get; the others are shown for comparison.
-    let mut limits = Limits::standard();
-    limits.resident_bytes = 64 << 20;
-    limits.guest_share_percent = 100;
-    limits.tenant_share_percent = 100;
     let mut config = engine.config().clone();
-    config.limits = limits;
+    config.limits.resident_bytes = 64 << 20;
     config.pool_slots = NonZeroU32::new(16).unwrap();
     let fresh = decider(&Engine::new(config).unwrap(), component, Tier::Tenant { granted: true });
-    let values = [Some("/shop/cart"), Some("acme"), header];
-    let call = Call { rule: RuleId(0), now_ms: 1, seed: 2, values: &values, among: 3 };
     let mut histogram = histogram();
     for _ in 0..5_000 {
         let begun = Instant::now();
-        black_box(fresh.decide(&call).unwrap());
-        histogram.saturating_record(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        black_box(fresh.decide(&call(&VALUES)).unwrap());
+        record(&mut histogram, begun);
     }
     assert!(fresh.stats().fresh, "each call has an instance of its own");
-    let at = |quantile| histogram.value_at_quantile(quantile) as f64;
-    note(figures, &format!("decide.{name}.fresh.1_headers"), (at(0.5), at(0.99)));
+    note(figures, &format!("decide.{name}.fresh.1_headers"), quantiles(&histogram));
+}
+
+/// One round of two threads that ask the same policy; who is done first goes on until the other is.
+fn both(warm: &Decider) -> Histogram<u64> {
+    let (barrier, done) = (Barrier::new(2), AtomicUsize::new(0));
+    let ask = || {
+        let mut call = || _ = black_box(warm.decide(black_box(&call(&VALUES))).unwrap());
+        barrier.wait();
+        let round = measure::round(&mut call);
+        done.fetch_add(1, Ordering::Relaxed);
+        while done.load(Ordering::Relaxed) < 2 {
+            call();
+        }
+        round
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(ask);
+        let mut round = ask();
+        round.add(other.join().unwrap()).unwrap();
+        round
+    })
+}
+
+/// Ten thousand warm instances in a scattered order: what the processor's caches do not hold.
+fn cold(figures: &mut Map<String, serde_json::Value>) {
+    let mut config = engine(1).config().clone();
+    config.limits.operator_reserve_percent = 100;
+    config.limits.warm_bytes_max = usize::MAX / 100;
+    config.limits.warm_instances_max = POLICIES;
+    let engine = Engine::new(config).unwrap();
+    let component = guest("c");
+    let deciders: Vec<Arc<Decider>> =
+        (0..POLICIES).map(|_| decider(&engine, &component, Tier::Operator)).collect();
+    let mut place = 0;
+    let mut next = || {
+        place = (place + 7_919) % deciders.len();
+        black_box(deciders[place].decide(black_box(&call(&VALUES))).unwrap());
+    };
+    deciders.iter().for_each(|_| next());
+    let mut series = Series::default();
+    for _ in 0..ROUNDS {
+        series.measure("decide.c.cold.1_headers", &mut next);
+    }
+    let warm = engine.stats().warm_instances;
+    assert_eq!(warm, POLICIES as u64, "all stay warm");
+    series.note(figures);
 }
 
 /// What the contract itself costs: values by number and size, memos, and draft calls.
 fn contract(figures: &mut Map<String, serde_json::Value>) {
     let engine = engine(1);
+    let mut series = Series::default();
     for (name, component) in [("rust", bundled("dynamic-example")), ("c", guest("c"))] {
         let warm = decider(&engine, &component, Tier::Operator);
-        for (count, bytes) in [1, 3, 8, 16].into_iter().flat_map(|count| [(count, 16), (count, 1_024)]) {
+        for (count, bytes) in
+            (0..ROUNDS).flat_map(|_| [1, 3, 8, 16]).flat_map(|count| [(count, 16), (count, 1_024)])
+        {
             let text = "v".repeat(bytes);
             let values = vec![Some(text.as_str()); count];
-            let call = Call { rule: RuleId(0), now_ms: 1, seed: 2, values: &values, among: 3 };
-            let figure = measure(|| {
+            let call = call(&values);
+            series.measure(format!("contract.{name}.{count}_values_of_{bytes}"), || {
                 black_box(warm.decide(black_box(&call)).unwrap());
             });
-            note(figures, &format!("contract.{name}.{count}_values_of_{bytes}"), figure);
         }
     }
     // A memo is handed over when an instance starts; what a fresh instance costs with it.
@@ -262,14 +295,14 @@ fn contract(figures: &mut Map<String, serde_json::Value>) {
             tier: Tier::Tenant { granted: true },
         };
         let fresh = engine.decider(&version, start).unwrap();
-        let values = [Some("/shop/cart"), Some("acme"), Some("user-4711")];
-        let call = Call { rule: RuleId(0), now_ms: 1, seed: 2, values: &values, among: 3 };
         assert!(fresh.stats().fresh, "each call has an instance of its own");
-        let figure = measure(|| {
-            black_box(fresh.decide(black_box(&call)).unwrap());
-        });
-        note(figures, &format!("contract.fresh.memo_of_{bytes}"), figure);
+        for _ in 0..ROUNDS {
+            series.measure(format!("contract.fresh.memo_of_{bytes}"), || {
+                black_box(fresh.decide(black_box(&call(&VALUES))).unwrap());
+            });
+        }
     }
+    series.note(figures);
     const CALLS: &str = "(local $left i32) (local.set $left (i32.const 10000))
         (loop $again (global.set $heap (i32.const 16384)) (drop (call $answer))
             (local.set $left (i32.sub (local.get $left) (i32.const 1))) (br_if $again (local.get $left)))
@@ -280,10 +313,9 @@ fn contract(figures: &mut Map<String, serde_json::Value>) {
     for _ in 0..200 {
         let begun = Instant::now();
         black_box(engine.plan(&version, "{}", Arc::clone(&facts), &log).unwrap());
-        plans.saturating_record(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        record(&mut plans, begun);
     }
-    let at = |quantile| plans.value_at_quantile(quantile) as f64;
-    note(figures, "contract.plan_of_10000_calls", (at(0.5), at(0.99)));
+    note(figures, "contract.plan_of_10000_calls", quantiles(&plans));
 }
 
 fn resident_kib() -> u64 {
@@ -361,15 +393,11 @@ fn ask_all(deciders: &[Arc<dyn Decide>], threads: usize) -> (f64, f64) {
     let histograms: Vec<Histogram<u64>> = std::thread::scope(|scope| {
         let ask = |thread: usize| {
             let mut histogram = histogram();
-            let values = [Some("/shop/cart"), Some("acme"), Some("user-4711")];
             for round in 0..POLICIES {
                 let place = (round * 7_919 + thread * 104_729) % deciders.len();
-                let call = Call { rule: RuleId(0), now_ms: 1, seed: 2, values: &values, among: 3 };
                 let begun = Instant::now();
-                let decided = deciders[place].decide(&call);
-                let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                if decided.is_ok() {
-                    histogram.saturating_record(took);
+                if deciders[place].decide(&call(&VALUES)).is_ok() {
+                    record(&mut histogram, begun);
                 }
             }
             histogram
@@ -379,5 +407,5 @@ fn ask_all(deciders: &[Arc<dyn Decide>], threads: usize) -> (f64, f64) {
     });
     let mut all = histogram();
     histograms.iter().for_each(|histogram| all.add(histogram).unwrap());
-    (all.value_at_quantile(0.5) as f64, all.value_at_quantile(0.99) as f64)
+    quantiles(&all)
 }

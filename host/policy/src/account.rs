@@ -107,12 +107,13 @@ struct Plans {
 struct Used {
     /// Of deciders that have ended.
     ended: Cost,
-    live: Vec<Arc<SeatCost>>,
+    live: Vec<Arc<[SeatCost]>>,
 }
 
 /// What one decider used on one data thread. Written only by whoever holds the seat, so that a sum is a load and a store;
-/// read by anybody.
+/// read by anybody. Each has a line of the processor's cache to itself: threads that count on one line wait for each other.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub(crate) struct SeatCost {
     calls: AtomicU64,
     fuel: AtomicU64,
@@ -297,17 +298,15 @@ impl Account {
     }
 
     /// Counts what a decider's seats use from now on.
-    pub(crate) fn open(&self, seats: impl Iterator<Item = Arc<SeatCost>>) {
-        lock(&self.used).live.extend(seats);
+    pub(crate) fn open(&self, seats: Arc<[SeatCost]>) {
+        lock(&self.used).live.push(seats);
     }
 
     /// Keeps the sum of seats that end.
-    pub(crate) fn close(&self, seats: impl Iterator<Item = Arc<SeatCost>>) {
+    pub(crate) fn close(&self, seats: &Arc<[SeatCost]>) {
         let mut used = lock(&self.used);
-        for seat in seats {
-            used.live.retain(|live| !Arc::ptr_eq(live, &seat));
-            used.ended.add(&seat);
-        }
+        used.live.retain(|live| !Arc::ptr_eq(live, seats));
+        seats.iter().for_each(|seat| used.ended.add(seat));
     }
 
     /// What was used by now.
@@ -316,7 +315,7 @@ impl Account {
         let plans = lock(&self.plans).cost;
         let used = lock(&self.used);
         let mut cost = Cost { plan_fuel: plans.plan_fuel, plans: plans.plans, ..used.ended };
-        used.live.iter().for_each(|seat| cost.add(seat));
+        used.live.iter().flat_map(|seats| &**seats).for_each(|seat| cost.add(seat));
         drop(used);
         // Seats are summed in nanoseconds.
         cost.guest_us /= 1_000;

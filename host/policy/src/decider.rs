@@ -66,6 +66,8 @@ pub struct Decider {
     allowance: Allowance,
     breaker: Breaker,
     config: Box<str>,
+    /// What each seat used, in the order of seats.
+    costs: Arc<[SeatCost]>,
     counts: Counts,
     engine: Arc<Inner>,
     impure: AtomicBool,
@@ -92,9 +94,9 @@ struct Counts {
     traps: Counter,
 }
 
-/// The place of one data thread.
+/// The place of one data thread, on lines of the processor's cache that no other thread writes.
+#[repr(align(64))]
 struct Seat {
-    cost: Arc<SeatCost>,
     held: Mutex<Held>,
     place: Place,
 }
@@ -172,13 +174,16 @@ impl Engine {
             let share = tenant.then(|| Share::new(limits.tenant_share_percent, SHARE_WINDOW, now));
             let until_check = draw_check(limits.purity_check_every.get());
             let held = Held { credit: 0, share, until_check, warm: None };
-            Arc::new(Seat { cost: Arc::default(), held: Mutex::new(held), place: ledger.place() })
+            Arc::new(Seat { held: Mutex::new(held), place: ledger.place() })
         };
+        // One more than data threads, for questions of the control runtime such as `explain`.
+        let seats: Box<[Arc<Seat>]> = (0..=self.config().data_threads.get()).map(|_| seat()).collect();
         let decider = Decider {
             account: Arc::clone(start.account),
             allowance: Allowance::new(limits.decide_fuel, limits.decide_deadline),
             breaker: Breaker::default(),
             config: start.config.into(),
+            costs: seats.iter().map(|_| SeatCost::default()).collect(),
             counts: Counts::default(),
             engine: Arc::clone(inner),
             fresh: tenant && version.about().memory_bytes <= limits.resident_bytes,
@@ -187,14 +192,13 @@ impl Engine {
             ledger: Arc::clone(ledger),
             log: Arc::clone(start.log),
             memo: start.memo.into(),
-            // One more than data threads, for questions of the control runtime such as `explain`.
-            seats: (0..=self.config().data_threads.get()).map(|_| seat()).collect(),
+            seats,
             start_allowance: Allowance::new(limits.start_fuel, limits.start_deadline),
             tier: start.tier,
             version: Arc::clone(version),
             limits,
         };
-        decider.account.open(decider.seats.iter().map(|seat| Arc::clone(&seat.cost)));
+        decider.account.open(Arc::clone(&decider.costs));
         decider.instance(None, Faces::usual).map(drop).map_err(|failure| not_started(&failure))?;
         if version.decider().is_some_and(|faces| faces.second() != faces.usual()) {
             decider.instance(None, Faces::second).map(drop).map_err(|failure| not_started(&failure))?;
@@ -276,7 +280,7 @@ impl Decider {
                 return Err(Undecided::Broken);
             }
         };
-        let Some((seat, mut held)) = self.free_seat() else {
+        let Some((seat, cost, mut held)) = self.free_seat() else {
             self.breaker.abandon(probe);
             return Err(self.busy());
         };
@@ -291,15 +295,15 @@ impl Decider {
             return Err(Undecided::Demoted);
         }
         seat.place.touch(now.0);
-        let fuel_before = seat.cost.fuel();
-        let answer = self.ask(seat, &mut held, call, counted);
-        let spent_fuel = seat.cost.fuel().saturating_sub(fuel_before);
+        let fuel_before = cost.fuel();
+        let answer = self.ask(seat, cost, &mut held, call, counted);
+        let spent_fuel = cost.fuel().saturating_sub(fuel_before);
         held.credit = held.credit.saturating_sub(i64::try_from(spent_fuel).unwrap_or(i64::MAX));
         let spent = began.elapsed();
         if let Some(share) = &mut held.share {
             share.spend(spent);
         }
-        seat.cost.add_call(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX));
+        cost.add_call(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX));
         drop(held);
         thread::spend(spent, now);
         match answer {
@@ -317,7 +321,7 @@ impl Decider {
     /// The counters now.
     #[must_use]
     pub fn stats(&self) -> DeciderStats {
-        let sum = |of: fn(&SeatCost) -> u64| self.seats.iter().map(|seat| of(&seat.cost)).sum::<u64>();
+        let sum = |of: fn(&SeatCost) -> u64| self.costs.iter().map(of).sum::<u64>();
         let warm = |seat: &&Arc<Seat>| match seat.held.try_lock() {
             Ok(held) => held.warm.is_some(),
             // Whoever holds it is using an instance.
@@ -348,15 +352,17 @@ impl Decider {
 
     /// The seat of this thread, or another one that nobody uses. Taking one never waits: a data thread must not stand
     /// behind a question of the control runtime.
-    fn free_seat(&self) -> Option<(&Arc<Seat>, MutexGuard<'_, Held>)> {
+    fn free_seat(&self) -> Option<(&Arc<Seat>, &SeatCost, MutexGuard<'_, Held>)> {
         let (own, count) = (thread::number(), self.seats.len().max(1));
         (0..count).find_map(|step| {
-            let seat = self.seats.get((own + step) % count)?;
-            match seat.held.try_lock() {
-                Ok(held) => Some((seat, held)),
-                Err(TryLockError::Poisoned(poisoned)) => Some((seat, poisoned.into_inner())),
-                Err(TryLockError::WouldBlock) => None,
-            }
+            let place = (own + step) % count;
+            let (seat, cost) = (self.seats.get(place)?, self.costs.get(place)?);
+            let held = match seat.held.try_lock() {
+                Ok(held) => held,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return None,
+            };
+            Some((seat, cost, held))
         })
     }
 
@@ -381,20 +387,21 @@ impl Decider {
     fn ask(
         &self,
         seat: &Arc<Seat>,
+        cost: &SeatCost,
         held: &mut Held,
         call: &Call<'_>,
         fuel: &mut u64,
     ) -> Result<u32, Failure> {
         if self.is_fresh() {
-            let (mut store, guest) = self.instance(Some(seat), Faces::usual)?;
-            return self.call(&mut store, &guest, call, Some(seat), fuel);
+            let (mut store, guest) = self.instance(Some(cost), Faces::usual)?;
+            return self.call(&mut store, &guest, call, Some(cost), fuel);
         }
         let mut warm = match held.warm.take() {
             Some(warm) => warm,
-            None => self.warm_up(seat)?,
+            None => self.warm_up(seat, cost)?,
         };
         // On failure the instance goes with this function's end.
-        let mut index = self.call(&mut warm.store, &warm.guest, call, Some(seat), fuel)?;
+        let mut index = self.call(&mut warm.store, &warm.guest, call, Some(cost), fuel)?;
         let bytes = warm.store.data().limiter.memory_bytes() + INSTANCE_OVERHEAD_BYTES;
         warm.lease.resize(bytes);
         let may_stay = warm.warmth.as_mut().is_some_and(|warmth| warmth.resize(bytes));
@@ -417,14 +424,14 @@ impl Decider {
         store: &mut Store<State>,
         guest: &Guest,
         call: &Call<'_>,
-        seat: Option<&Seat>,
+        cost: Option<&SeatCost>,
         fuel: &mut u64,
     ) -> Result<u32, Failure> {
         guest::arm(store, self.allowance)?;
         let answer = guest.decide(store, call);
         *fuel = self.allowance.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
-        if let Some(seat) = seat {
-            seat.cost.add_fuel(*fuel);
+        if let Some(cost) = cost {
+            cost.add_fuel(*fuel);
         }
         answer.map_err(|error| guest::failure(&error, Some(store)))
     }
@@ -471,12 +478,12 @@ impl Decider {
     /// A new instance, started. What starting takes is on the seat's account.
     fn instance(
         &self,
-        seat: Option<&Seat>,
+        cost: Option<&SeatCost>,
         face: fn(&Faces) -> Face,
     ) -> Result<(Store<State>, Guest), Failure> {
-        match self.try_instance(seat, face) {
+        match self.try_instance(cost, face) {
             Err(Failure::Full(_)) if self.engine.warm_tenant.make_room() || self.ledger.make_room() => {
-                self.try_instance(seat, face)
+                self.try_instance(cost, face)
             }
             other => other,
         }
@@ -484,7 +491,7 @@ impl Decider {
 
     fn try_instance(
         &self,
-        seat: Option<&Seat>,
+        cost: Option<&SeatCost>,
         face: fn(&Faces) -> Face,
     ) -> Result<(Store<State>, Guest), Failure> {
         let Some(faces) = self.version.decider() else {
@@ -503,9 +510,9 @@ impl Decider {
                 let started = guest.start(&mut store, &self.config, &self.memo)?;
                 Ok((guest, started))
             });
-        if let Some(seat) = seat {
+        if let Some(cost) = cost {
             let used = self.start_allowance.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
-            seat.cost.add_fuel(used);
+            cost.add_fuel(used);
         }
         match loaded {
             Ok((guest, Ok(()))) => Ok((store, guest)),
@@ -514,8 +521,8 @@ impl Decider {
         }
     }
 
-    fn warm_up(&self, seat: &Arc<Seat>) -> Result<Box<Warm>, Failure> {
-        let (store, guest) = self.instance(Some(seat), Faces::usual)?;
+    fn warm_up(&self, seat: &Arc<Seat>, cost: &SeatCost) -> Result<Box<Warm>, Failure> {
+        let (store, guest) = self.instance(Some(cost), Faces::usual)?;
         let calls = match self.tier {
             Tier::Operator => self.limits.recycle_operator_calls,
             Tier::Tenant { .. } => self.limits.recycle_tenant_calls,
@@ -590,7 +597,7 @@ impl fmt::Debug for Decider {
 
 impl Drop for Decider {
     fn drop(&mut self) {
-        self.account.close(self.seats.iter().map(|seat| Arc::clone(&seat.cost)));
+        self.account.close(&self.costs);
         for seat in &self.seats {
             self.ledger.leave(&seat.place);
         }

@@ -131,15 +131,15 @@ fn packed<T>(values: &[Option<&str>], ask: impl FnOnce(&[u8]) -> T) -> T {
 /// Numbers that do not fit are of values that no guest's memory holds: such a call fails before anybody reads them.
 fn pack(values: &[Option<&str>], room: &mut Vec<u8>) {
     const WORD: usize = size_of::<u32>();
-    let word = |number: usize| u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes();
+    let word = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let mut begins = WORD + values.len() * 2 * WORD;
     room.clear();
-    room.extend_from_slice(&word(values.len()));
+    room.extend_from_slice(&word(values.len()).to_le_bytes());
     for value in values {
-        let [begin, length] = value.map_or([0; 2], |text| [begins, text.len()]);
-        room.extend_from_slice(&word(begin));
-        room.extend_from_slice(&word(length));
-        begins += length;
+        // Both numbers of a value at once; little-endian, the lower half comes first.
+        let entry = value.map_or(0, |text| u64::from(word(begins)) | u64::from(word(text.len())) << 32);
+        room.extend_from_slice(&entry.to_le_bytes());
+        begins += value.map_or(0, str::len);
     }
     for text in values.iter().flatten() {
         room.extend_from_slice(text.as_bytes());

@@ -37,13 +37,17 @@ pub async fn look(engine: &Engine, tables: &Tables) -> Result<Vacancy, Error> {
     }
     let mut inspection = Inspection::open(engine).await?;
     let mut found = Vacancy::default();
-    let fence = if inspection.is_postgres() {
-        "SELECT 1 FROM pg_class WHERE oid = to_regclass('portolan_fence')"
+    // A look speaks each engine's own language, and names portolan's tables as they are there.
+    let (fence, schema) = if inspection.is_postgres() {
+        (
+            "SELECT 1 FROM pg_class WHERE oid = to_regclass('portolan.fence')",
+            "SELECT schema FROM portolan.fence",
+        )
     } else {
-        "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'portolan_fence'"
+        ("SELECT 1 FROM sqlite_schema WHERE name = 'portolan_fence'", "SELECT schema FROM portolan_fence")
     };
     if !inspection.fetch(fence, &[]).await?.is_empty() {
-        let rows = inspection.fetch("SELECT schema FROM portolan_fence", &[]).await?;
+        let rows = inspection.fetch(schema, &[]).await?;
         found.schema = rows.first().map(|row| row.number(0)).transpose()?;
     }
     for table in tables.iter() {

@@ -136,7 +136,7 @@ async fn the_demo_keeps_its_promises_and_leaves_nothing_behind() {
     assert_eq!(report["ok"], true);
     let names: Vec<&str> =
         report["phases"].as_array().unwrap().iter().filter_map(|phase| phase["name"].as_str()).collect();
-    assert_eq!(names, ["steady", "swap", "residency", "kill", "return"]);
+    assert_eq!(names, ["steady", "swap", "residency", "shards", "kill", "return"]);
     assert!(report["phases"].as_array().unwrap().iter().all(|phase| phase["failures"] == 0));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "no file is left");
 }

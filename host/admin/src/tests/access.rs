@@ -20,6 +20,7 @@ fn operations() -> Vec<(String, String, String)> {
                 .replace("{name}", "acme")
                 .replace("{slot}", "tenant.acme")
                 .replace("{tenant}", "acme")
+                .replace("{shard}", "s1")
                 .replace("{generation}", "1")
                 .replace("{digest}", &"ab".repeat(32))
                 .replace("{id}", "0123456789abcdef");

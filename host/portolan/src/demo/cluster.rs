@@ -321,14 +321,14 @@ impl Cluster {
     }
 }
 
-/// The generation that a region runs.
+/// The generation of the control store that a region runs.
 async fn generation(state: &Path) -> anyhow::Result<u64> {
     let status = client::ask_socket(&state.join(SOCKET), "/api/v1/status").await?;
     let problems = status.pointer("/configuration/problems").and_then(serde_json::Value::as_array);
     if let Some(problem) = problems.and_then(|problems| problems.first()) {
         bail!("a region refuses what was written: {problem}");
     }
-    status.get("generation").and_then(serde_json::Value::as_u64).context("read the region's status")
+    status.pointer("/control/running").and_then(serde_json::Value::as_u64).context("read the region's status")
 }
 
 /// Puts a file into place as a whole, as an operator should.

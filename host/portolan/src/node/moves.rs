@@ -107,7 +107,10 @@ impl Moves {
         let (store, known) = (self.store()?, self.known()?);
         let tenant = &order.tenant;
         let nowhere = self.directory(store.clone(), &order.author, BTreeMap::new());
-        let there = nowhere.where_is(tenant).await.map_err(|error| problem(error.into()))?;
+        let there = nowhere.located(tenant).await.map_err(|error| problem(error.into()))?;
+        let there = there.ok_or_else(|| {
+            Problem::not_found(format!("no shard has tenants such as `{tenant}`: `portolan shard list` shows the shards"))
+        })?;
         let state = store.state();
         mine(&state, tenant)?;
         let from = there.shard;

@@ -142,17 +142,23 @@ impl Directory {
         Err(crowded())
     }
 
-    async fn where_is(&self, tenant: &TenantName) -> Result<Whereabouts, SwitchError> {
+    /// Where a tenant is; `None` when no rule is about it.
+    pub(super) async fn located(&self, tenant: &TenantName) -> Result<Option<Whereabouts>, SwitchError> {
         let state = self.refreshed().await?;
         let basis = basis(&state, tenant)?;
         *self.basis.lock().unwrap_or_else(PoisonError::into_inner) = Some(basis);
         if let Some(there) = placed(&state, tenant)? {
-            return Ok(there);
+            return Ok(Some(there));
         }
         let (place, name) = (self.place.clone(), tenant.clone());
         let shard = tokio::task::spawn_blocking(move || by_rule(&place, &state, &name)).await;
         let shard = shard.map_err(|error| SwitchError(format!("read the configuration: {error}")))??;
-        Ok(Whereabouts { placement: Placement(0), shard })
+        Ok(shard.map(|shard| Whereabouts { placement: Placement(0), shard }))
+    }
+
+    async fn where_is(&self, tenant: &TenantName) -> Result<Whereabouts, SwitchError> {
+        let found = self.located(tenant).await?;
+        found.ok_or_else(|| SwitchError(format!("no shard has tenants such as `{tenant}`")))
     }
 }
 
@@ -203,13 +209,14 @@ fn basis(state: &State, tenant: &TenantName) -> Result<BTreeMap<Key, u64>, Switc
 }
 
 /// The shard that a rule names; blocks.
-fn by_rule(place: &Place, state: &State, tenant: &TenantName) -> Result<ShardName, SwitchError> {
+fn by_rule(place: &Place, state: &State, tenant: &TenantName) -> Result<Option<ShardName>, SwitchError> {
     let loaded = config::load_intended(&place.path, &place.environment, Some(state));
-    let loaded = loaded
-        .map_err(|_| SwitchError("its configuration does not read: see `portolan status`".to_owned()))?;
+    let loaded = loaded.map_err(|rejected| {
+        let first = rejected.problems.first().map(config::Problem::text).unwrap_or_default();
+        SwitchError(format!("its configuration does not read: {first}: see `portolan status`"))
+    })?;
     let topology = topology_of(&loaded.config);
-    let found = topology.shard_of(tenant).map(|(_, shard)| shard.name.clone());
-    found.ok_or_else(|| SwitchError(format!("no shard has tenants such as `{tenant}`")))
+    Ok(topology.shard_of(tenant).map(|(_, shard)| shard.name.clone()))
 }
 
 fn away(error: Error) -> SwitchError {

@@ -142,7 +142,7 @@ impl Login {
                 Err(error) => error,
             };
             let refused = error.as_database_error().and_then(|error| error.code());
-            if !matches!(refused.as_deref(), Some("28P01" | "28000")) || self.file.is_none() {
+            if refused.as_deref() != Some("28P01") || self.file.is_none() {
                 return Err(self.failed(&error));
             }
             // The server has another password already: whatever the file says now is better.

@@ -433,8 +433,8 @@ pub(super) async fn another_regions_database_is_a_copy_here(place: Place) {
 }
 
 pub(super) async fn a_file_in_place_of_another_is_noticed(place: Place) {
-    let Engine::Sqlite(path) = &notes_shard(&place, "eu").await.engine.clone() else { return };
-    let store = Store::open(&Engine::Sqlite(path.clone()), RegionName::new("eu").unwrap()).await.unwrap();
+    let shard = notes_shard(&place, "eu").await;
+    let (Engine::Sqlite(path), store) = (&shard.engine, &shard.store) else { return };
     let hour = store.clock().await.unwrap() + 3_600_000_000;
     store.extend(Epoch(1), hour).await.unwrap();
     std::fs::rename(path, path.with_extension("before")).unwrap();

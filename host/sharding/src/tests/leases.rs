@@ -46,7 +46,7 @@ async fn a_demotion_is_tried_until_it_holds() {
         report.problem.as_ref().is_some_and(|problem| problem.contains("still connected"))
     };
     // More than once: the fence is closed after the first try, and what it is for still does not hold.
-    let report = world.until("a", |report| inside(report) && report.failures >= 3).await;
+    let report = world.until("a", |report| inside(report) && report.failures >= 2).await;
     assert_eq!(report.role, Role::Replica);
     drop(writer);
     world.until("a", |report| report.problem.is_none()).await;

@@ -162,7 +162,7 @@ impl Keeper {
                     Role::Replica => self.yield_to(task, &open.store).await,
                 };
                 let looked = self.look_after(task, &open.store).await;
-                done.and(lacks.map_or(Ok(()), Err)).and(looked)
+                done.and_then(|()| lacks.map_or(Ok(()), Err)).and(looked)
             }
             Err(error) => Err(error.into()),
         };

@@ -318,7 +318,7 @@ impl Trip<'_> {
             return response;
         };
         if let Some(token) = self.worker.services().token(&home.shard).await {
-            headers::own(response.headers_mut(), headers::TOKEN.as_str(), &token.to_string());
+            headers::own(response.headers_mut(), "portolan-token", &token.to_string());
         }
         response
     }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 pub(super) use self::admin::{RawAdmin, RawAdminTls, RawBinding, RawOidc};
 pub(super) use self::shards::{
     RawAccess, RawConflict, RawLease, RawMigrations, RawPlace, RawPlacement, RawRule, RawShard, RawStore,
-    RawTable, RawTls, RawWriters,
+    RawStoreTls, RawTable, RawWriters,
 };
 
 /// Everything.

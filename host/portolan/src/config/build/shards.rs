@@ -19,8 +19,8 @@ use super::{At, Builder, PolicySlot, RegionConfig, TenantConfig};
 use crate::config::defaults::{self, LINE_PERMILLE_MAX, MOVES_MAX};
 use crate::config::raw::RawPolicy;
 use crate::config::raw::{
-    RawAccess, RawConflict, RawLease, RawPlace, RawPlacement, RawRule, RawShard, RawStore, RawTable, RawTls,
-    RawWriters,
+    RawAccess, RawConflict, RawLease, RawPlace, RawPlacement, RawRule, RawShard, RawStore, RawStoreTls,
+    RawTable, RawWriters,
 };
 use crate::config::shape::suggest;
 
@@ -278,10 +278,10 @@ impl Builder<'_> {
                         writer: urls.writer_password_file.map(file),
                     },
                     tls: raw.tls.map(|tls| match tls {
-                        RawTls::Disable => Tls::Disable,
-                        RawTls::Require => Tls::Require,
-                        RawTls::VerifyCa => Tls::VerifyCa,
-                        RawTls::VerifyFull => Tls::VerifyFull,
+                        RawStoreTls::Disable => Tls::Disable,
+                        RawStoreTls::Require => Tls::Require,
+                        RawStoreTls::VerifyCa => Tls::VerifyCa,
+                        RawStoreTls::VerifyFull => Tls::VerifyFull,
                     }),
                 },
                 applier: urls.applier,

@@ -59,13 +59,13 @@ pub(in crate::config) struct RawStore {
     /// A file, on a disk of the one machine that serves it. It is made when it is not there.
     pub(in crate::config) sqlite: Option<PathBuf>,
     /// What is asked of the server (verify-full; for a server on this machine, what the address says with `sslmode`).
-    pub(in crate::config) tls: Option<RawTls>,
+    pub(in crate::config) tls: Option<RawStoreTls>,
 }
 
 /// What a connection asks of a server.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub(in crate::config) enum RawTls {
+pub(in crate::config) enum RawStoreTls {
     /// Nothing: what goes over the network can be read.
     Disable,
     /// That it encrypts; who it is, nobody knows.

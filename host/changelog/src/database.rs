@@ -3,18 +3,21 @@
 //! Statements are written once. What the engines say differently is a word in braces, which [`Dialect`] replaces; tables are
 //! written as SQLite names them, `portolan_log`, and are `portolan.log` in PostgreSQL.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgDatabaseError, PgPool, PgRow};
+use sqlx::postgres::{PgDatabaseError, PgRow};
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 use sqlx::{
     AssertSqlSafe, Column as _, Connection as _, Postgres, Row as _, Sqlite, TypeInfo as _, ValueRef as _,
 };
 use tokio::time::timeout;
 
-use crate::defaults::ANSWER_TIMEOUT;
+use crate::defaults::{ANSWER_TIMEOUT, SQLITE_LOOK_STEPS};
 use crate::error::Error;
+use crate::login::Login;
 use crate::rejection::Rejection;
 
 /// A value that goes to a database or comes from it.
@@ -51,9 +54,16 @@ pub enum Dialect {
 pub(crate) const SQLITE_NOW: &str =
     "(CAST((julianday('now') - 2440587.5) * 86400000.0 + 0.5 AS INTEGER) * 1000)";
 
+/// Connections of one role, which all wait as long for answers.
 #[derive(Clone, Debug)]
-pub(crate) enum Pool {
-    Postgres(PgPool),
+pub(crate) struct Pool {
+    engine: PoolOf,
+    patience: Duration,
+}
+
+#[derive(Clone, Debug)]
+enum PoolOf {
+    Postgres(Arc<Login>),
     Sqlite(SqlitePool),
 }
 
@@ -68,6 +78,8 @@ pub(crate) struct Session {
     once: bool,
     /// How long an answer is waited for.
     patience: Duration,
+    /// Told to SQLite, which has no limit of time of its own: nobody waits for the answer any more.
+    given_up: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -183,23 +195,48 @@ impl Dialect {
 }
 
 impl Pool {
+    pub(crate) fn postgres(login: Arc<Login>, patience: Duration) -> Self {
+        Self { engine: PoolOf::Postgres(login), patience }
+    }
+
+    pub(crate) const fn sqlite(pool: SqlitePool) -> Self {
+        Self { engine: PoolOf::Sqlite(pool), patience: ANSWER_TIMEOUT }
+    }
+
+    pub(crate) fn waits(self, patience: Duration) -> Self {
+        Self { patience, engine: self.engine }
+    }
+
     pub(crate) const fn dialect(&self) -> Dialect {
-        match self {
-            Self::Postgres(_) => Dialect::Postgres,
-            Self::Sqlite(_) => Dialect::Sqlite,
+        match self.engine {
+            PoolOf::Postgres(_) => Dialect::Postgres,
+            PoolOf::Sqlite(_) => Dialect::Sqlite,
+        }
+    }
+
+    /// The door of PostgreSQL, if it is one.
+    pub(crate) const fn login(&self) -> Option<&Arc<Login>> {
+        match &self.engine {
+            PoolOf::Postgres(login) => Some(login),
+            PoolOf::Sqlite(_) => None,
         }
     }
 
     pub(crate) async fn acquire(&self) -> Result<Session, Error> {
-        let connection = match self {
-            Self::Postgres(pool) => {
-                Connection::Postgres(pool.acquire().await.map_err(|error| Error::of(&error))?)
-            }
-            Self::Sqlite(pool) => {
-                Connection::Sqlite(pool.acquire().await.map_err(|error| Error::of(&error))?)
+        let given_up = Arc::new(AtomicBool::new(false));
+        let connection = match &self.engine {
+            PoolOf::Postgres(login) => Connection::Postgres(login.acquire().await?),
+            PoolOf::Sqlite(pool) => {
+                let mut connection = pool.acquire().await.map_err(|error| Error::of(&error))?;
+                let looked_at = Arc::clone(&given_up);
+                let mut handle = connection.lock_handle().await.map_err(|error| Error::of(&error))?;
+                handle.set_progress_handler(SQLITE_LOOK_STEPS, move || !looked_at.load(Ordering::Relaxed));
+                drop(handle);
+                Connection::Sqlite(connection)
             }
         };
-        Ok(Session { connection, within: false, transaction: false, once: false, patience: ANSWER_TIMEOUT })
+        let (once, patience) = (false, self.patience);
+        Ok(Session { connection, within: false, transaction: false, once, patience, given_up })
     }
 
     /// A transaction that writes. In SQLite it is alone from its start.
@@ -226,6 +263,9 @@ impl Pool {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        if self.within {
+            self.given_up.store(true, Ordering::Relaxed);
+        }
         if self.within || self.transaction || self.once {
             match &mut self.connection {
                 Connection::Postgres(connection) => connection.close_on_drop(),
@@ -248,11 +288,17 @@ impl Session {
         (self.once, self.patience) = (true, patience);
     }
 
+    /// From here on it waits so long for answers.
+    pub(crate) const fn waits(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
     /// Runs a statement as it stands, and says how many rows it touched.
     pub(crate) async fn execute(&mut self, sql: &str, args: &[Value]) -> Result<u64, Error> {
         self.within = true;
-        let done = timeout(self.patience, self.connection.execute(sql, args)).await;
-        let done = done.map_err(|_| Error::Away(format!("no answer within {:?}", self.patience)))?;
+        let Ok(done) = timeout(self.patience, self.connection.execute(sql, args)).await else {
+            return Err(self.late());
+        };
         self.within = false;
         done
     }
@@ -260,10 +306,21 @@ impl Session {
     /// Runs a query as it stands.
     pub(crate) async fn fetch(&mut self, sql: &str, args: &[Value]) -> Result<Vec<Row>, Error> {
         self.within = true;
-        let rows = timeout(self.patience, self.connection.fetch(sql, args)).await;
-        let rows = rows.map_err(|_| Error::Away(format!("no answer within {:?}", self.patience)))?;
+        let Ok(rows) = timeout(self.patience, self.connection.fetch(sql, args)).await else {
+            return Err(self.late());
+        };
         self.within = false;
         rows
+    }
+
+    /// No answer came in time. PostgreSQL ends statements earlier by itself, so that one that is silent is away; in SQLite the
+    /// statement was too much.
+    fn late(&self) -> Error {
+        let why = format!("no answer within {:?}", self.patience);
+        match self.dialect() {
+            Dialect::Postgres => Error::Away(why),
+            Dialect::Sqlite => Error::Busy(why),
+        }
     }
 
     /// Runs a statement of both engines.

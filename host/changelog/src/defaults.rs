@@ -26,6 +26,25 @@ pub const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 pub const SQLITE_BUSY: Duration = Duration::from_secs(3);
 /// Connections of one role or file: the log's own work is few statements at a time, and writers come from many requests.
 pub const CONNECTIONS_MAX: u32 = 8;
+/// Statements that each connection keeps prepared, the oldest out: the data API makes some tens of shapes for a table.
+pub const STATEMENTS_MAX: usize = 100;
+/// How long one statement of a tenant may take: less than [`ANSWER_TIMEOUT`], so that a database that ends it in time is told from
+/// one that is silent.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a tenant's answer is waited for beyond what its statement may take, before the database counts as silent.
+pub const SILENCE: Duration = Duration::from_secs(2);
+/// How long a statement of the lease's keeper may take. A renewal has five of them, and a lease outlasts two that fail.
+pub const KEEPER_STATEMENT: Duration = Duration::from_secs(3);
+/// How long the keeper waits for others' locks: less than its statement may take.
+pub const KEEPER_LOCK: Duration = Duration::from_secs(2);
+/// Steps of SQLite's machine between two looks at whether anybody still waits: some tens of microseconds.
+pub const SQLITE_LOOK_STEPS: i32 = 10_000;
+/// How long a connection that is refused for its password waits for the file of it to change, and tries again.
+pub const PASSWORD_WAIT: Duration = Duration::from_secs(5);
+/// From one such try to the next.
+pub const PASSWORD_RETRY: Duration = Duration::from_millis(100);
+/// Bytes of a password's file.
+pub const PASSWORD_BYTES_MAX: u64 = 4_096;
 /// Parked changes that are tried again at once.
 pub const RETRY_MAX: usize = 1_000;
 /// The oldest SQLite that does not lose pages of its write-ahead log (its WAL-reset race is mended in 3.51.3).

@@ -58,10 +58,12 @@ impl Error {
             return Self::Closed(closed);
         }
         match code.as_ref() {
-            // Deadlocks, old snapshots, locks that were not to be had, statements that took too long; SQLite's BUSY and LOCKED.
-            "40001" | "40P01" | "55P03" | "57014" | "5" | "6" | "261" | "517" | "773" => {
+            // Deadlocks, old snapshots, locks that were not to be had, statements that took too long; SQLite's BUSY, LOCKED and INTERRUPT.
+            "40001" | "40P01" | "55P03" | "57014" | "5" | "6" | "9" | "261" | "517" | "773" => {
                 Self::Busy(message.to_owned())
             }
+            // A password that has changed, or a role that is gone.
+            "28P01" | "28000" => Self::Away(message.to_owned()),
             // The server stops, starts or ends the connection; SQLite's input and output errors, a full disk.
             code if code.starts_with("57P") || code.starts_with("08") || code.starts_with("53") => {
                 Self::Away(message.to_owned())

@@ -4,8 +4,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::adopt;
-use crate::database::{Dialect, Row, Session, Value};
-use crate::defaults::INSPECTION_TIMEOUT;
+use crate::database::{Dialect, Pool, Row, Session, Value};
+use crate::defaults::{ANSWER_TIMEOUT, INSPECTION_TIMEOUT};
 use crate::error::Error;
 use crate::store::Engine;
 use crate::{postgres, sqlite};
@@ -27,8 +27,8 @@ impl Inspection {
     pub async fn open(engine: &Engine) -> Result<Self, Error> {
         match engine {
             Engine::Postgres(config) => {
-                let (pool, _) = postgres::connect(&config.owner, "owner").await?;
-                let mut session = crate::database::Pool::Postgres(pool).snapshot().await?;
+                let owner = postgres::connect(config, postgres::Use::Owner).await?;
+                let mut session = Pool::postgres(owner, ANSWER_TIMEOUT).snapshot().await?;
                 session.keep(INSPECTION_TIMEOUT);
                 let milliseconds = INSPECTION_TIMEOUT.as_millis();
                 session.execute(&format!("SET LOCAL statement_timeout = {milliseconds}"), &[]).await?;

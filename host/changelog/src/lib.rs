@@ -44,6 +44,7 @@ mod database;
 pub mod defaults;
 mod error;
 mod inspect;
+mod login;
 mod maintain;
 pub mod model;
 mod moving;
@@ -59,15 +60,16 @@ pub use apply::{Applied, Counts, Lost, Parked};
 pub use database::{Dialect, Row, Value};
 pub use error::Error;
 pub use inspect::Inspection;
+pub use login::{Access, Passwords, Tls};
 pub use maintain::{Maintenance, Purpose};
 pub use model::fence::{Closed, Fence, Lease, Outcome, Refused, TenantState};
 pub use model::progress::Progress;
 pub use model::record::{BadBatch, Batch, Change, Record, RowChange, RowId};
 pub use moving::{Drained, MoveNote, Passage, Reach, Side, Stamp};
 pub use postgres::PostgresConfig;
-pub use read::{Horizon, Limits};
+pub use read::{Horizon, Limits, Reached};
 pub use rejection::{Rejection, Rule};
-pub use store::{Engine, Store};
+pub use store::{Engine, Standing, Store};
 pub use transaction::Transaction;
 
 #[cfg(test)]

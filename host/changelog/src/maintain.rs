@@ -79,7 +79,7 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn schema(&self) -> Result<u64, Error> {
-        self.acquire(Role::Owner).await?.one("SELECT schema FROM portolan_fence", &[]).await?.number(0)
+        self.acquire(Role::Keeper).await?.one("SELECT schema FROM portolan_fence", &[]).await?.number(0)
     }
 }
 

@@ -5,15 +5,19 @@
 //! wrote, of all tenants; no other's loop flag is believed. The operator makes the roles: the owner neither a superuser nor
 //! exempt from row security, and a member of the writer's role, so that it may end its connections.
 
-use std::str::FromStr as _;
+use std::sync::Arc;
 
 use portolan_core::tenant_table::TenantTable;
 use sqlx::ConnectOptions as _;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::PgPoolOptions;
 
 use crate::database::{Dialect, Pool, Session, Value};
-use crate::defaults::{ANSWER_TIMEOUT, CONNECTIONS_MAX, LOCK_TIMEOUT, POSTGRES_VERSION_MIN};
+use crate::defaults::{
+    ANSWER_TIMEOUT, CONNECTIONS_MAX, KEEPER_LOCK, KEEPER_STATEMENT, LOCK_TIMEOUT, POSTGRES_VERSION_MIN,
+    SILENCE, STATEMENTS_MAX,
+};
 use crate::error::Error;
+use crate::login::{self, Access, Login};
 use crate::sqlite::migrator;
 use crate::table::{Catalogue, Declared, array};
 
@@ -24,6 +28,8 @@ const MIGRATIONS: &[(i64, &str, &str)] =
 /// understands behind a `?`, such as `sslmode` and `sslrootcert`, or `host` for a folder with the server's socket.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresConfig {
+    /// How server and gateway prove who they are.
+    pub access: Access,
     /// Puts what other regions wrote.
     pub applier: String,
     /// Owns tables, moves the fence.
@@ -44,6 +50,7 @@ impl std::fmt::Debug for PostgresConfig {
 pub(crate) struct Roles {
     pub(crate) applier: Pool,
     pub(crate) applier_name: String,
+    pub(crate) keeper: Pool,
     pub(crate) owner: Pool,
     pub(crate) owner_name: String,
     pub(crate) writer: Pool,
@@ -52,28 +59,53 @@ pub(crate) struct Roles {
 
 /// Connects as each role, and brings portolan's tables up to date.
 pub(crate) async fn open(config: &PostgresConfig) -> Result<Roles, Error> {
-    let (owner, owner_name) = connect(&config.owner, "owner").await?;
-    check(&mut Pool::Postgres(owner.clone()).acquire().await?, &owner_name).await?;
-    let migrated = migrator(MIGRATIONS).run(&owner).await;
+    let owner = connect(config, Use::Owner).await?;
+    let owner_name = owner.name().to_owned();
+    let pool = Pool::postgres(Arc::clone(&owner), ANSWER_TIMEOUT);
+    check(&mut pool.acquire().await?, &owner_name).await?;
+    let migrated = migrator(MIGRATIONS).run(owner.pool()).await;
     migrated.map_err(|error| Error::Away(format!("migrate: {error}")))?;
-    let (writer, writer_name) = connect(&config.writer, "writer").await?;
-    let (applier, applier_name) = connect(&config.applier, "applier").await?;
+    let writer = connect(config, Use::Writer).await?;
+    let applier = connect(config, Use::Applier).await?;
+    let (writer_name, applier_name) = (writer.name().to_owned(), applier.name().to_owned());
     let different = writer_name != applier_name && writer_name != owner_name && applier_name != owner_name;
     if !different {
         return Err(Error::Damaged("owner, writer and applier must be three roles".to_owned()));
     }
-    let owner = Pool::Postgres(owner);
-    check_roles(&mut owner.acquire().await?, &writer_name, &applier_name).await?;
+    check_roles(&mut pool.acquire().await?, &writer_name, &applier_name).await?;
     let roles = Roles {
-        applier: Pool::Postgres(applier),
+        applier: Pool::postgres(applier, ANSWER_TIMEOUT),
         applier_name,
-        owner,
+        keeper: Pool::postgres(connect(config, Use::Keeper).await?, KEEPER_STATEMENT + SILENCE),
+        owner: pool,
         owner_name,
-        writer: Pool::Postgres(writer),
+        writer: Pool::postgres(writer, ANSWER_TIMEOUT),
         writer_name,
     };
     grant(&roles).await?;
     Ok(roles)
+}
+
+impl Roles {
+    /// Looks whether passwords have changed.
+    pub(crate) async fn refresh(&self) -> Result<(), Error> {
+        for login in
+            [&self.keeper, &self.owner, &self.writer, &self.applier].into_iter().filter_map(Pool::login)
+        {
+            login.refresh().await?;
+        }
+        Ok(())
+    }
+}
+
+/// What connections are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    Applier,
+    /// The lease's keeper speaks as the owner over a connection of its own, so that nobody's work stands in its way.
+    Keeper,
+    Owner,
+    Writer,
 }
 
 /// One text of each value, as the triggers have it.
@@ -86,31 +118,35 @@ const CANONICAL: [(&str, &str); 6] = [
     ("lc_monetary", "C"),
 ];
 
-pub(crate) async fn connect(url: &str, role: &str) -> Result<(PgPool, String), Error> {
-    // Neither a URL nor what is wrong with it is told: it holds a password.
-    let options = PgConnectOptions::from_str(url)
-        .map_err(|_| Error::Damaged(format!("the {role}'s address is no URL of PostgreSQL")))?;
-    let name = options.get_username().to_owned();
+pub(crate) async fn connect(config: &PostgresConfig, of: Use) -> Result<Arc<Login>, Error> {
+    let passwords = &config.access.passwords;
+    let (url, file, role) = match of {
+        Use::Applier => (&config.applier, &passwords.applier, "applier"),
+        Use::Keeper | Use::Owner => (&config.owner, &passwords.owner, "owner"),
+        Use::Writer => (&config.writer, &passwords.writer, "writer"),
+    };
+    let (connections, statement, lock, name) = match of {
+        Use::Keeper => (1, KEEPER_STATEMENT, KEEPER_LOCK, "keeper"),
+        _ => (CONNECTIONS_MAX, ANSWER_TIMEOUT, LOCK_TIMEOUT, role),
+    };
     let milliseconds = |time: std::time::Duration| format!("{}ms", time.as_millis());
-    let options = options
-        .application_name(&format!("portolan {role}"))
+    let options = login::options(url, role, &config.access)?
+        .application_name(&format!("portolan {name}"))
         .options([
-            ("statement_timeout", milliseconds(ANSWER_TIMEOUT)),
-            ("lock_timeout", milliseconds(LOCK_TIMEOUT)),
+            ("statement_timeout", milliseconds(statement)),
+            ("lock_timeout", milliseconds(lock)),
             ("idle_in_transaction_session_timeout", milliseconds(ANSWER_TIMEOUT)),
             ("default_transaction_isolation", "read committed".to_owned()),
         ])
+        .statement_cache_capacity(STATEMENTS_MAX)
         .disable_statement_logging();
     // Who reads rows to compare them with another database's writes values as the triggers do.
-    let options = if role == "applier" { options.options(CANONICAL) } else { options };
+    let options = if of == Use::Applier { options.options(CANONICAL) } else { options };
     let pool = PgPoolOptions::new()
-        .max_connections(CONNECTIONS_MAX)
+        .max_connections(connections)
         .min_connections(0)
-        .acquire_timeout(ANSWER_TIMEOUT)
-        .connect_with(options)
-        .await
-        .map_err(|error| Error::Away(format!("connect as the {role}: {error}")))?;
-    Ok((pool, name))
+        .acquire_timeout(if of == Use::Keeper { KEEPER_STATEMENT } else { ANSWER_TIMEOUT });
+    Login::open(options, file.as_deref(), role, pool).await
 }
 
 async fn check(session: &mut Session, owner: &str) -> Result<(), Error> {

@@ -41,6 +41,17 @@ pub struct Horizon {
     pub transactions: u64,
 }
 
+/// How a log stands to a position that a reader wants to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// It has not come to it: this is its newest record.
+    Ahead(Position),
+    /// It has it, or had it before it was pruned.
+    Here,
+    /// It has gone on without it: this is its newest record of that time. What came after was lost, or is of another log.
+    Lost(Position),
+}
+
 /// Which records fit is found by their rows' lengths alone, which are told without reading the rows: a thousand rows may be
 /// gigabytes.
 const BATCH: &str = "WITH due AS (SELECT epoch, tx, seq, {row_bytes} AS bytes FROM portolan_log \
@@ -55,6 +66,32 @@ const BATCH: &str = "WITH due AS (SELECT epoch, tx, seq, {row_bytes} AS bytes FR
     AND fit.records < $4 AND (fit.bytes <= $5 OR fit.records = 1) ORDER BY fit.epoch, fit.tx, fit.seq";
 
 impl Store {
+    /// Has this log what lies at a position?
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn reached(&self, wanted: Position) -> Result<Reached, Error> {
+        let mut session = self.acquire(Role::Applier).await?;
+        let sql = "SELECT f.epoch, l.epoch, l.tx, l.seq FROM portolan_fence f LEFT JOIN \
+            (SELECT epoch, tx, seq FROM portolan_log WHERE epoch <= $1 ORDER BY epoch DESC, tx DESC, seq DESC LIMIT 1) l \
+            ON f.id = 1";
+        let row = session.one(sql, &[wanted.epoch.0.into()]).await?;
+        let epoch = row.number(0)?;
+        let newest = match row.number_or_null(1)? {
+            Some(epoch) => Position::new(epoch, row.number(2)?, row.number(3)?),
+            // All of that time is pruned, and was here.
+            None if wanted.epoch.0 < epoch => return Ok(Reached::Here),
+            None => Position::START,
+        };
+        Ok(if wanted.epoch.0 <= epoch && newest >= wanted {
+            Reached::Here
+        } else if wanted.epoch.0 == epoch {
+            Reached::Ahead(newest)
+        } else {
+            Reached::Lost(newest)
+        })
+    }
+
     /// Reads what comes after a position. An empty batch says that nothing does yet.
     ///
     /// # Errors

@@ -15,7 +15,10 @@ use sqlx::sqlite::{
 };
 
 use crate::database::{Pool, SQLITE_NOW, Session, Value};
-use crate::defaults::{ANSWER_TIMEOUT, CONNECTIONS_MAX, SQLITE_BUSY, SQLITE_VERSION_MIN};
+use crate::defaults::{
+    ANSWER_TIMEOUT, CONNECTIONS_MAX, KEEPER_LOCK, KEEPER_STATEMENT, SQLITE_BUSY, SQLITE_VERSION_MIN,
+    STATEMENTS_MAX,
+};
 use crate::error::Error;
 use crate::table::{Catalogue, Declared};
 
@@ -29,8 +32,16 @@ pub(crate) fn migrator(migrations: &'static [(i64, &'static str, &'static str)])
     Migrator::with_migrations(migrations.iter().map(migration).collect())
 }
 
+/// Connections to the file.
+#[derive(Debug)]
+pub(crate) struct Files {
+    /// One of the lease's keeper alone, so that nobody's work stands in its way.
+    pub(crate) keeper: Pool,
+    pub(crate) pool: Pool,
+}
+
 /// Opens the file, brings portolan's tables up to date, and looks whether it is the file that it was.
-pub(crate) async fn open(path: &Path) -> Result<Pool, Error> {
+pub(crate) async fn open(path: &Path) -> Result<Files, Error> {
     let at = |error: &dyn std::fmt::Display| Error::Away(format!("open {}: {error}", path.display()));
     let options = SqliteConnectOptions::new()
         .filename(path)
@@ -41,13 +52,14 @@ pub(crate) async fn open(path: &Path) -> Result<Pool, Error> {
         .pragma("recursive_triggers", "ON")
         .busy_timeout(SQLITE_BUSY)
         .disable_statement_logging();
+    let keeper = options.clone().busy_timeout(KEEPER_LOCK);
     let pool: SqlitePool = SqlitePoolOptions::new()
         .max_connections(CONNECTIONS_MAX)
         .acquire_timeout(ANSWER_TIMEOUT)
-        .connect_with(options)
+        .connect_with(options.statement_cache_capacity(STATEMENTS_MAX))
         .await
         .map_err(|error| at(&error))?;
-    let sqlite = Pool::Sqlite(pool.clone());
+    let sqlite = Pool::sqlite(pool.clone());
     check(&mut sqlite.acquire().await?).await?;
     migrator(MIGRATIONS).run(&pool).await.map_err(|error| at(&error))?;
     // A copy of the file is another file: what was written since it was made is not in it.
@@ -63,7 +75,11 @@ pub(crate) async fn open(path: &Path) -> Result<Pool, Error> {
         )
         .await?;
     session.commit().await?;
-    Ok(sqlite)
+    let keeper = SqlitePoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(KEEPER_STATEMENT)
+        .connect_lazy_with(keeper);
+    Ok(Files { keeper: Pool::sqlite(keeper).waits(KEEPER_STATEMENT), pool: sqlite })
 }
 
 /// Opens the file to look at it. When nobody uses it, nothing is locked, and no file is made beside it.
@@ -76,7 +92,7 @@ pub(crate) async fn look(path: &Path, quiet: bool) -> Result<Pool, Error> {
         .disable_statement_logging();
     let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(ANSWER_TIMEOUT);
     let pool = pool.connect_with(options).await;
-    pool.map(Pool::Sqlite).map_err(|error| Error::Away(format!("open {}: {error}", path.display())))
+    pool.map(Pool::sqlite).map_err(|error| Error::Away(format!("open {}: {error}", path.display())))
 }
 
 /// The library and each setting that safety rests on, as they are, not as they were asked for.

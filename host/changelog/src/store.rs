@@ -11,10 +11,11 @@ use portolan_core::tenant_table::{Tables, TenantTable};
 
 use crate::adopt;
 use crate::database::{Dialect, Pool, Row, Session, Value};
+use crate::defaults::{KEEPER_STATEMENT, SILENCE};
 use crate::error::Error;
 use crate::model::fence::{Closed, Fence, Refused, TenantState};
 use crate::postgres::{self, PostgresConfig, Roles};
-use crate::sqlite;
+use crate::sqlite::{self, Files};
 use crate::table::Declared;
 
 /// The lock that writers share and a demotion takes alone: "portolan" as a number.
@@ -45,15 +46,26 @@ struct Inner {
 #[derive(Debug)]
 enum Place {
     Postgres(Box<Roles>),
-    Sqlite { path: PathBuf, pool: Pool },
+    Sqlite { files: Files, path: PathBuf },
 }
 
 /// Who speaks to the database. In SQLite, which knows no roles, all are one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     Applier,
+    /// The lease's keeper, who waits for nobody else's work.
+    Keeper,
     Owner,
     Writer,
+}
+
+/// How a database stands to the lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// It is not known to be the database that held the lease: a promotion, a rewind, a copy. A new epoch must begin.
+    pub cut: bool,
+    /// The fence.
+    pub fence: Fence,
 }
 
 const FENCE: &str =
@@ -68,16 +80,14 @@ impl Store {
     pub async fn open(engine: &Engine, origin: RegionName) -> Result<Self, Error> {
         let place = match engine {
             Engine::Postgres(config) => Place::Postgres(Box::new(postgres::open(config).await?)),
-            Engine::Sqlite(path) => Place::Sqlite { path: path.clone(), pool: sqlite::open(path).await? },
+            Engine::Sqlite(path) => Place::Sqlite { files: sqlite::open(path).await?, path: path.clone() },
         };
         let store = Self(Arc::new(Inner { declared: RwLock::default(), origin, place }));
         let mut session = store.begin(Role::Owner).await?;
-        session
-            .run(
-                "UPDATE portolan_fence SET origin = $1 WHERE origin <> $1",
-                &[store.0.origin.as_str().into()],
-            )
-            .await?;
+        // What another region held is a copy of its database here.
+        let sql = "UPDATE portolan_fence SET origin = $1, cut = CASE WHEN origin <> '' AND epoch > 0 THEN 1 ELSE cut END \
+            WHERE origin <> $1";
+        session.run(sql, &[store.0.origin.as_str().into()]).await?;
         session.commit().await?;
         Ok(store)
     }
@@ -213,9 +223,10 @@ impl Store {
     pub async fn verify(&self, witness: &Witness) -> Result<Continuity, Error> {
         let mut session = self.begin(Role::Owner).await?;
         let row = session.one(FENCE, &[]).await?;
-        let continuity = match identity(&row) {
-            Err(Error::Closed(Closed::Cut)) => Continuity::Other,
-            identity => witness.compare(&identity?, tip(&mut session).await?),
+        let continuity = if self.is_cut(&mut session, &row).await? {
+            Continuity::Other
+        } else {
+            witness.compare(&identity(&row)?, tip(&mut session).await?)
         };
         if continuity == Continuity::Rewound {
             session.run("UPDATE portolan_fence SET cut = 1", &[]).await?;
@@ -229,7 +240,7 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn clock(&self) -> Result<u64, Error> {
-        self.acquire(Role::Writer).await?.one("SELECT {now}", &[]).await?.number(0)
+        self.acquire(Role::Keeper).await?.one("SELECT {now}", &[]).await?.number(0)
     }
 
     /// The fence as it stands.
@@ -237,7 +248,65 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn fence(&self) -> Result<Fence, Error> {
-        fence(&self.acquire(Role::Applier).await?.one(FENCE, &[]).await?)
+        Ok(self.standing().await?.fence)
+    }
+
+    /// The fence, and whether this is still the database that it speaks of.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn standing(&self) -> Result<Standing, Error> {
+        let mut session = self.acquire(Role::Keeper).await?;
+        let row = session.one(FENCE, &[]).await?;
+        Ok(Standing { cut: self.is_cut(&mut session, &row).await?, fence: fence(&row)? })
+    }
+
+    /// Is its history cut, or has that not been noticed yet? A promotion and another file in the place of this one begin another
+    /// log while connections go on.
+    async fn is_cut(&self, session: &mut Session, row: &Row) -> Result<bool, Error> {
+        if row.number(3)? == 1 {
+            return Ok(true);
+        }
+        let system = row.text(4)?;
+        match &self.0.place {
+            Place::Postgres(_) => {
+                let now = session.one("SELECT portolan_system(), portolan_timeline()", &[]).await?;
+                Ok(now.text(0)? != system || now.number(1)? != row.number(5)?)
+            }
+            Place::Sqlite { path, .. } => {
+                let now = sqlite::place(path)?;
+                Ok(system.split_once('-').is_some_and(|(_, before)| before != now))
+            }
+        }
+    }
+
+    /// Looks whether passwords have changed in their files, and uses the new ones once the server takes them.
+    ///
+    /// # Errors
+    /// When the server does not take a new one: the one before stays in use.
+    pub async fn refresh(&self) -> Result<(), Error> {
+        match &self.0.place {
+            Place::Postgres(roles) => roles.refresh().await,
+            Place::Sqlite { .. } => Ok(()),
+        }
+    }
+
+    /// How many bytes the database takes.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn size_bytes(&self) -> Result<u64, Error> {
+        let mut session = self.acquire(Role::Keeper).await?;
+        let sql = match session.dialect() {
+            Dialect::Postgres => "SELECT pg_database_size(current_database())",
+            // Pages that are free within the file are used before it grows.
+            Dialect::Sqlite => {
+                "SELECT (p.page_count - f.freelist_count) * s.page_size \
+                 FROM pragma_page_count p, pragma_freelist_count f, pragma_page_size s"
+            }
+        };
+        let rows = session.fetch(sql, &[]).await?;
+        rows.first().map_or(Ok(0), |row| row.number(0))
     }
 
     /// A new lease is held here until the database's clock says `deadline_us`, or another region holds it (`deadline_us` 0).
@@ -246,11 +315,11 @@ impl Store {
     /// # Errors
     /// [`Error::Refused`] unless the epoch rises, [`Error::Writers`] when writers of the lease before are still inside.
     pub async fn begin_epoch(&self, epoch: Epoch, deadline_us: u64) -> Result<(), Error> {
-        let mut session = self.begin(Role::Owner).await?;
+        let mut session = self.begin(Role::Keeper).await?;
         alone(&mut session, FENCE_LOCK, None).await?;
         let row = session.one(&format!("{FENCE} {{lock}}"), &[]).await?;
         fence(&row)?.begin(epoch, deadline_us)?;
-        if row.number(3)? == 1 {
+        if self.is_cut(&mut session, &row).await? {
             self.renew_identity(&mut session).await?;
         }
         session
@@ -292,10 +361,19 @@ impl Store {
     /// The lease was renewed: `deadline_us` counts from the database's clock before it was asked for.
     ///
     /// # Errors
-    /// [`Error::Refused`] when another epoch has begun, or this one was closed.
+    /// [`Error::Refused`] when another epoch has begun, or this one was closed; [`Closed::Cut`] when this is not the database
+    /// any more that held it, which is noted in it.
     pub async fn extend(&self, epoch: Epoch, deadline_us: u64) -> Result<(), Error> {
-        // One statement, and none that waits for writers.
-        let mut session = self.begin(Role::Owner).await?;
+        // No statement of these waits for writers.
+        let mut session = self.begin(Role::Keeper).await?;
+        let row = session.one(FENCE, &[]).await?;
+        if self.is_cut(&mut session, &row).await? {
+            // It is so, whether that can be noted or not: each look finds it again.
+            if session.run("UPDATE portolan_fence SET cut = 1 WHERE cut = 0", &[]).await.is_ok() {
+                session.commit().await.ok();
+            }
+            return Err(Closed::Cut.into());
+        }
         let done = session
             .run(
                 "UPDATE portolan_fence SET deadline_us = CASE WHEN deadline_us > $2 THEN deadline_us ELSE $2 END \
@@ -327,7 +405,7 @@ impl Store {
     /// # Cancel safety
     /// Not cancel-safe: the fence may be closed while writers are inside. Call it again.
     pub async fn demote(&self, epoch: Epoch, patience: Duration) -> Result<Position, Error> {
-        let mut session = self.begin(Role::Owner).await?;
+        let mut session = self.begin(Role::Keeper).await?;
         let done = session
             .run("UPDATE portolan_fence SET deadline_us = 0 WHERE epoch <= $1", &[epoch.0.into()])
             .await?;
@@ -338,18 +416,21 @@ impl Store {
         }
         session.commit().await?;
         if let Place::Postgres(roles) = &self.0.place {
-            let drained = self.drained(patience).await;
+            let drained = self.drain(patience).await;
             end_writers(roles).await?;
             if drained.is_err() {
-                self.drained(patience).await?;
+                self.drain(patience).await?;
             }
         }
-        self.tip().await
+        tip(&mut *self.acquire(Role::Keeper).await?).await
     }
 
-    /// Nobody is inside at some moment after this began.
-    async fn drained(&self, patience: Duration) -> Result<(), Error> {
-        let mut session = self.begin(Role::Owner).await?;
+    /// Waits until no writer has been inside for a moment since this began.
+    ///
+    /// # Errors
+    /// [`Error::Writers`] when one was inside all the time.
+    pub async fn drain(&self, patience: Duration) -> Result<(), Error> {
+        let mut session = self.begin(Role::Keeper).await?;
         alone(&mut session, FENCE_LOCK, Some(patience)).await?;
         session.rollback().await
     }
@@ -473,7 +554,9 @@ impl Store {
 
     pub(crate) fn pool(&self, role: Role) -> &Pool {
         match (&self.0.place, role) {
-            (Place::Sqlite { pool, .. }, _) => pool,
+            (Place::Sqlite { files, .. }, Role::Keeper) => &files.keeper,
+            (Place::Sqlite { files, .. }, _) => &files.pool,
+            (Place::Postgres(roles), Role::Keeper) => &roles.keeper,
             (Place::Postgres(roles), Role::Applier) => &roles.applier,
             (Place::Postgres(roles), Role::Owner) => &roles.owner,
             (Place::Postgres(roles), Role::Writer) => &roles.writer,
@@ -512,8 +595,8 @@ fn identity(row: &Row) -> Result<Identity, Error> {
 pub(crate) async fn identity_now(session: &mut Session) -> Result<Identity, Error> {
     let identity = identity(&session.one(FENCE, &[]).await?)?;
     if session.dialect() == Dialect::Postgres {
-        let now = session.one("SELECT portolan.timeline()", &[]).await?.number(0)?;
-        if now != identity.timeline {
+        let now = session.one("SELECT portolan.timeline(), portolan.system()", &[]).await?;
+        if now.number(0)? != identity.timeline || now.text(1)? != identity.system {
             return Err(Closed::Cut.into());
         }
     }
@@ -580,6 +663,12 @@ async fn alone(session: &mut Session, lock: i64, patience: Option<Duration>) -> 
         return Ok(());
     }
     lock_timeout(session, patience).await?;
+    if let Some(patience) = patience {
+        // The statement that waits must not end before the lock's time does.
+        let statement = patience.saturating_add(KEEPER_STATEMENT);
+        session.execute(&format!("SET LOCAL statement_timeout = {}", statement.as_millis()), &[]).await?;
+        session.waits(statement.saturating_add(SILENCE));
+    }
     match session.execute("SELECT pg_advisory_xact_lock($1)", &[Value::Int(lock)]).await {
         Err(Error::Busy(why)) => Err(Error::Writers(why)),
         done => done.map(drop),
@@ -602,7 +691,7 @@ pub(crate) async fn tenant_alone(
 
 /// Ends the connections of all that may write as the writer.
 async fn end_writers(roles: &Roles) -> Result<(), Error> {
-    let mut session = roles.owner.acquire().await?;
+    let mut session = roles.keeper.acquire().await?;
     let ended = session
         .fetch(
             "SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid \

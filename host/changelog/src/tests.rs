@@ -12,6 +12,7 @@ use place::{PATIENCE, Place};
 mod applying;
 mod capture;
 mod fence;
+mod login;
 mod moving;
 mod place;
 mod tenants;
@@ -54,6 +55,12 @@ const CASES: &[Case] = cases![
     capture::triggers_are_made_when_they_must_be,
     capture::values_have_one_text,
     fence::a_commit_after_the_lease_is_unknown,
+    fence::a_file_in_place_of_another_is_noticed,
+    fence::a_lease_is_renewed_while_writers_have_every_connection,
+    fence::a_log_knows_what_it_has_reached,
+    fence::another_regions_database_is_a_copy_here,
+    fence::statements_are_kept_prepared_within_bounds,
+    fence::statements_end_in_time,
     fence::a_copy_of_a_database_is_another_log,
     fence::a_rewound_log_is_closed,
     fence::demotion_waits_for_writers_and_ends_them,

@@ -1,10 +1,13 @@
 //! Transactions of a tenant, as gateways write and read.
 
+use std::time::Duration;
+
 use portolan_core::ids::TenantName;
 use portolan_core::log::Position;
 use portolan_core::time::Moment;
 
 use crate::database::{Dialect, Row, Session, Value};
+use crate::defaults::{ANSWER_TIMEOUT, SILENCE, STATEMENT_TIMEOUT};
 use crate::error::Error;
 use crate::model::fence::{Closed, Lease, Outcome};
 use crate::store::{Role, Store};
@@ -26,11 +29,25 @@ impl Store {
     /// # Errors
     /// [`Closed::Expired`] when the lease has run out.
     pub async fn write(&self, tenant: &TenantName, lease: &Lease, now: Moment) -> Result<Transaction, Error> {
+        self.write_within(STATEMENT_TIMEOUT, tenant, lease, now).await
+    }
+
+    /// The same, and none of its statements may take longer than `statement`: [`Error::Busy`] then.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub async fn write_within(
+        &self,
+        statement: Duration,
+        tenant: &TenantName,
+        lease: &Lease,
+        now: Moment,
+    ) -> Result<Transaction, Error> {
         if !lease.allows(now) {
             return Err(Closed::Expired.into());
         }
         let mut session = self.begin(Role::Writer).await?;
-        self.enter(&mut session, tenant, true).await?;
+        self.enter(&mut session, tenant, true, statement).await?;
         Ok(Transaction { session, tenant: true })
     }
 
@@ -40,8 +57,16 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn look(&self, tenant: &TenantName) -> Result<Transaction, Error> {
+        self.look_within(STATEMENT_TIMEOUT, tenant).await
+    }
+
+    /// The same, and none of its statements may take longer than `statement`: [`Error::Busy`] then.
+    ///
+    /// # Errors
+    /// As [`Self::look`].
+    pub async fn look_within(&self, statement: Duration, tenant: &TenantName) -> Result<Transaction, Error> {
         let mut session = self.pool(Role::Writer).snapshot().await?;
-        self.enter(&mut session, tenant, false).await?;
+        self.enter(&mut session, tenant, false, statement).await?;
         Ok(Transaction { session, tenant: false })
     }
 
@@ -53,11 +78,19 @@ impl Store {
         Ok(Transaction { session: self.begin(Role::Owner).await?, tenant: false })
     }
 
-    async fn enter(&self, session: &mut Session, tenant: &TenantName, writes: bool) -> Result<(), Error> {
+    async fn enter(
+        &self,
+        session: &mut Session,
+        tenant: &TenantName,
+        writes: bool,
+        statement: Duration,
+    ) -> Result<(), Error> {
         let tenant = Value::from(tenant.as_str());
         match self.dialect() {
             Dialect::Postgres => {
-                session.execute("SELECT set_config('portolan.tenant', $1, true)", &[tenant]).await?;
+                let limit = Value::from(statement.as_millis().max(1).to_string());
+                let sql = "SELECT set_config('portolan.tenant', $1, true), set_config('statement_timeout', $2, true)";
+                session.execute(sql, &[tenant, limit]).await?;
             }
             Dialect::Sqlite if writes => {
                 session.execute("UPDATE portolan_fence SET tx = tx + 1", &[]).await?;
@@ -70,6 +103,9 @@ impl Store {
             }
             Dialect::Sqlite => {}
         }
+        // PostgreSQL ends a statement by itself; one that says nothing even then is silent.
+        let silence = if self.dialect() == Dialect::Postgres { SILENCE } else { Duration::ZERO };
+        session.waits(statement.saturating_add(silence));
         Ok(())
     }
 }
@@ -105,6 +141,8 @@ impl Transaction {
         clock: impl Fn() -> Moment,
     ) -> Result<Option<Position>, Error> {
         let position = if self.tenant { self.position().await? } else { None };
+        // What is being committed is waited for as long as it can be: nobody would know how it ended.
+        self.session.waits(ANSWER_TIMEOUT);
         self.session.commit().await?;
         match lease.outcome(clock()) {
             Outcome::Done => Ok(position),

@@ -51,6 +51,13 @@ impl Breaker {
         self.open_until.load(Ordering::Acquire) != 0
     }
 
+    /// When its pause ends, if it is open or half open.
+    #[must_use]
+    pub fn pause_ends(&self) -> Option<Moment> {
+        let word = self.open_until.load(Ordering::Acquire);
+        (word != 0).then_some(Moment(word >> 1))
+    }
+
     /// Asks for admission; [`Admission::Probe`] takes the probe, which [`Breaker::succeed`], [`Breaker::fail`] or
     /// [`Breaker::abandon`] must give back.
     #[must_use]

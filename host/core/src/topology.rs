@@ -71,6 +71,8 @@ pub struct Pool {
     pub response_timeout: Duration,
     /// Do its applications use no shard? Then requests that change something go where they are sent, not to the shard's primary.
     pub stateless: bool,
+    /// Do answers to requests that may have changed something of a tenant tell where its shard's log is then?
+    pub token: bool,
 }
 
 /// The protocol spoken to an upstream.

@@ -10,7 +10,7 @@ use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use portolan_core::ids::{RegionName, ShardName, TenantName};
-use portolan_core::log::Epoch;
+use portolan_core::log::{Epoch, Position};
 use portolan_core::topology::Topology;
 
 /// A content on its way between the data plane and a service.
@@ -68,6 +68,16 @@ pub trait Endpoint: fmt::Debug + Send + Sync {
     /// plane asks again where that is.
     fn answer(&self, work: Work, request: Request<Body>) -> Answering;
 }
+
+/// Who knows where the logs of shards are.
+pub trait Positions: fmt::Debug + Send + Sync {
+    /// The newest record of a shard that this region writes, as it is some time after this was called; nothing when the region
+    /// has not its lease, or its database does not tell.
+    fn newest(&self, shard: &ShardName) -> Telling;
+}
+
+/// Where a log is, once that is known.
+pub type Telling = Pin<Box<dyn Future<Output = Option<Position>> + Send>>;
 
 /// A content that is there as a whole.
 #[must_use]

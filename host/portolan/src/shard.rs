@@ -195,8 +195,16 @@ fn line(shard: &Value) -> String {
         Some(None) => "; open here".to_owned(),
         Some(Some(problem)) => format!("\n  PROBLEM {problem}"),
     };
+    let is = |pointer: &str| shard.pointer(pointer) == Some(&Value::Bool(true));
+    let failing = if is("/here/failing") {
+        "\n  FAILING its database was silent or gone: requests are refused"
+    } else {
+        ""
+    };
+    let used = shard.pointer("/here/used_percent").and_then(Value::as_u64);
+    let used = used.map_or_else(String::new, |used| format!(", {used} % used"));
     let (name, primary, epoch) = (text(shard, "/name"), text(shard, "/primary"), number(shard, "/epoch"));
-    format!("{name}: written in {primary} in epoch {epoch}{replicas}{class}{drained}{here}")
+    format!("{name}: written in {primary} in epoch {epoch}{replicas}{class}{drained}{used}{here}{failing}")
 }
 
 fn shown(value: &Value) -> anyhow::Result<ExitCode> {

@@ -13,6 +13,8 @@ pub const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Client connections of one data thread. Each costs about 20 KiB with its buffers.
 pub const CONNECTIONS_MAX: usize = 20_000;
+/// How long an answer waits for the position of the shard that it may have written: it is a favour to later readers.
+pub const TOKEN_TIMEOUT: Duration = Duration::from_millis(50);
 /// Requests with a content up to this are kept whole, so that they can be sent again to another endpoint.
 pub const REPLAY_BYTES_MAX: u64 = 64 * 1024;
 /// Streams that one HTTP/2 client may have open at a time (RFC 9113, section 6.5.2, recommends at least 100).

@@ -288,7 +288,7 @@ impl Trip<'_> {
                 Err(Rejection::Residency) => forbidden += 1,
                 Err(_) => {}
                 Ok(route) => match self.attempt(choice, region, pool, &route).await {
-                    Ok(response) => return Ok(response),
+                    Ok(response) => return Ok(self.with_token(response, region, pool).await),
                     Err(Halt::Final(error)) => return Err(error),
                     Err(Halt::Next(error)) => last = error,
                 },
@@ -300,6 +300,27 @@ impl Trip<'_> {
             None if forbidden + outside == tried => Err(Error::NoAllowedRegion),
             None => Err(last),
         }
+    }
+
+    /// Tells whoever may have written where its shard's log is now, where that is this region's to know.
+    async fn with_token(
+        &self,
+        mut response: Response<Body>,
+        region: &RegionName,
+        pool: &PoolName,
+    ) -> Response<Body> {
+        let topology = &self.snapshot.topology;
+        let wanted = topology.pool(region, pool).is_some_and(|pool| pool.token && !pool.stateless);
+        let here = *region == topology.local && self.inbound.written_at() == Some(region);
+        let home = self.inbound.home.as_ref().filter(|_| wanted && here);
+        // An application that knows its own position knows it better.
+        let Some(home) = home.filter(|_| !response.headers().contains_key(headers::TOKEN)) else {
+            return response;
+        };
+        if let Some(token) = self.worker.services().token(&home.shard).await {
+            headers::own(response.headers_mut(), "portolan-token", &token.to_string());
+        }
+        response
     }
 
     /// An answer that needs no upstream.

@@ -8,12 +8,14 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, Request, Response, Uri};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use portolan_core::ids::{PoolName, RegionName};
+use portolan_core::ids::{PoolName, RegionName, ShardName};
 use portolan_core::snapshot::Snapshot;
-use portolan_foundation::endpoint::{Endpoint, Head, Routed, Work};
+use portolan_core::token::Token;
+use portolan_foundation::endpoint::{Endpoint, Head, Positions, Routed, Work};
 
 use crate::body::{Body, Upload};
 use crate::decide::{Choice, Decision};
+use crate::defaults;
 use crate::error::Error;
 use crate::forward::Attempts;
 use crate::headers;
@@ -24,23 +26,41 @@ use crate::resolve::Route;
 use crate::respond::Told;
 use crate::server::Worker;
 
-/// Services by what their paths begin with.
+/// Services by what their paths begin with, and who knows where shards' logs are.
 #[derive(Clone, Debug, Default)]
-pub struct Services(Vec<(&'static str, Arc<dyn Endpoint>)>);
+pub struct Services {
+    mounted: Vec<(&'static str, Arc<dyn Endpoint>)>,
+    positions: Option<Arc<dyn Positions>>,
+}
 
 impl Services {
     /// Mounts a service at a path and all below it.
     #[must_use]
     pub fn with(mut self, path: &'static str, service: Arc<dyn Endpoint>) -> Self {
-        self.0.push((path, service));
+        self.mounted.push((path, service));
         self
+    }
+
+    /// Answers of pools that want it tell where the log of the tenant's shard is, as this one knows it.
+    #[must_use]
+    pub fn telling(mut self, positions: Arc<dyn Positions>) -> Self {
+        self.positions = Some(positions);
+        self
+    }
+
+    /// What an answer may tell of a shard that was written, if it is known soon.
+    pub(crate) async fn token(&self, shard: &ShardName) -> Option<Token> {
+        let newest = self.positions.as_ref()?.newest(shard);
+        let position = tokio::time::timeout(defaults::TOKEN_TIMEOUT, newest).await.ok()??;
+        let mut token = Token::default();
+        token.add(shard.clone(), position).then_some(token)
     }
 
     pub(crate) fn find(&self, path: &str) -> Option<&Arc<dyn Endpoint>> {
         let is_below = |prefix: &str| {
             path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        self.0.iter().find(|(prefix, _)| is_below(prefix)).map(|(_, service)| service)
+        self.mounted.iter().find(|(prefix, _)| is_below(prefix)).map(|(_, service)| service)
     }
 }
 

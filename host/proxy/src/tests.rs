@@ -162,6 +162,7 @@ fn pool(place: &str, addresses: &[SocketAddr], protocol: Protocol) -> Arc<Pool> 
         idle_timeout: Duration::from_secs(30),
         response_timeout: Duration::from_secs(10),
         stateless: false,
+        token: false,
     })
 }
 

@@ -31,12 +31,15 @@ use portolan_changelog::{Lease, Store, Transaction};
 use portolan_core::ids::{ShardName, TenantName};
 use portolan_core::log::Position;
 use portolan_core::time::Moment;
+use tokio::time::timeout;
 
 use self::operation::{Maker, Manner};
 use self::query::Query;
 use self::reply::{Prefer, Reply};
 use self::run::{Done, Operation, Run};
+use crate::config::Limits;
 use crate::defaults::{CONTENT_BYTES_MAX, QUERY_BYTES_MAX};
+use crate::room::Memory;
 
 mod batch;
 mod body;
@@ -81,6 +84,10 @@ pub struct Door {
     pub tenant: TenantName,
     /// The shard's lease, if it is held here: without it there are reads only.
     pub lease: Option<Lease>,
+    /// How long its statements may take.
+    pub limits: Limits,
+    /// What its answer counts against.
+    pub memory: Memory,
 }
 
 /// What a request needs before its content is read.
@@ -268,10 +275,12 @@ async fn read(
 ) -> Result<Reply, Problem> {
     let one = matches!(operation.action, run::Action::Get { one: true, .. });
     let prefer = Prefer::of(headers);
-    let mut transaction =
-        door.store.look(&door.tenant).await.map_err(|error| Problem::of_database(error, None))?;
-    let mut run = Run::new(&mut transaction, door.catalogue.dialect(), &door.tenant);
-    let looked = look(&mut run, &operation, prefer.count && !one).await;
+    let transaction = door.store.look_within(door.limits.statement, &door.tenant).await;
+    let mut transaction = transaction.map_err(|error| Problem::of_database(error, None))?;
+    let mut run = Run::new(&mut transaction, door);
+    let looking = look(&mut run, &operation, prefer.count && !one);
+    // One that is cut short is ended with its connection.
+    let looked = timeout(door.limits.transaction, looking).await.map_err(|_| too_slow(door))?;
     end(transaction).await;
     let (done, count) = looked?;
     if door.lease.is_some_and(|lease| !lease.allows(clock())) {
@@ -344,20 +353,42 @@ async fn write<'a>(
         )
     })?;
     let refused = |error| Problem::of_database(error, None);
-    let mut transaction = door.store.write(&door.tenant, &lease, clock()).await.map_err(refused)?;
-    let mut run = Run::new(&mut transaction, door.catalogue.dialect(), &door.tenant);
-    let mut all = Vec::new();
-    for (at, operation) in operations.iter().enumerate() {
-        match run.one(operation).await {
-            Ok(done) => all.push(done),
-            Err(problem) => {
-                end(transaction).await;
-                return Err(if many { batch::place(problem, at) } else { problem });
-            }
+    let transaction = door.store.write_within(door.limits.statement, &door.tenant, &lease, clock()).await;
+    let mut transaction = transaction.map_err(refused)?;
+    let run = Run::new(&mut transaction, door);
+    // One that is cut short is ended with its connection; what is being committed is not cut short.
+    let done =
+        timeout(door.limits.transaction, each(run, operations, many)).await.map_err(|_| too_slow(door))?;
+    let all = match done {
+        Ok(all) => all,
+        Err(problem) => {
+            end(transaction).await;
+            return Err(problem);
         }
-    }
+    };
     let position = transaction.commit(&lease, clock).await.map_err(refused)?;
     Ok((all, position))
+}
+
+async fn each<'a>(
+    mut run: Run<'_>,
+    operations: &[Operation<'a>],
+    many: bool,
+) -> Result<Vec<Done<'a>>, Problem> {
+    let mut all = Vec::new();
+    for (at, operation) in operations.iter().enumerate() {
+        let done = run.one(operation).await;
+        all.push(done.map_err(|problem| if many { batch::place(problem, at) } else { problem })?);
+    }
+    Ok(all)
+}
+
+fn too_slow(door: &Door) -> Problem {
+    let detail = format!(
+        "the statements of this request took longer than {:?}; nothing was written, ask for less",
+        door.limits.transaction
+    );
+    Problem::new(Code::Busy, detail)
 }
 
 /// Gives the connection back. One whose transaction cannot be ended is closed, which ends it too.

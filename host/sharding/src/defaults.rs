@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use portolan_core::topology::BreakerLimits;
+
 /// How long a lease lasts from the database's clock before it was asked for. Longer than a statement may take
 /// ([`portolan_changelog::defaults::ANSWER_TIMEOUT`]), and what a takeover waits when nobody gives the lease back.
 pub const LEASE: Duration = Duration::from_secs(15);
@@ -20,6 +22,34 @@ pub const DEMOTION: Duration = Duration::from_secs(2);
 pub const REQUESTS_MAX: usize = 64;
 /// How long a request waits for its turn at a shard.
 pub const TURN: Duration = Duration::from_secs(2);
+/// Requests of one tenant at its shard: a quarter, so that one of many tenants cannot take all.
+pub const TENANT_REQUESTS_MAX: usize = REQUESTS_MAX / 4;
+/// Requests of one tenant in the database: half of its connections, so that others find some whatever one tenant's take.
+pub const TENANT_WORK_MAX: usize = 4;
+/// How long the statements of one request may take together: others wait for what it has locked. Longer than one statement may
+/// take, and less than a lease lasts.
+pub const TRANSACTION: Duration = Duration::from_secs(10);
+/// When a shard counts as failing: its database was silent or gone so often in a row. The pause is short at first, because a
+/// server that starts again is back in seconds.
+pub const BREAKER: BreakerLimits =
+    BreakerLimits { failures: 5, pause_min: Duration::from_secs(1), pause_max: Duration::from_secs(15) };
+/// Bytes of contents and answers in memory, of all requests of a node: some tens of the largest.
+pub const NODE_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Those of one shard's requests: half, so that one that is slow leaves enough to the others.
+pub const SHARD_BYTES_MAX: usize = NODE_BYTES_MAX / 2;
+/// Those of one tenant's requests: some of the largest.
+pub const TENANT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What a row that is answered counts for, in times of its bytes: as the database sent it, as values, and as JSON.
+pub const ANSWER_COPIES: u64 = 3;
+/// How much of its place a shard may use before writes are refused, in percent: what is left takes what is being written, the
+/// log of deletions, and the vacuum that makes place.
+pub const DISK_HIGH_PERCENT: u8 = 95;
+/// Where writes go on, in percent: far enough below, so that it does not change with each pass.
+pub const DISK_LOW_PERCENT: u8 = 90;
+/// How long a read waits for a log that has not reached the reader's token.
+pub const TOKEN_WAIT: Duration = Duration::from_millis(500);
+/// From one look at the log to the next meanwhile.
+pub const TOKEN_LOOK: Duration = Duration::from_millis(25);
 /// Rows of one page, when the request does not say.
 pub const PAGE_ROWS: u64 = 100;
 /// Rows of one page: a few milliseconds of work for a database.

@@ -16,7 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portolan_changelog::{Error, Lease, Store};
+use portolan_changelog::{Error, Lease, Standing, Store};
 use portolan_core::backoff::full_jitter;
 use portolan_core::ids::{RegionName, ShardName};
 use portolan_core::log::Epoch;
@@ -30,6 +30,7 @@ use crate::config::Kept;
 use crate::data::Catalogue;
 use crate::defaults::{DEMOTION, LEASE, LEASE_MARGIN, RENEWAL, RETRY_MAX, RETRY_MIN};
 use crate::shards::{Cell, Open, Role};
+use crate::space::{self, Space};
 
 /// The store of intent, asked at the moment of a renewal.
 pub trait Intended: fmt::Debug + Send + Sync {
@@ -76,32 +77,46 @@ impl Drop for Handle {
     }
 }
 
+impl Task {
+    pub(crate) fn role(&self) -> Role {
+        if self.kept.primary == self.region { Role::Primary } else { Role::Replica }
+    }
+}
+
 /// Starts a keeper.
 pub(crate) fn start(
-    shard: ShardName,
+    cell: Arc<Cell>,
     first: Task,
     intended: Arc<dyn Intended>,
+    space: Arc<dyn Space>,
     shutdown: &Shutdown,
 ) -> Handle {
-    let cell = Arc::new(Cell::new(shard.clone(), role(&first), first.kept.epoch));
+    let shard = cell.name();
     let (task, tasks) = watch::channel(first);
     let end = shutdown.child();
-    let keeper = Keeper { cell: Arc::clone(&cell), failures: 0, first_seen: None, intended, shard };
+    let keeper = Keeper {
+        cell: Arc::clone(&cell),
+        demoted: None,
+        failures: 0,
+        first_seen: None,
+        intended,
+        shard,
+        space,
+    };
     task::spawn("keep a shard", keeper.run(tasks, end.clone()));
     Handle { cell, end, task }
 }
 
-fn role(task: &Task) -> Role {
-    if task.kept.primary == task.region { Role::Primary } else { Role::Replica }
-}
-
 struct Keeper {
     cell: Arc<Cell>,
+    /// The epoch of another region for which what was held here is known to be over.
+    demoted: Option<Epoch>,
     failures: u32,
     /// The newest epoch and its primary that were seen, and since when.
     first_seen: Option<(Epoch, RegionName, Moment)>,
     intended: Arc<dyn Intended>,
     shard: ShardName,
+    space: Arc<dyn Space>,
 }
 
 impl Keeper {
@@ -142,21 +157,24 @@ impl Keeper {
         }
         let done = match self.open(task).await {
             Ok((open, lacks)) => {
-                let done = if role(task) == Role::Primary {
-                    self.renew(task, &open.store).await
-                } else {
-                    self.yield_to(task, &open.store).await
+                let done = match task.role() {
+                    Role::Primary => self.renew(task, &open.store).await,
+                    Role::Replica => self.yield_to(task, &open.store).await,
                 };
-                done.and_then(|()| lacks.map_or(Ok(()), Err))
+                let looked = self.look_after(task, &open.store).await;
+                done.and_then(|()| lacks.map_or(Ok(()), Err)).and(looked)
             }
             Err(error) => Err(error.into()),
         };
+        if done.as_ref().is_err_and(|halt| halt.over) {
+            self.cell.lease.store(None);
+        }
         let (problem, pause) = match done {
             Ok(()) => {
                 self.failures = 0;
                 (None, RENEWAL)
             }
-            Err(Halt { why, retry_after }) => {
+            Err(Halt { why, retry_after, .. }) => {
                 self.failures = self.failures.saturating_add(1);
                 let pause = full_jitter(self.failures, RETRY_MIN, RETRY_MAX, random::u64());
                 (Some(why), retry_after.unwrap_or(pause))
@@ -172,7 +190,8 @@ impl Keeper {
                 tracing::info!(shard = %self.shard, epoch = task.kept.epoch.0, "the shard is open");
             }
             report.epoch = task.kept.epoch.0;
-            report.role = role(task);
+            report.failures = self.failures;
+            report.role = task.role();
             report.problem = problem;
         });
         pause
@@ -210,18 +229,19 @@ impl Keeper {
     }
 
     /// Holds the lease for another while.
-    async fn renew(&self, task: &Task, store: &Store) -> Result<(), Halt> {
+    async fn renew(&mut self, task: &Task, store: &Store) -> Result<(), Halt> {
         let sent = clock::now();
         let deadline_us = store.clock().await? + micros(LEASE);
         let epoch = self.confirm(task).await?;
-        let fence = store.fence().await?;
-        if fence.epoch < epoch {
-            self.may_begin(task, fence.epoch, fence.deadline_us > 0)?;
+        let there = store.standing().await?;
+        if there.fence.epoch < epoch {
+            self.may_begin(task, &there)?;
             store.begin_epoch(epoch, deadline_us).await?;
             tracing::info!(shard = %self.shard, epoch = epoch.0, "a new epoch begins here");
         } else {
             store.extend(epoch, deadline_us).await?;
         }
+        self.demoted = None;
         self.cell.lease.store(Some(Arc::new(Lease::granted(epoch, sent, LEASE, LEASE_MARGIN))));
         Ok(())
     }
@@ -229,23 +249,21 @@ impl Keeper {
     /// Is the epoch still this region's, by the store of intent?
     async fn confirm(&self, task: &Task) -> Result<Epoch, Halt> {
         let intended = self.intended.lease(self.shard.clone()).await;
-        let intended = intended.map_err(|why| Halt {
-            why: format!("the store of intent does not confirm the lease: {why}"),
-            retry_after: None,
-        })?;
+        let intended = intended
+            .map_err(|why| Halt::of(format!("the store of intent does not confirm the lease: {why}")))?;
         match intended {
             Some((epoch, primary)) if epoch == task.kept.epoch && primary == task.region => Ok(epoch),
-            _ => Err(Halt {
-                why: "the store of intent has another epoch or primary; it is being followed".to_owned(),
-                retry_after: None,
-            }),
+            _ => Err(Halt::of(
+                "the store of intent has another epoch or primary; it is being followed".to_owned(),
+            )),
         }
     }
 
     /// May a later epoch begin already?
-    fn may_begin(&self, task: &Task, before: Epoch, held: bool) -> Result<(), Halt> {
-        let epoch = task.kept.epoch;
-        let mine = held && epoch.0 == before.0 + 1;
+    fn may_begin(&self, task: &Task, there: &Standing) -> Result<(), Halt> {
+        let (epoch, before) = (task.kept.epoch, there.fence.epoch);
+        // The fence of a copy speaks of another database, which may still be written.
+        let mine = !there.cut && there.fence.deadline_us > 0 && epoch.0 == before.0 + 1;
         let first = before.0 == 0 && epoch.0 == 1 && task.kept.alone;
         let waited =
             self.first_seen.as_ref().map_or(Duration::ZERO, |(.., since)| clock::now().since(*since));
@@ -255,18 +273,45 @@ impl Keeper {
         }
         let left = wait.saturating_sub(waited);
         Err(Halt {
+            over: false,
             why: format!("epoch {} begins in {left:.1?}, when no other region's lease can last", epoch.0),
             retry_after: Some(left),
         })
     }
 
-    /// Another region writes: what this one held is over.
-    async fn yield_to(&self, task: &Task, store: &Store) -> Result<(), Halt> {
+    /// Another region writes: what this one held is over. Until that is certain, it is tried again.
+    async fn yield_to(&mut self, task: &Task, store: &Store) -> Result<(), Halt> {
         self.cell.lease.store(None);
-        let fence = store.fence().await?;
-        if fence.deadline_us > 0 && fence.epoch < task.kept.epoch {
+        let (fence, next) = (store.standing().await?.fence, task.kept.epoch);
+        if fence.epoch >= next || fence.epoch.0 == 0 {
+            return Ok(());
+        }
+        let closed = fence.deadline_us == 0;
+        if closed && self.demoted == Some(next) {
+            return Ok(());
+        }
+        // Whoever closed it may have gone before the writers had: they are looked for once, and ended if one is inside.
+        if !(closed && store.drain(DEMOTION).await.is_ok()) {
+            self.demoted = None;
             store.demote(fence.epoch, DEMOTION).await?;
             tracing::info!(shard = %self.shard, epoch = fence.epoch.0, "the epoch is over here");
+        }
+        self.demoted = Some(next);
+        Ok(())
+    }
+
+    /// What else is to be looked at: whether passwords have changed, and how full the shard's place is.
+    async fn look_after(&self, task: &Task, store: &Store) -> Result<(), Halt> {
+        let used = space::used(&task.kept, store, self.space.as_ref()).await;
+        let used = used.map_err(|why| Halt::of(format!("how full its place is, nobody knows: {why}")))?;
+        if self.cell.fullness.note(used, task.kept.marks) {
+            let (full, used) = (self.cell.fullness.is_full(), used.unwrap_or_default());
+            tracing::warn!(shard = %self.shard, full, used_percent = used, "the shard's place has passed a mark");
+        }
+        store.refresh().await?;
+        if self.cell.fullness.is_full() {
+            let help = "make place, or give it more: rows are read and deleted, and nothing else is written";
+            return Err(Halt::of(format!("its place is used to {} %: {help}", used.unwrap_or_default())));
         }
         Ok(())
     }
@@ -274,8 +319,16 @@ impl Keeper {
 
 /// Why a pass did not do what it is for.
 struct Halt {
+    /// The lease is over at once, whatever time it had.
+    over: bool,
     retry_after: Option<Duration>,
     why: String,
+}
+
+impl Halt {
+    fn of(why: String) -> Self {
+        Self { over: false, retry_after: None, why }
+    }
 }
 
 impl From<Error> for Halt {
@@ -289,7 +342,8 @@ impl From<Error> for Halt {
             Error::Table { .. } => ": run `portolan migrate apply`",
             _ => "",
         };
-        Self { retry_after: None, why: format!("{error}{help}") }
+        let over = matches!(error, Error::Closed(Closed::Cut) | Error::Refused(_));
+        Self { over, ..Self::of(format!("{error}{help}")) }
     }
 }
 

@@ -6,22 +6,31 @@
 //! shipped to other regions.
 
 pub mod adopt;
+mod breaker;
 mod config;
 pub mod data;
 pub mod defaults;
 mod keeper;
+mod newest;
 mod refuse;
 pub mod relocate;
+mod room;
 mod route;
 pub mod schema;
 mod service;
 mod shards;
+mod space;
 pub mod vacancy;
 
-pub use portolan_changelog::{Engine, PostgresConfig, Store};
+pub use portolan_changelog::{Access as StoreAccess, Engine, Passwords, PostgresConfig, Store, Tls};
 
-pub use config::{Intent, Kept};
+pub use config::{Intent, Kept, Limits, Watermarks};
 pub use data::PREFIX as DATA_PATH;
 pub use keeper::{Asking, Intended};
+pub use room::Memory;
 pub use service::{Access, Authenticate, Service, Unauthentic};
 pub use shards::{Role, ShardReport, Shards};
+pub use space::{Disks, Space};
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! What is refused before a database is asked.
 
 use portolan_core::ids::{RegionName, ShardName};
+use portolan_core::log::Position;
 
 use crate::data::{Code, Problem};
 
@@ -14,6 +15,51 @@ pub(crate) fn broken_content() -> Problem {
 
 pub(crate) fn busy() -> Problem {
     Problem::new(Code::Busy, "too many requests wait for this shard: ask again in a while")
+}
+
+/// The shard's database was silent or gone too often.
+pub(crate) fn failing(shard: &ShardName, left: std::time::Duration) -> Problem {
+    let detail = format!(
+        "the database of shard `{shard}` fails and is left alone for a moment; nothing was written, ask again"
+    );
+    Problem::new(Code::Failing, detail).retry_after(left)
+}
+
+/// The disk, or what the operator gave the database, is nearly used up.
+pub(crate) fn storage_full(shard: &ShardName) -> Problem {
+    let detail = format!(
+        "shard `{shard}` is full: rows are read and deleted, and nothing else is written until its operator makes place"
+    );
+    Problem::new(Code::StorageFull, detail)
+}
+
+pub(crate) fn overloaded() -> Problem {
+    Problem::new(
+        Code::Overloaded,
+        "the gateway has all the contents and answers that it can hold: ask again in a while",
+    )
+}
+
+pub(crate) fn tenant_busy() -> Problem {
+    let detail = "the tenant has as many requests, or as many bytes of them, as one tenant may have at once: wait for some to end";
+    Problem::new(Code::TenantBusy, detail)
+}
+
+/// The token is of a history that this log does not have.
+pub(crate) fn token_unknown(shard: &ShardName, wanted: Position, known: Position) -> Problem {
+    let detail = format!(
+        "the token names {wanted} of shard `{shard}`, whose log has only {known} of that time: what came after was lost or is of \
+         another log; read without the token, and look what is there"
+    );
+    Problem::new(Code::TokenUnknown, detail)
+}
+
+/// The log is not there yet.
+pub(crate) fn token_ahead(shard: &ShardName, wanted: Position, known: Position) -> Problem {
+    let detail = format!(
+        "the token names {wanted} of shard `{shard}`, whose log has come to {known}; ask again, or read without the token"
+    );
+    Problem::new(Code::TokenAhead, detail)
 }
 
 /// The sender goes by another lease: it looks again.

@@ -1,12 +1,15 @@
 //! Where a request for a tenant's rows is answered: by whom it is asked, where the tenant is, how fresh the answer must be.
 
 use http::HeaderMap;
+use portolan_changelog::Reached;
 use portolan_core::directory::{Access as Open, Shard};
 use portolan_core::ids::TenantName;
 use portolan_core::token::{NotAToken, Token};
 use portolan_core::topology::Topology;
+use tokio::time::Instant;
 
-use crate::data::Problem;
+use crate::data::{Door, Problem};
+use crate::defaults::{TOKEN_LOOK, TOKEN_WAIT};
 use crate::refuse;
 
 /// The field by which a reader says how fresh it wants its answer.
@@ -48,6 +51,26 @@ impl Consistency {
                     "`portolan-consistency` is `primary`, `at-least` (with `portolan-token`), `max-staleness=SECONDS` or `local`",
                 )),
             },
+        }
+    }
+}
+
+impl Consistency {
+    /// Has the shard's primary what the reader wants to see? A log that is not there yet is waited for.
+    pub(crate) async fn reached(&self, door: &Door) -> Result<(), Problem> {
+        let Self::AtLeast(token) = self else { return Ok(()) };
+        let Some(wanted) = token.position(door.shard.as_str()) else { return Ok(()) };
+        let until = Instant::now() + TOKEN_WAIT;
+        loop {
+            let reached = door.store.reached(wanted).await;
+            match reached.map_err(|error| Problem::of_database(error, None))? {
+                Reached::Here => return Ok(()),
+                Reached::Lost(known) => return Err(refuse::token_unknown(&door.shard, wanted, known)),
+                Reached::Ahead(known) if Instant::now() >= until => {
+                    return Err(refuse::token_ahead(&door.shard, wanted, known));
+                }
+                Reached::Ahead(_) => tokio::time::sleep(TOKEN_LOOK).await,
+            }
         }
     }
 }

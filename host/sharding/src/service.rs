@@ -2,20 +2,27 @@
 //! shard's primary is.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, Request, Response};
-use http_body::Body as _;
+use http::{HeaderMap, Method, Request, Response};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
-use portolan_core::ids::{RegionName, TenantName};
-use portolan_foundation::endpoint::{Answering, Body, Endpoint, Head, Routed, Work, whole};
+use portolan_core::ids::{RegionName, ShardName, TenantName};
+use portolan_foundation::endpoint::{
+    Answering, Body, BoxError, Endpoint, Head, Positions, Routed, Telling, Work, whole,
+};
 use portolan_foundation::{clock, task};
 
-use crate::data::{self, Door, Need, PREFIX, Problem};
-use crate::defaults;
+use crate::breaker::Attempt;
+use crate::data::{self, Code, Door, Need, PREFIX, Problem};
+use crate::newest;
 use crate::refuse;
+use crate::room::{Late, Memory};
 use crate::route::{self, Consistency};
 use crate::shards::Shards;
 
@@ -92,7 +99,8 @@ impl Service {
         let tenant = self.admit(head, need.writes)?;
         let shard = route::shard(head.topology, &tenant, need.writes)?;
         if !need.writes {
-            // Copies are offered once they are known to follow; until then every reader gets the primary's answer.
+            // Copies are offered once they are known to follow; until then every reader gets the primary's answer, which is as
+            // fresh as any asks for, if it is of the same history as the reader's token.
             let _wanted = Consistency::of(head.headers)?;
         }
         let work = Work { epoch: shard.epoch, shard: shard.name.clone(), tenant };
@@ -110,7 +118,7 @@ impl Endpoint for Service {
         let local = self.local.clone();
         let answer = async move {
             let answered = answer(&shards, &local, work, request).await;
-            answered.unwrap_or_else(|problem| problem.response()).map(whole)
+            answered.unwrap_or_else(|problem| problem.response().map(whole))
         };
         // The database's connections live on this runtime, not on the data thread's.
         let entered = self.runtime.enter();
@@ -126,19 +134,52 @@ impl Endpoint for Service {
     }
 }
 
+impl Positions for Service {
+    fn newest(&self, shard: &ShardName) -> Telling {
+        let cell = self.shards.cell(shard).filter(|cell| cell.lease(clock::now()).is_some());
+        let Some(cell) = cell else { return Box::pin(std::future::ready(None)) };
+        let entered = self.runtime.enter();
+        let telling = newest::after_now(&cell);
+        drop(entered);
+        Box::pin(telling)
+    }
+}
+
 async fn answer(
     shards: &Shards,
     local: &RegionName,
     work: Work,
     request: Request<Body>,
-) -> Result<Response<Bytes>, Problem> {
+) -> Result<Response<Body>, Problem> {
     let (mut parts, body) = request.into_parts();
     let need = data::need(&parts.method, below(parts.uri.path()))?;
+    let wanted = if need.writes { Consistency::Primary } else { Consistency::of(&parts.headers)? };
     let cell = shards.cell(&work.shard).ok_or_else(|| refuse::elsewhere(&work.shard, local))?;
+    let failing = || {
+        let ends = cell.breaker.pause_ends().map_or(Duration::ZERO, |ends| ends.since(clock::now()));
+        refuse::failing(&work.shard, ends)
+    };
+    if !cell.breaker.admits(clock::now()) {
+        return Err(failing());
+    }
+    if need.writes && parts.method != Method::DELETE && cell.fullness.is_full() {
+        return Err(refuse::storage_full(&work.shard));
+    }
+    let memory = cell.room.enter(&work.tenant);
     // Before its turn: a content that comes slowly holds up nobody else.
-    let content = read(body, &need).await?;
-    let turn = tokio::time::timeout(defaults::TURN, cell.turns.acquire()).await;
-    let _turn = turn.map_err(|_| refuse::busy())?.map_err(|_| refuse::busy())?;
+    let content = read(body, &need, &memory).await?;
+    let limits = *shards.limits();
+    let turn = memory.turn().await;
+    let attempt = Attempt::begin(&cell.breaker, limits.breaker, clock::now()).ok_or_else(failing)?;
+    let _turn = match turn {
+        Ok(turn) => turn,
+        Err(Late::Tenant) => return Err(refuse::tenant_busy()),
+        Err(Late::Shard) => {
+            // Several tenants have all of its turns, and none came free in time.
+            told(&work.shard, attempt.end(Some(Code::Unavailable)));
+            return Err(refuse::busy());
+        }
+    };
     let open = cell.open.load_full().ok_or_else(|| refuse::not_open(&work.shard))?;
     // Strong reads need the lease, too: without it another region may have written. One before the request's is over.
     let lease = cell.lease(clock::now()).filter(|lease| lease.epoch >= work.epoch);
@@ -150,28 +191,74 @@ async fn answer(
     let door = Door {
         catalogue: Arc::clone(&open.catalogue),
         lease: Some(lease),
+        limits,
+        memory: memory.clone(),
         shard: work.shard.clone(),
         store: open.store.clone(),
         tenant: work.tenant,
     };
-    let response = data::answer(&door, Request::from_parts(parts, content), &clock::now).await;
+    let response = match wanted.reached(&door).await {
+        Ok(()) => data::answer(&door, Request::from_parts(parts, content), &clock::now).await,
+        Err(problem) => problem.response(),
+    };
+    told(&work.shard, attempt.end(response.extensions().get::<Code>().copied()));
     if !need.writes && cell.lease(clock::now()).is_none() {
         return Err(refuse::no_lease(&work.shard));
     }
-    Ok(response)
+    memory.shrink(response.body().len());
+    Ok(response.map(|content| Held { content: whole(content), _memory: memory }.boxed_unsync()))
 }
 
-async fn read(mut body: Body, need: &Need) -> Result<Bytes, Problem> {
+/// Says that a shard's breaker has opened.
+fn told(shard: &ShardName, opened: bool) {
+    if opened {
+        tracing::warn!(%shard, "the shard's database was silent or gone too often: requests to it are refused for a while");
+    }
+}
+
+/// An answer that counts against its budget until its last byte is sent, or nobody wants it any more.
+struct Held {
+    content: Body,
+    _memory: Memory,
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.content).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.content.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.content.size_hint()
+    }
+}
+
+async fn read(mut body: Body, need: &Need, memory: &Memory) -> Result<Bytes, Problem> {
     // Told before the client has sent any of it, where it waits for that (RFC 9110, section 10.1.1).
-    if body.size_hint().lower() > need.content_bytes_max as u64 {
+    let size = body.size_hint();
+    if size.lower() > need.content_bytes_max as u64 {
         return Err(refuse::too_large(need.content_bytes_max));
     }
+    let known = size.exact();
+    memory.grow(known.unwrap_or(0))?;
     let mut content = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| refuse::broken_content())?;
         let Ok(data) = frame.into_data() else { continue };
         if content.len() + data.len() > need.content_bytes_max {
             return Err(refuse::too_large(need.content_bytes_max));
+        }
+        if known.is_none() {
+            memory.grow(data.len() as u64)?;
         }
         content.extend_from_slice(&data);
     }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use portolan_changelog::{Lease, Store};
+use portolan_core::breaker::Breaker;
 use portolan_core::ids::ShardName;
 use portolan_core::log::Epoch;
 use portolan_core::tenant_table::Tables;
@@ -13,10 +14,12 @@ use portolan_foundation::shutdown::Shutdown;
 use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
 
-use crate::config::Intent;
+use crate::config::{Intent, Limits};
 use crate::data::Catalogue;
-use crate::defaults;
 use crate::keeper::{self, Intended};
+use crate::newest::Newest;
+use crate::room::Room;
+use crate::space::{Fullness, Space};
 
 /// The shards of this region. Clones share them.
 #[derive(Clone, Debug)]
@@ -26,18 +29,28 @@ pub struct Shards(Arc<Inner>);
 struct Inner {
     cells: ArcSwap<BTreeMap<ShardName, Arc<Cell>>>,
     intent: watch::Sender<Option<Intent>>,
+    limits: Limits,
+    /// Bytes of contents and answers in memory.
+    node_bytes: Arc<Semaphore>,
+    space: Arc<dyn Space>,
 }
 
-/// What is known of one shard. Written by its keeper alone.
+/// What is known of one shard. Written by its keeper alone, but for the breaker and the places of requests.
 #[derive(Debug)]
 pub(crate) struct Cell {
+    /// How its database answered requests lately.
+    pub(crate) breaker: Breaker,
+    /// How full its place is.
+    pub(crate) fullness: Fullness,
     /// The lease, while there is one.
     pub(crate) lease: ArcSwapOption<Lease>,
+    /// Where its log is, for applications that write beside the gateway.
+    pub(crate) newest: Newest,
     /// The database, once it is open.
     pub(crate) open: ArcSwapOption<Open>,
     pub(crate) report: Mutex<ShardReport>,
-    /// Turns of requests.
-    pub(crate) turns: Semaphore,
+    /// The places of requests.
+    pub(crate) room: Arc<Room>,
 }
 
 /// An open database.
@@ -65,6 +78,12 @@ pub enum Role {
 pub struct ShardReport {
     /// The lease that is meant.
     pub epoch: u64,
+    /// Has its database been silent or gone too often, so that requests are refused at once?
+    pub failing: bool,
+    /// How many passes of its keeper in a row did not do what they are for.
+    pub failures: u32,
+    /// Is its place so full that writes are refused?
+    pub full: bool,
     /// How long the lease still lasts, in milliseconds; absent when this region has none.
     pub lease_ms: Option<u64>,
     /// Its name.
@@ -75,13 +94,21 @@ pub struct ShardReport {
     pub role: Role,
     /// The version of the tenants' schema; absent until it is open.
     pub schema: Option<u64>,
+    /// How much of its place is used, in percent, where that is known.
+    pub used_percent: Option<u8>,
 }
 
 impl Shards {
-    /// Shards of nothing, until [`Self::follow`].
+    /// Shards of nothing, until [`Self::follow`], on disks that `space` knows.
     #[must_use]
-    pub fn new() -> Self {
-        Self(Arc::new(Inner { cells: ArcSwap::default(), intent: watch::Sender::new(None) }))
+    pub fn new(limits: Limits, space: Arc<dyn Space>) -> Self {
+        Self(Arc::new(Inner {
+            cells: ArcSwap::default(),
+            intent: watch::Sender::new(None),
+            limits,
+            node_bytes: Arc::new(Semaphore::new(limits.node_bytes)),
+            space,
+        }))
     }
 
     /// From now on the region keeps these.
@@ -113,7 +140,9 @@ impl Shards {
                     match keepers.get(name) {
                         Some(keeper) => keeper.follow(task),
                         None => {
-                            let keeper = keeper::start(name.clone(), task, Arc::clone(&intended), &shutdown);
+                            let (intended, space) = (Arc::clone(&intended), Arc::clone(&self.0.space));
+                            let cell = self.cell_of(name, &task);
+                            let keeper = keeper::start(cell, task, intended, space, &shutdown);
                             keepers.insert(name.clone(), keeper);
                         }
                     }
@@ -147,35 +176,49 @@ impl Shards {
     pub(crate) fn cell(&self, name: &ShardName) -> Option<Arc<Cell>> {
         self.0.cells.load().get(name).cloned()
     }
-}
 
-impl Default for Shards {
-    fn default() -> Self {
-        Self::new()
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    fn cell_of(&self, name: &ShardName, task: &keeper::Task) -> Arc<Cell> {
+        let room = Room::new(self.0.limits, Arc::clone(&self.0.node_bytes));
+        Arc::new(Cell::new(name.clone(), task.role(), task.kept.epoch, room))
     }
 }
 
 impl Cell {
-    pub(crate) fn new(name: ShardName, role: Role, epoch: Epoch) -> Self {
+    pub(crate) fn new(name: ShardName, role: Role, epoch: Epoch, room: Room) -> Self {
         let report = ShardReport {
             epoch: epoch.0,
+            failing: false,
+            failures: 0,
+            full: false,
             lease_ms: None,
             name,
             problem: Some("it is being opened".to_owned()),
             role,
             schema: None,
+            used_percent: None,
         };
         Self {
+            breaker: Breaker::default(),
+            fullness: Fullness::default(),
             lease: ArcSwapOption::empty(),
+            newest: Newest::default(),
             open: ArcSwapOption::empty(),
             report: Mutex::new(report),
-            turns: Semaphore::new(defaults::REQUESTS_MAX),
+            room: Arc::new(room),
         }
     }
 
     /// The lease, if it still lasts.
     pub(crate) fn lease(&self, now: Moment) -> Option<Lease> {
         self.lease.load().as_deref().copied().filter(|lease| lease.allows(now))
+    }
+
+    pub(crate) fn name(&self) -> ShardName {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).name.clone()
     }
 
     pub(crate) fn note(&self, change: impl FnOnce(&mut ShardReport)) {
@@ -186,6 +229,9 @@ impl Cell {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let left = self.lease(now).map(|lease| lease.until.since(now));
         report.lease_ms = left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        report.failing = self.breaker.is_open();
+        report.full = self.fullness.is_full();
+        report.used_percent = self.fullness.used_percent();
         report
     }
 }

@@ -7,10 +7,12 @@
 )]
 #![allow(clippy::missing_panics_doc, reason = "a test's helper panics where a test would")]
 
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
@@ -24,8 +26,81 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Cluster {
     folder: TempDir,
+    port: Option<u16>,
     server: std::sync::Mutex<Option<Child>>,
     user: Option<(u32, u32)>,
+}
+
+/// Where a test makes its databases: files of SQLite in a folder, or databases of one cluster of PostgreSQL. Clones share it, and
+/// the last takes all of it away.
+#[derive(Clone, Debug)]
+pub struct Place {
+    cluster: Option<Arc<Cluster>>,
+    folder: Arc<TempDir>,
+    next: Arc<AtomicU32>,
+}
+
+/// A database that is there, or a file that is made when it is opened.
+#[derive(Clone, Debug)]
+pub enum Database {
+    /// A database of PostgreSQL, by its name.
+    Postgres(String, Addresses),
+    /// A file of SQLite.
+    Sqlite(PathBuf),
+}
+
+impl Place {
+    /// A folder.
+    #[must_use]
+    pub fn sqlite() -> Self {
+        Self { cluster: None, folder: Arc::new(tempfile::tempdir().unwrap()), next: Arc::default() }
+    }
+
+    /// A cluster of its own.
+    pub async fn postgres() -> Self {
+        Self { cluster: Some(Arc::new(Cluster::start().await)), ..Self::sqlite() }
+    }
+
+    /// The cluster, if it is one.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&Cluster> {
+        self.cluster.as_deref()
+    }
+
+    /// Does it make files of SQLite?
+    #[must_use]
+    pub const fn is_sqlite(&self) -> bool {
+        self.cluster.is_none()
+    }
+
+    /// A number that nobody else got.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A fresh database, without any table.
+    pub async fn database(&self) -> Database {
+        let name = format!("shard_{}", self.number());
+        match &self.cluster {
+            None => Database::Sqlite(self.folder.path().join(format!("{name}.db"))),
+            Some(cluster) => {
+                let addresses = cluster.database(&name).await;
+                Database::Postgres(name, addresses)
+            }
+        }
+    }
+}
+
+/// The addresses of a database, one for each role of a shard.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// The applier's.
+    pub applier: String,
+    /// The owner's.
+    pub owner: String,
+    /// The writer's.
+    pub writer: String,
 }
 
 impl Cluster {
@@ -34,6 +109,19 @@ impl Cluster {
     /// # Panics
     /// When PostgreSQL is not there, or does not start.
     pub async fn start() -> Self {
+        Self::make(false).await
+    }
+
+    /// The same, and reached over the network of this machine too, with TLS and passwords alone: as [`Self::secured_url`] says.
+    /// A role has no password until it is given one.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub async fn start_secured() -> Self {
+        Self::make(true).await
+    }
+
+    async fn make(secured: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // PostgreSQL never runs as root.
         let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
@@ -42,7 +130,8 @@ impl Cluster {
         if let Some((uid, gid)) = user {
             std::os::unix::fs::chown(folder.path(), Some(uid), Some(gid)).unwrap();
         }
-        let cluster = Self { folder, server: std::sync::Mutex::new(None), user };
+        let port = secured.then(free_port);
+        let cluster = Self { folder, port, server: std::sync::Mutex::new(None), user };
         cluster.run(
             "initdb",
             &[
@@ -58,6 +147,9 @@ impl Cluster {
                 "--no-sync",
             ],
         );
+        if secured {
+            cluster.secure();
+        }
         cluster.up().await;
         for statement in [
             "CREATE ROLE own LOGIN NOSUPERUSER",
@@ -88,6 +180,37 @@ impl Cluster {
         assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// Gives the server a certificate of its own, and wants passwords of those who come over the network.
+    fn secure(&self) {
+        let names = ["localhost", "127.0.0.1"].map(str::to_owned).to_vec();
+        let made = rcgen::generate_simple_self_signed(names).unwrap();
+        self.put("data/server.crt", &made.cert.pem());
+        self.put("data/server.key", &made.signing_key.serialize_pem());
+        self.put("data/pg_hba.conf", "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n");
+    }
+
+    /// Writes a file that the server alone reads.
+    fn put(&self, name: &str, text: &str) {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        if let Some((uid, gid)) = self.user {
+            std::os::unix::fs::chown(&path, Some(uid), Some(gid)).unwrap();
+        }
+    }
+
+    /// A certificate that vouches for the secured server, as PEM.
+    #[must_use]
+    pub fn certificate(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("data/server.crt")).unwrap()
+    }
+
+    /// The address of a database over the network, without a password.
+    #[must_use]
+    pub fn secured_url(&self, role: &str, database: &str) -> String {
+        format!("postgres://{role}@127.0.0.1:{}/{database}", self.port.expect("a secured cluster"))
+    }
+
     /// Starts the server, and waits until it answers.
     pub async fn up(&self) {
         let socket = self.folder.path().display().to_string();
@@ -95,7 +218,8 @@ impl Cluster {
             std::fs::File::options().create(true).append(true).open(self.folder.path().join("log")).unwrap();
         let server = self
             .command("postgres")
-            .args(["-D", &self.data(), "-k", &socket, "-c", "listen_addresses=", "-c", "fsync=off"])
+            .args(["-D", &self.data(), "-k", &socket, "-c", "fsync=off"])
+            .args(self.network())
             .args(["-c", "max_connections=250", "-c", "shared_buffers=32MB"])
             .stdout(Stdio::null())
             .stderr(log)
@@ -108,6 +232,16 @@ impl Cluster {
             assert!(tokio::time::Instant::now() < deadline, "the server does not start: {log}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    fn network(&self) -> Vec<String> {
+        let settings = match self.port {
+            None => vec!["listen_addresses=".to_owned()],
+            Some(port) => {
+                vec!["listen_addresses=127.0.0.1".to_owned(), format!("port={port}"), "ssl=on".to_owned()]
+            }
+        };
+        settings.into_iter().flat_map(|setting| ["-c".to_owned(), setting]).collect()
     }
 
     /// Stops the server as a power cut would.
@@ -146,10 +280,31 @@ impl Cluster {
         connection.close().await.unwrap();
     }
 
+    /// A connection that has run these statements, and stays open until it is dropped.
+    pub async fn hold(&self, role: &str, database: &str, sql: &str) -> PgConnection {
+        let mut connection = self.connect(role, database).await;
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await.unwrap();
+        connection
+    }
+
+    /// Makes a database, and tells its addresses.
+    pub async fn database(&self, name: &str) -> Addresses {
+        self.admin(&format!("CREATE DATABASE {name} OWNER own")).await;
+        self.addresses(name)
+    }
+
+    /// The addresses of a database.
+    #[must_use]
+    pub fn addresses(&self, database: &str) -> Addresses {
+        let url = |role| self.url(role, database);
+        Addresses { applier: url("put"), owner: url("own"), writer: url("app") }
+    }
+
     /// The address of a database, as a role.
     #[must_use]
     pub fn url(&self, role: &str, database: &str) -> String {
-        format!("postgres://{role}@localhost/{database}?host={}", self.folder.path().display())
+        let port = self.port.unwrap_or(5432);
+        format!("postgres://{role}@localhost:{port}/{database}?host={}", self.folder.path().display())
     }
 }
 
@@ -157,6 +312,11 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.down();
     }
+}
+
+/// A port that nobody listens on.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// The newest PostgreSQL that Debian has installed here.

@@ -9,7 +9,8 @@ use portolan_core::time::Moment;
 
 use super::capture::{NOTES, all, changes, notes, notes_shard, read};
 use super::place::{Direct, Place, table};
-use crate::{Closed, Engine, Error, Lease, Limits, Refused, Store};
+use crate::defaults::{CONNECTIONS_MAX, STATEMENTS_MAX};
+use crate::{Closed, Engine, Error, Lease, Limits, Reached, Refused, Store};
 
 const INSERT: &str = "INSERT INTO notes VALUES ('acme', 1, 'one')";
 /// A lease that ends during a case: long beside what a busy machine takes for the statements before its end.
@@ -342,14 +343,121 @@ pub(super) async fn a_promotion_begins_another_log(place: Place) {
     // Before any gateway has looked: the writer's trigger sees the timeline itself.
     let mut direct = place.direct(&shard, "acme").await;
     closed(direct.refused("DELETE FROM notes").await, Closed::Cut);
+    // Whoever holds the lease finds out when it is renewed, over the connections that are there.
+    let hour = after_a_break(&shard.store).await + 3_600_000_000;
+    assert!(shard.store.standing().await.unwrap().cut);
+    closed(shard.store.extend(Epoch(1), hour).await.unwrap_err(), Closed::Cut);
     let store = Store::open(&shard.engine, RegionName::new("eu").unwrap()).await.unwrap();
     closed(store.read(Position::START, Limits::default()).await.unwrap_err(), Closed::Cut);
     let hour = store.clock().await.unwrap() + 3_600_000_000;
     store.begin_epoch(Epoch(2), hour).await.unwrap();
+    assert!(!shard.store.standing().await.unwrap().cut);
     assert_eq!(store.verify(&witness).await.unwrap(), Continuity::Other);
     let now = store.identity().await.unwrap();
     assert_eq!((now.timeline, &now.system), (witness.identity.timeline + 1, &witness.identity.system));
     direct.ok("DELETE FROM notes").await;
     let batch = read(&store, witness.position).await;
     assert_eq!((batch.records.len(), batch.through.epoch), (1, Epoch(2)));
+}
+
+/// The clock, once connections that the server has ended are noticed.
+async fn after_a_break(store: &Store) -> u64 {
+    loop {
+        if let Ok(now) = store.clock().await {
+            return now;
+        }
+    }
+}
+
+pub(super) async fn a_lease_is_renewed_while_writers_have_every_connection(place: Place) {
+    let shard = notes_shard(&place, "eu").await;
+    let tenant = TenantName::new("acme").unwrap();
+    let mut looks = Vec::new();
+    for _ in 0..CONNECTIONS_MAX {
+        let mut look = shard.store.look(&tenant).await.unwrap();
+        look.fetch("SELECT count(*) FROM notes", &[]).await.unwrap();
+        looks.push(look);
+    }
+    let hour = shard.store.clock().await.unwrap() + 3_600_000_000;
+    assert_eq!(shard.store.standing().await.unwrap().fence.epoch, Epoch(1));
+    shard.store.extend(Epoch(1), hour).await.unwrap();
+    shard.store.begin_epoch(Epoch(2), hour).await.unwrap();
+    assert_eq!(looks.len(), CONNECTIONS_MAX as usize);
+}
+
+pub(super) async fn statements_end_in_time(place: Place) {
+    let shard = notes_shard(&place, "eu").await;
+    let tenant = TenantName::new("acme").unwrap();
+    let slow = if place.is_sqlite() {
+        "WITH RECURSIVE c (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 100000000000) SELECT count(*) FROM c"
+    } else {
+        "SELECT pg_sleep(3600)::text"
+    };
+    // More than there are connections: one that is given up becomes free again.
+    for _ in 0..CONNECTIONS_MAX + 2 {
+        let mut look = shard.store.look_within(SOON / 6, &tenant).await.unwrap();
+        let error = look.fetch(slow, &[]).await.unwrap_err();
+        assert!(matches!(error, Error::Busy(_)), "{error:?}");
+    }
+    let mut look = shard.store.look(&tenant).await.unwrap();
+    look.fetch("SELECT count(*) FROM notes", &[]).await.unwrap();
+}
+
+pub(super) async fn statements_are_kept_prepared_within_bounds(place: Place) {
+    if place.is_sqlite() {
+        return;
+    }
+    let shard = notes_shard(&place, "eu").await;
+    let mut look = shard.store.look(&TenantName::new("acme").unwrap()).await.unwrap();
+    let kept = "SELECT count(*) FROM pg_prepared_statements";
+    let mut counts = Vec::new();
+    for statement in 0..STATEMENTS_MAX + 50 {
+        look.fetch(&format!("SELECT count(*) + {statement} FROM notes"), &[]).await.unwrap();
+        counts.push(look.fetch(kept, &[]).await.unwrap()[0].number(0).unwrap());
+    }
+    assert!(counts[20] >= 20, "they are kept: {counts:?}");
+    assert!(counts.iter().all(|count| *count <= STATEMENTS_MAX as u64), "and bounded: {counts:?}");
+    let again = look.fetch(kept, &[]).await.unwrap()[0].number(0).unwrap();
+    assert_eq!(Some(&again), counts.last(), "the same statement is not prepared again");
+}
+
+/// A dump, or a copy, of what another region holds.
+pub(super) async fn another_regions_database_is_a_copy_here(place: Place) {
+    let shard = notes_shard(&place, "eu").await;
+    assert!(!shard.store.standing().await.unwrap().cut);
+    let here = Store::open(&shard.engine, RegionName::new("us").unwrap()).await.unwrap();
+    let standing = here.standing().await.unwrap();
+    assert!(standing.cut && standing.fence.deadline_us > 0, "its fence says that it is held: {standing:?}");
+    closed(here.extend(Epoch(1), standing.fence.deadline_us).await.unwrap_err(), Closed::Cut);
+    closed(place.direct(&shard, "acme").await.refused(INSERT).await, Closed::Cut);
+}
+
+pub(super) async fn a_file_in_place_of_another_is_noticed(place: Place) {
+    let shard = notes_shard(&place, "eu").await;
+    let (Engine::Sqlite(path), store) = (&shard.engine, &shard.store) else { return };
+    let hour = store.clock().await.unwrap() + 3_600_000_000;
+    store.extend(Epoch(1), hour).await.unwrap();
+    std::fs::rename(path, path.with_extension("before")).unwrap();
+    std::fs::copy(path.with_extension("before"), path).unwrap();
+    closed(store.extend(Epoch(1), hour).await.unwrap_err(), Closed::Cut);
+}
+
+pub(super) async fn a_log_knows_what_it_has_reached(place: Place) {
+    let shard = notes_shard(&place, "eu").await;
+    let hour = shard.store.clock().await.unwrap() + 3_600_000_000;
+    assert_eq!(shard.store.reached(Position::new(1, 5, 5)).await.unwrap(), Reached::Ahead(Position::START));
+    place.direct(&shard, "acme").await.ok(INSERT).await;
+    let first = shard.store.tip().await.unwrap();
+    let beyond = Position { transaction: first.transaction + 9, ..first };
+    assert_eq!(shard.store.reached(first).await.unwrap(), Reached::Here);
+    assert_eq!(shard.store.reached(beyond).await.unwrap(), Reached::Ahead(first));
+    assert_eq!(shard.store.reached(Position::new(2, 0, 0)).await.unwrap(), Reached::Lost(first));
+    shard.store.begin_epoch(Epoch(2), hour).await.unwrap();
+    assert_eq!(shard.store.reached(first).await.unwrap(), Reached::Here);
+    assert_eq!(
+        shard.store.reached(beyond).await.unwrap(),
+        Reached::Lost(first),
+        "the epoch ended without it"
+    );
+    assert_eq!(shard.store.reached(Position::new(2, 0, 0)).await.unwrap(), Reached::Ahead(first));
 }

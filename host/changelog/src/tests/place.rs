@@ -1,18 +1,15 @@
 //! Places for shards: a folder with files of SQLite, and a cluster of PostgreSQL of this test's own, that ends with it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use portolan_core::ids::RegionName;
 use portolan_core::log::Epoch;
 use portolan_core::tenant_table::{ConflictRule, Identifier, Tables, TenantTable, Writers};
-use portolan_test_postgres::Cluster;
+use portolan_test_postgres::{Addresses, Cluster, Database};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, SqliteConnection};
-use tempfile::TempDir;
 
 use crate::database::{Dialect, Value};
-use crate::{Engine, Error, PostgresConfig, Row, Store};
+use crate::{Access, Engine, Error, PostgresConfig, Row, Store};
 
 /// Longer than anything takes that works.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -21,9 +18,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub(super) struct Place {
     pub(super) dialect: Dialect,
-    cluster: Option<Arc<Cluster>>,
-    folder: Arc<TempDir>,
-    next: Arc<AtomicU32>,
+    made: portolan_test_postgres::Place,
 }
 
 /// One shard's database.
@@ -41,28 +36,18 @@ pub(super) enum Direct {
 
 impl Place {
     pub(super) fn sqlite() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        Self { dialect: Dialect::Sqlite, cluster: None, folder: Arc::new(folder), next: Arc::default() }
+        Self { dialect: Dialect::Sqlite, made: portolan_test_postgres::Place::sqlite() }
     }
 
     pub(super) async fn postgres() -> Self {
-        let cluster = Some(Arc::new(Cluster::start().await));
-        let folder = Arc::new(tempfile::tempdir().unwrap());
-        Self { dialect: Dialect::Postgres, cluster, folder, next: Arc::default() }
+        Self { dialect: Dialect::Postgres, made: portolan_test_postgres::Place::postgres().await }
     }
 
     /// A fresh database, without any table, and its superuser's or file's address.
     pub(super) async fn database(&self) -> (Engine, String) {
-        let name = format!("shard_{}", self.next.fetch_add(1, Ordering::Relaxed));
-        match &self.cluster {
-            None => {
-                let path = self.folder.path().join(format!("{name}.db"));
-                (Engine::Sqlite(path.clone()), path.display().to_string())
-            }
-            Some(cluster) => {
-                cluster.admin(&format!("CREATE DATABASE {name} OWNER own")).await;
-                (engine(cluster, &name), name)
-            }
+        match self.made.database().await {
+            Database::Sqlite(path) => (Engine::Sqlite(path.clone()), path.display().to_string()),
+            Database::Postgres(name, _) => (engine(self.cluster(), &name), name),
         }
     }
 
@@ -89,7 +74,7 @@ impl Place {
 
     /// An application's connection, as the tenant of this name.
     pub(super) async fn direct(&self, shard: &Shard, tenant: &str) -> Direct {
-        match &self.cluster {
+        match self.made.cluster() {
             None => Direct::sqlite(&shard.direct, true).await,
             Some(cluster) => {
                 let mut direct = Direct::Postgres(cluster.connect("app", &shard.direct).await);
@@ -101,14 +86,14 @@ impl Place {
 
     /// A connection that may look at everything and is held by nothing but triggers.
     pub(super) async fn admin(&self, shard: &Shard) -> Direct {
-        match &self.cluster {
+        match self.made.cluster() {
             None => Direct::sqlite(&shard.direct, true).await,
             Some(cluster) => Direct::Postgres(cluster.connect("postgres", &shard.direct).await),
         }
     }
 
     pub(super) fn cluster(&self) -> &Cluster {
-        self.cluster.as_ref().unwrap()
+        self.made.cluster().unwrap()
     }
 
     pub(super) fn is_sqlite(&self) -> bool {
@@ -176,11 +161,8 @@ impl Direct {
 
 /// A database of a cluster, with its roles.
 pub(super) fn engine(cluster: &Cluster, database: &str) -> Engine {
-    Engine::Postgres(PostgresConfig {
-        applier: cluster.url("put", database),
-        owner: cluster.url("own", database),
-        writer: cluster.url("app", database),
-    })
+    let Addresses { applier, owner, writer } = cluster.addresses(database);
+    Engine::Postgres(PostgresConfig { access: Access::default(), applier, owner, writer })
 }
 
 pub(super) fn table(name: &str, tenant: Option<&str>, key: &[&str], writers: Writers) -> TenantTable {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 pub(super) use self::admin::{RawAdmin, RawAdminTls, RawBinding, RawOidc};
 pub(super) use self::shards::{
     RawAccess, RawConflict, RawLease, RawMigrations, RawPlace, RawPlacement, RawRule, RawShard, RawStore,
-    RawTable, RawWriters,
+    RawStoreTls, RawTable, RawWriters,
 };
 
 /// Everything.
@@ -391,6 +391,10 @@ pub(super) struct RawPool {
     pub(super) stateless: bool,
     /// TLS to the endpoints; cleartext when absent.
     pub(super) tls: Option<RawUpstreamTls>,
+    /// Do answers to requests that may have changed something carry `portolan-token` (false)? It names where the log of the tenant's
+    /// shard is after the answer, where that is known within 50 ms, so that a reader who brings it sees at least what was written.
+    #[serde(default)]
+    pub(super) token: bool,
 }
 
 /// What is spoken to an upstream.

@@ -217,6 +217,38 @@ fn shards_without_rules_have_all_tenants_of_their_class() {
 }
 
 #[test]
+fn databases_are_reached_and_bounded_as_the_operator_says() {
+    let first = GOOD.replace("[residency.eu]\nregions = [\"eu-west\"]\n", "");
+    let more = r#"
+[shard.inside.store.eu-west]
+tls = "verify-ca"
+ca = "ca.pem"
+cert = "gateway.pem"
+key = "/run/secrets/gateway.key"
+max_bytes = 1000000
+high_percent = 80
+
+[shard.inside.store.eu-west.postgres]
+owner = "postgres://o@h/d"
+writer = "postgres://w@h/d"
+applier = "postgres://p@h/d"
+writer_password_file = "writer"
+"#;
+    let line = SHARDS.lines().find(|line| line.starts_with("store.eu-west.postgres")).unwrap();
+    let config = good(&[&first, &SHARDS.replace(line, ""), more], &[]);
+    let shard = &config.shards[&ShardName::new("inside").unwrap()];
+    let marks = shard.marks.values().next().unwrap();
+    assert_eq!((marks.high_percent, marks.low_percent, marks.max_bytes.unwrap().get()), (80, 75, 1_000_000));
+    let Some(Engine::Postgres(postgres)) = shard.stores.values().next() else { panic!("{shard:?}") };
+    let access = &postgres.access;
+    assert_eq!(access.tls, Some(portolan_sharding::Tls::VerifyCa));
+    assert_eq!(access.ca, Some("/etc/portolan/ca.pem".into()));
+    assert_eq!(access.key, Some("/run/secrets/gateway.key".into()));
+    assert_eq!(access.passwords.writer, Some("/etc/portolan/writer".into()));
+    assert_eq!(access.passwords.owner, None);
+}
+
+#[test]
 fn what_is_wrong_with_shards_is_told() {
     let first = GOOD.replace("[residency.eu]\nregions = [\"eu-west\"]\n", "");
     let second = r#"

@@ -17,7 +17,8 @@ use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::task;
 use portolan_proxy::Services;
 use portolan_sharding::{
-    Access, Asking, Authenticate, DATA_PATH, Intended, Kept, Service, ShardReport, Store, Unauthentic,
+    Access, Asking, Authenticate, DATA_PATH, Disks, Intended, Kept, Limits, Service, ShardReport, Store,
+    Unauthentic,
 };
 
 use serde_json::{Value, json};
@@ -43,12 +44,8 @@ pub(crate) struct Shards {
 
 impl Shards {
     pub(crate) fn new(intent: Intent) -> Self {
-        Self {
-            intent,
-            known: Arc::default(),
-            leases: Arc::default(),
-            shards: portolan_sharding::Shards::new(),
-        }
+        let shards = portolan_sharding::Shards::new(Limits::default(), Arc::new(Disks));
+        Self { intent, known: Arc::default(), leases: Arc::default(), shards }
     }
 
     /// From now on they are those of this configuration.
@@ -65,6 +62,7 @@ impl Shards {
                     alone: shard.stores.len() == 1,
                     engine,
                     epoch: shard.epoch,
+                    marks: shard.marks.get(&config.local).copied().unwrap_or_default(),
                     primary: shard.primary.clone(),
                 },
             ))
@@ -116,7 +114,8 @@ impl Shards {
     pub(crate) fn services(&self, config: &Config, runtime: &tokio::runtime::Handle) -> Services {
         let callers = Arc::new(Callers(self.intent.clone()));
         let service = Service::new(self.shards.clone(), config.local.clone(), callers, runtime.clone());
-        Services::default().with(DATA_PATH, Arc::new(service))
+        let service = Arc::new(service);
+        Services::default().with(DATA_PATH, Arc::clone(&service) as _).telling(service)
     }
 
     /// All that are intended, with how each stands here.
@@ -156,15 +155,24 @@ pub(crate) fn place(topology: &Topology, tenant: &TenantName) -> Option<Value> {
 /// Writes how shards stand, as Prometheus reads it.
 pub(crate) fn metrics(text: &mut String, shards: &[ShardReport]) {
     type Gauge = (&'static str, &'static str, fn(&ShardReport) -> Option<f64>);
-    let gauges: [Gauge; 4] = [
+    let gauges: [Gauge; 7] = [
         ("open", "Is the shard kept here as it should be?", |shard| {
             Some(f64::from(u8::from(shard.problem.is_none())))
         }),
         ("epoch", "The lease that is meant.", |shard| Some(shard.epoch as f64)),
+        ("failing", "Are requests refused because its database was silent or gone?", |shard| {
+            Some(f64::from(u8::from(shard.failing)))
+        }),
+        ("full", "Are writes refused because its place is nearly used up?", |shard| {
+            Some(f64::from(u8::from(shard.full)))
+        }),
         ("lease_seconds", "How long this region's lease lasts.", |shard| {
             shard.lease_ms.map(|left| left as f64 / 1e3)
         }),
         ("schema", "The version of the tenants' schema.", |shard| shard.schema.map(|version| version as f64)),
+        ("used_ratio", "How much of its place is used.", |shard| {
+            shard.used_percent.map(|used| f64::from(used) / 100.0)
+        }),
     ];
     if shards.is_empty() {
         return;

@@ -114,6 +114,7 @@ fn gateways(region: &RegionName, config: &RegionConfig, cells: &mut Cells) -> Op
         idle_timeout: defaults::IDLE_TIMEOUT,
         response_timeout: defaults::RESPONSE_TIMEOUT,
         stateless: false,
+        token: false,
     }))
 }
 
@@ -131,6 +132,7 @@ fn pool(region: &RegionName, name: &PoolName, config: &PoolConfig, cells: &mut C
         idle_timeout: config.idle_timeout,
         response_timeout: config.response_timeout,
         stateless: config.stateless,
+        token: config.token,
     })
 }
 

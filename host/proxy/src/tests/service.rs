@@ -2,9 +2,9 @@
 
 use portolan_core::directory::{Directory, Exceptions, HashKey, Range, Rule, Shard, ShardIndex};
 use portolan_core::ids::ShardName;
-use portolan_core::log::Epoch;
+use portolan_core::log::{Epoch, Position};
 use portolan_foundation::endpoint::{
-    Answering, Body as ServiceBody, Endpoint as Service, Head, Routed, Work, whole,
+    Answering, Body as ServiceBody, Endpoint as Service, Head, Positions, Routed, Telling, Work, whole,
 };
 
 use super::*;
@@ -94,15 +94,13 @@ async fn a_service_answers_below_its_path_and_no_policy_is_asked() {
     assert_eq!(send(gateway.address, large).await.status(), 413);
 }
 
-#[tokio::test]
-async fn what_may_change_a_tenants_rows_goes_where_they_are_written() {
-    let (eu, us) = (upstream("eu").await, upstream("us").await);
-    let mut topology = topology(&[("eu", &[eu]), ("us", &[us])], Protocol::Http1);
+/// One shard, written in this region, that has all tenants.
+fn directory(topology: &Topology, primary: &str) -> Arc<Directory> {
     let shard = Shard {
         name: ShardName::new("s1").unwrap(),
         epoch: Epoch(4),
-        primary: region("us"),
-        replicas: BTreeSet::from([region("eu")]),
+        primary: region(primary),
+        replicas: BTreeSet::from([region(if primary == "us" { "eu" } else { "us" })]),
         residency: None,
         takes_new: true,
     };
@@ -114,7 +112,14 @@ async fn what_may_change_a_tenants_rows_goes_where_they_are_written() {
     let key = HashKey::new([1; 16]);
     let directory =
         Directory::new(key, vec![shard], vec![rule], Exceptions::default(), &topology.residencies);
-    topology.directory = Arc::new(directory.unwrap());
+    Arc::new(directory.unwrap())
+}
+
+#[tokio::test]
+async fn what_may_change_a_tenants_rows_goes_where_they_are_written() {
+    let (eu, us) = (upstream("eu").await, upstream("us").await);
+    let mut topology = topology(&[("eu", &[eu]), ("us", &[us])], Protocol::Http1);
+    topology.directory = directory(&topology, "us");
     let gateway = start(topology, Policies::default(), |_| {});
     let ask = async |method: &str| {
         let request = Request::builder().method(method).uri("/a").header("host", "shop.example.com");
@@ -129,4 +134,49 @@ async fn what_may_change_a_tenants_rows_goes_where_they_are_written() {
     }
     let anonymous = json(&send(gateway.address, empty(get("/a"))).await);
     assert!(anonymous["fields"].get("portolan-shard").is_none(), "{anonymous}");
+}
+
+/// Knows where each log is, or never finds out.
+#[derive(Debug)]
+struct Known(bool);
+
+impl Positions for Known {
+    fn newest(&self, _: &ShardName) -> Telling {
+        if self.0 {
+            Box::pin(std::future::ready(Some(Position::new(4, 77, 1))))
+        } else {
+            Box::pin(std::future::pending())
+        }
+    }
+}
+
+#[tokio::test]
+async fn answers_of_pools_that_want_it_tell_where_the_log_is() {
+    for (wanted, primary, known, method, token) in [
+        (true, "eu", true, "POST", Some("v1;s1=4.77.1")),
+        (true, "eu", true, "DELETE", Some("v1;s1=4.77.1")),
+        (true, "eu", true, "GET", None),
+        (false, "eu", true, "POST", None),
+        // Who never finds out holds up nobody.
+        (true, "eu", false, "POST", None),
+        // Another region's log is that region's to tell.
+        (true, "us", true, "POST", None),
+    ] {
+        let (eu, us) = (upstream("eu").await, upstream("us").await);
+        let mut topology = topology(&[("eu", &[eu]), ("us", &[us])], Protocol::Http1);
+        topology.directory = directory(&topology, primary);
+        for region in topology.regions.values_mut() {
+            let region = Arc::make_mut(region);
+            for pool in region.pools.values_mut() {
+                Arc::make_mut(pool).token = wanted;
+            }
+        }
+        let services = Services::default().telling(Arc::new(Known(known)));
+        let gateway = start_with(topology, Policies::default(), services, |_| {});
+        let request = Request::builder().method(method).uri("/a").header("host", "shop.example.com");
+        let answer = send(gateway.address, empty(request.header("x-tenant", "acme"))).await;
+        assert_eq!(answer.status(), 200);
+        let told = answer.headers().get("portolan-token").map(|value| value.to_str().unwrap());
+        assert_eq!(told, token, "{wanted} {primary} {known} {method}");
+    }
 }

@@ -1,6 +1,8 @@
 //! Why a request was not done: RFC 9457, with a code for programs. No problem holds a value of a row that the request did
 //! not bring itself.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
@@ -29,6 +31,8 @@ pub enum Code {
     CheckViolation,
     /// Another place has this tenant's rows now.
     Elsewhere,
+    /// The shard's database fails, and is left alone for a moment.
+    Failing,
     /// Many rows would be written, and the request does not say which.
     FilterRequired,
     /// The caller may not do this.
@@ -53,6 +57,8 @@ pub enum Code {
     OtherTenant,
     /// Nobody knows whether it was written.
     OutcomeUnknown,
+    /// The gateway has no memory left for it.
+    Overloaded,
     /// What is there is not what the client saw.
     PreconditionFailed,
     /// A table that is everybody's is not written by tenants.
@@ -61,8 +67,16 @@ pub enum Code {
     Refused,
     /// The tables have changed since this gateway looked at them.
     SchemaChanged,
+    /// The shard's disk is nearly full.
+    StorageFull,
     /// The operator has suspended the tenant.
     Suspended,
+    /// The tenant has all that one tenant may have at once.
+    TenantBusy,
+    /// The log has not come to the reader's token yet.
+    TokenAhead,
+    /// The reader's token is of another history.
+    TokenUnknown,
     /// The content or path is too large.
     TooLarge,
     /// More rows or operations than one request may write.
@@ -96,6 +110,7 @@ impl Code {
         Self::Busy,
         Self::CheckViolation,
         Self::Elsewhere,
+        Self::Failing,
         Self::FilterRequired,
         Self::ForeignKeyViolation,
         Self::Forbidden,
@@ -108,11 +123,16 @@ impl Code {
         Self::NotWritable,
         Self::OtherTenant,
         Self::OutcomeUnknown,
+        Self::Overloaded,
         Self::PreconditionFailed,
         Self::ReadOnlyTable,
         Self::Refused,
         Self::SchemaChanged,
+        Self::StorageFull,
         Self::Suspended,
+        Self::TenantBusy,
+        Self::TokenAhead,
+        Self::TokenUnknown,
         Self::TooLarge,
         Self::TooMany,
         Self::Unauthentic,
@@ -141,6 +161,7 @@ impl Code {
                 ("check-violation", S::UNPROCESSABLE_ENTITY, "A rule of the table refuses the row")
             }
             Self::Elsewhere => ("elsewhere", S::MISDIRECTED_REQUEST, "This is not the place for it"),
+            Self::Failing => ("failing", S::SERVICE_UNAVAILABLE, "The database fails"),
             Self::FilterRequired => ("filter-required", S::BAD_REQUEST, "Say which rows"),
             Self::ForeignKeyViolation => {
                 ("foreign-key-violation", S::CONFLICT, "A reference would lead nowhere")
@@ -157,11 +178,16 @@ impl Code {
             Self::OutcomeUnknown => {
                 ("outcome-unknown", S::INTERNAL_SERVER_ERROR, "Nobody knows whether it was written")
             }
+            Self::Overloaded => ("overloaded", S::SERVICE_UNAVAILABLE, "Too much at once"),
             Self::PreconditionFailed => ("precondition-failed", S::PRECONDITION_FAILED, "It has changed"),
             Self::ReadOnlyTable => ("read-only-table", S::FORBIDDEN, "This table is only read"),
             Self::Refused => ("refused", S::UNPROCESSABLE_ENTITY, "The database refuses"),
             Self::SchemaChanged => ("schema-changed", S::SERVICE_UNAVAILABLE, "The tables have just changed"),
+            Self::StorageFull => ("storage-full", S::INSUFFICIENT_STORAGE, "No place is left"),
             Self::Suspended => ("suspended", S::FORBIDDEN, "The tenant is suspended"),
+            Self::TenantBusy => ("tenant-busy", S::TOO_MANY_REQUESTS, "Too much of one tenant"),
+            Self::TokenAhead => ("token-ahead", S::SERVICE_UNAVAILABLE, "Not there yet"),
+            Self::TokenUnknown => ("token-unknown", S::CONFLICT, "Another history"),
             Self::TooLarge => ("too-large", S::PAYLOAD_TOO_LARGE, "Too large"),
             Self::TooMany => ("too-many", S::PAYLOAD_TOO_LARGE, "Too many at once"),
             Self::Unauthentic => ("unauthentic", S::UNAUTHORIZED, "Who asks?"),
@@ -266,7 +292,8 @@ impl Problem {
             errors: Vec::new(),
             constraint: None,
             operation: None,
-            retry_after_s: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER_S),
+            retry_after_s: matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
+                .then_some(RETRY_AFTER_S),
             allow: None,
         }))
     }
@@ -276,6 +303,13 @@ impl Problem {
         let mut problem = Self::new(Code::MethodNotAllowed, format!("this path has the methods {allow}"));
         problem.0.allow = Some(allow);
         problem
+    }
+
+    /// The same, and it is of no use to come again before.
+    #[must_use]
+    pub(crate) fn retry_after(mut self, left: Duration) -> Self {
+        self.0.retry_after_s = Some(left.as_secs().saturating_add(1));
+        self
     }
 
     /// The same, with one thing that is wrong.
@@ -338,7 +372,11 @@ impl Problem {
             Closed::Moved => {
                 Self::new(Code::Busy, "the shard's lease changed meanwhile; nothing was written, try again")
             }
-            Closed::Away | Closed::Cut | Closed::Expired | Closed::Member => {
+            Closed::Cut => Self::new(
+                Code::Unavailable,
+                "the database goes on from an earlier state; nothing was written, and nothing is until its operator looks at it",
+            ),
+            Closed::Away | Closed::Expired | Closed::Member => {
                 Self::new(Code::Elsewhere, format!("{closed}; nothing was written, ask another gateway"))
             }
         }
@@ -399,6 +437,7 @@ impl Problem {
     pub fn response(&self) -> Response<Bytes> {
         let mut response = Response::new(serde_json::to_vec(self).unwrap_or_default().into());
         *response.status_mut() = self.code.status();
+        response.extensions_mut().insert(self.code);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.code == Code::Unauthentic {

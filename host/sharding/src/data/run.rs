@@ -5,6 +5,7 @@
 use portolan_changelog::{Dialect, Row, Transaction, Value};
 use portolan_core::ids::TenantName;
 
+use super::Door;
 use super::body::Fields;
 use super::catalogue::{Column, Table};
 use super::cursor;
@@ -14,7 +15,8 @@ use super::kind::Datum;
 use super::plan::{Condition, Page, Picked};
 use super::problem::{Code, Problem};
 use super::sql::{self, Statement, write};
-use crate::defaults::{ANSWER_BYTES_MAX, WRITE_ROWS_MAX};
+use crate::defaults::{ANSWER_BYTES_MAX, ANSWER_COPIES, WRITE_ROWS_MAX};
+use crate::room::Memory;
 
 pub(crate) use super::sql::write::Conflict;
 
@@ -91,17 +93,21 @@ pub(crate) struct Run<'t> {
     pub(crate) tenant: &'t TenantName,
     /// Bytes that the answer may still grow by.
     budget: u64,
+    memory: &'t Memory,
     /// Rows that may still be written.
     writes: u64,
 }
 
 impl<'t> Run<'t> {
-    pub(crate) const fn new(
-        transaction: &'t mut Transaction,
-        dialect: Dialect,
-        tenant: &'t TenantName,
-    ) -> Self {
-        Self { transaction, dialect, tenant, budget: ANSWER_BYTES_MAX, writes: WRITE_ROWS_MAX }
+    pub(crate) fn new(transaction: &'t mut Transaction, door: &'t Door) -> Self {
+        Self {
+            transaction,
+            dialect: door.catalogue.dialect(),
+            tenant: &door.tenant,
+            budget: ANSWER_BYTES_MAX,
+            memory: &door.memory,
+            writes: WRITE_ROWS_MAX,
+        }
     }
 
     /// Does one operation.
@@ -175,10 +181,11 @@ impl<'t> Run<'t> {
         let limit = usize::try_from(page.limit).unwrap_or(usize::MAX);
         let mut rows = 0;
         for row in sizes.iter().take(limit) {
-            if self.charge(whole(row, 0).saturating_add(columns.saturating_mul(SMALL_BYTES))).is_err() {
-                break;
+            match self.charge(whole(row, 0).saturating_add(columns.saturating_mul(SMALL_BYTES))) {
+                Ok(()) => rows += 1,
+                Err(problem) if problem.code == Code::AnswerTooLarge => break,
+                Err(problem) => return Err(problem),
             }
-            rows += 1;
         }
         if rows == 0 && limit > 0 && !sizes.is_empty() {
             return Err(answer_too_large());
@@ -199,7 +206,7 @@ impl<'t> Run<'t> {
 
     fn charge(&mut self, bytes: u64) -> Result<(), Problem> {
         self.budget = self.budget.checked_sub(bytes).ok_or_else(answer_too_large)?;
-        Ok(())
+        self.memory.grow(bytes.saturating_mul(ANSWER_COPIES))
     }
 
     async fn insert_all<'a>(

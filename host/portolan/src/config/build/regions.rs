@@ -32,6 +32,7 @@ pub(crate) struct PoolConfig {
     pub(crate) response_timeout: Duration,
     pub(crate) stateless: bool,
     pub(crate) tls: Option<UpstreamTls>,
+    pub(crate) token: bool,
 }
 
 /// `host:port`.
@@ -89,6 +90,7 @@ impl Builder<'_> {
             response_timeout,
             stateless: raw.stateless,
             tls,
+            token: raw.token,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,14 +13,14 @@ use portolan_core::ids::{RegionName, ResidencyName, ShardName, TenantName};
 use portolan_core::log::Epoch;
 use portolan_core::placement::Limits;
 use portolan_core::tenant_table::{ConflictRule, Identifier, Tables, TenantTable, Writers};
-use portolan_sharding::{Engine, PostgresConfig};
+use portolan_sharding::{Engine, Passwords, PostgresConfig, StoreAccess, Tls, Watermarks};
 
 use super::{At, Builder, PolicySlot, RegionConfig, TenantConfig};
 use crate::config::defaults::{self, LINE_PERMILLE_MAX, MOVES_MAX};
 use crate::config::raw::RawPolicy;
 use crate::config::raw::{
-    RawAccess, RawConflict, RawLease, RawPlace, RawPlacement, RawRule, RawShard, RawStore, RawTable,
-    RawWriters,
+    RawAccess, RawConflict, RawLease, RawPlace, RawPlacement, RawRule, RawShard, RawStore, RawStoreTls,
+    RawTable, RawWriters,
 };
 use crate::config::shape::suggest;
 
@@ -31,6 +32,8 @@ pub(crate) struct ShardConfig {
     pub(crate) epoch: Epoch,
     pub(crate) primary: RegionName,
     pub(crate) stores: BTreeMap<RegionName, Engine>,
+    /// How full each may be.
+    pub(crate) marks: BTreeMap<RegionName, Watermarks>,
 }
 
 /// How tenants move from one shard to another.
@@ -220,11 +223,13 @@ impl Builder<'_> {
             Some(class) => self.class(&["shard", text, "residency"], &class, classes),
             None => None,
         };
-        let mut stores = BTreeMap::new();
+        let (mut stores, mut marks) = (BTreeMap::new(), BTreeMap::new());
         for (region, store) in raw.store {
             let at = ["shard", text, "store", &region];
+            let full = self.marks(&at, &store);
             let engine = self.engine(&at, store);
             if let (Some(region), Some(engine)) = (self.known_region(&at, &region, regions), engine) {
+                marks.insert(region.clone(), full);
                 stores.insert(region, engine);
             }
         }
@@ -244,13 +249,41 @@ impl Builder<'_> {
             residency,
             takes_new: !raw.drain,
         };
-        Some((shard, ShardConfig { capacity: raw.capacity, epoch, primary, stores }))
+        Some((shard, ShardConfig { capacity: raw.capacity, epoch, marks, primary, stores }))
     }
 
     fn engine(&mut self, at: At<'_>, raw: RawStore) -> Option<Engine> {
+        if raw.cert.is_some() != raw.key.is_some() {
+            self.problem(at, "`cert` and `key` come together", "name both files, or none");
+        }
+        let spoken = raw.tls.is_some() || raw.ca.is_some() || raw.cert.is_some();
+        if raw.sqlite.is_some() && spoken {
+            self.problem(
+                at,
+                "a file is not reached over a network",
+                "leave out `tls`, `ca`, `cert` and `key`",
+            );
+        }
+        let file = |path: PathBuf| self.folder.join(path);
         match (raw.sqlite, raw.postgres) {
-            (Some(file), None) => Some(Engine::Sqlite(self.folder.join(file))),
+            (Some(path), None) => Some(Engine::Sqlite(file(path))),
             (None, Some(urls)) => Some(Engine::Postgres(PostgresConfig {
+                access: StoreAccess {
+                    ca: raw.ca.map(file),
+                    cert: raw.cert.map(file),
+                    key: raw.key.map(file),
+                    passwords: Passwords {
+                        applier: urls.applier_password_file.map(file),
+                        owner: urls.owner_password_file.map(file),
+                        writer: urls.writer_password_file.map(file),
+                    },
+                    tls: raw.tls.map(|tls| match tls {
+                        RawStoreTls::Disable => Tls::Disable,
+                        RawStoreTls::Require => Tls::Require,
+                        RawStoreTls::VerifyCa => Tls::VerifyCa,
+                        RawStoreTls::VerifyFull => Tls::VerifyFull,
+                    }),
+                },
                 applier: urls.applier,
                 owner: urls.owner,
                 writer: urls.writer,
@@ -261,6 +294,19 @@ impl Builder<'_> {
                 None
             }
         }
+    }
+
+    /// How full a shard's place may be.
+    fn marks(&mut self, at: At<'_>, raw: &RawStore) -> Watermarks {
+        let default = Watermarks::default();
+        let high_percent = raw.high_percent.unwrap_or(default.high_percent);
+        let low_percent =
+            raw.low_percent.unwrap_or_else(|| default.low_percent.min(high_percent.saturating_sub(5)));
+        if high_percent > 100 || low_percent >= high_percent {
+            let help = "writes end at `high_percent` and go on at `low_percent`, which lies below it";
+            self.problem(at, format!("{low_percent} % and {high_percent} % are no two marks"), help);
+        }
+        Watermarks { high_percent, low_percent, max_bytes: raw.max_bytes }
     }
 
     fn class(&mut self, at: At<'_>, text: &str, classes: &Classes) -> Option<ResidencyName> {

@@ -1,6 +1,7 @@
 //! The sections `[shard.*]`, `[table.*]`, `[placement]` and `[place.*]` as they are written.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -39,10 +40,40 @@ pub(in crate::config) struct RawLease {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct RawStore {
+    /// A file (PEM) with certificates of authorities that vouch for the server, beside the public ones.
+    pub(in crate::config) ca: Option<PathBuf>,
+    /// The gateway's own certificate for the server, a file (PEM), with `key`. It is read with each new connection.
+    pub(in crate::config) cert: Option<PathBuf>,
+    /// How full it may be before writes are refused, in percent of the disk or of `max_bytes` (95).
+    #[schemars(range(min = 1, max = 100))]
+    pub(in crate::config) high_percent: Option<u8>,
+    /// The key of `cert`, a file (PEM).
+    pub(in crate::config) key: Option<PathBuf>,
+    /// Where writes are taken again, in percent, below `high_percent` (90).
+    #[schemars(range(min = 0, max = 99))]
+    pub(in crate::config) low_percent: Option<u8>,
+    /// How many bytes the database may take. A file may take its disk when absent; a database of PostgreSQL is not watched then.
+    pub(in crate::config) max_bytes: Option<NonZeroU64>,
     /// A database of PostgreSQL, 15 or later.
     pub(in crate::config) postgres: Option<RawPostgres>,
     /// A file, on a disk of the one machine that serves it. It is made when it is not there.
     pub(in crate::config) sqlite: Option<PathBuf>,
+    /// What is asked of the server (verify-full; for a server on this machine, what the address says with `sslmode`).
+    pub(in crate::config) tls: Option<RawStoreTls>,
+}
+
+/// What a connection asks of a server.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(in crate::config) enum RawStoreTls {
+    /// Nothing: what goes over the network can be read.
+    Disable,
+    /// That it encrypts; who it is, nobody knows.
+    Require,
+    /// A certificate of a known authority.
+    VerifyCa,
+    /// A certificate of a known authority for the name of the address.
+    VerifyFull,
 }
 
 /// A database of PostgreSQL, and the three roles that reach it.
@@ -51,10 +82,16 @@ pub(in crate::config) struct RawStore {
 pub(in crate::config) struct RawPostgres {
     /// Puts what other regions wrote: `postgres://ROLE@HOST:PORT/DATABASE`.
     pub(in crate::config) applier: String,
+    /// A file with the applier's password, in place of that of the address. It is read again when it changes, without a restart.
+    pub(in crate::config) applier_password_file: Option<PathBuf>,
     /// Owns tables, moves the fence; neither a superuser nor exempt from row security, and a member of the writer's role.
     pub(in crate::config) owner: String,
+    /// A file with the owner's password, as `applier_password_file`.
+    pub(in crate::config) owner_password_file: Option<PathBuf>,
     /// Writes for gateways and applications.
     pub(in crate::config) writer: String,
+    /// A file with the writer's password, as `applier_password_file`.
+    pub(in crate::config) writer_password_file: Option<PathBuf>,
 }
 
 /// Migrations of the tenants' schema.

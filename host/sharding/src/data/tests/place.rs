@@ -1,19 +1,17 @@
 //! Shards with the tables of these tests, and requests to them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
-use portolan_changelog::{Engine, Lease, PostgresConfig, Store};
+use portolan_changelog::{Lease, Store};
 use portolan_core::ids::{RegionName, ShardName, TenantName};
 use portolan_core::log::Epoch;
 use portolan_core::tenant_table::{ConflictRule, Identifier, Tables, TenantTable, Writers};
 use portolan_core::time::Moment;
-use portolan_test_postgres::Cluster;
-use tempfile::TempDir;
 
 use crate::data::{Catalogue, Door, answer};
+use crate::schema::tests::place::engine;
 
 const SCHEMA: &[&str] = &[
     "CREATE TABLE notes (tenant text NOT NULL, id bigint NOT NULL, title text NOT NULL, body text, rank bigint, \
@@ -31,11 +29,7 @@ const SCHEMA: &[&str] = &[
 
 /// Where shards of one engine are made.
 #[derive(Clone)]
-pub(super) struct Place {
-    cluster: Option<Arc<Cluster>>,
-    folder: Arc<TempDir>,
-    next: Arc<AtomicU32>,
-}
+pub(super) struct Place(portolan_test_postgres::Place);
 
 /// What came back.
 #[derive(Debug)]
@@ -47,28 +41,15 @@ pub(super) struct Answer {
 
 impl Place {
     pub(super) fn sqlite() -> Self {
-        Self { cluster: None, folder: Arc::new(tempfile::tempdir().unwrap()), next: Arc::default() }
+        Self(portolan_test_postgres::Place::sqlite())
     }
 
     pub(super) async fn postgres() -> Self {
-        Self { cluster: Some(Arc::new(Cluster::start().await)), ..Self::sqlite() }
+        Self(portolan_test_postgres::Place::postgres().await)
     }
 
     pub(super) fn is_sqlite(&self) -> bool {
-        self.cluster.is_none()
-    }
-
-    async fn engine(&self) -> Engine {
-        let name = format!("data_{}", self.next.fetch_add(1, Ordering::Relaxed));
-        let Some(cluster) = &self.cluster else {
-            return Engine::Sqlite(self.folder.path().join(format!("{name}.db")));
-        };
-        cluster.admin(&format!("CREATE DATABASE {name} OWNER own")).await;
-        Engine::Postgres(PostgresConfig {
-            applier: cluster.url("put", &name),
-            owner: cluster.url("own", &name),
-            writer: cluster.url("app", &name),
-        })
+        self.0.is_sqlite()
     }
 
     /// The door of a tenant to a fresh shard, which is writable for long.
@@ -85,7 +66,8 @@ impl Place {
 
     /// The same, with other tables.
     pub(super) async fn door_to(&self, tenant: &str, schema: &[&str], tables: Vec<TenantTable>) -> Door {
-        let store = Store::open(&self.engine().await, RegionName::new("eu").unwrap()).await.unwrap();
+        let store =
+            Store::open(&engine(self.0.database().await), RegionName::new("eu").unwrap()).await.unwrap();
         let mut migration = store.maintain().await.unwrap();
         for statement in schema {
             migration.execute(statement, &[]).await.unwrap();
@@ -101,6 +83,8 @@ impl Place {
             shard: ShardName::new("eu-1").unwrap(),
             tenant: TenantName::new(tenant).unwrap(),
             lease: Some(Lease { epoch: Epoch(1), until: Moment(1_000) }),
+            limits: crate::Limits::default(),
+            memory: crate::Memory::default(),
         }
     }
 }

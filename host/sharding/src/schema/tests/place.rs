@@ -3,16 +3,16 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use portolan_changelog::{Change, Engine, Limits, Maintenance, PostgresConfig, Purpose, RowChange, Store};
+use portolan_changelog::{
+    Access, Change, Engine, Limits, Maintenance, PostgresConfig, Purpose, RowChange, Store,
+};
 use portolan_core::ids::{RegionName, ShardName};
 use portolan_core::log::{Epoch, Position};
 use portolan_core::tenant_table::{ConflictRule, Identifier, Tables, TenantTable, Writers};
-use portolan_test_postgres::Cluster;
-use tempfile::TempDir;
+use portolan_test_postgres::{Addresses, Database};
 
 use crate::schema::{Copy, Event, Fleet, Migrations, Options, Report, Shard, Source, Watch};
 
@@ -24,25 +24,29 @@ pub(crate) const MOMENT: Duration = Duration::from_millis(3);
 
 /// Where shards of one engine are made.
 #[derive(Clone)]
-pub(crate) struct Place {
-    cluster: Option<Arc<Cluster>>,
-    folder: Arc<TempDir>,
-    next: Arc<AtomicU32>,
+pub(crate) struct Place(portolan_test_postgres::Place);
+
+/// A database as shards are opened.
+pub(crate) fn engine(database: Database) -> Engine {
+    match database {
+        Database::Sqlite(path) => Engine::Sqlite(path),
+        Database::Postgres(_, Addresses { applier, owner, writer }) => {
+            Engine::Postgres(PostgresConfig { access: Access::default(), applier, owner, writer })
+        }
+    }
 }
 
 impl Place {
     pub(crate) fn sqlite() -> Self {
-        let folder = Arc::new(tempfile::tempdir().unwrap());
-        Self { cluster: None, folder, next: Arc::default() }
+        Self(portolan_test_postgres::Place::sqlite())
     }
 
     pub(crate) async fn postgres() -> Self {
-        let cluster = Some(Arc::new(Cluster::start().await));
-        Self { cluster, ..Self::sqlite() }
+        Self(portolan_test_postgres::Place::postgres().await)
     }
 
     pub(crate) const fn is_postgres(&self) -> bool {
-        self.cluster.is_some()
+        !self.0.is_sqlite()
     }
 
     pub(crate) fn pick<T>(&self, sqlite: T, postgres: T) -> T {
@@ -51,18 +55,7 @@ impl Place {
 
     /// A fresh database, without any table.
     pub(crate) async fn database(&self) -> Engine {
-        let name = format!("shard_{}", self.next.fetch_add(1, Ordering::Relaxed));
-        match &self.cluster {
-            None => Engine::Sqlite(self.folder.path().join(format!("{name}.db"))),
-            Some(cluster) => {
-                cluster.admin(&format!("CREATE DATABASE {name} OWNER own")).await;
-                Engine::Postgres(PostgresConfig {
-                    applier: cluster.url("put", &name),
-                    owner: cluster.url("own", &name),
-                    writer: cluster.url("app", &name),
-                })
-            }
-        }
+        engine(self.0.database().await)
     }
 
     /// A shard that is written here for long.
@@ -76,7 +69,7 @@ impl Place {
     pub(crate) async fn replica(&self) -> Shard {
         let engine = self.database().await;
         let store = Store::open(&engine, RegionName::new("eu").unwrap()).await.unwrap();
-        let name = format!("s-{}", self.next.fetch_add(1, Ordering::Relaxed));
+        let name = format!("s-{}", self.0.number());
         Shard { copy: Copy::Replica, name: ShardName::new(&name).unwrap(), store }
     }
 }

@@ -24,7 +24,7 @@ use portolan_core::log::Epoch;
 use portolan_core::tenure::Tenure;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::task;
-use portolan_sharding::relocate::{self, Noted, Relocation, Report, Resumed, Seat, Step, Switch as _};
+use portolan_sharding::relocate::{self, Noted, Relocation, Report, Resumed, Seat, Step};
 use serde_json::{Value, json};
 
 use self::log::{End, Entry, Full, Log, Stand};

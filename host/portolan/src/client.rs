@@ -173,6 +173,11 @@ impl Client {
         if answer.status.is_success() { Ok(answer) } else { Err(answer.problem()) }
     }
 
+    /// Lets some time pass between two questions.
+    pub(crate) fn pause(&self, time: Duration) {
+        self.runtime.block_on(tokio::time::sleep(time));
+    }
+
     /// Listens to a stream; what is told of each frame says whether to go on.
     ///
     /// # Errors

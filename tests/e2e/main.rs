@@ -16,6 +16,7 @@ mod guide;
 mod hostile;
 mod hot;
 mod languages;
+mod life;
 mod moves;
 mod placement;
 mod preview;

@@ -20,7 +20,7 @@ const POSTGRES: &str = "CREATE TABLE orders (tenant text NOT NULL, id bigint NOT
     placed_at timestamptz, PRIMARY KEY (tenant, id));\n";
 
 /// A folder of a node of region `here`, whose intent is kept in a control store.
-fn folder(place: &Path, upstream: &Upstream, store: &str) -> TempDir {
+pub(crate) fn folder(place: &Path, upstream: &Upstream, store: &str) -> TempDir {
     let folder = node::folder(&format!(
         "[node]\nname = \"one\"\nregion = \"here\"\nthreads = 1\n\
          [listen]\npublic = [\"127.0.0.1:0\"]\n[policies]\ninstances = 100\n[control]\nsqlite = {:?}\n",
@@ -47,13 +47,13 @@ async fn says(folder: &Path, arguments: &[&str]) -> (i32, String) {
     (output.status.code().unwrap(), text.into_owned())
 }
 
-async fn token(folder: &Path, tenant: &str) -> String {
+pub(crate) async fn token(folder: &Path, tenant: &str) -> String {
     let output = run(folder, &["token", "create", tenant, "--role", "tenant-app", "--tenant", tenant]).await;
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-async fn ask(node: &Node, token: &str, method: Method, path: &str, body: Value) -> Answer {
+pub(crate) async fn ask(node: &Node, token: &str, method: Method, path: &str, body: Value) -> Answer {
     let mut client = Client::connect(node.public(), "shop.test").await.unwrap();
     let mut request = Request::builder().method(method).uri(path).header("content-type", "application/json");
     if !token.is_empty() {
@@ -63,12 +63,12 @@ async fn ask(node: &Node, token: &str, method: Method, path: &str, body: Value) 
     client.send(request, body).await.unwrap()
 }
 
-fn read(answer: &Answer) -> Value {
+pub(crate) fn read(answer: &Answer) -> Value {
     serde_json::from_str(&answer.text()).unwrap_or_else(|_| json!({ "text": answer.text() }))
 }
 
 /// Waits until the node holds the shard's lease.
-async fn open(node: &Node, epoch: u64) {
+pub(crate) async fn open(node: &Node, epoch: u64) {
     until("the shard is open", async || {
         let status = node.status().await;
         let shard = &status["shards"][0];

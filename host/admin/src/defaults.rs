@@ -109,3 +109,10 @@ pub const KEYS_TIMEOUT: Duration = Duration::from_secs(5);
 pub const PREVIEW_TIME: Duration = Duration::from_secs(600);
 /// The longest: it cannot be taken back.
 pub const PREVIEW_TIME_MAX: Duration = Duration::from_secs(3_600);
+
+/// Bytes of what is claimed: the longest address of electronic mail (RFC 3696, erratum 1690, allows fewer).
+pub const CLAIM_BYTES_MAX: usize = 320;
+/// Claims of one tenant: each is an object of the control store.
+pub const CLAIMS_OF_TENANT_MAX: usize = 100;
+/// How often a change is made of what is seen anew, when others come between.
+pub const CHANGE_TRIES: usize = 5;

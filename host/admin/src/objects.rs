@@ -22,10 +22,13 @@ use crate::token::TOKEN_KIND;
 /// Bytes of a kind or a name, as the store takes them.
 const PART_BYTES_MAX: usize = 200;
 /// Kinds that have routes of their own, which know what they mean; here they are only read.
-const OWNED: [(&str, &str); 5] = [
+const OWNED: [(&str, &str); 8] = [
+    ("claim", "/api/v1/claims"),
     ("disable", "`portolan policy disable` and `enable`"),
+    ("erasure", "`portolan tenant erase`"),
     ("freeze", "`portolan policy freeze` and `unfreeze`"),
     ("rollout", "/api/v1/rollouts"),
+    ("standing", "`portolan tenant suspend` and `resume`"),
     (TOKEN_KIND, "/api/v1/tokens"),
     ("version", "/api/v1/plugins"),
 ];

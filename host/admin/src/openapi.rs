@@ -33,6 +33,9 @@ pub(crate) fn routes() -> Routes {
         crate::moves::add,
         crate::status::add,
         crate::tail::add,
+        crate::tenancy::add,
+        crate::claims::add,
+        crate::erasures::add,
         crate::tenants::add,
         crate::tokens::add,
     ] {

@@ -542,7 +542,7 @@ impl Store {
     }
 }
 
-fn parse(text: &str) -> Result<Record, Error> {
+pub(crate) fn parse(text: &str) -> Result<Record, Error> {
     serde_json::from_str(text).map_err(|error| Error::Damaged(format!("a kept record: {error}")))
 }
 

@@ -293,6 +293,11 @@ impl Session {
         self.patience = patience;
     }
 
+    /// From here on this connection is its owner's alone, and is closed after it.
+    pub(crate) const fn keep_alone(&mut self) {
+        self.once = true;
+    }
+
     /// Runs a statement as it stands, and says how many rows it touched.
     pub(crate) async fn execute(&mut self, sql: &str, args: &[Value]) -> Result<u64, Error> {
         self.within = true;

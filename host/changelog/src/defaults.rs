@@ -54,3 +54,9 @@ pub const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
 pub const POSTGRES_VERSION_MIN: i64 = 150_000;
 /// How long one query of an inspection may take: it counts rows of whole tables, of a database that nobody follows yet.
 pub const INSPECTION_TIMEOUT: Duration = Duration::from_secs(3_600);
+/// How long a snapshot's connection may be silent between two pages: somebody writes them to a disk meanwhile.
+pub const SNAPSHOT_IDLE: Duration = Duration::from_secs(600);
+/// How long an erasure waits for the tenant's writers that are inside.
+pub const ERASURE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a database may take to write over what was deleted: SQLite makes the whole file anew.
+pub const COMPACTION_TIMEOUT: Duration = Duration::from_secs(3_600);

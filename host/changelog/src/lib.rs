@@ -22,6 +22,11 @@
 //! it, take in the rest, compare, [`Store::seal`] the hold, and have the directory changed. [`Store::place`] it there and away
 //! here, then [`Store::forget`] it here.
 //!
+//! # Keeping copies, and erasing
+//! [`Store::snapshot`] is one state, in pages; a backup is that state and what [`Store::read`] gives after [`Head::position`], and putting
+//! it somewhere else is following it. [`Store::erase`] takes a tenant out of rows, log and all that is kept beside them, and
+//! [`Store::compact`] has the database write over what was there.
+//!
 //! # Migrating
 //! [`Store::maintenance`] is the owner's connection for changes of the tenants' schema ([`Purpose::Schema`]), which change no row of a
 //! captured table and leave none without its triggers, and for backfills ([`Purpose::Rows`]), which are writers as others.
@@ -42,6 +47,7 @@ mod adopt;
 mod apply;
 mod database;
 pub mod defaults;
+mod erase;
 mod error;
 mod inspect;
 mod login;
@@ -51,6 +57,7 @@ mod moving;
 mod postgres;
 mod read;
 mod rejection;
+mod snapshot;
 mod sqlite;
 mod store;
 mod table;
@@ -58,6 +65,7 @@ mod transaction;
 
 pub use apply::{Applied, Counts, Lost, Parked};
 pub use database::{Dialect, Row, Value};
+pub use erase::Erased;
 pub use error::Error;
 pub use inspect::Inspection;
 pub use login::{Access, Passwords, Tls};
@@ -69,6 +77,7 @@ pub use moving::{Drained, MoveNote, Passage, Reach, Side, Stamp};
 pub use postgres::PostgresConfig;
 pub use read::{Horizon, Limits, Reached};
 pub use rejection::{Rejection, Rule};
+pub use snapshot::{Head, KeptLoser, RowPage, Snapshot};
 pub use store::{Engine, Standing, Store};
 pub use transaction::Transaction;
 

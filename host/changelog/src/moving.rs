@@ -469,7 +469,7 @@ const TENANT_RECORDS: &str = "WITH due AS (SELECT epoch, tx, seq, {row_bytes} AS
     AND (fit.bytes <= $5 OR fit.records = 1) ORDER BY fit.epoch, fit.tx, fit.seq";
 
 /// In PostgreSQL a position between transactions: it need not be a record's.
-async fn settled(session: &mut Session) -> Result<Position, Error> {
+pub(crate) async fn settled(session: &mut Session) -> Result<Position, Error> {
     match session.dialect() {
         Dialect::Postgres => {
             let sql = "SELECT epoch, {horizon} FROM portolan_fence";

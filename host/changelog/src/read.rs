@@ -127,7 +127,7 @@ impl Store {
     }
 
     /// Ends what SQLite counts as one transaction, if anything was written in it. A busy writer ends it in its own time.
-    async fn end_transaction(&self) -> Result<(), Error> {
+    pub(crate) async fn end_transaction(&self) -> Result<(), Error> {
         let open =
             "SELECT 1 FROM portolan_log l, portolan_fence f WHERE l.epoch = f.epoch AND l.tx = f.tx LIMIT 1";
         let mut session = self.acquire(Role::Owner).await?;

@@ -68,7 +68,7 @@ pub struct Standing {
     pub fence: Fence,
 }
 
-const FENCE: &str =
+pub(crate) const FENCE: &str =
     "SELECT epoch, deadline_us, member, cut, system, timeline, incarnation FROM portolan_fence";
 
 impl Store {
@@ -139,6 +139,22 @@ impl Store {
                 session.commit().await?;
             }
             adopted?;
+        }
+        *self.0.declared.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(declared);
+        Ok(())
+    }
+
+    /// Knows the operator's tables as far as they were declared, and changes nothing: for whoever only reads, or writes rows of
+    /// others.
+    ///
+    /// # Errors
+    /// [`Error::Table`] when a table is not as it is declared.
+    pub async fn recall(&self, tables: &Tables) -> Result<(), Error> {
+        let mut session = self.acquire(Role::Owner).await?;
+        let before = captured(&mut session).await?;
+        let mut declared = Vec::new();
+        for table in tables.iter().filter(|table| before.contains(table.name.as_str())) {
+            declared.push(self.find(&mut session, table).await?);
         }
         *self.0.declared.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(declared);
         Ok(())
@@ -603,7 +619,7 @@ pub(crate) async fn identity_now(session: &mut Session) -> Result<Identity, Erro
     Ok(identity)
 }
 
-async fn tip(session: &mut Session) -> Result<Position, Error> {
+pub(crate) async fn tip(session: &mut Session) -> Result<Position, Error> {
     let rows = session
         .query("SELECT epoch, tx, seq FROM portolan_log ORDER BY epoch DESC, tx DESC, seq DESC LIMIT 1", &[])
         .await?;

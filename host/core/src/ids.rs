@@ -142,6 +142,52 @@ name! {
     PolicyName
 }
 
+/// The number of a tenant: a UUID of version 7 (RFC 9562, section 5.7). Its first 48 bits are the time at which it was drawn,
+/// in milliseconds since 1970, so that numbers sort by age. It says nothing of the tenant, and is never given to another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TenantId(u128);
+
+impl TenantId {
+    /// A number of a moment in milliseconds since 1970, and of random bits, of which 74 are used.
+    #[must_use]
+    pub const fn new(at_ms: u64, random: u128) -> Self {
+        const RANDOM: u128 = 0xfff_3fff_ffff_ffff_ffff;
+        let time = (at_ms as u128 & 0xffff_ffff_ffff) << 80;
+        Self(time | 0x7 << 76 | 0b10 << 62 | (random & RANDOM))
+    }
+}
+
+impl fmt::Display for TenantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = |shift: u32, bits: u32| (self.0 >> shift) & ((1 << bits) - 1);
+        let (time, low, version) = (part(96, 32), part(80, 16), part(64, 16));
+        write!(f, "{time:08x}-{low:04x}-{version:04x}-{:04x}-{:012x}", part(48, 16), part(0, 48))
+    }
+}
+
+impl fmt::Debug for TenantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::str::FromStr for TenantId {
+    type Err = NotATenantId;
+
+    fn from_str(text: &str) -> Result<Self, NotATenantId> {
+        let digits: String = text.chars().filter(|character| *character != '-').collect();
+        let read = Self(u128::from_str_radix(&digits, 16).map_err(|_| NotATenantId)?);
+        let is_ours = read.0 >> 76 & 0xf == 7 && read.0 >> 62 & 0b11 == 0b10;
+        // Written again, it must be the same: one number has one text.
+        if is_ours && read.to_string() == text { Ok(read) } else { Err(NotATenantId) }
+    }
+}
+
+/// A text that is no number of a tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this is no UUID of version 7 in lower case, such as `019ac1d3-2a40-7c3e-9d6b-0b6a2f1f4e55`")]
+pub struct NotATenantId;
+
 /// The number of a snapshot on one node: 1 for the first, then one more for each swap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -239,6 +285,20 @@ mod tests {
         }
         for bad in ["", "-a", "a-", "A", "a b", "é", "a/b", &"x".repeat(64)] {
             assert!(RegionName::new(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_tenants_number_is_a_uuid_that_sorts_by_age() {
+        let ids =
+            [(0, 0), (1, u128::MAX), (0xffff_ffff_ffff, 5)].map(|(at, random)| TenantId::new(at, random));
+        assert!(ids.is_sorted());
+        assert_eq!(ids[1].to_string(), "00000000-0001-7fff-bfff-ffffffffffff");
+        for id in ids {
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        for bad in ["", "00000000-0001-4fff-bfff-ffffffffffff", "000000000001-7fff-bfff-ffffffffffff", "é"] {
+            assert_eq!(bad.parse::<TenantId>(), Err(NotATenantId), "{bad}");
         }
     }
 

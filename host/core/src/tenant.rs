@@ -9,6 +9,8 @@ use crate::ids::{PolicyName, RegionName, ResidencyName, TenantName};
 /// The tenants of the platform and the ways to recognise them.
 #[derive(Clone, Debug, Default)]
 pub struct Tenants {
+    /// The tenants that nobody serves, whether they have anything of their own or not.
+    pub barred: HashMap<TenantName, Barred>,
     /// The tenants that have something of their own: a residency, a policy. Others need no entry.
     pub known: HashMap<TenantName, Tenant>,
     /// Where to look, in this order.
@@ -30,6 +32,15 @@ pub struct Tenant {
     pub residency: Option<ResidencyName>,
     /// The policy in its routing slot.
     pub policy: Option<PolicyName>,
+}
+
+/// Why a tenant is not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Barred {
+    /// What it had is being taken away, or is gone. Its name is never another's.
+    Erased,
+    /// The operator suspended it; what it has stays.
+    Suspended,
 }
 
 /// One way to recognise a tenant.
@@ -124,6 +135,12 @@ impl Tenants {
             let Source::PathPrefix { .. } = source else { return false };
             source.segment(path).is_some_and(|named| tenant.is_none_or(|own| own.as_str() != named))
         })
+    }
+
+    /// Why the tenant is not served, if it is not.
+    #[must_use]
+    pub fn barred(&self, name: Option<&TenantName>) -> Option<Barred> {
+        self.barred.get(name?).copied()
     }
 
     /// What the tenant has of its own.

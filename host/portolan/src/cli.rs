@@ -1,8 +1,10 @@
 //! The command line: what can be asked of `portolan`, in words.
 
+pub(crate) mod backup;
 mod migrate;
 pub(crate) mod moving;
 mod shard;
+pub(crate) mod tenant;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -74,10 +76,16 @@ pub(crate) enum Command {
     /// Change the tenants' schema, shard by shard.
     #[command(subcommand)]
     Migrate(Migrate),
+    /// Keep a copy of the control store, components and shards in a folder.
+    Backup(backup::Backup),
+    /// Look at backups, without a store or a database: are they whole, and as they were written?
+    Verify(backup::Verify),
+    /// Put a backup back: onto an empty machine, one shard, or one tenant.
+    Restore(backup::Restore),
     /// Look at shards, and say who writes them.
     #[command(subcommand)]
     Shard(Shard),
-    /// Show a tenant's own side of its policy.
+    /// Make tenants, suspend them, say what is theirs, and show their own side of their policies.
     #[command(subcommand)]
     Tenant(Tenant),
     /// Tell what tenants used.
@@ -882,6 +890,19 @@ pub(crate) struct TenantView {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Tenant {
+    /// Make a tenant, with its place and what is its alone. Repeated, it changes nothing.
+    Create(tenant::Create),
+    /// Refuse a tenant's requests on every node, and let its policy rest. What it has stays.
+    Suspend(tenant::Suspend),
+    /// Serve a suspended tenant again.
+    Resume(tenant::Suspend),
+    /// Write a tenant's rows and objects into a file, as they are now. Its shard is reached from here.
+    Export(tenant::Export),
+    /// Take away all that there is of a tenant, everywhere and for good, with a receipt for each place. Ends with 2 while some is left.
+    Erase(tenant::Erase),
+    /// Say what belongs to one tenant alone, such as an address or a domain, and find out whose it is.
+    #[command(subcommand)]
+    Claim(tenant::Claims),
     /// What its policy wrote, and where it failed.
     Log(TenantView),
     /// Why what it wanted was refused.

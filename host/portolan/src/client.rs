@@ -173,6 +173,12 @@ impl Client {
         if answer.status.is_success() { Ok(answer) } else { Err(answer.problem()) }
     }
 
+    /// Lets some time pass between two questions.
+    pub(crate) fn pause(&self, time: Duration) {
+        // A sleep is made within the runtime that wakes it.
+        self.runtime.block_on(async { tokio::time::sleep(time).await });
+    }
+
     /// Listens to a stream; what is told of each frame says whether to go on.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! stands against it, 6 when the caller may not, and 64 for wrong usage.
 
 mod apply;
+mod backup;
 mod bundled;
 mod cli;
 mod client;
@@ -144,6 +145,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Plugin(command) => return plugin::run(command),
         Command::Policy(command) => return policy::run(&command),
         Command::Migrate(command) => return migrate::run(&command),
+        Command::Backup(options) => return backup::run(&options),
+        Command::Verify(options) => return backup::verify(&options),
+        Command::Restore(options) => return backup::restore(&options),
         Command::Shard(command) => return shard::run(&command),
         Command::Tenant(command) => return tenant::run(&command),
         Command::Usage(command) => return tenant::usage(&command),

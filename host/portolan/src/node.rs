@@ -3,6 +3,7 @@
 pub(crate) mod admin;
 pub(crate) mod break_glass;
 pub(crate) mod changes;
+mod eraser;
 mod herald;
 mod intent;
 mod listen;
@@ -40,6 +41,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use self::admin::Admin;
+use self::eraser::Eraser;
 use self::herald::Herald;
 pub(crate) use self::intent::Intent;
 use self::moves::Moves;
@@ -157,6 +159,14 @@ pub(crate) fn serve(
     intent.start(&last);
     shards.start(&last);
     moves.start();
+    let eraser = Eraser {
+        intent: intent.clone(),
+        name: config.name.clone(),
+        recorder: recorder.clone(),
+        region: config.local.clone(),
+        shards: shards.clone(),
+    };
+    task::spawn("eraser", eraser.run(shutdown.clone()));
     reconciler.keep_with(shards);
     let (name, ending) = (config.name.clone(), shutdown.clone());
     task::spawn(

@@ -1,5 +1,8 @@
-//! `portolan tenant log|usage|refusals NAME` and `portolan usage export`: what a tenant sees of its own policy, and what
-//! everybody used.
+//! `portolan tenant` and `portolan usage export`: a tenant's life, what it sees of its own policy, and what everybody used.
+
+mod erase;
+mod export;
+mod life;
 
 use std::process::ExitCode;
 
@@ -28,12 +31,18 @@ const COLUMNS: [&str; 10] = [
     "plan_fuel",
 ];
 
-/// Shows one side of a tenant.
+/// Does what is asked of a tenant, or shows one side of it.
 ///
 /// # Errors
 /// When no node answers, or the tenant has no policy there.
 pub(crate) fn run(command: &Tenant) -> anyhow::Result<ExitCode> {
     let (what, view) = match command {
+        Tenant::Create(create) => return life::create(create),
+        Tenant::Suspend(suspend) => return life::suspend(suspend, false),
+        Tenant::Resume(resume) => return life::suspend(resume, true),
+        Tenant::Export(export) => return export::run(export),
+        Tenant::Erase(erase) => return erase::run(erase),
+        Tenant::Claim(claims) => return life::claims(claims),
         Tenant::Log(view) => ("log", view),
         Tenant::Refusals(view) => ("refusals", view),
         Tenant::Usage(view) => ("quota", view),

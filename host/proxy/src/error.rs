@@ -65,6 +65,8 @@ pub(crate) enum Error {
     Stale,
     #[error("the request is malformed: {0}")]
     Malformed(Violation),
+    #[error("the operator serves this tenant no more")]
+    Suspended,
     #[error("the time for the answer is over")]
     Timeout,
     #[error("the request names no tenant of this platform")]
@@ -83,9 +85,11 @@ impl Error {
             | Self::Preview(_)
             | Self::UnknownTenant => Source::Downstream,
             Self::Loop | Self::PreviewSoon | Self::Settling | Self::Stale => Source::Gateway,
-            Self::NoAllowedRegion | Self::NoAnswer | Self::OutOfBounds | Self::PolicyFailed(_) => {
-                Source::Policy
-            }
+            Self::NoAllowedRegion
+            | Self::NoAnswer
+            | Self::OutOfBounds
+            | Self::PolicyFailed(_)
+            | Self::Suspended => Source::Policy,
             Self::Connect | Self::NoEndpoint | Self::Timeout | Self::UpstreamBroke => Source::Upstream,
         }
     }
@@ -114,7 +118,7 @@ impl Error {
             | Self::PolicyFailed(_)
             | Self::PreviewSoon
             | Self::Settling => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Preview(_) => StatusCode::FORBIDDEN,
+            Self::Preview(_) | Self::Suspended => StatusCode::FORBIDDEN,
             Self::Stale => StatusCode::MISDIRECTED_REQUEST,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::UnknownTenant => StatusCode::NOT_FOUND,
@@ -139,6 +143,7 @@ impl Error {
             Self::PreviewSoon => "preview-soon",
             Self::Settling => "settling",
             Self::Stale => "stale",
+            Self::Suspended => "suspended",
             Self::Timeout => "timeout",
             Self::UnknownTenant => "unknown-tenant",
             Self::UpstreamBroke => "upstream-broke",
@@ -171,7 +176,7 @@ impl Error {
     const fn grpc_code(self) -> &'static str {
         match self {
             Self::BodyTooLarge => "8",
-            Self::NoAllowedRegion | Self::Preview(_) => "7",
+            Self::NoAllowedRegion | Self::Preview(_) | Self::Suspended => "7",
             Self::Timeout => "4",
             Self::UnknownTenant => "5",
             Self::Connect

@@ -165,6 +165,7 @@ fn granted(snapshot: &Snapshot, inbound: &mut Inbound) -> Result<Option<Grant>, 
     }
     inbound.tenant = grant.tenant.clone();
     inbound.settle(topology);
+    served(topology, inbound)?;
     if !is_ours(&grant, topology) {
         return Err(Error::Stale);
     }
@@ -215,7 +216,15 @@ fn recognise(snapshot: &Snapshot, inbound: &mut Inbound) -> Result<(), Error> {
     let tenants = &snapshot.topology.tenants;
     inbound.tenant = tenants.recognise(inbound).map_err(|_| Error::UnknownTenant)?;
     inbound.settle(&snapshot.topology);
-    Ok(())
+    served(&snapshot.topology, inbound)
+}
+
+/// Is the tenant served? Permission ends at every node by its own picture, whoever decided the request.
+pub(crate) fn served(topology: &Topology, inbound: &Inbound) -> Result<(), Error> {
+    match topology.tenants.barred(inbound.tenant.as_ref()) {
+        Some(_) => Err(Error::Suspended),
+        None => Ok(()),
+    }
 }
 
 /// The request's content: kept whole when it is small, so that it can be sent again; streamed otherwise.

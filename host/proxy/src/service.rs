@@ -86,6 +86,7 @@ pub(crate) async fn serve(
     };
     inbound.tenant = Some(work.tenant.clone());
     inbound.settle(&snapshot.topology);
+    pipeline::served(&snapshot.topology, inbound)?;
     // Who sends it may go by an older picture: the tenant must be where it is here, and may be.
     let there = inbound.home.as_ref().is_some_and(|home| home.shard == work.shard);
     if granted.is_some() && !there {

@@ -184,6 +184,10 @@ fn topology(pools: &[(&str, &[SocketAddr])], protocol: Protocol) -> Topology {
         residencies: BTreeMap::from([(eu, BTreeSet::from([region("eu")]))]),
         seed: 1,
         tenants: Tenants {
+            barred: HashMap::from([(
+                TenantName::new("gone").unwrap(),
+                portolan_core::tenant::Barred::Suspended,
+            )]),
             known: HashMap::from([
                 (TenantName::new("bound").unwrap(), bound),
                 (TenantName::new("moon").unwrap(), moon),
@@ -473,6 +477,9 @@ async fn residency_holds_whatever_the_policy_says() {
     assert_eq!(nowhere.status(), 451);
     assert_eq!(field(&nowhere, "content-type"), Some("application/problem+json"));
     assert_eq!(json(&nowhere)["type"], "urn:portolan:problem:no-allowed-region");
+    let suspended = ask("gone").await;
+    assert_eq!(suspended.status(), 403);
+    assert_eq!(json(&suspended)["type"], "urn:portolan:problem:suspended");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 
 use portolan_core::decide::FailRule;
 use portolan_core::facts::{Facts, RegionFacts, Verdict};
-use portolan_core::ids::{Digest, PolicyName, PoolName, RegionName, ResidencyName};
+use portolan_core::ids::{Digest, PolicyName, PoolName, RegionName, ResidencyName, TenantName};
 use portolan_core::lane::Slot;
 use portolan_core::recording::{Binding, Ran, Recorded};
 use portolan_core::snapshot::Policy;
@@ -242,6 +242,39 @@ impl Pen {
     fn write(&mut self, entry: &Entry<'_>) {
         let written = serde_json::to_vec(entry).is_ok_and(|bytes| frame::write(&mut self.out, &bytes));
         self.refused += u64::from(!written);
+    }
+}
+
+/// What is left of an entry without a tenant.
+pub(crate) enum Left {
+    All,
+    Nothing,
+    Part(Vec<u8>),
+}
+
+/// Is a decision a tenant's? Its name may be hidden in the picture, and then the slot that was asked tells.
+pub(crate) fn is_of(recorded: &Recorded, tenant: &TenantName) -> bool {
+    let own = |slot: &Slot| matches!(slot, Slot::Tenant(name) if name == tenant);
+    recorded.picture.tenant().as_ref() == Some(tenant)
+        || recorded.slots.iter().any(|decision| own(&decision.slot))
+}
+
+/// Takes a tenant out of an entry. One that does not read goes when it has the tenant's name.
+pub(crate) fn without(entry: &[u8], tenant: &TenantName) -> Left {
+    let slot = Slot::Tenant(tenant.clone());
+    match serde_json::from_slice(entry) {
+        Ok(Entry::Decision(recorded)) if is_of(&recorded, tenant) => Left::Nothing,
+        Ok(Entry::Binding(form)) if *form.slot == slot => Left::Nothing,
+        Ok(Entry::Ran(ran)) if ran.slots.iter().any(|(ran, _)| *ran == slot) => {
+            let mut ran = ran.into_owned();
+            ran.slots.retain(|(ran, _)| *ran != slot);
+            serde_json::to_vec(&Entry::Ran(Cow::Owned(ran))).map_or(Left::Nothing, Left::Part)
+        }
+        Ok(_) => Left::All,
+        Err(_) => {
+            let name = tenant.as_str().as_bytes();
+            if entry.windows(name.len()).any(|part| part == name) { Left::Nothing } else { Left::All }
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod defaults;
 mod entry;
+mod erase;
 mod error;
 mod frame;
 mod recorder;
@@ -18,6 +19,7 @@ mod spill;
 mod tests;
 
 pub use entry::{Book, Item};
+pub use erase::Erased;
 pub use error::Error;
 pub use recorder::{Filter, Recorder, Settings, Start, Stats};
 #[cfg(any(test, feature = "exercise"))]

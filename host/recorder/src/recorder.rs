@@ -16,7 +16,8 @@ use portolan_foundation::seal::SealKey;
 use serde::Serialize;
 
 use crate::defaults;
-use crate::entry::{Book, Names};
+use crate::entry::{self, Book, Names};
+use crate::erase::Erased;
 use crate::error::Error;
 use crate::recording::{Recording, SegmentInfo};
 use crate::redact::Rules;
@@ -279,6 +280,23 @@ impl Recorder {
     #[must_use]
     pub fn segments(&self) -> Vec<SegmentInfo> {
         Recording::at(&self.folder).segments()
+    }
+
+    /// Takes a tenant out of all that is kept, in memory and on disk. It must not be served any more, or more comes. Blocks while the
+    /// disk is written.
+    ///
+    /// # Errors
+    /// When the disk cannot be read or written; what was done stays done.
+    pub fn erase(&self, tenant: &TenantName) -> std::io::Result<Erased> {
+        self.flush();
+        let mut state = lock(&self.state);
+        let in_memory = state.ring.retain(|recorded| !entry::is_of(recorded, tenant));
+        // What comes from here on goes into a segment of its own.
+        state.spill.flush();
+        state.spill.close();
+        drop(state);
+        let erased = crate::erase::folder(&self.folder, tenant)?;
+        Ok(Erased { in_memory: in_memory as u64, ..erased })
     }
 
     /// Does something while nothing can be kept.

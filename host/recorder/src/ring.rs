@@ -27,6 +27,14 @@ impl Ring {
         }
     }
 
+    /// Keeps those that fit, and says how many went.
+    pub(crate) fn retain(&mut self, fits: impl Fn(&Recorded) -> bool) -> usize {
+        let before = self.kept.len();
+        self.kept.retain(|(_, recorded)| fits(recorded));
+        self.bytes = self.kept.iter().map(|(bytes, _)| bytes).sum();
+        before - self.kept.len()
+    }
+
     pub(crate) const fn bytes(&self) -> usize {
         self.bytes
     }

@@ -12,7 +12,7 @@ use portolan_core::attribute::{Attribute, Attributes, Value};
 use portolan_core::decide::{Call, Decide, FailRule, Undecided, ask};
 use portolan_core::evidence::Evidence;
 use portolan_core::facts::{Facts, RegionFacts, Verdict};
-use portolan_core::ids::{Digest, Generation, PolicyName, PoolName, RegionName};
+use portolan_core::ids::{Digest, Generation, PolicyName, PoolName, RegionName, TenantName};
 use portolan_core::lane::{Candidate, Lane, Part as Plays, Slot};
 use portolan_core::plan::{Draft, Limits};
 use portolan_core::recording::{
@@ -132,6 +132,7 @@ fn start(folder: &Path, lane: &Arc<Lane>, settings: Settings) -> Recorder {
         residencies: BTreeMap::default(),
         seed: 0,
         tenants: Tenants {
+            barred: std::collections::HashMap::default(),
             known: std::collections::HashMap::default(),
             sources: Vec::new(),
             unrecognised: Unrecognised::Anonymous,
@@ -384,4 +385,32 @@ fn a_slow_candidate_costs_its_comparisons_and_nobody_waits() {
     let dropped = || lane.candidate.as_ref().unwrap().trial.read().compared.dropped;
     assert_eq!(dropped(), shadow.dropped());
     until("what found a place is compared", || count() + shadow.dropped() == offered);
+}
+
+#[test]
+fn a_tenant_is_taken_out_of_memory_and_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let lane = Arc::new(Lane::stable(policy(1, "web", Arc::new(First))));
+    let recorder = start(folder.path(), &lane, Settings::default());
+    let acme = TenantName::new("acme").unwrap();
+    let take = |number: u64| {
+        let mut one = captured(number, &lane);
+        if number.is_multiple_of(2) {
+            one.parts[0].decision.slot = Slot::Tenant(acme.clone());
+        }
+        recorder.take(one);
+    };
+    (1..=20).for_each(take);
+    let erased = recorder.erase(&acme).unwrap();
+    assert_eq!((erased.in_memory, erased.segments), (10, 1), "{erased:?}");
+    assert!(erased.entries >= 10, "{erased:?}");
+    take(21);
+    let recording = recorder.recording();
+    let (kept, summary) = all(&recording);
+    assert_eq!((kept.len(), summary.damaged_bytes, summary.unknown), (11, 0, 0), "{summary:?}");
+    for segment in fs::read_dir(folder.path().join("recordings")).unwrap() {
+        let bytes = fs::read(segment.unwrap().path()).unwrap();
+        assert!(!bytes.windows(4).any(|part| part == b"acme"));
+    }
+    assert_eq!(recorder.erase(&acme).unwrap(), Erased::default(), "a second time finds nothing");
 }

@@ -120,3 +120,15 @@ pub const MOVE_WRITERS: Duration = Duration::from_secs(2);
 pub const MOVE_SWITCH: Duration = Duration::from_secs(2);
 /// How often whoever resumes a move looks at its note again when another has changed it.
 pub const MOVE_RESUMES_MAX: u64 = 3;
+/// Rows that a backup reads, or puts back, at once.
+pub const BACKUP_ROWS: usize = 1_000;
+/// Bytes of one line of a backup, unpacked: a batch of the log, or one row as large as a database holds.
+pub const LINE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Bytes of a backup's manifest: some hundred for each file, of which each shard has one for each table.
+pub const MANIFEST_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// How hard backups are compressed: zstd's own middle way, faster than disks.
+pub const COMPRESSION_LEVEL: i32 = 3;
+/// How long a backup waits for transactions that are open while it reads the last of the log. What is open for longer is not in it.
+pub const BACKUP_SETTLE: Duration = Duration::from_secs(10);
+/// From one look at them to the next.
+pub const BACKUP_LOOK: Duration = Duration::from_millis(50);

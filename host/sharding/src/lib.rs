@@ -1,15 +1,17 @@
 //! Tenants' data: which shards this region keeps, under which leases they are written, how requests reach their rows, and
-//! how the tenants' schema changes, and how a tenant moves from one shard to another.
+//! how the tenants' schema changes, how a tenant moves from one shard to another, and how shards are kept on a disk and put back.
 //!
 //! [`keeper`] holds a shard's lease. [`Shards`] is what others see of it. [`Service`] is what requests go through, and [`data`]
 //! what becomes of them. This crate must not know where the configuration comes from, how requests arrive, or how shards are
 //! shipped to other regions.
 
 pub mod adopt;
+pub mod backup;
 mod breaker;
 mod config;
 pub mod data;
 pub mod defaults;
+pub mod export;
 mod keeper;
 mod newest;
 mod refuse;

@@ -2,11 +2,21 @@
 
 use portolan_core::ids::{RegionName, ShardName};
 use portolan_core::log::Position;
+use portolan_core::tenant::Barred;
 
 use crate::data::{Code, Problem};
 
 pub(crate) fn bad_consistency(why: &str) -> Problem {
     Problem::new(Code::BadRequest, why)
+}
+
+/// Nobody serves the tenant.
+pub(crate) fn barred(why: Barred) -> Problem {
+    let why = match why {
+        Barred::Erased => "the tenant is erased: nothing is kept of it any more",
+        Barred::Suspended => "the operator has suspended the tenant",
+    };
+    Problem::new(Code::Suspended, why)
 }
 
 pub(crate) fn broken_content() -> Problem {
@@ -108,10 +118,6 @@ pub(crate) fn not_open(shard: &ShardName) -> Problem {
 
 pub(crate) fn outcome_unknown() -> Problem {
     Problem::new(Code::OutcomeUnknown, "the gateway failed while it was at work: read before writing again")
-}
-
-pub(crate) fn suspended() -> Problem {
-    Problem::new(Code::Suspended, "the operator has suspended the tenant")
 }
 
 pub(crate) fn too_large(bytes_max: usize) -> Problem {

@@ -4,6 +4,7 @@ use http::HeaderMap;
 use portolan_changelog::Reached;
 use portolan_core::directory::{Access as Open, Shard};
 use portolan_core::ids::TenantName;
+use portolan_core::tenant::Barred;
 use portolan_core::token::{NotAToken, Token};
 use portolan_core::topology::Topology;
 use tokio::time::Instant;
@@ -81,9 +82,12 @@ pub(crate) fn shard<'a>(
     tenant: &TenantName,
     writes: bool,
 ) -> Result<&'a Shard, Problem> {
+    if let Some(why) = topology.tenants.barred(Some(tenant)) {
+        return Err(refuse::barred(why));
+    }
     let (place, shard) = topology.shard_of(tenant).ok_or_else(refuse::no_shard)?;
     if place.access == Open::Suspended {
-        return Err(refuse::suspended());
+        return Err(refuse::barred(Barred::Suspended));
     }
     if place.access == Open::Held && writes {
         return Err(refuse::held());

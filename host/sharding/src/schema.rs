@@ -32,7 +32,7 @@
 mod fleet;
 mod folder;
 mod gate;
-mod history;
+pub(crate) mod history;
 mod plan;
 mod rules;
 mod run;

@@ -173,6 +173,13 @@ impl Shards {
         Some((open.store.clone(), lease.epoch))
     }
 
+    /// A shard's database with the tables that it was opened with; none while it is not open.
+    #[must_use]
+    pub fn open(&self, name: &ShardName) -> Option<(Store, Tables)> {
+        let open = self.cell(name)?.open.load_full()?;
+        Some((open.store.clone(), open.tables.clone()))
+    }
+
     pub(crate) fn cell(&self, name: &ShardName) -> Option<Arc<Cell>> {
         self.0.cells.load().get(name).cloned()
     }

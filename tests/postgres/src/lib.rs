@@ -67,6 +67,12 @@ impl Place {
         self.cluster.as_deref()
     }
 
+    /// Where its files of SQLite are.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Does it make files of SQLite?
     #[must_use]
     pub const fn is_sqlite(&self) -> bool {

@@ -23,7 +23,7 @@ use portolan_core::bounds::Bounds;
 use portolan_core::decide::FailRule;
 use portolan_core::directory::Directory;
 use portolan_core::ids::{Digest, NameError, PolicyName, RegionName, ResidencyName, ShardName, TenantName};
-use portolan_core::tenant::{Source, Unrecognised};
+use portolan_core::tenant::{Barred, Source, Unrecognised};
 use portolan_core::tenant_table::Tables;
 use portolan_foundation::telemetry;
 use portolan_recorder::Settings;
@@ -89,6 +89,8 @@ pub(crate) struct Config {
     pub(crate) tables: Tables,
     pub(crate) tenant_sources: Vec<Source>,
     pub(crate) tenants: BTreeMap<TenantName, TenantConfig>,
+    /// Tenants that nobody serves.
+    pub(crate) barred: BTreeMap<TenantName, Barred>,
     pub(crate) threads: Option<NonZeroUsize>,
     pub(crate) unrecognised: Unrecognised,
     pub(crate) uploads: Uploads,
@@ -238,6 +240,7 @@ impl Builder<'_> {
         let usual = self.bounds(&["tenants", "bounds"], raw.tenants.bounds, &regions);
         let usual = Bounds { kept_headers: naming_headers(&tenant_sources), ..usual };
         let usual_budget = budget(portolan_policy::defaults::TENANT_BUDGET, raw.policies.tenant);
+        let barred = self.barred(raw.standing);
         let mut tenants = BTreeMap::new();
         for (name, tenant) in raw.tenant {
             let own = self.bounds(&["tenant", &name, "bounds"], tenant.bounds, &regions);
@@ -259,9 +262,12 @@ impl Builder<'_> {
                 Some(class)
             });
             let policy = tenant.policy.and_then(|policy| self.policy(&["tenant", &name, "policy"], policy));
-            let location = tenant
-                .location
+            // The policy of a tenant that is not served rests.
+            let policy = policy.filter(|_| !barred.contains_key(name.as_str()));
+            let location = tenant.location;
+            let location = location
                 .and_then(|region| self.known_region(&["tenant", &name, "location"], &region, &names));
+            self.tenant_id(&name, tenant.id.as_deref());
             let config = TenantConfig { bounds, budget, location, policy, residency };
             tenants.extend(self.name(&["tenant", &name], &name, TenantName::new).map(|name| (name, config)));
         }
@@ -347,6 +353,7 @@ impl Builder<'_> {
         let shards = shards?;
         Some(Config {
             admin,
+            barred,
             certificates: raw
                 .tls
                 .certificate

@@ -14,7 +14,7 @@ use super::Source;
 /// What objects' texts are called by, before their keys.
 const PREFIX: &str = "control:";
 /// Kinds whose objects are tables within a table of the same name.
-const NAMED: [&str; 7] = ["lease", "place", "region", "residency", "shard", "table", "tenant"];
+const NAMED: [&str; 8] = ["lease", "place", "region", "residency", "shard", "standing", "table", "tenant"];
 /// The kind of sections that there is one of.
 const SETTINGS: &str = "settings";
 /// Sections that there is one of. All others are the node's own, and stay in its file.

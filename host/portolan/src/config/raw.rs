@@ -74,6 +74,9 @@ pub(super) struct Raw {
     /// Databases of tenants' rows by name.
     #[serde(default)]
     pub(super) shard: BTreeMap<String, RawShard>,
+    /// Tenants by name that nobody serves. `portolan tenant suspend` writes this, and `portolan tenant erase`.
+    #[serde(default)]
+    pub(super) standing: BTreeMap<String, RawStanding>,
     /// Tables of the tenants' schema by name, as every shard has them.
     #[serde(default)]
     pub(super) table: BTreeMap<String, RawTable>,
@@ -517,12 +520,36 @@ pub(super) struct RawTenant {
     /// What its policy may use on each node; each key wins over the one in `[policies.tenant]`.
     #[serde(default)]
     pub(super) budget: RawBudget,
+    /// Its number, which `portolan tenant create` draws: a UUID of version 7.
+    pub(super) id: Option<String>,
     /// The region that it works in: its shard is chosen by that where a rule or policy of placement looks at it.
     pub(super) location: Option<String>,
     /// Its own routing policy, asked after the operator's.
     pub(super) policy: Option<RawPolicy>,
     /// Its residency class.
     pub(super) residency: Option<String>,
+}
+
+/// Why a tenant is not served.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawStanding {
+    /// What holds.
+    pub(super) is: RawBarred,
+    /// Since when, in milliseconds since 1970.
+    #[serde(default)]
+    #[expect(dead_code, reason = "people read it")]
+    pub(super) since_ms: u64,
+}
+
+/// How a tenant that is not served stands.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawBarred {
+    /// What it had is taken away; its name is never another's.
+    Erased,
+    /// Its requests are refused, its policy rests, its data stay.
+    Suspended,
 }
 
 /// What a tenant's policy may choose, and see. What is absent is not bounded; an empty list allows nothing.

@@ -31,8 +31,10 @@ const TRIES: usize = 5;
 /// Entries that one look at the log walks through.
 const VERIFIED_MAX: u64 = 100_000;
 /// Kinds that going back leaves as they are: nobody gets in again by a revoked token, a version that was pushed is there for
-/// good, what was switched off in an emergency is switched on by hand, and a plan of moves that may be under way is seen to its end.
-const KEPT: [&str; 7] = ["disable", "freeze", "lease", "place", "rebalance", "token", "version"];
+/// good, what was switched off in an emergency is switched on by hand, a plan of moves that may be under way is seen to its end, and
+/// nobody who was erased comes back.
+const KEPT: [&str; 10] =
+    ["claim", "disable", "erasure", "freeze", "lease", "place", "rebalance", "standing", "token", "version"];
 
 /// Intent over a control store, or what is said without one.
 #[derive(Debug)]

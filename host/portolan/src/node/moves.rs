@@ -109,7 +109,9 @@ impl Moves {
         let nowhere = self.directory(store.clone(), &order.author, BTreeMap::new());
         let there = nowhere.located(tenant).await.map_err(|error| problem(error.into()))?;
         let there = there.ok_or_else(|| {
-            Problem::not_found(format!("no shard has tenants such as `{tenant}`: `portolan shard list` shows the shards"))
+            Problem::not_found(format!(
+                "no shard has tenants such as `{tenant}`: `portolan shard list` shows the shards"
+            ))
         })?;
         let state = store.state();
         mine(&state, tenant)?;

@@ -10,6 +10,8 @@ use portolan_control::Key;
 use portolan_core::directory::{Access as Open, Shard};
 use portolan_core::ids::{RegionName, ShardName, TenantName};
 use portolan_core::log::Epoch;
+use portolan_core::tenant::Barred;
+use portolan_core::tenant_table::Tables;
 use portolan_core::time::Moment;
 use portolan_core::topology::Topology;
 use portolan_foundation::clock;
@@ -131,6 +133,11 @@ impl Shards {
         topology.directory.shards().iter().map(show).collect()
     }
 
+    /// A shard's database with its tables; none while it is not open here.
+    pub(crate) fn open(&self, name: &ShardName) -> Option<(Store, Tables)> {
+        self.shards.open(name)
+    }
+
     /// How they stand.
     pub(crate) fn reports(&self, now: Moment) -> Vec<ShardReport> {
         self.shards.reports(now)
@@ -140,10 +147,11 @@ impl Shards {
 /// Where a tenant's rows are; none when no shard has them.
 pub(crate) fn place(topology: &Topology, tenant: &TenantName) -> Option<Value> {
     let (place, shard) = topology.shard_of(tenant)?;
-    let access = match place.access {
-        Open::Held => "held",
-        Open::Open => "open",
-        Open::Suspended => "suspended",
+    let access = match (topology.tenants.barred(Some(tenant)), place.access) {
+        (Some(Barred::Erased), _) => "erased",
+        (Some(Barred::Suspended), _) | (None, Open::Suspended) => "suspended",
+        (None, Open::Held) => "held",
+        (None, Open::Open) => "open",
     };
     let by = if place.placement.0 == 0 { "rule" } else { "place" };
     Some(json!({

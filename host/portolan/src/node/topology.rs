@@ -57,8 +57,8 @@ pub(crate) fn build(config: &Config, cells: &mut Cells) -> Topology {
             Tenant {
                 bounds: Arc::clone(&tenant.bounds),
                 location: tenant.location.clone(),
-                residency: tenant.residency.clone(),
                 policy,
+                residency: tenant.residency.clone(),
             },
         )
     });
@@ -74,6 +74,7 @@ pub(crate) fn build(config: &Config, cells: &mut Cells) -> Topology {
         residencies: config.residencies.clone(),
         seed: stable_hash(format!("{:?} {:?}", config.regions.keys(), config.residencies).as_bytes()),
         tenants: Tenants {
+            barred: config.barred.iter().map(|(name, why)| (name.clone(), *why)).collect(),
             known: known.collect(),
             sources: config.tenant_sources.clone(),
             unrecognised: config.unrecognised,

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use portolan_core::bounds::{Bounds, FieldPattern};
-use portolan_core::ids::{PoolName, RegionName, ResidencyName};
-use portolan_core::tenant::Source;
+use portolan_core::ids::{PoolName, RegionName, ResidencyName, TenantId, TenantName};
+use portolan_core::tenant::{Barred, Source};
 use portolan_policy::Budget;
 
 use super::{At, Builder, PolicySlot, RegionConfig};
-use crate::config::raw::{RawBounds, RawBudget, RawSource};
+use crate::config::raw::{RawBarred, RawBounds, RawBudget, RawSource, RawStanding};
 use crate::config::shape::suggest;
 
 /// What a tenant has of its own.
@@ -23,6 +23,26 @@ pub(crate) struct TenantConfig {
 }
 
 impl Builder<'_> {
+    /// The tenants that nobody serves.
+    pub(super) fn barred(&mut self, raw: BTreeMap<String, RawStanding>) -> BTreeMap<TenantName, Barred> {
+        let read = |(name, standing): (String, RawStanding)| {
+            let barred = match standing.is {
+                RawBarred::Erased => Barred::Erased,
+                RawBarred::Suspended => Barred::Suspended,
+            };
+            Some((self.name(&["standing", &name], &name, TenantName::new)?, barred))
+        };
+        raw.into_iter().filter_map(read).collect()
+    }
+
+    /// The number is for others; here it only must be one.
+    pub(super) fn tenant_id(&mut self, name: &str, text: Option<&str>) {
+        if let Some(Err(error)) = text.map(str::parse::<TenantId>) {
+            let help = "leave it out: `portolan tenant create` draws one";
+            self.problem(&["tenant", name, "id"], error.to_string(), help);
+        }
+    }
+
     pub(super) fn bounds(
         &mut self,
         at: At<'_>,

@@ -49,6 +49,11 @@ impl Place {
         !self.0.is_sqlite()
     }
 
+    /// Where files of SQLite are.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.0.folder()
+    }
+
     pub(crate) fn pick<T>(&self, sqlite: T, postgres: T) -> T {
         if self.is_postgres() { postgres } else { sqlite }
     }

@@ -21,6 +21,10 @@ fn acme() -> TenantName {
     TenantName::new("acme").unwrap()
 }
 
+fn region() -> Value {
+    json!({ "pool": { "web": { "endpoints": ["127.0.0.1:9"] } } })
+}
+
 /// From `a`, where a rule has the tenant, to `b`.
 fn moving(placement: u64) -> Moving {
     let stay =
@@ -42,7 +46,7 @@ impl World {
         let engine = Engine::Sqlite(folder.path().join("control.db"));
         let store = Store::open(engine, None).await.unwrap();
         let world = Self { _folder: folder, place: Place { environment: Vec::new(), path }, store };
-        world.put("region", "eu", json!({})).await;
+        world.put("region", "eu", region()).await;
         for name in ["a", "b"] {
             let drained = name == "b";
             let store = json!({ "eu": { "sqlite": format!("{name}.db") } });
@@ -95,7 +99,7 @@ async fn a_tenant_of_a_rule_gets_a_place_of_its_own() {
     let (directory, there) = world.looked().await;
     assert_eq!(there, Whereabouts { placement: Placement(0), shard: shard("a") });
     // What is no part of it may change.
-    world.put("region", "us", json!({})).await;
+    world.put("region", "us", region()).await;
     assert_eq!(directory.switch(&moving(0)).await, Ok(Switched::Moved));
     assert_eq!(world.there(), Some(("b".to_owned(), 2)));
     assert_eq!(directory.switch(&moving(0)).await, Ok(Switched::Moved), "asked again");
@@ -117,7 +121,7 @@ async fn what_was_seen_must_still_be_so() {
         ("place", "acme", json!({ "shard": "a", "placement": 1 })),
         ("settings", "placement", json!({ "key": "00000000000000000000000000000000" })),
         ("shard", "c", json!({ "primary": "eu", "store": { "eu": { "sqlite": "c.db" } } })),
-        ("tenant", "acme", json!({ "residency": "inside" })),
+        ("tenant", "acme", json!({ "location": "eu" })),
     ] {
         let world = World::new().await;
         let (directory, _) = world.looked().await;

@@ -16,12 +16,15 @@ use crate::draft::Refusal;
 use crate::shard_host as host;
 use crate::sharding::{Sharding, glue};
 
+/// A rule: the class that it is about, and the last hash of each range with its shard.
+type Written = (Option<ResidencyName>, Vec<(u64, ShardName)>);
+
 /// Shards, rules and tenants in a world.
 #[derive(Clone, Debug)]
 pub struct Fleet {
     capacities: BTreeMap<ShardName, u64>,
     places: BTreeMap<TenantName, ShardName>,
-    rules: Vec<(Option<ResidencyName>, Vec<(u64, ShardName)>)>,
+    rules: Vec<Written>,
     shards: Vec<Shard>,
     tenants: BTreeMap<TenantName, Known>,
     world: World,
@@ -169,7 +172,7 @@ impl Fleet {
             ShardIndex(u16::try_from(at).expect("few shards"))
         };
         let key = HashKey::new([7; 16]);
-        let rule = |(residency, spans): &(Option<ResidencyName>, Vec<(u64, ShardName)>)| Rule {
+        let rule = |(residency, spans): &Written| Rule {
             location: None,
             ranges: spans.iter().map(|(last, shard)| Range { last: *last, shard: index(shard) }).collect(),
             residency: residency.clone(),

@@ -324,7 +324,7 @@ fn mine(state: &State, tenant: &TenantName) -> Result<(), Problem> {
         Some(Manager::File(file)) => {
             let detail = format!(
                 "`place/{tenant}` is managed by {file}, whose next `apply` would undo the move without the tenant's rows: take \
-                 `[place.{tenant}]` out of it, apply with `--keep`, and take the object over through the API (PUT with `take_over`)"
+                 `[place.{tenant}]` out of it, apply with `--keep`, and take the object over with `PUT /api/v1/objects/place/{tenant}?detach=true`"
             );
             Err(Problem::new(Code::ManagedElsewhere, detail))
         }

@@ -53,6 +53,8 @@ pub struct Work {
 pub enum Routed {
     /// It has its answer.
     Answer(Box<Response<Body>>),
+    /// This node answers it, for no tenant in particular.
+    Here,
     /// A region answers it, this one or another.
     Region(RegionName, Work),
 }
@@ -67,6 +69,13 @@ pub trait Endpoint: fmt::Debug + Send + Sync {
     /// 421 (RFC 9110, section 15.5.20) says that another region or a later lease answers it, and that nothing was done: the data
     /// plane asks again where that is.
     fn answer(&self, work: Work, request: Request<Body>) -> Answering;
+
+    /// Answers a request that [`Self::route`] kept [`Routed::Here`], as [`Self::answer`] does. A service that keeps none has none.
+    fn answer_here(&self, _request: Request<Body>) -> Answering {
+        let mut response = Response::new(whole(Bytes::new()));
+        *response.status_mut() = http::StatusCode::NOT_FOUND;
+        Box::pin(std::future::ready(response))
+    }
 }
 
 /// Who knows where the logs of shards are.

@@ -82,6 +82,14 @@ pub(crate) async fn serve(
             told.decided(worker, inbound, &Decision::default());
             return Ok(response.map(Body::service));
         }
+        Routed::Here => {
+            told.decided(worker, inbound, &Decision::default());
+            let body = pipeline::take_body(worker, inbound, incoming).await?;
+            told.receives(body.received());
+            let came = inbound.headers.clone();
+            let asked = Asked { came, worker, inbound, told, granted: None, parts, service, uri };
+            return Ok(asked.here(body).await);
+        }
         Routed::Region(region, work) => (region, work),
     };
     inbound.tenant = Some(work.tenant.clone());
@@ -109,6 +117,7 @@ pub(crate) async fn serve(
     let routed = route(&snapshot, asked.inbound, &asked.uri, None, service)?;
     match routed {
         Routed::Answer(response) => Ok(response.map(Body::service)),
+        Routed::Here => Ok(asked.here(body).await),
         Routed::Region(region, work) => {
             Box::pin(asked.answer(&snapshot, &region, work, body)).await.map_err(Error::settled)
         }
@@ -165,11 +174,7 @@ impl Asked<'_> {
             return Err(Error::NoAllowedRegion);
         }
         if *region == snapshot.topology.local {
-            let mut request = Request::new(body.map_err(Into::into).boxed_unsync());
-            *request.method_mut() = self.inbound.method.clone();
-            *request.uri_mut() = self.uri.clone();
-            *request.headers_mut() = self.said();
-            let response = self.service.answer(work, request).await;
+            let response = self.service.answer(work, self.request(body)).await;
             let elsewhere = response.status() == pipeline::STALE;
             return if elsewhere { Err(Error::Stale) } else { Ok(response.map(Body::service)) };
         }
@@ -194,6 +199,20 @@ impl Asked<'_> {
             Ok(response) => Ok(response),
             Err(Halt::Final(error) | Halt::Next(error)) => trip.spare.take().map(|spare| *spare).ok_or(error),
         }
+    }
+
+    /// Has it answered by this node, for no tenant in particular.
+    async fn here(&self, body: Upload) -> Response<Body> {
+        self.service.answer_here(self.request(body)).await.map(Body::service)
+    }
+
+    /// The request as services see it.
+    fn request(&self, body: Upload) -> Request<portolan_foundation::endpoint::Body> {
+        let mut request = Request::new(body.map_err(Into::into).boxed_unsync());
+        *request.method_mut() = self.inbound.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.said();
+        request
     }
 
     /// What the client says to the service stays; nobody else speaks in the gateway's name.

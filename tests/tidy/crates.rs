@@ -26,6 +26,11 @@ const FENCES: &[(&str, &[&str], &str)] = &[
         "it serves the admin API alone; the data plane is hyper, and answers in nanoseconds",
     ),
     (
+        "datafusion",
+        &["portolan-query"],
+        "it runs in a worker of its own, and its types stop there; what else reads shards asks them itself",
+    ),
+    (
         "hyper",
         &["portolan-admin", "portolan-proxy", "portolan", "portolan-tests"],
         "HTTP is the business of the proxy and of the admin API",
@@ -36,6 +41,7 @@ const FENCES: &[(&str, &[&str], &str)] = &[
             "portolan-admin",
             "portolan-foundation",
             "portolan-proxy",
+            "portolan-query",
             "portolan-sharding",
             "portolan",
             "portolan-tests",

@@ -20,6 +20,7 @@ mod life;
 mod moves;
 mod placement;
 mod preview;
+mod queries;
 mod registry;
 mod replay;
 mod resilience;

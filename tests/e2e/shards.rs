@@ -41,7 +41,7 @@ pub(crate) fn folder(place: &Path, upstream: &Upstream, store: &str) -> TempDir 
     folder
 }
 
-async fn says(folder: &Path, arguments: &[&str]) -> (i32, String) {
+pub(crate) async fn says(folder: &Path, arguments: &[&str]) -> (i32, String) {
     let output = run(folder, arguments).await;
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     (output.status.code().unwrap(), text.into_owned())

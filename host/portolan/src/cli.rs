@@ -3,6 +3,7 @@
 pub(crate) mod backup;
 mod migrate;
 pub(crate) mod moving;
+mod query;
 mod shard;
 pub(crate) mod tenant;
 
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::migrate::{Fleet, Migrate};
+pub(crate) use self::query::{QUERY_WORKER, Query, QueryFormat};
 pub(crate) use self::shard::{Add, Adopt, Plan, Rebalance, Remove, Shard};
 use crate::{doctor, plugin};
 
@@ -85,6 +87,8 @@ pub(crate) enum Command {
     /// Look at shards, and say who writes them.
     #[command(subcommand)]
     Shard(Shard),
+    /// Ask the shards of this region, as one database.
+    Query(Query),
     /// Make tenants, suspend them, say what is theirs, and show their own side of their policies.
     #[command(subcommand)]
     Tenant(Tenant),
@@ -125,6 +129,8 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<std::ffi::OsString>,
     },
+    #[command(name = QUERY_WORKER, hide = true)]
+    QueryWorker,
     #[command(name = DEMO_APPS, hide = true)]
     DemoApps {
         #[arg(long)]

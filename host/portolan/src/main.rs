@@ -23,6 +23,7 @@ mod pki;
 mod placement;
 mod plugin;
 mod policy;
+mod query;
 mod recordings;
 mod registry;
 mod replay;
@@ -148,6 +149,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Backup(options) => return backup::run(&options),
         Command::Verify(options) => return backup::verify(&options),
         Command::Restore(options) => return backup::restore(&options),
+        Command::Query(command) => return query::run(&command),
+        Command::QueryWorker => return Ok(portolan_query::worker::work()),
         Command::Shard(command) => return shard::run(&command),
         Command::Tenant(command) => return tenant::run(&command),
         Command::Usage(command) => return tenant::usage(&command),

@@ -11,6 +11,7 @@ mod moves;
 pub(crate) mod plugins;
 pub(crate) mod policies;
 mod previews;
+pub(crate) mod queries;
 mod reconcile;
 pub(crate) mod recordings;
 pub(crate) mod rollouts;
@@ -116,7 +117,7 @@ pub(crate) fn serve(
     let shards = Shards::new(intent.clone());
     shards.follow(&config);
     let proxy = portolan_proxy::Config {
-        services: shards.services(&config, control.handle()),
+        services: shards.services(&config, &live, control.handle())?,
         debug: Some(debug.for_purpose(recordings::DEBUG_PURPOSE)),
         previews: Some(Previewing { key: previews.key(), policies: Arc::new(previews.clone()) }),
         recorder: Arc::new(recorder.clone()),

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use portolan_admin::{Scope, TOKEN_KIND, of_token, token_record};
+use portolan_admin::{Caller, Scope, TOKEN_KIND, of_token, token_record};
 use portolan_control::Key;
 use portolan_core::directory::{Access as Open, Shard};
 use portolan_core::ids::{RegionName, ShardName, TenantName};
 use portolan_core::log::Epoch;
+use portolan_core::snapshot::Live;
 use portolan_core::tenant::Barred;
 use portolan_core::tenant_table::Tables;
 use portolan_core::time::Moment;
@@ -18,6 +19,7 @@ use portolan_foundation::clock;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::task;
 use portolan_proxy::Services;
+use portolan_query::{Asked, QUERY_PATH};
 use portolan_sharding::{
     Access, Asking, Authenticate, DATA_PATH, Disks, Intended, Kept, Limits, Service, ShardReport, Store,
     Unauthentic,
@@ -27,6 +29,7 @@ use serde_json::{Value, json};
 
 use super::intent::Intent;
 use super::moves::Known;
+use super::queries::{Databases, Running, workers};
 use crate::config::Config;
 use crate::leases::{self, SHARD_KIND};
 
@@ -36,6 +39,8 @@ const TELL: Duration = Duration::from_secs(1);
 /// The shards, and what they stand on. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Shards {
+    /// Where queries read them.
+    databases: Arc<ArcSwap<Databases>>,
     intent: Intent,
     /// What moves go by; none before the first configuration.
     known: Arc<ArcSwapOption<Known>>,
@@ -47,7 +52,7 @@ pub(crate) struct Shards {
 impl Shards {
     pub(crate) fn new(intent: Intent) -> Self {
         let shards = portolan_sharding::Shards::new(Limits::default(), Arc::new(Disks));
-        Self { intent, known: Arc::default(), leases: Arc::default(), shards }
+        Self { databases: Arc::default(), intent, known: Arc::default(), leases: Arc::default(), shards }
     }
 
     /// From now on they are those of this configuration.
@@ -56,6 +61,7 @@ impl Shards {
             config.shards.iter().map(|(name, shard)| (name.clone(), (shard.epoch, shard.primary.clone())));
         self.leases.store(Arc::new(leases.collect()));
         self.known.store(Some(Arc::new(Known::of(config))));
+        self.databases.store(Arc::new(Databases::of(config)));
         let kept = config.shards.iter().filter_map(|(name, shard)| {
             let engine = shard.stores.get(&config.local)?.clone();
             Some((
@@ -113,11 +119,22 @@ impl Shards {
     }
 
     /// The services over them.
-    pub(crate) fn services(&self, config: &Config, runtime: &tokio::runtime::Handle) -> Services {
+    ///
+    /// # Errors
+    /// When this program's own file is not found, which answers queries.
+    pub(crate) fn services(
+        &self,
+        config: &Config,
+        live: &Arc<Live>,
+        runtime: &tokio::runtime::Handle,
+    ) -> anyhow::Result<Services> {
         let callers = Arc::new(Callers(self.intent.clone()));
-        let service = Service::new(self.shards.clone(), config.local.clone(), callers, runtime.clone());
-        let service = Arc::new(service);
-        Services::default().with(DATA_PATH, Arc::clone(&service) as _).telling(service)
+        let data = Service::new(self.shards.clone(), config.local.clone(), callers.clone(), runtime.clone());
+        let data = Arc::new(data);
+        let running = Running { databases: Arc::clone(&self.databases), live: Arc::clone(live) };
+        let query = portolan_query::Service::new(Arc::new(running), callers, workers()?, runtime.clone());
+        let services = Services::default().with(DATA_PATH, Arc::clone(&data) as _).telling(data);
+        Ok(services.with(QUERY_PATH, Arc::new(query)))
     }
 
     /// All that are intended, with how each stands here.
@@ -223,14 +240,27 @@ impl Intended for Shards {
 #[derive(Debug)]
 struct Callers(Intent);
 
-impl Authenticate for Callers {
-    fn token(&self, text: &str) -> Result<Access, Unauthentic> {
+impl Callers {
+    fn caller(&self, text: &str) -> Result<Caller, String> {
         let Some(state) = self.0.state() else {
             let help = "tokens are kept in a control store, and this installation has none: use clients' certificates";
-            return Err(Unauthentic(help.to_owned()));
+            return Err(help.to_owned());
         };
         let find = |id: &str| token_record(&state.get(&Key::new(TOKEN_KIND, id).ok()?)?.body);
-        let caller = of_token(text, find).map_err(|problem| Unauthentic(problem.detail.clone()))?;
+        of_token(text, find).map_err(|problem| problem.detail.clone())
+    }
+}
+
+impl portolan_query::Authenticate for Callers {
+    fn token(&self, text: &str) -> Result<Asked, portolan_query::Unauthentic> {
+        let caller = self.caller(text).map_err(portolan_query::Unauthentic)?;
+        Ok(Asked { reads: caller.scopes.contains(&Scope::DataRead), tenant: caller.tenant })
+    }
+}
+
+impl Authenticate for Callers {
+    fn token(&self, text: &str) -> Result<Access, Unauthentic> {
+        let caller = self.caller(text).map_err(Unauthentic)?;
         Ok(Access {
             read: caller.scopes.contains(&Scope::DataRead),
             tenant: caller.tenant,

@@ -1,0 +1,99 @@
+//! Queries across this region's shards: which there are, by which role each is read, and where tenants live.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use portolan_core::directory::Tenant;
+use portolan_core::ids::{RegionName, ShardName, TenantName};
+use portolan_core::snapshot::Live;
+use portolan_core::tenant_table::Tables;
+use portolan_core::topology::Topology;
+use portolan_query::{Address, Picture, Place, Sources, worker::Workers};
+use portolan_sharding::Engine;
+
+use crate::cli::QUERY_WORKER;
+use crate::config::Config;
+
+/// Workers are this very program, whatever has become of its file since.
+pub(crate) fn workers() -> anyhow::Result<Workers> {
+    let link = PathBuf::from("/proc/self/exe");
+    let program =
+        if link.exists() { link } else { std::env::current_exe().context("find the program's own file")? };
+    Ok(Workers::new(program, vec![QUERY_WORKER.into()]))
+}
+
+/// The shards' databases in this region, and the declared tables.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Databases {
+    /// Where each is, or the region that has it.
+    engines: Vec<(ShardName, Result<Engine, RegionName>)>,
+    tables: Tables,
+}
+
+impl Databases {
+    pub(crate) fn of(config: &Config) -> Self {
+        let engines = config.shards.iter().map(|(name, shard)| {
+            // Other regions' copies are not followed yet: the primary alone has what was written.
+            let here = shard.primary == config.local;
+            let engine = shard.stores.get(&config.local).filter(|_| here).cloned();
+            (name.clone(), engine.ok_or_else(|| shard.primary.clone()))
+        });
+        Self { engines: engines.collect(), tables: config.tables.clone() }
+    }
+}
+
+/// Databases and tenants' homes, as of one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Stores {
+    pub(crate) databases: Arc<Databases>,
+    pub(crate) topology: Arc<Topology>,
+}
+
+impl Sources for Stores {
+    fn picture(&self, tenant: Option<&TenantName>, named: &BTreeSet<TenantName>) -> Picture {
+        let place = |engine: &Result<Engine, RegionName>| match engine {
+            Ok(Engine::Postgres(roles)) => {
+                // The writer sees the rows of the tenant that it names, by row security; the applier sees all.
+                let url = if tenant.is_some() { &roles.writer } else { &roles.applier };
+                Place::At(Address::Postgres(url.clone()))
+            }
+            Ok(Engine::Sqlite(path)) => Place::At(Address::Sqlite(path.clone())),
+            Err(primary) => Place::Away(format!("it is written in `{primary}`: ask there")),
+        };
+        let shards =
+            self.databases.engines.iter().map(|(name, engine)| (name.as_str().to_owned(), place(engine)));
+        let homes = named.iter().chain(tenant).map(|tenant| {
+            let home = home(&self.topology, tenant).map(|shard| shard.as_str().to_owned());
+            (tenant.as_str().to_owned(), home)
+        });
+        Picture {
+            homes: homes.collect(),
+            shards: shards.collect(),
+            tables: self.databases.tables.iter().cloned().collect(),
+        }
+    }
+}
+
+fn home(topology: &Topology, tenant: &TenantName) -> Option<ShardName> {
+    let known = topology.tenants.of(Some(tenant));
+    let residency = known.and_then(|tenant| tenant.residency.as_ref());
+    let place = topology.directory.locate(&Tenant { location: None, name: tenant, residency })?;
+    topology.directory.shard(place.shard).map(|shard| shard.name.clone())
+}
+
+/// The shards of the running configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Running {
+    pub(crate) databases: Arc<ArcSwap<Databases>>,
+    pub(crate) live: Arc<Live>,
+}
+
+impl Sources for Running {
+    fn picture(&self, tenant: Option<&TenantName>, named: &BTreeSet<TenantName>) -> Picture {
+        let topology = Arc::clone(&self.live.load().topology);
+        Stores { databases: self.databases.load_full(), topology }.picture(tenant, named)
+    }
+}

@@ -249,6 +249,16 @@ impl Test {
     }
 }
 
+impl std::fmt::Display for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Boolean(truth) => truth.fmt(f),
+            Self::Integer(number) => number.fmt(f),
+            Self::Text(_, text) => write!(f, "'{}'", text.replace('\'', "''")),
+        }
+    }
+}
+
 impl Op {
     /// With its sides exchanged.
     pub(crate) const fn turned(self) -> Self {

@@ -1,8 +1,8 @@
 //! SQL across shards: a SELECT over all tables that shards declare, as if they were one database.
 //!
 //! DataFusion plans and runs a query; this crate gives it the shards as tables, and pushes to each what it can do exactly: conditions,
-//! columns, the first rows of an order, parts of groups, joins of rows that lie together. [`fragment`] says what a shard is asked, as pure data;
-//! [`push`] when that is exact; [`source`] reads it. Shards are read in read-only transactions, one for each statement: what
+//! columns, the first rows of an order, parts of groups, joins of rows that lie together. `fragment` says what a shard is asked, as pure data;
+//! `push` when that is exact; `source` reads it. Shards are read in read-only transactions, one for each statement: what
 //! is written meanwhile is in some of them and not in others.
 //!
 //! A query runs in a process of its own ([`worker`]), with a hard limit of memory, so that it takes nothing down but itself. It knows

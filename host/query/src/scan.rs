@@ -74,7 +74,8 @@ impl DisplayAs for ShardScan {
                 let statement = statement(&self.node, dialect, &self.world.scope);
                 write!(f, ", {name}={}", statement.text)?;
                 if !statement.values.is_empty() {
-                    write!(f, ", values={:?}", statement.values)?;
+                    let values: Vec<String> = statement.values.iter().map(ToString::to_string).collect();
+                    write!(f, ", values=[{}]", values.join(", "))?;
                 }
             }
         }

@@ -134,7 +134,7 @@ async fn postgres_shards_are_one_database() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "minutes; run it after a change of what is pushed"]
+#[ignore = "minutes; after a change of what is pushed: cargo test -p portolan-query -- --ignored"]
 async fn at_length() {
     let (sqlite, postgres) = tokio::join!(shop::sqlite(), Shop::postgres());
     compare(sqlite, &sqlite.shards, seed() + 2, MANY).await;

@@ -68,7 +68,7 @@ pub use database::{Dialect, Row, Value};
 pub use erase::Erased;
 pub use error::Error;
 pub use inspect::Inspection;
-pub use login::{Access, Passwords, Tls};
+pub use login::{Access, Passwords, Tls, reader};
 pub use maintain::{Maintenance, Purpose};
 pub use model::fence::{Closed, Fence, Lease, Outcome, Refused, TenantState};
 pub use model::progress::Progress;

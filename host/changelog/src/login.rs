@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _, Postgres};
@@ -18,7 +19,7 @@ use crate::defaults::{PASSWORD_BYTES_MAX, PASSWORD_RETRY, PASSWORD_WAIT};
 use crate::error::Error;
 
 /// How the server of a database proves who it is, and the gateway to it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Access {
     /// Certificates (PEM) of authorities that vouch for the server, beside the public ones.
     pub ca: Option<PathBuf>,
@@ -33,7 +34,7 @@ pub struct Access {
 }
 
 /// Files with passwords, which stand in place of those of the addresses.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Passwords {
     /// The applier's.
     pub applier: Option<PathBuf>,
@@ -44,7 +45,7 @@ pub struct Passwords {
 }
 
 /// What a connection asks of the server, as libpq names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Tls {
     /// Nothing: what goes over the network can be read.
     Disable,
@@ -69,6 +70,16 @@ pub(crate) struct Login {
 }
 
 type Changed = Arc<Mutex<Option<Instant>>>;
+
+/// An address with all that is known, and the password that lies in a file now: for connections of a process of its own that only
+/// reads, and lives no longer than a password.
+///
+/// # Errors
+/// [`Error::Damaged`] when the address is none, [`Error::Away`] when the file cannot be read.
+pub fn reader(url: &str, password: Option<&Path>, access: &Access) -> Result<PgConnectOptions, Error> {
+    let password = password.map(read).transpose()?;
+    Ok(with(options(url, "reader", access)?, password.as_deref()))
+}
 
 /// An address with what else is known, without its password.
 pub(crate) fn options(url: &str, role: &'static str, access: &Access) -> Result<PgConnectOptions, Error> {

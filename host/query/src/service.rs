@@ -13,8 +13,9 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
-use portolan_core::directory::{Access as Open, Tenant};
-use portolan_core::ids::{RegionName, TenantName};
+use portolan_core::directory::Access as Open;
+use portolan_core::ids::TenantName;
+use portolan_core::tenant::Barred;
 use portolan_core::tenant_table::TenantTable;
 use portolan_foundation::endpoint::{self, Answering, Body, Head, Routed, Work, whole};
 use portolan_foundation::task;
@@ -136,20 +137,16 @@ impl Service {
         }
         format(head.headers)?;
         let Some(tenant) = self.admit(head)? else { return Ok(Routed::Here) };
-        let known = head.topology.tenants.of(Some(&tenant));
-        let residency = known.and_then(|tenant| tenant.residency.as_ref());
-        let directory = &head.topology.directory;
-        let place = directory.locate(&Tenant { location: None::<&RegionName>, name: &tenant, residency });
-        let nowhere = || {
+        if let Some(why) = head.topology.tenants.barred(Some(&tenant)) {
+            return Err(barred(why));
+        }
+        let (place, shard) = head.topology.shard_of(&tenant).ok_or_else(|| {
             let why = "the tenant is on no shard: its operator declares one with `[shard.NAME]`".to_owned();
             Refused(StatusCode::NOT_FOUND, "no-shard", why)
-        };
-        let place = place.ok_or_else(nowhere)?;
+        })?;
         if place.access == Open::Suspended {
-            let why = "the tenant is suspended: its operator can say why".to_owned();
-            return Err(Refused(StatusCode::FORBIDDEN, "suspended", why));
+            return Err(barred(Barred::Suspended));
         }
-        let shard = directory.shard(place.shard).ok_or_else(nowhere)?;
         let work = Work { epoch: shard.epoch, shard: shard.name.clone(), tenant };
         Ok(Routed::Region(shard.primary.clone(), work))
     }
@@ -276,6 +273,14 @@ fn credential(headers: &HeaderMap) -> Result<Option<&str>, Refused> {
         (Some(token), None) => Ok(Some(token)),
         _ => Err(unauthentic("send one `Authorization: Bearer TOKEN`".to_owned())),
     }
+}
+
+fn barred(why: Barred) -> Refused {
+    let why = match why {
+        Barred::Erased => "the tenant is erased: nothing is kept of it any more",
+        Barred::Suspended => "the operator has suspended the tenant",
+    };
+    Refused(StatusCode::FORBIDDEN, "suspended", why.to_owned())
 }
 
 const fn unauthentic(why: String) -> Refused {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
-use portolan_changelog::Dialect;
+use portolan_changelog::{Access, Dialect, reader};
 use portolan_core::tenant_table::TenantTable;
 use serde::{Deserialize, Serialize};
 use sqlx::pool::PoolConnection;
@@ -28,7 +28,14 @@ mod sqlite;
 #[serde(rename_all = "kebab-case")]
 pub enum Address {
     /// A database of PostgreSQL, as the role that reads: the applier for all tenants, the writer for one.
-    Postgres(String),
+    Postgres {
+        /// How server and gateway prove who they are.
+        access: Access,
+        /// The file with the role's password, if it is not in the address.
+        password: Option<PathBuf>,
+        /// The address, as that role.
+        url: String,
+    },
     /// A file of SQLite.
     Sqlite(PathBuf),
 }
@@ -36,7 +43,7 @@ pub enum Address {
 impl std::fmt::Debug for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Postgres(_) => f.write_str("Postgres"),
+            Self::Postgres { .. } => f.write_str("Postgres"),
             Self::Sqlite(path) => f.debug_tuple("Sqlite").field(path).finish(),
         }
     }
@@ -89,8 +96,9 @@ impl Source {
         tables: &[TenantTable],
     ) -> Result<(Self, Found), String> {
         let (pool, found) = match address {
-            Address::Postgres(url) => {
-                let pool = postgres::connect(url).await?;
+            Address::Postgres { access, password, url } => {
+                let options = reader(url, password.as_deref(), access).map_err(|error| error.to_string())?;
+                let pool = postgres::connect(options).await?;
                 let found = postgres::columns(&pool, tables).await.map_err(|error| brief(&error))?;
                 (Pool::Postgres(pool), found)
             }
@@ -189,6 +197,6 @@ pub(crate) mod tests {
 
     /// Connections as queries have them.
     pub(crate) async fn postgres(url: &str) -> PgPool {
-        super::postgres::connect(url).await.unwrap()
+        super::postgres::connect(url.parse().unwrap()).await.unwrap()
     }
 }

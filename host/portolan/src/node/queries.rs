@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use portolan_core::directory::Tenant;
 use portolan_core::ids::{RegionName, ShardName, TenantName};
 use portolan_core::snapshot::Live;
 use portolan_core::tenant_table::Tables;
@@ -55,10 +54,15 @@ pub(crate) struct Stores {
 impl Sources for Stores {
     fn picture(&self, tenant: Option<&TenantName>, named: &BTreeSet<TenantName>) -> Picture {
         let place = |engine: &Result<Engine, RegionName>| match engine {
-            Ok(Engine::Postgres(roles)) => {
+            Ok(Engine::Postgres(config)) => {
                 // The writer sees the rows of the tenant that it names, by row security; the applier sees all.
-                let url = if tenant.is_some() { &roles.writer } else { &roles.applier };
-                Place::At(Address::Postgres(url.clone()))
+                let passwords = &config.access.passwords;
+                let (url, password) = match tenant {
+                    Some(_) => (&config.writer, &passwords.writer),
+                    None => (&config.applier, &passwords.applier),
+                };
+                let (access, password, url) = (config.access.clone(), password.clone(), url.clone());
+                Place::At(Address::Postgres { access, password, url })
             }
             Ok(Engine::Sqlite(path)) => Place::At(Address::Sqlite(path.clone())),
             Err(primary) => Place::Away(format!("it is written in `{primary}`: ask there")),
@@ -66,7 +70,7 @@ impl Sources for Stores {
         let shards =
             self.databases.engines.iter().map(|(name, engine)| (name.as_str().to_owned(), place(engine)));
         let homes = named.iter().chain(tenant).map(|tenant| {
-            let home = home(&self.topology, tenant).map(|shard| shard.as_str().to_owned());
+            let home = self.topology.shard_of(tenant).map(|(_, shard)| shard.name.as_str().to_owned());
             (tenant.as_str().to_owned(), home)
         });
         Picture {
@@ -75,13 +79,6 @@ impl Sources for Stores {
             tables: self.databases.tables.iter().cloned().collect(),
         }
     }
-}
-
-fn home(topology: &Topology, tenant: &TenantName) -> Option<ShardName> {
-    let known = topology.tenants.of(Some(tenant));
-    let residency = known.and_then(|tenant| tenant.residency.as_ref());
-    let place = topology.directory.locate(&Tenant { location: None, name: tenant, residency })?;
-    topology.directory.shard(place.shard).map(|shard| shard.name.clone())
 }
 
 /// The shards of the running configuration.

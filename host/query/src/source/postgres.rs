@@ -1,7 +1,5 @@
 //! Reading PostgreSQL: binary values, as its protocol has them.
 
-use std::str::FromStr as _;
-
 use datafusion::arrow::datatypes::SchemaRef;
 use futures_util::TryStreamExt as _;
 use portolan_core::tenant_table::TenantTable;
@@ -27,10 +25,7 @@ const EPOCH_DAYS: i32 = 10_957;
 /// The same in microseconds.
 const EPOCH_US: i64 = 10_957 * 86_400_000_000;
 
-pub(super) async fn connect(url: &str) -> Result<PgPool, String> {
-    // What is wrong with it is not told: it may hold a password.
-    let options =
-        PgConnectOptions::from_str(url).map_err(|_| "its address is no URL of PostgreSQL".to_owned())?;
+pub(super) async fn connect(options: PgConnectOptions) -> Result<PgPool, String> {
     let options = options
         .application_name("portolan query")
         .options([

@@ -150,7 +150,7 @@ pub(super) async fn a_shard_that_takes_too_long_is_a_time_limit(shop: &Shop) {
 
 /// Should anything that writes ever come through, the shard itself refuses it.
 pub(super) async fn a_database_refuses_what_writes(shop: &Shop) {
-    let Place::At(Address::Postgres(url)) = &shop.shards["s0"] else { panic!("an address") };
+    let Place::At(Address::Postgres { url, .. }) = &shop.shards["s0"] else { panic!("an address") };
     let pool = crate::source::tests::postgres(url).await;
     let error = sqlx::query("DELETE FROM orders").execute(&pool).await.unwrap_err();
     assert!(error.to_string().contains("read-only transaction"), "{error}");
@@ -165,7 +165,7 @@ pub(super) async fn numbers_without_end_are_errors(shop: &Shop) {
         ('d', 12345678901234567890.123, '2026-01-01T00:00:00.000001Z')";
     owner.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await.unwrap();
     let mut query = shop.query("");
-    query.shards = [("odd".to_owned(), Place::At(Address::Postgres(cluster.url("own", "odd"))))].into();
+    query.shards = [("odd".to_owned(), shop::at(cluster.url("own", "odd")))].into();
     query.tables.retain(|table| table.name.as_str() == "countries");
     for code in ["a", "b", "c"] {
         query.sql = format!("SELECT title, rank FROM countries WHERE code = '{code}'");

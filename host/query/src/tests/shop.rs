@@ -12,7 +12,7 @@ use datafusion::arrow::array::{
 use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
-use portolan_changelog::{Engine, PostgresConfig, Store};
+use portolan_changelog::{Access, Engine, PostgresConfig, Store};
 use portolan_core::ids::RegionName;
 use portolan_core::tenant_table::{ConflictRule, Identifier, Tables, TenantTable, Writers};
 use portolan_test_postgres::Cluster;
@@ -261,13 +261,18 @@ impl Shop {
             cluster.admin(&format!("CREATE DATABASE {shard} OWNER own")).await;
             fill_postgres(&cluster, shard, &|tenant| lies(shard, tenant)).await;
             let url = |role: &str| cluster.url(role, shard);
-            let config = PostgresConfig { applier: url("put"), owner: url("own"), writer: url("app") };
+            let config = PostgresConfig {
+                access: Access::default(),
+                applier: url("put"),
+                owner: url("own"),
+                writer: url("app"),
+            };
             stores.push(open(&Engine::Postgres(config)).await);
             let mut connection = cluster.connect("postgres", shard).await;
             connection.execute(left_behind(shard, "portolan.tenant")).await.unwrap();
             connection.close().await.unwrap();
-            shards.insert(shard.to_owned(), Place::At(Address::Postgres(url("put"))));
-            tenants.insert(shard.to_owned(), Place::At(Address::Postgres(url("app"))));
+            shards.insert(shard.to_owned(), at(url("put")));
+            tenants.insert(shard.to_owned(), at(url("app")));
         }
         cluster.admin("CREATE DATABASE everything OWNER own").await;
         fill_postgres(&cluster, "everything", &|_| true).await;
@@ -280,6 +285,11 @@ impl Shop {
         shards.insert("s1".to_owned(), postgres.shards["s1"].clone());
         shards
     }
+}
+
+/// An address of PostgreSQL.
+pub(super) fn at(url: String) -> Place {
+    Place::At(Address::Postgres { access: Access::default(), password: None, url })
 }
 
 /// All shards of one engine, made once for a test binary.

@@ -6,3 +6,4 @@ mod oracle;
 mod plans;
 mod scopes;
 mod shop;
+mod worker;

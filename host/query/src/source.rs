@@ -137,10 +137,14 @@ impl Source {
             Pool::Postgres(pool) => postgres::read(pool, statement, schema, world, &batches).await,
             Pool::Sqlite(pool) => sqlite::read(pool, statement, schema, world, &batches).await,
         };
-        read.map_err(|failed| match failed {
+        read.map_err(|failed| self.failed(failed))
+    }
+
+    fn failed(&self, failed: Failed) -> Error {
+        match failed {
             Failed::Own(error) => error,
             Failed::Shard(why) => Error::shard(&self.name, why),
-        })
+        }
     }
 
     /// How many rows a statement will have, by the shard's own planner, or none when the shard cannot tell without running it.
@@ -157,7 +161,7 @@ impl Source {
             Pool::Postgres(pool) => postgres::foresee(pool, statement, world).await.map(Some),
             Pool::Sqlite(pool) => sqlite::foresee(pool, node).await,
         };
-        rows.map_err(|error| Error::shard(&self.name, brief(&error)))
+        rows.map_err(|failed| self.failed(failed))
     }
 }
 

@@ -137,12 +137,7 @@ pub(super) async fn read(
     world: &World,
     batches: &Batches,
 ) -> Result<(), Failed> {
-    let timed = |error: sqlx::Error| match error.as_database_error() {
-        Some(database) if database.code().as_deref() == Some("57014") => {
-            Failed::Own(Error::Time(world.limits.time_ms))
-        }
-        _ => error.into(),
-    };
+    let timed = |error: sqlx::Error| failed(error, world);
     let mut held = begin(pool, world).await.map_err(timed)?;
     let mut rows = Rows::new(&statement.kinds, schema, world, batches)?;
     let query = query(statement.text.clone(), &statement.values);
@@ -157,7 +152,17 @@ pub(super) async fn read(
     }
     drop(answer);
     rows.flush().await?;
-    end(held).await.map_err(Failed::from)
+    end(held).await.map_err(timed)
+}
+
+/// A statement that the database ends ran for as long as the query may.
+fn failed(error: sqlx::Error, world: &World) -> Failed {
+    match error.as_database_error() {
+        Some(database) if database.code().as_deref() == Some("57014") => {
+            Failed::Own(Error::Time(world.limits.time_ms))
+        }
+        _ => error.into(),
+    }
 }
 
 fn take(row: &PgRow, at: usize, kind: Kind, rows: &mut Rows<'_>) -> Result<(), Odd> {
@@ -234,14 +239,15 @@ fn numeric(bytes: &[u8], scale: i8) -> Option<i128> {
     Some(if sign == 0x4000 { -number } else { number })
 }
 
-pub(super) async fn foresee(pool: &PgPool, statement: &Statement, world: &World) -> Result<u64, sqlx::Error> {
-    let mut held = begin(pool, world).await?;
+pub(super) async fn foresee(pool: &PgPool, statement: &Statement, world: &World) -> Result<u64, Failed> {
+    let timed = |error: sqlx::Error| failed(error, world);
+    let mut held = begin(pool, world).await.map_err(timed)?;
     let explain = query(format!("EXPLAIN (FORMAT JSON) {}", statement.text), &statement.values);
-    let row = explain.fetch_one(&mut *held.connection).await?;
+    let row = explain.fetch_one(&mut *held.connection).await.map_err(timed)?;
     let raw = row.try_get_raw(0)?;
     let plan: Option<serde_json::Value> =
         raw.as_bytes().ok().and_then(|bytes| serde_json::from_slice(bytes).ok());
-    end(held).await?;
+    end(held).await.map_err(timed)?;
     let rows = plan.as_ref().and_then(|plan| plan.pointer("/0/Plan/Plan Rows"));
     Ok(rows.and_then(serde_json::Value::as_u64).unwrap_or(0))
 }

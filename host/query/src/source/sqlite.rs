@@ -211,7 +211,7 @@ fn of_text(kind: Kind, text: &str) -> Option<Cell<'_>> {
 }
 
 /// Only of a whole table, whose highest number of a row is found at once. SQLite foresees nothing else.
-pub(super) async fn foresee(pool: &SqlitePool, node: &Node) -> Result<Option<u64>, sqlx::Error> {
+pub(super) async fn foresee(pool: &SqlitePool, node: &Node) -> Result<Option<u64>, Failed> {
     let table = match node {
         Node::Pick { input, .. } => match input.as_ref() {
             Node::Scan(table) => table,

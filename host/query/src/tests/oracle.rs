@@ -15,7 +15,7 @@ use crate::engine::{self, Place};
 use crate::{Error, Limits, Pushes};
 
 /// Generated queries of a run.
-const QUERIES: usize = 300;
+const QUERIES: usize = 200;
 /// Those of one at length.
 const MANY: usize = 3_000;
 

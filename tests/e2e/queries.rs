@@ -26,18 +26,22 @@ async fn query(node: &Node, token: &str, accept: &str, body: &str) -> Answer {
 async fn queries_see_what_their_caller_may() {
     let (place, upstream) = (tempfile::tempdir().unwrap(), Upstream::start("web").await);
     let store = format!(
-        "sqlite = {:?}\n[shard.s2]\nprimary = \"here\"\n[shard.s2.store.here]\nsqlite = {:?}\n",
+        "sqlite = {:?}\n[shard.s2]\nprimary = \"here\"\n[shard.s2.store.here]\nsqlite = {:?}\n\
+         [placement]\nkey = \"00112233445566778899aabbccddeeff\"\n\
+         rule = [{{ ranges = [{{ last = \"7fffffffffffffff\", shard = \"s1\" }}, {{ last = \"ffffffffffffffff\", shard = \"s2\" }}] }}]\n",
         place.path().join("s1.db"),
         place.path().join("s2.db")
     );
     let folder = folder(place.path(), &upstream, &store);
-    assert_eq!(says(folder.path(), &["apply"]).await.0, 0);
+    let (code, text) = says(folder.path(), &["apply"]).await;
+    assert_eq!(code, 0, "{text}");
     assert_eq!(says(folder.path(), &["migrate", "apply"]).await.0, 0);
     let node = Node::start_in(folder).await;
     until("the shards are open", async || {
         let status = node.status().await;
         let shards = status["shards"].as_array().unwrap();
-        shards.len() == 2 && shards.iter().all(|shard| shard["problem"].is_null() && shard["lease_ms"].is_u64())
+        shards.len() == 2
+            && shards.iter().all(|shard| shard["problem"].is_null() && shard["lease_ms"].is_u64())
     })
     .await;
     let mut acme = String::new();
@@ -58,12 +62,15 @@ async fn queries_see_what_their_caller_may() {
     // An administrator sees all tenants, a tenant its own.
     let count = "SELECT tenant, count(*) AS n FROM orders GROUP BY tenant ORDER BY n";
     let all = query(&node, &root, "", count).await;
-    let wanted: Vec<Value> = (1..).zip(TENANTS).map(|(n, tenant)| json!({ "tenant": tenant, "n": n })).collect();
+    let wanted: Vec<Value> =
+        (1..).zip(TENANTS).map(|(n, tenant)| json!({ "tenant": tenant, "n": n })).collect();
     assert_eq!((all.status.as_u16(), read(&all)), (200, Value::Array(wanted)), "{}", all.text());
     let own = query(&node, &acme, "application/x-ndjson", count).await;
     assert_eq!(own.text(), "{\"tenant\":\"acme\",\"n\":1}\n");
     assert_eq!(own.header("content-type"), "application/x-ndjson");
-    let csv = query(&node, &acme, "text/csv", "SELECT id, total FROM orders WHERE tenant = 'globex' OR id = 0").await;
+    let csv =
+        query(&node, &acme, "text/csv", "SELECT id, total FROM orders WHERE tenant = 'globex' OR id = 0")
+            .await;
     assert_eq!(csv.text(), "id,total\n0,1.50\n");
     let plan = query(&node, &acme, "", "EXPLAIN SELECT id FROM orders").await;
     assert!(plan.text().contains("ShardScan: shards=[s"), "{}", plan.text());
@@ -77,18 +84,31 @@ async fn queries_see_what_their_caller_may() {
         (&root, "", "SELECT * FROM portolan_log", 400, "bad-statement"),
     ] {
         let answer = query(&node, token, accept, sql).await;
-        assert_eq!((answer.status.as_u16(), &read(&answer)["code"]), (status, &json!(code)), "{sql}: {}", answer.text());
+        assert_eq!(
+            (answer.status.as_u16(), &read(&answer)["code"]),
+            (status, &json!(code)),
+            "{sql}: {}",
+            answer.text()
+        );
     }
     // What needs more memory than there is takes its worker along, and nothing else.
     let greedy = "SELECT array_agg(repeat('x', 100000)) AS a FROM generate_series(1, 1000000)";
     let refused = query(&node, &root, "", greedy).await;
-    assert_eq!((refused.status.as_u16(), &read(&refused)["code"]), (422, &json!("limit")), "{}", refused.text());
+    assert_eq!(
+        (refused.status.as_u16(), &read(&refused)["code"]),
+        (422, &json!("limit")),
+        "{}",
+        refused.text()
+    );
     assert_eq!(query(&node, &root, "", "SELECT count(*) AS n FROM orders").await.text(), "[{\"n\":21}]");
 
     let (code, text) = says(node.folder(), &["query", "SELECT count(*) AS n FROM orders"]).await;
     assert_eq!((code, text.as_str()), (0, "{\"n\":21}\n"));
-    let (code, text) =
-        says(node.folder(), &["query", "--tenant", "globex", "--format", "csv", "SELECT count(*) AS n FROM orders"]).await;
+    let (code, text) = says(
+        node.folder(),
+        &["query", "--tenant", "globex", "--format", "csv", "SELECT count(*) AS n FROM orders"],
+    )
+    .await;
     assert_eq!((code, text.as_str()), (0, "n\n2\n"));
     let (code, text) = says(node.folder(), &["query", "DROP TABLE orders"]).await;
     assert!(code == 3 && text.contains("nothing has changed"), "{text}");

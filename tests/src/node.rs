@@ -149,7 +149,7 @@ impl Node {
         self.listener(0)
     }
 
-    /// The address of a listener, in the order public, TLS, peer.
+    /// The address of a listener, in the order public, TLS, peer, replication.
     ///
     /// # Panics
     /// When there is no such listener.
@@ -215,11 +215,20 @@ impl Node {
     /// When the kernel does not tell.
     #[must_use]
     pub fn resident_bytes(&self) -> u64 {
-        let pid = self.child.id().expect("a running process");
+        let pid = self.pid();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process's state");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
         let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
         kib * 1024
+    }
+
+    /// Its process.
+    ///
+    /// # Panics
+    /// When it has ended.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("a running process")
     }
 
     /// Sends it a signal.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use portolan_core::ids::TenantName;
-use portolan_query::{Error, Format, Limits, Sources as _, tenants};
+use portolan_query::{Error, Format, Sources as _, tenants};
 
 use crate::cli::{Query, QueryFormat};
 use crate::node::queries::{Databases, Stores, workers};
@@ -41,7 +41,7 @@ pub(crate) fn run(command: &Query) -> anyhow::Result<ExitCode> {
             QueryFormat::Ndjson => Format::Ndjson,
         },
         homes: picture.homes,
-        limits: Limits::default(),
+        limits: picture.limits,
         partial: command.partial,
         shards: picture.shards,
         sql,

@@ -16,6 +16,13 @@ const OWN_PREFIX: &str = "portolan-";
 /// Names positions of shards' logs: what a client wrote, and brings along to read at least that.
 pub(crate) const TOKEN: HeaderName = HeaderName::from_static("portolan-token");
 
+/// The fields by which services of the gateway speak to clients: where a log is, how old an answer may be, which shards are not in it.
+pub(crate) const TOLD: [HeaderName; 3] = [
+    TOKEN,
+    HeaderName::from_static("portolan-staleness"),
+    HeaderName::from_static("portolan-missing-shards"),
+];
+
 pub(crate) static CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");

@@ -244,7 +244,7 @@ fn tell_client(worker: &Worker, told: &Told, fields: &mut http::HeaderMap) {
         .and_then(|value| value.to_str().ok()?.parse().ok())
         .unwrap_or(0)
         .max(told.attempts);
-    headers::strip_own_but(fields, &[headers::TOKEN]);
+    headers::strip_own_but(fields, &headers::TOLD);
     if !fields.contains_key(&headers::REQUEST_ID) {
         fields.insert(&headers::REQUEST_ID, told.request_id.clone());
     }

@@ -68,6 +68,8 @@ pub trait Sources: fmt::Debug + Send + Sync {
 pub struct Picture {
     /// As [`Query::homes`].
     pub homes: BTreeMap<String, Option<String>>,
+    /// As [`Query::limits`].
+    pub limits: Limits,
     /// As [`Query::shards`].
     pub shards: BTreeMap<String, Place>,
     /// As [`Query::tables`].
@@ -173,7 +175,7 @@ impl Service {
         let query = Query {
             format,
             homes: picture.homes,
-            limits: Limits::default(),
+            limits: picture.limits,
             partial,
             shards: picture.shards,
             sql,

@@ -18,6 +18,7 @@ mod capture;
 mod data;
 mod directory;
 mod moves;
+mod query;
 mod shop;
 
 use hdrhistogram::Histogram;
@@ -31,6 +32,8 @@ struct Size {
     exceptions: u64,
     /// Mebibytes of a tenant, and how often it moves.
     moves: Vec<(i64, usize)>,
+    /// Rows that queries add up, and those that one reads all of.
+    rows: (u64, u64),
     /// Requests of one turn, and turns.
     turn: usize,
     turns: usize,
@@ -41,9 +44,15 @@ async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|text| !text.starts_with('-')).collect();
     let small = arguments.iter().any(|argument| argument == "small");
     let size = if small {
-        Size { exceptions: 100_000, moves: vec![(2, 2)], turn: 50, turns: 4 }
+        Size { exceptions: 100_000, moves: vec![(2, 2)], rows: (20_000, 50_000), turn: 50, turns: 4 }
     } else {
-        Size { exceptions: 10_000_000, moves: vec![(10, 20), (100, 10), (1_024, 2)], turn: 500, turns: 20 }
+        Size {
+            exceptions: 10_000_000,
+            moves: vec![(10, 20), (100, 10), (1_024, 2)],
+            rows: (2_000_000, 10_000_000),
+            turn: 500,
+            turns: 20,
+        }
     };
     let wanted = |name: &str| {
         let mut parts = arguments.iter().filter(|argument| *argument != "small").peekable();
@@ -61,6 +70,9 @@ async fn main() {
     }
     if wanted("move") {
         moves::measure(&size, &mut figures).await;
+    }
+    if wanted("query") {
+        query::measure(&size, &mut figures).await;
     }
     println!("{}", json!({ "bench": "shards", "figures": figures }));
 }

@@ -274,6 +274,18 @@ impl Cluster {
         PgConnection::connect(&self.url(role, database)).await
     }
 
+    /// The server's first process, whose children serve connections.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.server.lock().unwrap().as_ref().expect("a running server").id()
+    }
+
+    /// Where its socket is.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// A connection as a role.
     pub async fn connect(&self, role: &str, database: &str) -> PgConnection {
         self.try_connect(role, database).await.unwrap()

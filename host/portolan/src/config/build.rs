@@ -40,7 +40,7 @@ use super::Local;
 use super::defaults;
 use super::problem::Problem;
 use super::raw::{
-    Raw, RawControl, RawFailRule, RawFormat, RawLimits, RawPolicies, RawPolicy, RawUnrecognised,
+    Raw, RawControl, RawFailRule, RawFormat, RawLimits, RawPolicies, RawPolicy, RawQuery, RawUnrecognised,
 };
 use super::shape::suggest;
 use super::tree::Tree;
@@ -73,6 +73,8 @@ pub(crate) struct Config {
     pub(crate) peer: Option<GatewayTls>,
     /// Who decides on which shard tenants are.
     pub(crate) placement: PlacementConfig,
+    /// How much one query across shards may take.
+    pub(crate) query: portolan_query::Limits,
     pub(crate) policies_folder: PathBuf,
     pub(crate) policy: Option<PolicySlot>,
     pub(crate) proxies: Vec<IpNet>,
@@ -291,6 +293,7 @@ impl Builder<'_> {
             peer: self.addresses("peer", &raw.listen.peer),
             public: self.addresses("public", &raw.listen.public),
             public_tls: self.addresses("public_tls", &raw.listen.public_tls),
+            replication: self.addresses("replication", &raw.listen.replication),
         };
         self.check_listen(&listen, raw.peer.is_some(), raw.tls.certificate.is_empty());
         let admin = self.admin(raw.admin, &listen);
@@ -339,6 +342,7 @@ impl Builder<'_> {
         let country_header = self.header(&["trust", "country_header"], raw.trust.country_header);
         let region_header = self.header(&["trust", "region_header"], raw.trust.region_header);
         let limits = self.limits(&raw.limits);
+        let query = self.query(raw.query);
         let debug_key = raw.recordings.as_ref().and_then(|recordings| recordings.debug_key.clone());
         let recordings = raw.recordings.map(|recordings| self.recordings(recordings));
         let uploads = self.uploads(&raw.policies);
@@ -384,6 +388,7 @@ impl Builder<'_> {
             },
             log_level,
             placement: shards.placement,
+            query,
             migrations: path(raw.migrations.folder.unwrap_or_else(|| PathBuf::from("migrations"))),
             name,
             networks,
@@ -461,6 +466,21 @@ impl Builder<'_> {
             head_bytes_max: raw.head_bytes.map(|bytes| bytes as usize),
             header: self.time(&["limits", "header"], raw.header.clone()),
             idle: self.time(&["limits", "idle"], raw.idle.clone()),
+        }
+    }
+
+    fn query(&mut self, raw: RawQuery) -> portolan_query::Limits {
+        let usual = portolan_query::Limits::default();
+        let time = self
+            .time(&["query", "time"], raw.time)
+            .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        portolan_query::Limits {
+            answer_bytes: raw.answer_bytes.unwrap_or(usual.answer_bytes),
+            answer_rows: raw.answer_rows.unwrap_or(usual.answer_rows),
+            fan_out: raw.statements.map_or(usual.fan_out, |number| number as usize),
+            memory_bytes: raw.memory_bytes.map_or(usual.memory_bytes, |bytes| bytes as usize),
+            scan_rows: raw.scan_rows.unwrap_or(usual.scan_rows),
+            time_ms: time.unwrap_or(usual.time_ms),
         }
     }
 

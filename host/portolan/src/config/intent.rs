@@ -18,13 +18,14 @@ const NAMED: [&str; 8] = ["lease", "place", "region", "residency", "shard", "sta
 /// The kind of sections that there is one of.
 const SETTINGS: &str = "settings";
 /// Sections that there is one of. All others are the node's own, and stay in its file.
-const SECTIONS: [&str; 9] = [
+const SECTIONS: [&str; 10] = [
     "client_network",
     "expose",
     "latency",
     "limits",
     "placement",
     "policy",
+    "query",
     "recordings",
     "tenants",
     "trust",

@@ -63,6 +63,9 @@ pub(super) struct Raw {
     pub(super) policies: RawPolicies,
     /// The operator's routing policy. Without one, requests go to the local region, then to the nearest.
     pub(super) policy: Option<RawPolicy>,
+    /// How much one query across shards may take.
+    #[serde(default)]
+    pub(super) query: RawQuery,
     /// Decisions that are kept, to be explained and decided again. Without this section none is.
     pub(super) recordings: Option<RawRecordings>,
     /// Regions by name.
@@ -186,6 +189,9 @@ pub(super) struct RawListen {
     /// HTTP/1.1 and HTTP/2 over TLS. Needs `[[tls.certificate]]`.
     #[serde(default)]
     pub(super) public_tls: Vec<String>,
+    /// For regions that keep copies of this region's shards. Needs `[peer]`.
+    #[serde(default)]
+    pub(super) replication: Vec<String>,
 }
 
 /// TLS on public listeners.
@@ -283,6 +289,29 @@ pub(super) struct RawLimits {
     pub(super) idle: Option<String>,
 }
 
+/// How much one query across shards may take: what would take more is refused or ended, and says so.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawQuery {
+    /// Bytes of an answer (536870912).
+    #[schemars(range(min = 1))]
+    pub(super) answer_bytes: Option<u64>,
+    /// Rows of an answer (1000000).
+    #[schemars(range(min = 1))]
+    pub(super) answer_rows: Option<u64>,
+    /// Memory of its operators in bytes (268435456).
+    #[schemars(range(min = 1_048_576, max = 2_147_483_648_u64))]
+    pub(super) memory_bytes: Option<u32>,
+    /// Rows that all shards may send for it (5000000).
+    #[schemars(range(min = 1))]
+    pub(super) scan_rows: Option<u64>,
+    /// Statements to shards (256).
+    #[schemars(range(min = 1, max = 65_536))]
+    pub(super) statements: Option<u32>,
+    /// Time to its last row (60s).
+    pub(super) time: Option<String>,
+}
+
 /// What is written down.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -363,6 +392,9 @@ pub(super) struct RawRegion {
     /// Its pools by name.
     #[serde(default)]
     pub(super) pool: BTreeMap<String, RawPool>,
+    /// Where its nodes listen for replication, `host:port`: regions that keep copies of its shards follow them there.
+    #[serde(default)]
+    pub(super) replication: Vec<String>,
 }
 
 /// The endpoints of one application.

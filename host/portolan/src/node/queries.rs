@@ -10,7 +10,7 @@ use portolan_core::ids::{RegionName, ShardName, TenantName};
 use portolan_core::snapshot::Live;
 use portolan_core::tenant_table::Tables;
 use portolan_core::topology::Topology;
-use portolan_query::{Address, Picture, Place, Sources, worker::Workers};
+use portolan_query::{Address, Limits, Picture, Place, Sources, worker::Workers};
 use portolan_sharding::Engine;
 
 use crate::cli::QUERY_WORKER;
@@ -29,6 +29,7 @@ pub(crate) fn workers() -> anyhow::Result<Workers> {
 pub(crate) struct Databases {
     /// Where each is, or the region that has it.
     engines: Vec<(ShardName, Result<Engine, RegionName>)>,
+    limits: Limits,
     tables: Tables,
 }
 
@@ -40,7 +41,7 @@ impl Databases {
             let engine = shard.stores.get(&config.local).filter(|_| here).cloned();
             (name.clone(), engine.ok_or_else(|| shard.primary.clone()))
         });
-        Self { engines: engines.collect(), tables: config.tables.clone() }
+        Self { engines: engines.collect(), limits: config.query.clone(), tables: config.tables.clone() }
     }
 }
 
@@ -75,6 +76,7 @@ impl Sources for Stores {
         });
         Picture {
             homes: homes.collect(),
+            limits: self.databases.limits.clone(),
             shards: shards.collect(),
             tables: self.databases.tables.iter().cloned().collect(),
         }

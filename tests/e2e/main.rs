@@ -23,6 +23,7 @@ mod preview;
 mod queries;
 mod registry;
 mod replay;
+mod replication;
 mod resilience;
 mod rollout;
 mod serving;

@@ -14,9 +14,9 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-const SQLITE: &str = "CREATE TABLE orders (tenant text NOT NULL, id integer NOT NULL, total text, \
+pub(crate) const SQLITE: &str = "CREATE TABLE orders (tenant text NOT NULL, id integer NOT NULL, total text, \
     placed_at text, PRIMARY KEY (tenant, id)) STRICT;\n";
-const POSTGRES: &str = "CREATE TABLE orders (tenant text NOT NULL, id bigint NOT NULL, total numeric(12, 2), \
+pub(crate) const POSTGRES: &str = "CREATE TABLE orders (tenant text NOT NULL, id bigint NOT NULL, total numeric(12, 2), \
     placed_at timestamptz, PRIMARY KEY (tenant, id));\n";
 
 /// A folder of a node of region `here`, whose intent is kept in a control store.

@@ -32,8 +32,8 @@ const FENCES: &[(&str, &[&str], &str)] = &[
     ),
     (
         "hyper",
-        &["portolan-admin", "portolan-proxy", "portolan", "portolan-tests"],
-        "HTTP is the business of the proxy and of the admin API",
+        &["portolan-admin", "portolan-proxy", "portolan-replication", "portolan", "portolan-tests"],
+        "HTTP is the business of the proxy, of the admin API, and of the links between regions",
     ),
     (
         "http",
@@ -42,11 +42,12 @@ const FENCES: &[(&str, &[&str], &str)] = &[
             "portolan-foundation",
             "portolan-proxy",
             "portolan-query",
+            "portolan-replication",
             "portolan-sharding",
             "portolan",
             "portolan-tests",
         ],
-        "HTTP is the business of the proxy, of the admin API, and of services behind `foundation::endpoint`",
+        "HTTP is the business of the proxy, of the admin API, of links between regions, and of services behind `foundation::endpoint`",
     ),
     ("wasmtime", &["portolan-policy"], "components are the policy engine's business"),
 ];

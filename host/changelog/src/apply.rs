@@ -132,6 +132,16 @@ impl Store {
     /// # Cancel safety
     /// Cancel-safe: a batch is applied with its progress or not at all, and twice is once.
     pub async fn apply(&self, source: &str, batch: &Batch) -> Result<Applied, Error> {
+        self.apply_in(source, batch, async |_| Ok(())).await
+    }
+
+    /// Applies a batch after `first` has had its say, in one transaction with it.
+    pub(crate) async fn apply_in(
+        &self,
+        source: &str,
+        batch: &Batch,
+        first: impl AsyncFnOnce(&mut Session) -> Result<(), Error>,
+    ) -> Result<Applied, Error> {
         batch.check(BATCH_RECORDS_MAX)?;
         let mut session = self.begin(Role::Applier).await?;
         let before = progress(&mut session, source, &format!("{PROGRESS} {{lock}}")).await?;
@@ -145,6 +155,7 @@ impl Store {
                 _ => Applied::Other,
             });
         };
+        first(&mut session).await?;
         self.enter_applying(&mut session).await?;
         let mut counts = Counts::default();
         if admission == Admission::Stage {
@@ -551,7 +562,7 @@ fn print(record: &Record) -> Result<String, Error> {
 }
 
 /// Texts that are JSON each, as one array.
-fn array(texts: &[String]) -> String {
+pub(crate) fn array(texts: &[String]) -> String {
     format!("[{}]", texts.join(","))
 }
 

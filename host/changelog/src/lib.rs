@@ -11,6 +11,9 @@
 //! identity ([`Applied::Other`]) means to begin anew. A token of a client is fulfilled when [`Progress::applied`] has
 //! reached its position.
 //!
+//! A region's copy does that with [`Store::begin_copy`] and [`Store::copy`], which also take away what its source does not have, and then
+//! [`Store::apply_under`] the source's epoch.
+//!
 //! # Holding the lease
 //! Read [`Store::clock`], ask for the lease or its renewal, and when it is granted call [`Store::begin_epoch`] or
 //! [`Store::extend`] with that reading plus the lease's time less a margin. [`Store::demote`] ends it. A gateway writes with
@@ -45,6 +48,7 @@
 
 mod adopt;
 mod apply;
+mod copying;
 mod database;
 pub mod defaults;
 mod erase;
@@ -64,6 +68,7 @@ mod table;
 mod transaction;
 
 pub use apply::{Applied, Counts, Lost, Parked};
+pub use copying::Copying;
 pub use database::{Dialect, Row, Value};
 pub use erase::Erased;
 pub use error::Error;

@@ -215,7 +215,7 @@ async fn grant(roles: &Roles) -> Result<(), Error> {
         format!("GRANT USAGE ON SEQUENCE portolan.log_seq TO {applier}"),
         format!(
             "GRANT SELECT, INSERT, UPDATE, DELETE ON portolan.row, portolan.tenant, portolan.progress, portolan.staged, \
-             portolan.conflict, portolan.parked TO {applier}"
+             portolan.conflict, portolan.parked, portolan.copying, portolan.gone TO {applier}"
         ),
     ] {
         session.execute(&statement, &[]).await?;

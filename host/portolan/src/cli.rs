@@ -5,6 +5,7 @@ mod migrate;
 pub(crate) mod moving;
 mod query;
 mod shard;
+mod sync;
 pub(crate) mod tenant;
 
 use std::net::IpAddr;
@@ -15,6 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use self::migrate::{Fleet, Migrate};
 pub(crate) use self::query::{QUERY_WORKER, Query, QueryFormat};
 pub(crate) use self::shard::{Add, Adopt, Plan, Rebalance, Remove, Shard};
+pub(crate) use self::sync::Sync;
 use crate::{doctor, plugin};
 
 /// The name of the hidden command that compiles a component.
@@ -89,6 +91,9 @@ pub(crate) enum Command {
     Shard(Shard),
     /// Ask the shards of this region, as one database.
     Query(Query),
+    /// See how copies of other regions' shards stand.
+    #[command(subcommand)]
+    Sync(Sync),
     /// Make tenants, suspend them, say what is theirs, and show their own side of their policies.
     #[command(subcommand)]
     Tenant(Tenant),

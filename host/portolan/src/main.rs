@@ -30,6 +30,7 @@ mod replay;
 mod rollout;
 mod shard;
 mod status;
+mod sync;
 mod tenant;
 mod token;
 mod tokens;
@@ -152,6 +153,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Query(command) => return query::run(&command),
         Command::QueryWorker => return Ok(portolan_query::worker::work()),
         Command::Shard(command) => return shard::run(&command),
+        Command::Sync(command) => return sync::run(&command),
         Command::Tenant(command) => return tenant::run(&command),
         Command::Usage(command) => return tenant::usage(&command),
         Command::Replay(options) => return replay::run(&options),

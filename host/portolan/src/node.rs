@@ -14,6 +14,7 @@ mod previews;
 pub(crate) mod queries;
 mod reconcile;
 pub(crate) mod recordings;
+mod replication;
 pub(crate) mod rollouts;
 mod shards;
 mod starting;
@@ -124,6 +125,9 @@ pub(crate) fn serve(
         ..proxy_config(&config, &settings, certificates.as_ref(), peer.clone(), threads)?
     };
     let proxy = Proxy::bind(proxy, Arc::clone(&live)).context("start the data plane")?;
+    let replication = control.block_on(async { replication::bind(&config) })?;
+    let mut listeners = proxy.handle().addresses().to_vec();
+    listeners.extend(replication.iter().filter_map(|listener| listener.local_addr().ok()));
     let shutdown = Shutdown::new();
     let meter = usage::Meter::open(&config.state, clock::unix_ms()).context("open the folder of usage")?;
     let meter = Arc::new(Mutex::new(meter));
@@ -132,12 +136,14 @@ pub(crate) fn serve(
     let place = Place { environment: environment.clone(), path: path.to_owned() };
     let (own, ending) = (config.name.clone(), shutdown.clone());
     let moves = Moves::new(events.clone(), intent.clone(), own, place, shards.clone(), ending);
+    let told = listeners.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let admin = Admin {
         address: None,
         begun,
         certificates,
         engine,
         intent: intent.clone(),
+        listeners: listeners.iter().map(ToString::to_string).collect(),
         live: Arc::clone(&live),
         moves: moves.clone(),
         proxy: proxy.handle(),
@@ -159,6 +165,7 @@ pub(crate) fn serve(
     let last = Shutdown::new();
     intent.start(&last);
     shards.start(&last);
+    replication::start(replication, peer.clone(), &shards, &last);
     moves.start();
     let eraser = Eraser {
         intent: intent.clone(),
@@ -200,9 +207,8 @@ pub(crate) fn serve(
         broken.begin();
         result
     });
-    let addresses: Vec<String> = proxy.handle().addresses().iter().map(ToString::to_string).collect();
     let region = config.local.as_str();
-    tracing::info!(region, listeners = addresses.join(" "), "portolan {} serves", env!("CARGO_PKG_VERSION"));
+    tracing::info!(region, listeners = told, "portolan {} serves", env!("CARGO_PKG_VERSION"));
     let ran = proxy.run(&shutdown);
     last.begin();
     ran.context("run the data plane")?;

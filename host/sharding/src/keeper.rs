@@ -223,6 +223,8 @@ impl Keeper {
             },
             Err(error) => return Err(error),
         };
+        // Replication and moves know the tables by the store.
+        store.recall(&tables).await?;
         let open = Arc::new(Open { catalogue: read, schema, store, tables });
         self.cell.open.store(Some(Arc::clone(&open)));
         Ok((open, lacks))

@@ -9,6 +9,7 @@ pub mod adopt;
 pub mod backup;
 mod breaker;
 mod config;
+mod copies;
 pub mod data;
 pub mod defaults;
 pub mod export;
@@ -27,6 +28,7 @@ pub mod vacancy;
 pub use portolan_changelog::{Access as StoreAccess, Engine, Passwords, PostgresConfig, Store, Tls};
 
 pub use config::{Intent, Kept, Limits, Watermarks};
+pub use copies::{Copies, Freshness};
 pub use data::PREFIX as DATA_PATH;
 pub use keeper::{Asking, Intended};
 pub use room::Memory;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use portolan_core::ids::{RegionName, ShardName, TenantName};
@@ -25,6 +25,9 @@ use crate::refuse;
 use crate::room::{Late, Memory};
 use crate::route::{self, Consistency};
 use crate::shards::Shards;
+
+/// The field of an answer from a copy that says how old what it shows may be, in seconds.
+const STALENESS: HeaderName = HeaderName::from_static("portolan-staleness");
 
 /// Who asks, by a token.
 pub trait Authenticate: fmt::Debug + Send + Sync {
@@ -98,13 +101,12 @@ impl Service {
         let need = data::need(head.method, below(head.uri.path()))?;
         let tenant = self.admit(head, need.writes)?;
         let shard = route::shard(head.topology, &tenant, need.writes)?;
-        if !need.writes {
-            // Copies are offered once they are known to follow; until then every reader gets the primary's answer, which is as
-            // fresh as any asks for, if it is of the same history as the reader's token.
-            let _wanted = Consistency::of(head.headers)?;
-        }
+        let wanted = if need.writes { Consistency::Primary } else { Consistency::of(head.headers)? };
+        let here = shard.primary != self.local
+            && self.shards.freshness(&shard.name).is_some_and(|copy| copy.serves(&shard.name, &wanted));
+        let region = if here { self.local.clone() } else { shard.primary.clone() };
         let work = Work { epoch: shard.epoch, shard: shard.name.clone(), tenant };
-        Ok(Routed::Region(shard.primary.clone(), work))
+        Ok(Routed::Region(region, work))
     }
 }
 
@@ -183,26 +185,35 @@ async fn answer(
     let open = cell.open.load_full().ok_or_else(|| refuse::not_open(&work.shard))?;
     // Strong reads need the lease, too: without it another region may have written. One before the request's is over.
     let lease = cell.lease(clock::now()).filter(|lease| lease.epoch >= work.epoch);
-    let lease = lease.ok_or_else(|| refuse::no_lease(&work.shard))?;
-    if lease.epoch > work.epoch {
+    let copy =
+        shards.freshness(&work.shard).filter(|copy| lease.is_none() && copy.serves(&work.shard, &wanted));
+    if lease.is_none() && copy.is_none() {
+        return Err(refuse::no_lease(&work.shard));
+    }
+    if lease.is_some_and(|lease| lease.epoch > work.epoch) {
         return Err(refuse::elsewhere(&work.shard, local));
     }
     parts.uri = below_uri(&parts.uri)?;
     let door = Door {
         catalogue: Arc::clone(&open.catalogue),
-        lease: Some(lease),
+        lease,
         limits,
         memory: memory.clone(),
         shard: work.shard.clone(),
         store: open.store.clone(),
         tenant: work.tenant,
     };
-    let response = match wanted.reached(&door).await {
+    // A copy that serves has what is wanted.
+    let reached = if copy.is_some() { Ok(()) } else { wanted.reached(&door).await };
+    let mut response = match reached {
         Ok(()) => data::answer(&door, Request::from_parts(parts, content), &clock::now).await,
         Err(problem) => problem.response(),
     };
     told(&work.shard, attempt.end(response.extensions().get::<Code>().copied()));
-    if !need.writes && cell.lease(clock::now()).is_none() {
+    if let Some(copy) = copy {
+        let behind = format!("{:.3}", copy.behind.as_secs_f64());
+        response.headers_mut().extend(HeaderValue::try_from(behind).ok().map(|behind| (STALENESS, behind)));
+    } else if !need.writes && cell.lease(clock::now()).is_none() {
         return Err(refuse::no_lease(&work.shard));
     }
     memory.shrink(response.body().len());

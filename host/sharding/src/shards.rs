@@ -15,6 +15,7 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
 
 use crate::config::{Intent, Limits};
+use crate::copies::{Copies, Freshness};
 use crate::data::Catalogue;
 use crate::keeper::{self, Intended};
 use crate::newest::Newest;
@@ -28,6 +29,8 @@ pub struct Shards(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     cells: ArcSwap<BTreeMap<ShardName, Arc<Cell>>>,
+    /// Who knows how fresh copies are; nobody while none are followed.
+    copies: ArcSwapOption<Arc<dyn Copies>>,
     intent: watch::Sender<Option<Intent>>,
     limits: Limits,
     /// Bytes of contents and answers in memory.
@@ -104,6 +107,7 @@ impl Shards {
     pub fn new(limits: Limits, space: Arc<dyn Space>) -> Self {
         Self(Arc::new(Inner {
             cells: ArcSwap::default(),
+            copies: ArcSwapOption::empty(),
             intent: watch::Sender::new(None),
             limits,
             node_bytes: Arc::new(Semaphore::new(limits.node_bytes)),
@@ -156,6 +160,16 @@ impl Shards {
                 () = shutdown.begun() => return,
             }
         }
+    }
+
+    /// From now on copies are read, as fresh as these say that they are.
+    pub fn read_copies(&self, copies: Arc<dyn Copies>) {
+        self.0.copies.store(Some(Arc::new(copies)));
+    }
+
+    /// How fresh this region's copy of a shard is; none while it may not be read.
+    pub(crate) fn freshness(&self, name: &ShardName) -> Option<Freshness> {
+        self.0.copies.load().as_ref()?.freshness(name)
     }
 
     /// How they stand.

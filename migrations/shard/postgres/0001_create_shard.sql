@@ -119,6 +119,30 @@ CREATE TABLE portolan.staged (
     PRIMARY KEY (source, epoch, tx, seq)
 );
 
+-- How far the rows of others' shards have been copied here, and from where their logs are followed then. `clean`: all that was here came from
+-- that very log.
+CREATE TABLE portolan.copying (
+    source      text   PRIMARY KEY,
+    system      text   NOT NULL,
+    timeline    bigint NOT NULL,
+    incarnation text   NOT NULL,
+    epoch       bigint NOT NULL,
+    tx          bigint NOT NULL,
+    seq         bigint NOT NULL,
+    clean       bigint NOT NULL CHECK (clean IN (0, 1)),
+    table_name  text   NOT NULL COLLATE "C",
+    key         text   NOT NULL COLLATE "C",
+    rows        bigint NOT NULL
+);
+
+-- Rows that were not among those, and go with the last.
+CREATE TABLE portolan.gone (
+    source     text NOT NULL,
+    table_name text NOT NULL COLLATE "C",
+    key        text NOT NULL COLLATE "C",
+    PRIMARY KEY (source, table_name, key)
+);
+
 -- Versions that lost without having been known to the winner.
 CREATE TABLE portolan.conflict (
     table_name  text   NOT NULL COLLATE "C",

@@ -108,6 +108,30 @@ CREATE TABLE portolan_staged (
     PRIMARY KEY (source, epoch, tx, seq)
 ) STRICT, WITHOUT ROWID;
 
+-- How far the rows of others' shards have been copied here, and from where their logs are followed then. `clean`: all that was here came from
+-- that very log.
+CREATE TABLE portolan_copying (
+    source      TEXT    PRIMARY KEY,
+    system      TEXT    NOT NULL,
+    timeline    INTEGER NOT NULL,
+    incarnation TEXT    NOT NULL,
+    epoch       INTEGER NOT NULL,
+    tx          INTEGER NOT NULL,
+    seq         INTEGER NOT NULL,
+    clean       INTEGER NOT NULL CHECK (clean IN (0, 1)),
+    table_name  TEXT    NOT NULL,
+    key         TEXT    NOT NULL,
+    rows        INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Rows that were not among those, and go with the last.
+CREATE TABLE portolan_gone (
+    source     TEXT NOT NULL,
+    table_name TEXT NOT NULL,
+    key        TEXT NOT NULL,
+    PRIMARY KEY (source, table_name, key)
+) STRICT, WITHOUT ROWID;
+
 -- Versions that lost without having been known to the winner.
 CREATE TABLE portolan_conflict (
     table_name  TEXT    NOT NULL,

@@ -55,6 +55,8 @@ pub(crate) struct Admin {
     pub(crate) certificates: Option<Arc<CertificateStore>>,
     pub(crate) engine: Engine,
     pub(crate) intent: Intent,
+    /// Where the node listens: public, TLS, peer, replication.
+    pub(crate) listeners: Vec<String>,
     pub(crate) live: Arc<Live>,
     pub(crate) moves: Moves,
     pub(crate) name: String,
@@ -130,7 +132,7 @@ impl Admin {
             uptime_s: self.begun.elapsed().as_secs(),
             admin: self.address.map(|address| address.to_string()),
             draining: self.shutdown.is_begun(),
-            listeners: self.proxy.addresses().iter().map(ToString::to_string).collect(),
+            listeners: self.listeners.clone(),
             connections: self.proxy.connections(),
             task_panics: task::panics(),
             configuration: &report,
@@ -272,6 +274,7 @@ impl Admin {
         }
         rollouts::metrics(&mut text, &self.rollouts.status(&self.name));
         super::shards::metrics(&mut text, &self.shards.reports(portolan_foundation::clock::now()));
+        super::replication::metrics(&mut text, &self.shards.feeds());
         self.moves.metrics(&mut text);
         text
     }

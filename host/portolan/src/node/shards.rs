@@ -20,6 +20,7 @@ use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::task;
 use portolan_proxy::Services;
 use portolan_query::{Asked, QUERY_PATH};
+use portolan_replication::{FeedReport, Feeds};
 use portolan_sharding::{
     Access, Asking, Authenticate, DATA_PATH, Disks, Intended, Kept, Limits, Service, ShardReport, Store,
     Unauthentic,
@@ -30,6 +31,7 @@ use serde_json::{Value, json};
 use super::intent::Intent;
 use super::moves::Known;
 use super::queries::{Databases, Running, workers};
+use super::replication::{Copies, Followers};
 use crate::config::Config;
 use crate::leases::{self, SHARD_KIND};
 
@@ -41,7 +43,11 @@ const TELL: Duration = Duration::from_secs(1);
 pub(crate) struct Shards {
     /// Where queries read them.
     databases: Arc<ArcSwap<Databases>>,
+    /// What replication goes by: the copies that this region keeps, and who keeps copies of its own.
+    copies: Arc<ArcSwap<(Copies, Followers)>>,
     intent: Intent,
+    /// What follows them; none in a node that knows no other region.
+    feeds: Arc<ArcSwapOption<Feeds>>,
     /// What moves go by; none before the first configuration.
     known: Arc<ArcSwapOption<Known>>,
     /// Epochs and primaries of the running configuration: what is intended where files say it.
@@ -52,7 +58,15 @@ pub(crate) struct Shards {
 impl Shards {
     pub(crate) fn new(intent: Intent) -> Self {
         let shards = portolan_sharding::Shards::new(Limits::default(), Arc::new(Disks));
-        Self { databases: Arc::default(), intent, known: Arc::default(), leases: Arc::default(), shards }
+        Self {
+            databases: Arc::default(),
+            copies: Arc::default(),
+            intent,
+            feeds: Arc::default(),
+            known: Arc::default(),
+            leases: Arc::default(),
+            shards,
+        }
     }
 
     /// From now on they are those of this configuration.
@@ -62,6 +76,7 @@ impl Shards {
         self.leases.store(Arc::new(leases.collect()));
         self.known.store(Some(Arc::new(Known::of(config))));
         self.databases.store(Arc::new(Databases::of(config)));
+        self.copies.store(Arc::new((Copies::of(config), Followers::of(config))));
         let kept = config.shards.iter().filter_map(|(name, shard)| {
             let engine = shard.stores.get(&config.local)?.clone();
             Some((
@@ -85,6 +100,31 @@ impl Shards {
     /// What moves go by.
     pub(super) fn known(&self) -> Option<Arc<Known>> {
         self.known.load_full()
+    }
+
+    /// The copies that this region keeps.
+    pub(super) fn copies(&self) -> Copies {
+        self.copies.load().0.clone()
+    }
+
+    /// Who keeps copies of this region's shards.
+    pub(super) fn followers(&self) -> Followers {
+        self.copies.load().1.clone()
+    }
+
+    /// From now on copies are followed by these feeds.
+    pub(super) fn follow_with(&self, feeds: Feeds) {
+        self.feeds.store(Some(Arc::new(feeds)));
+    }
+
+    /// From now on copies are read, as fresh as these say that they are.
+    pub(super) fn read_copies(&self, copies: Arc<dyn portolan_sharding::Copies>) {
+        self.shards.read_copies(copies);
+    }
+
+    /// How the feeds of copies stand.
+    pub(crate) fn feeds(&self) -> Vec<FeedReport> {
+        self.feeds.load().as_ref().map_or_else(Vec::new, |feeds| feeds.reports(clock::now()))
     }
 
     /// A shard's database and epoch, while this region writes it.
@@ -139,10 +179,12 @@ impl Shards {
 
     /// All that are intended, with how each stands here.
     pub(crate) fn list(&self, topology: &Topology) -> Vec<Value> {
-        let reports = self.reports(clock::now());
+        let (reports, feeds) = (self.reports(clock::now()), self.feeds());
         let show = |shard: &Shard| {
             let here = reports.iter().find(|report| report.name == shard.name);
+            let follows: Vec<&FeedReport> = feeds.iter().filter(|feed| feed.shard == shard.name).collect();
             json!({
+                "follows": follows,
                 "name": shard.name, "primary": shard.primary, "epoch": shard.epoch.0, "replicas": shard.replicas,
                 "residency": shard.residency, "takes_new": shard.takes_new, "here": here,
             })

@@ -13,6 +13,7 @@ pub(crate) struct Listen {
     pub(crate) peer: Vec<SocketAddr>,
     pub(crate) public: Vec<SocketAddr>,
     pub(crate) public_tls: Vec<SocketAddr>,
+    pub(crate) replication: Vec<SocketAddr>,
 }
 
 impl Builder<'_> {
@@ -28,8 +29,18 @@ impl Builder<'_> {
             let help = "add `[peer]` with cert, key and ca";
             self.problem(&["listen", "peer"], "a peer listener needs this node's identity", help);
         }
+        if !listen.replication.is_empty() && !peer {
+            let help = "add `[peer]` with cert, key and ca";
+            let what = "a listener for replication needs this node's identity";
+            self.problem(&["listen", "replication"], what, help);
+        }
         let mut seen = BTreeSet::new();
-        let all = [("public", &listen.public), ("public_tls", &listen.public_tls), ("peer", &listen.peer)];
+        let all = [
+            ("public", &listen.public),
+            ("public_tls", &listen.public_tls),
+            ("peer", &listen.peer),
+            ("replication", &listen.replication),
+        ];
         for (key, addresses) in all {
             for address in addresses.iter().filter(|address| address.port() != 0) {
                 if !seen.insert(*address) {

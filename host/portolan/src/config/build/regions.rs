@@ -17,6 +17,7 @@ pub(crate) struct RegionConfig {
     pub(crate) gateways: Vec<Authority>,
     pub(crate) pools: BTreeMap<PoolName, PoolConfig>,
     pub(crate) probe: Probe,
+    pub(crate) replication: Vec<Authority>,
 }
 
 /// The endpoints of one application.
@@ -61,7 +62,8 @@ impl Builder<'_> {
             timeout: None,
         });
         let probe = self.probe(&["region", name, "probe"], probe, times);
-        RegionConfig { gateways, pools, probe }
+        let replication = self.authorities(&["region", name, "replication"], &raw.replication);
+        RegionConfig { gateways, pools, probe, replication }
     }
 
     fn pool(&mut self, at: At<'_>, raw: RawPool) -> PoolConfig {

@@ -1,0 +1,344 @@
+//! A copy of another region's shard, as it begins: all its rows, page by page, and from when its log is followed.
+//!
+//! A page is all that its source has between two keys. What is here and not there goes when the last page is in, children before those that they
+//! refer to; what is here in a higher version than there gives way at once, because it was written under a lease that the source's
+//! outlived. Both are kept as losers, unless all that is here came from that very log: then the source has taken it away itself.
+
+use portolan_core::ids::{RegionName, TenantName};
+use portolan_core::log::{Epoch, Identity, Placement, Position, Version};
+use serde_json::json;
+
+use crate::apply::{Applied, Counts, array, leave_applying};
+use crate::database::{Row, Session, Value};
+use crate::defaults::CHUNK_RECORDS;
+use crate::error::Error;
+use crate::model::fence::Refused;
+use crate::model::record::{Batch, Change, Record, RowId};
+use crate::read::{tenant_of, version};
+use crate::store::{Role, Store, enter_log};
+
+/// How far another region's rows have been copied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copying {
+    /// The last row that is here; none before the first.
+    pub after: Option<RowId>,
+    /// From where the log is followed when all are here.
+    pub from: Position,
+    /// Of which log they are.
+    pub identity: Identity,
+    /// How many came.
+    pub rows: u64,
+}
+
+/// A row that is here.
+struct Here {
+    deleted: bool,
+    id: RowId,
+    placement: Placement,
+    tenant: Option<TenantName>,
+    version: Version,
+}
+
+const COPYING: &str = "SELECT system, timeline, incarnation, epoch, tx, seq, table_name, key, rows, clean FROM portolan_copying \
+    WHERE source = $1";
+const FORGET_STATES: &str = "DELETE FROM portolan_row WHERE (table_name, key) IN \
+    (SELECT each.value ->> 't', each.value ->> 'k' FROM {each})";
+
+impl Store {
+    /// How far a region's rows have been copied; none when they are not being.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn copying(&self, source: &RegionName) -> Result<Option<Copying>, Error> {
+        let mut session = self.acquire(Role::Applier).await?;
+        Ok(copying(&mut session, source, COPYING).await?.map(|(copying, _)| copying))
+    }
+
+    /// Does what comes after a position come after it without a gap, for who has followed this log to there?
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn resumes(&self, after: Position) -> Result<bool, Error> {
+        // Between records lies where nothing more could come when rows were begun to be copied.
+        if after.sequence == 0 {
+            return Ok(after <= self.settled().await?);
+        }
+        self.has_record(after).await
+    }
+
+    /// Begins to copy a region's rows, of this log, which is followed from a position when they are here. Nothing is followed of that
+    /// region until then.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn begin_copy(
+        &self,
+        source: &RegionName,
+        identity: &Identity,
+        from: Position,
+    ) -> Result<(), Error> {
+        let mut session = self.begin(Role::Applier).await?;
+        let name = source.as_str();
+        let same = "SELECT 1 FROM portolan_progress WHERE source = $1 AND system = $2 AND timeline = $3 AND incarnation = $4 \
+            UNION ALL SELECT 1 FROM portolan_copying WHERE source = $1 AND system = $2 AND timeline = $3 AND incarnation = $4 AND clean = 1";
+        let log: [Value; 4] = [
+            name.into(),
+            identity.system.as_str().into(),
+            identity.timeline.into(),
+            identity.incarnation.as_str().into(),
+        ];
+        let clean = !session.query(same, &log).await?.is_empty();
+        for table in ["portolan_staged", "portolan_progress", "portolan_copying", "portolan_gone"] {
+            session.run(&format!("DELETE FROM {table} WHERE source = $1"), &[name.into()]).await?;
+        }
+        let rest: [Value; 4] =
+            [from.epoch.0.into(), from.transaction.into(), from.sequence.into(), u64::from(clean).into()];
+        let sql = "INSERT INTO portolan_copying (source, system, timeline, incarnation, epoch, tx, seq, clean, table_name, key, rows) \
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, '', '', 0)";
+        session.run(sql, &[log, rest].concat()).await?;
+        session.commit().await
+    }
+
+    /// Takes the rows that come next, in the order of their tables and keys; with the last, what is not among them goes, and the log is
+    /// followed from where [`Self::begin_copy`] said.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when no copy has begun, or others stand in the way; nothing has changed then.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: a page is taken with how far the copy has come, or not at all.
+    pub async fn copy(&self, source: &RegionName, records: &[Record], ends: bool) -> Result<Counts, Error> {
+        let mut session = self.begin(Role::Applier).await?;
+        let begun = copying(&mut session, source, &format!("{COPYING} {{lock}}")).await?;
+        let Some((before, clean)) = begun else {
+            session.rollback().await?;
+            return Err(Error::Busy(format!("no copy of the rows of `{source}` has begun")));
+        };
+        self.enter_applying(&mut session).await?;
+        let last = records.iter().rev().find_map(row_of);
+        let through = if ends { None } else { last.or(before.after.as_ref()) };
+        self.make_way(&mut session, source, (before.after.as_ref(), through), records, clean).await?;
+        let mut counts = Counts::default();
+        for chunk in records.chunks(CHUNK_RECORDS) {
+            self.absorb(&mut session, chunk, &mut counts, false).await?;
+        }
+        raise_placements(&mut session, records).await?;
+        if ends {
+            self.sweep(&mut session, source).await?;
+            self.retry(&mut session, None, &mut counts).await?;
+            follow_from(&mut session, source).await?;
+        } else if let Some(last) = last {
+            let rows = before.rows.saturating_add(records.len() as u64);
+            let sql = "UPDATE portolan_copying SET table_name = $2, key = $3, rows = $4 WHERE source = $1";
+            let args =
+                [source.as_str().into(), last.table.as_str().into(), last.key.as_str().into(), rows.into()];
+            session.run(sql, &args).await?;
+        }
+        leave_applying(&mut session).await?;
+        session.commit().await?;
+        Ok(counts)
+    }
+
+    /// Applies a batch as [`Self::apply`] does, unless a later epoch than its source's has begun here: what comes of the one before is too
+    /// late then.
+    ///
+    /// # Errors
+    /// As [`Self::apply`]; [`Error::Refused`] when it is too late.
+    ///
+    /// # Cancel safety
+    /// As [`Self::apply`].
+    pub async fn apply_under(&self, source: &str, epoch: Epoch, batch: &Batch) -> Result<Applied, Error> {
+        self.apply_in(source, batch, async |session| {
+            // No epoch begins while this is held.
+            enter_log(session).await?;
+            let there = Epoch(session.one("SELECT epoch FROM portolan_fence", &[]).await?.number(0)?);
+            if there > epoch {
+                return Err(Refused::Over { there, wanted: epoch }.into());
+            }
+            raise_placements(session, &batch.records).await
+        })
+        .await
+    }
+
+    /// What is here between two rows and is not on the page, or is there in a lower version.
+    async fn make_way(
+        &self,
+        session: &mut Session,
+        source: &RegionName,
+        (after, through): (Option<&RowId>, Option<&RowId>),
+        records: &[Record],
+        clean: bool,
+    ) -> Result<(), Error> {
+        let there: std::collections::HashMap<&RowId, (Placement, &Version)> = records
+            .iter()
+            .filter_map(|record| match &record.change {
+                Change::Row(change) => Some((&change.id, (record.placement, &change.version))),
+                Change::Forget => None,
+            })
+            .collect();
+        let mut next = after.cloned().unwrap_or_else(|| RowId { table: String::new(), key: String::new() });
+        loop {
+            let page = here(session, &next, through).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            next = last.id.clone();
+            let (mut gone, mut lower) = (Vec::new(), Vec::new());
+            for own in page {
+                match there.get(&own.id) {
+                    None => gone.push(own),
+                    Some((placement, version)) if (own.placement, &own.version) > (*placement, *version) => {
+                        lower.push(own)
+                    }
+                    Some(_) => {}
+                }
+            }
+            self.keep_stranded(session, &lower, source).await?;
+            if !clean {
+                self.keep_stranded(session, &gone, source).await?;
+            }
+            session.run(FORGET_STATES, &[ids(lower.iter().map(|own| &own.id)).into()]).await?;
+            let sql = "INSERT INTO portolan_gone (source, table_name, key) \
+                SELECT $2, each.value ->> 't', each.value ->> 'k' FROM {each} WHERE true ON CONFLICT DO NOTHING";
+            session.run(sql, &[ids(gone.iter().map(|own| &own.id)).into(), source.as_str().into()]).await?;
+        }
+    }
+
+    /// Keeps what gives way to a source that does not have it.
+    async fn keep_stranded(
+        &self,
+        session: &mut Session,
+        rows: &[Here],
+        source: &RegionName,
+    ) -> Result<(), Error> {
+        let rows: Vec<&Here> = rows.iter().filter(|own| !own.deleted).collect();
+        let wanted: Vec<RowId> = rows.iter().map(|own| own.id.clone()).collect();
+        let mut images = self.images(session, &wanted).await?;
+        for own in rows {
+            let Some(image) = images.remove(&own.id) else { continue };
+            let (id, lost) = (&own.id, &own.version);
+            let args: [Value; 9] = [
+                id.table.as_str().into(),
+                id.key.as_str().into(),
+                lost.epoch.0.into(),
+                lost.v.into(),
+                lost.origin.as_str().into(),
+                source.as_str().into(),
+                own.tenant.as_ref().map(TenantName::as_str).into(),
+                own.placement.0.into(),
+                image.into(),
+            ];
+            // Won by none: the source has no version of it, or a lower one.
+            let sql = "INSERT INTO portolan_conflict (table_name, key, lost_epoch, lost_v, lost_origin, \
+                won_epoch, won_v, won_origin, tenant, placement, row, at_us) \
+                VALUES ($1, $2, $3, $4, $5, 0, 0, $6, $7, $8, $9, {now}) ON CONFLICT DO NOTHING";
+            session.run(sql, &args).await?;
+        }
+        Ok(())
+    }
+
+    /// What was not among the source's rows goes, those first that refer to others.
+    async fn sweep(&self, session: &mut Session, source: &RegionName) -> Result<(), Error> {
+        let next = "SELECT key FROM portolan_gone WHERE source = $1 AND table_name = $2 AND key > $3 ORDER BY key LIMIT $4";
+        for table in self.declared().iter().rev() {
+            let name = table.table.name.as_str();
+            let mut after = String::new();
+            loop {
+                let limit = (CHUNK_RECORDS as u64).into();
+                let args = [source.as_str().into(), name.into(), after.as_str().into(), limit];
+                let rows = session.query(next, &args).await?;
+                let keys = rows.iter().map(|row| row.text(0)).collect::<Result<Vec<_>, _>>()?;
+                let Some(last) = keys.last() else { break };
+                after = last.clone();
+                session.execute(&table.delete(session.dialect()), &[array(&keys).into()]).await?;
+            }
+        }
+        let sql = "DELETE FROM portolan_row WHERE (table_name, key) IN \
+            (SELECT g.table_name, g.key FROM portolan_gone g WHERE g.source = $1)";
+        session.run(sql, &[source.as_str().into()]).await?;
+        session.run("DELETE FROM portolan_gone WHERE source = $1", &[source.as_str().into()]).await.map(drop)
+    }
+}
+
+async fn copying(
+    session: &mut Session,
+    source: &RegionName,
+    sql: &str,
+) -> Result<Option<(Copying, bool)>, Error> {
+    let rows = session.query(sql, &[source.as_str().into()]).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let after = RowId { table: row.text(6)?, key: row.text(7)? };
+    let copying = Copying {
+        after: (!after.table.is_empty()).then_some(after),
+        from: Position::new(row.number(3)?, row.number(4)?, row.number(5)?),
+        identity: Identity { system: row.text(0)?, timeline: row.number(1)?, incarnation: row.text(2)? },
+        rows: row.number(8)?,
+    };
+    Ok(Some((copying, row.number(9)? == 1)))
+}
+
+/// Rows and tombstones after one and up to another, or to the end, a chunk of them.
+async fn here(session: &mut Session, after: &RowId, through: Option<&RowId>) -> Result<Vec<Here>, Error> {
+    let mut args: Vec<Value> =
+        vec![after.table.as_str().into(), after.key.as_str().into(), (CHUNK_RECORDS as u64).into()];
+    let bound = match through {
+        None => "",
+        Some(through) => {
+            args.extend([through.table.as_str().into(), through.key.as_str().into()]);
+            "AND (table_name, key) <= ($4, $5)"
+        }
+    };
+    let sql = format!(
+        "SELECT table_name, key, tenant, placement, deleted, epoch, v, origin FROM portolan_row \
+         WHERE (table_name, key) > ($1, $2) {bound} ORDER BY table_name, key LIMIT $3"
+    );
+    let here = |row: &Row| {
+        Ok(Here {
+            deleted: row.number(4)? == 1,
+            id: RowId { table: row.text(0)?, key: row.text(1)? },
+            placement: Placement(row.number(3)?),
+            tenant: tenant_of(row, 2)?,
+            version: version(row, 5)?.ok_or_else(|| Error::Damaged("a row without a version".to_owned()))?,
+        })
+    };
+    session.query(&sql, &args).await?.iter().map(here).collect()
+}
+
+/// The copy is over: its log is followed.
+async fn follow_from(session: &mut Session, source: &RegionName) -> Result<(), Error> {
+    let sql = "INSERT INTO portolan_progress (source, system, timeline, incarnation, epoch, tx, seq) \
+        SELECT source, system, timeline, incarnation, epoch, tx, seq FROM portolan_copying WHERE source = $1";
+    session.run(sql, &[source.as_str().into()]).await?;
+    session.run("DELETE FROM portolan_copying WHERE source = $1", &[source.as_str().into()]).await.map(drop)
+}
+
+/// Tenants are where their newest records say: whoever becomes the primary writes under their placements.
+async fn raise_placements(session: &mut Session, records: &[Record]) -> Result<(), Error> {
+    let mut newest = std::collections::BTreeMap::new();
+    for record in records.iter().filter(|record| matches!(record.change, Change::Row(_))) {
+        if let Some(tenant) = record.tenant.as_ref().filter(|_| record.placement.0 > 0) {
+            let placement: &mut Placement = newest.entry(tenant).or_default();
+            *placement = (*placement).max(record.placement);
+        }
+    }
+    if newest.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<_> =
+        newest.into_iter().map(|(tenant, placement)| json!({ "n": tenant, "p": placement })).collect();
+    let sql = "INSERT INTO portolan_tenant (tenant, placement) \
+        SELECT each.value ->> 'n', CAST(each.value ->> 'p' AS BIGINT) FROM {each} WHERE true \
+        ON CONFLICT (tenant) DO UPDATE SET placement = excluded.placement, away = 0 \
+        WHERE portolan_tenant.placement < excluded.placement";
+    session.run(sql, &[serde_json::Value::from(rows).to_string().into()]).await.map(drop)
+}
+
+fn row_of(record: &Record) -> Option<&RowId> {
+    match &record.change {
+        Change::Row(change) => Some(&change.id),
+        Change::Forget => None,
+    }
+}
+
+fn ids<'a>(ids: impl Iterator<Item = &'a RowId>) -> String {
+    let ids: Vec<_> = ids.map(|id| json!({ "t": id.table, "k": id.key })).collect();
+    serde_json::Value::from(ids).to_string()
+}

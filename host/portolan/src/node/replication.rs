@@ -1,0 +1,187 @@
+//! Copies of other regions' shards: which feeds this node follows, and to whom it gives what it writes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use portolan_core::ids::{RegionName, ShardName};
+use portolan_core::log::Epoch;
+use portolan_foundation::shutdown::Shutdown;
+use portolan_foundation::tls::PeerIdentity;
+use portolan_foundation::{clock, task};
+use portolan_replication::{FeedReport, Feeds, Followed, Refused, Sources, listen};
+use portolan_sharding::{Freshness, Store};
+use tokio::net::TcpListener;
+
+use super::listen::tcp;
+use super::shards::Shards;
+use crate::config::Config;
+
+/// From one look at which copies are open to the next.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Shards of which this region keeps a copy, and where they are written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Copies(BTreeMap<ShardName, Source>);
+
+/// Where a shard is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Source {
+    addresses: Vec<String>,
+    epoch: Epoch,
+    region: RegionName,
+}
+
+/// How fresh copies are, by the feeds that they follow.
+#[derive(Debug)]
+struct ByFeeds(Feeds);
+
+/// Which regions may have which shards of this one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Followers(BTreeMap<ShardName, Vec<RegionName>>);
+
+impl Copies {
+    pub(super) fn of(config: &Config) -> Self {
+        let copies = config
+            .shards
+            .iter()
+            .filter(|(_, shard)| shard.primary != config.local && shard.stores.contains_key(&config.local));
+        let source = |primary: &RegionName| {
+            let region = config.regions.get(primary);
+            region
+                .map_or_else(Vec::new, |region| region.replication.iter().map(|at| at.text.clone()).collect())
+        };
+        let copies = copies.map(|(name, shard)| {
+            let (addresses, region) = (source(&shard.primary), shard.primary.clone());
+            (name.clone(), Source { addresses, epoch: shard.epoch, region })
+        });
+        Self(copies.collect())
+    }
+
+    /// The feeds of the copies that are open.
+    fn feeds(
+        &self,
+        open: impl Fn(&ShardName) -> Option<Store>,
+    ) -> BTreeMap<(ShardName, RegionName), Followed> {
+        let feed = |(name, source): (&ShardName, &Source)| {
+            let followed =
+                Followed { addresses: source.addresses.clone(), epoch: source.epoch, store: open(name)? };
+            Some(((name.clone(), source.region.clone()), followed))
+        };
+        self.0.iter().filter_map(feed).collect()
+    }
+}
+
+impl Followers {
+    pub(super) fn of(config: &Config) -> Self {
+        let own = config.shards.iter().filter(|(_, shard)| shard.primary == config.local);
+        let followers = own.map(|(name, shard)| (name.clone(), shard.stores.keys().cloned().collect()));
+        Self(followers.collect())
+    }
+}
+
+/// The sockets that other regions reach this node's logs at.
+///
+/// # Errors
+/// When an address cannot be listened on.
+pub(super) fn bind(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
+    config.listen.replication.iter().map(|address| tcp(*address, "replication")).collect()
+}
+
+/// Follows what there is to follow, and answers who follows this region, until shutdown.
+pub(super) fn start(
+    listeners: Vec<TcpListener>,
+    identity: Option<PeerIdentity>,
+    shards: &Shards,
+    shutdown: &Shutdown,
+) {
+    let Some(identity) = identity else { return };
+    for listener in listeners {
+        let (identity, sources, shutdown) = (identity.clone(), Arc::new(shards.clone()), shutdown.clone());
+        task::spawn("replication", async move {
+            if let Err(error) = listen(listener, identity, sources, shutdown).await {
+                tracing::error!("nobody can follow this region's shards: {error}");
+            }
+        });
+    }
+    let feeds = Feeds::new(identity, shutdown.clone());
+    shards.follow_with(feeds.clone());
+    shards.read_copies(Arc::new(ByFeeds(feeds.clone())));
+    task::spawn("replication-feeds", keep(feeds, shards.clone(), shutdown.clone()));
+}
+
+/// Has the feeds of open copies followed.
+///
+/// What wakes it: time. What it reads: the shards and their copies. What it writes: which feeds there are. Nothing here fails; feeds retry
+/// by themselves.
+async fn keep(feeds: Feeds, shards: Shards, shutdown: Shutdown) {
+    loop {
+        let open = |name: &ShardName| shards.open(name).map(|(store, _)| store);
+        feeds.follow(shards.copies().feeds(open));
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = shutdown.begun() => return,
+        }
+    }
+}
+
+impl portolan_sharding::Copies for ByFeeds {
+    fn freshness(&self, shard: &ShardName) -> Option<Freshness> {
+        let report = self.0.report(shard, clock::now())?;
+        Some(Freshness { applied: report.applied, behind: Duration::from_millis(report.lag_ms?) })
+    }
+}
+
+impl Sources for Shards {
+    fn source(&self, shard: &str, follower: &RegionName) -> Result<Store, Refused> {
+        let name = ShardName::new(shard).map_err(|error| Refused::Forbidden(error.to_string()))?;
+        match self.followers().0.get(&name) {
+            Some(regions) if regions.contains(follower) => {}
+            Some(_) => return Err(Refused::Forbidden(format!("shard `{name}` has no copy in `{follower}`"))),
+            None => return Err(Refused::Away(format!("shard `{name}` is not written here"))),
+        }
+        let written = self.written(&name).map(|(store, _)| store);
+        written.ok_or_else(|| Refused::Away(format!("this node has no lease of shard `{name}` now")))
+    }
+}
+
+/// Writes how feeds stand, as Prometheus reads it.
+pub(super) fn metrics(text: &mut String, feeds: &[FeedReport]) {
+    type Gauge = (&'static str, &'static str, &'static str, fn(&FeedReport) -> Option<f64>);
+    let gauges: [Gauge; 7] = [
+        ("up", "gauge", "Is the source's log followed?", |feed| {
+            Some(f64::from(u8::from(feed.problem.is_none())))
+        }),
+        ("lag_seconds", "gauge", "How far the copy is behind its source.", |feed| {
+            feed.lag_ms.map(|lag| lag as f64 / 1e3)
+        }),
+        ("silent_seconds", "gauge", "Since when nothing has been heard of the source.", |feed| {
+            feed.silent_ms.map(|silent| silent as f64 / 1e3)
+        }),
+        (
+            "horizon_seconds",
+            "gauge",
+            "How long the source's oldest record has waited for an open transaction.",
+            |feed| Some(feed.waiting_ms as f64 / 1e3),
+        ),
+        ("records_total", "counter", "Records that were applied.", |feed| Some(feed.records as f64)),
+        ("bytes_total", "counter", "Bytes that came.", |feed| Some(feed.bytes as f64)),
+        ("parked", "gauge", "Changes that wait alone.", |feed| Some(feed.parked as f64)),
+    ];
+    if feeds.is_empty() {
+        return;
+    }
+    for (name, kind, help, value) in gauges {
+        text.push_str(&format!(
+            "# HELP portolan_replication_{name} {help}\n# TYPE portolan_replication_{name} {kind}\n"
+        ));
+        for feed in feeds {
+            if let Some(value) = value(feed) {
+                let (shard, source) = (&feed.shard, &feed.source);
+                text.push_str(&format!(
+                    "portolan_replication_{name}{{shard=\"{shard}\",source=\"{source}\"}} {value}\n"
+                ));
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! `portolan sync`: how the copies of other regions' shards stand.
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use crate::cli::Sync;
+use crate::client::Client;
+use crate::print;
+
+/// Does what is asked.
+///
+/// # Errors
+/// When no node answers.
+pub(crate) fn run(command: &Sync) -> anyhow::Result<ExitCode> {
+    let Sync::Status(status) = command;
+    let told: Value = Client::open(&status.target)?.get("/api/v1/shards")?;
+    let shards = told.get("items").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let feeds: Vec<&Value> =
+        shards.iter().filter_map(|shard| shard.get("follows").and_then(Value::as_array)).flatten().collect();
+    if status.json {
+        print(&serde_json::to_string_pretty(&feeds)?)?;
+    } else if feeds.is_empty() {
+        print(
+            "this node follows no other region: a shard's copy is a `[shard.NAME.store.REGION]` in a region that does not write it",
+        )?;
+    } else {
+        feeds.iter().try_for_each(|feed| print(&line(feed)))?;
+    }
+    let wrong = feeds.iter().any(|feed| feed.get("problem").is_some_and(Value::is_string));
+    Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// One feed, with what is wrong below it.
+pub(crate) fn line(feed: &Value) -> String {
+    let text = |name: &str| feed.get(name).and_then(Value::as_str).unwrap_or("-");
+    let number = |name: &str| feed.get(name).and_then(Value::as_u64);
+    let lag = match (text("state"), number("lag_ms"), number("copied_rows")) {
+        ("following", Some(lag), _) => format!("{lag} ms behind"),
+        (_, _, Some(rows)) => format!("{rows} rows copied"),
+        _ => "it looks for its source".to_owned(),
+    };
+    let waiting = number("waiting_ms").filter(|waiting| *waiting > 1_000);
+    let waiting = waiting.map_or_else(String::new, |waiting| {
+        format!(
+            "\n  WAITS a transaction has been open at the source for {:.1} s, and holds its log back",
+            waiting as f64 / 1e3
+        )
+    });
+    let parked = number("parked").filter(|parked| *parked > 0);
+    let parked = parked.map_or_else(String::new, |parked| {
+        format!("\n  PARKED {parked} changes wait: the copy's database does not take them")
+    });
+    let problem = feed.get("problem").and_then(Value::as_str);
+    let problem = problem.map_or_else(String::new, |problem| format!("\n  PROBLEM {problem}"));
+    format!(
+        "{} from {}: {}, {lag}, {} records{waiting}{parked}{problem}",
+        text("shard"),
+        text("source"),
+        text("state"),
+        number("records").unwrap_or_default()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_feed_tells_how_it_stands() {
+        let feed = json!({ "shard": "s1", "source": "eu", "state": "following", "lag_ms": 12, "records": 40, "waiting_ms": 0,
+            "parked": 0, "problem": null, "copied_rows": null });
+        assert_eq!(line(&feed), "s1 from eu: following, 12 ms behind, 40 records");
+        let feed = json!({ "shard": "s1", "source": "eu", "state": "seeking", "lag_ms": null, "records": 0, "waiting_ms": 2500,
+            "parked": 2, "problem": "no answer", "copied_rows": 7 });
+        assert_eq!(
+            line(&feed),
+            "s1 from eu: seeking, 7 rows copied, 0 records\n  \
+             WAITS a transaction has been open at the source for 2.5 s, and holds its log back\n  \
+             PARKED 2 changes wait: the copy's database does not take them\n  PROBLEM no answer"
+        );
+    }
+}

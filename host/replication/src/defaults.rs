@@ -1,0 +1,42 @@
+//! The limits of replication, with their reasons.
+
+use std::time::Duration;
+
+/// The newest protocol between regions that this program speaks.
+pub const PROTOCOL: u32 = 1;
+/// The oldest that it still speaks: one release back, so that regions are upgraded one after the other.
+pub const PROTOCOL_MIN: u32 = 1;
+/// Bytes of one frame on the link: a batch's rows, of which a single one may have more than a batch, and what stands around them.
+pub const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of a batch once it is unpacked. What unpacks to more is no batch of ours.
+pub const UNPACKED_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of records that may be on their way to a follower that has not applied them. At 150 ms of round trip that is some 200 MB/s, and as
+/// much memory for each shard and follower as anybody has to spare.
+pub const CREDIT_BYTES: u64 = 32 * 1024 * 1024;
+/// HTTP/2's windows, which have to let the credit pass.
+pub const WINDOW_BYTES: u32 = 32 * 1024 * 1024;
+/// How well batches are packed: zstd's level 1 takes a third of the processor time of its usual 3, and a few percent more bytes.
+pub const ZSTD_LEVEL: i32 = 1;
+/// From one word of a source that has nothing to send to the next: a follower's lag is known to that, also on an idle link.
+pub const BEAT: Duration = Duration::from_millis(500);
+/// How long a source that has sent all there was waits before it looks into the log again: each look that finds nothing doubles it, from
+/// here.
+pub const LOOK_MIN: Duration = Duration::from_millis(5);
+/// And up to here: what an idle shard's first record waits, against a query a pause on every idle shard.
+pub const LOOK_MAX: Duration = Duration::from_millis(160);
+/// How long a follower hears nothing before it takes the link for dead.
+pub const SILENCE: Duration = Duration::from_secs(5);
+/// How long a link may take to be made.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The first pause after a link broke, and the longest.
+pub const RETRY_MIN: Duration = Duration::from_millis(100);
+/// As [`RETRY_MIN`] says.
+pub const RETRY_MAX: Duration = Duration::from_secs(10);
+/// Rows of one piece of a snapshot.
+pub const PAGE_ROWS: usize = 1_000;
+/// Links that a node answers at once: shards times regions, with room for those that are being replaced.
+pub const LINKS_MAX: usize = 4_096;
+/// Links on one connection. A follower has one of its own for each shard, so that none waits behind another's bytes.
+pub const STREAMS_MAX: u32 = 4;
+/// Frames of a follower that wait to be read by its source.
+pub const FRAMES_WAITING: usize = 4;

@@ -1,0 +1,122 @@
+//! What both ends of a feed stand on: a log that is read, and a copy that is written. A shard's database is both ([`Store`]); simulations
+//! have their own.
+
+use std::future::Future;
+
+use portolan_changelog::{Applied, Batch, Copying, Error, Horizon, Limits, Progress, Record, RowId, Store};
+use portolan_core::ids::RegionName;
+use portolan_core::log::{Epoch, Identity, Position};
+
+/// A shard's log and rows, as a source has them.
+pub trait Log: Send + Sync {
+    /// Which log it is.
+    fn identity(&self) -> impl Future<Output = Result<Identity, Error>> + Send;
+    /// The version of the tenants' schema.
+    fn schema(&self) -> impl Future<Output = Result<u64, Error>> + Send;
+    /// A position such that every row shows what lies before it.
+    fn settled(&self) -> impl Future<Output = Result<Position, Error>> + Send;
+    /// Does what comes after a position come after it without a gap?
+    fn resumes(&self, after: Position) -> impl Future<Output = Result<bool, Error>> + Send;
+    /// What comes after a position.
+    fn read(&self, after: Position) -> impl Future<Output = Result<Batch, Error>> + Send;
+    /// What readers wait for.
+    fn horizon(&self) -> impl Future<Output = Result<Horizon, Error>> + Send;
+    /// Rows after one, in the order of their tables and keys; none when no more come.
+    fn rows(
+        &self,
+        after: Option<&RowId>,
+        max: usize,
+    ) -> impl Future<Output = Result<Vec<Record>, Error>> + Send;
+}
+
+/// A shard's copy, as a follower has it.
+pub trait Replica: Send + Sync {
+    /// How far a region's log has been applied.
+    fn progress(&self, source: &RegionName) -> impl Future<Output = Result<Option<Progress>, Error>> + Send;
+    /// How far a region's rows have been copied, while they are.
+    fn copying(&self, source: &RegionName) -> impl Future<Output = Result<Option<Copying>, Error>> + Send;
+    /// Begins to copy rows anew, of this log, and to follow it from a position when they are there.
+    fn begin_copy(
+        &self,
+        source: &RegionName,
+        identity: &Identity,
+        from: Position,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Takes the rows that come next, or the last.
+    fn copy(
+        &self,
+        source: &RegionName,
+        records: &[Record],
+        ends: bool,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Applies what comes next of a log, unless a later epoch than this has been seen here.
+    fn apply(
+        &self,
+        source: &RegionName,
+        epoch: Epoch,
+        batch: &Batch,
+    ) -> impl Future<Output = Result<Applied, Error>> + Send;
+    /// Tries again what waits alone; gives how many still do.
+    fn retry(&self) -> impl Future<Output = Result<u64, Error>> + Send;
+}
+
+impl Log for Store {
+    async fn identity(&self) -> Result<Identity, Error> {
+        Self::identity(self).await
+    }
+
+    async fn schema(&self) -> Result<u64, Error> {
+        Self::schema(self).await
+    }
+
+    async fn settled(&self) -> Result<Position, Error> {
+        Self::settled(self).await
+    }
+
+    async fn resumes(&self, after: Position) -> Result<bool, Error> {
+        Self::resumes(self, after).await
+    }
+
+    async fn read(&self, after: Position) -> Result<Batch, Error> {
+        Self::read(self, after, Limits::default()).await
+    }
+
+    async fn horizon(&self) -> Result<Horizon, Error> {
+        Self::horizon(self).await
+    }
+
+    async fn rows(&self, after: Option<&RowId>, max: usize) -> Result<Vec<Record>, Error> {
+        Self::rows(self, None, after, max).await
+    }
+}
+
+impl Replica for Store {
+    async fn progress(&self, source: &RegionName) -> Result<Option<Progress>, Error> {
+        Self::progress(self, source.as_str()).await
+    }
+
+    async fn copying(&self, source: &RegionName) -> Result<Option<Copying>, Error> {
+        Self::copying(self, source).await
+    }
+
+    async fn begin_copy(
+        &self,
+        source: &RegionName,
+        identity: &Identity,
+        from: Position,
+    ) -> Result<(), Error> {
+        Self::begin_copy(self, source, identity, from).await
+    }
+
+    async fn copy(&self, source: &RegionName, records: &[Record], ends: bool) -> Result<(), Error> {
+        Self::copy(self, source, records, ends).await.map(drop)
+    }
+
+    async fn apply(&self, source: &RegionName, epoch: Epoch, batch: &Batch) -> Result<Applied, Error> {
+        Self::apply_under(self, source.as_str(), epoch, batch).await
+    }
+
+    async fn retry(&self) -> Result<u64, Error> {
+        self.retry_parked().await
+    }
+}

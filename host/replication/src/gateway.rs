@@ -1,0 +1,228 @@
+//! The feeds of a node: those that it follows, and those that it is asked for by others.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use portolan_changelog::Store;
+use portolan_core::ids::{RegionName, ShardName};
+use portolan_core::log::Epoch;
+use portolan_core::time::Moment;
+use portolan_foundation::shutdown::Shutdown;
+use portolan_foundation::tls::{PeerIdentity, peer_region};
+use portolan_foundation::{random, task};
+use rustls::pki_types::ServerName;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::defaults::{CONNECT_TIMEOUT, LINKS_MAX};
+use crate::follower::{Connect, Feed};
+use crate::link::{self, Broken, Ear, Mouth};
+use crate::report::{Cell, FeedReport};
+use crate::source;
+use crate::wire::Refused;
+
+/// Which logs this node gives to whom.
+pub trait Sources: fmt::Debug + Send + Sync {
+    /// The database of a shard, for a follower in a region.
+    ///
+    /// # Errors
+    /// When this region does not write it now, or that region may not have it.
+    fn source(&self, shard: &str, follower: &RegionName) -> Result<Store, Refused>;
+}
+
+/// A feed that is to be followed.
+#[derive(Clone, Debug)]
+pub struct Followed {
+    /// Where the source's gateways are, `host:port`.
+    pub addresses: Vec<String>,
+    /// The lease under which the source writes.
+    pub epoch: Epoch,
+    /// The copy.
+    pub store: Store,
+}
+
+/// The feeds that a node follows. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Feeds(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    identity: PeerIdentity,
+    running: Mutex<BTreeMap<(ShardName, RegionName), Running>>,
+    shutdown: Shutdown,
+}
+
+#[derive(Debug)]
+struct Running {
+    addresses: Vec<String>,
+    cell: Arc<Cell>,
+    end: Shutdown,
+    epoch: Epoch,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end.begin();
+    }
+}
+
+impl Feeds {
+    /// No feeds yet.
+    #[must_use]
+    pub fn new(identity: PeerIdentity, shutdown: Shutdown) -> Self {
+        Self(Arc::new(Inner { identity, running: Mutex::default(), shutdown }))
+    }
+
+    /// From now on these are followed, and no others. Feeds that stay as they are go on.
+    pub fn follow(&self, feeds: BTreeMap<(ShardName, RegionName), Followed>) {
+        let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|name, there| {
+            feeds.get(name).is_some_and(|feed| feed.epoch == there.epoch && feed.addresses == there.addresses)
+        });
+        for (name, feed) in feeds {
+            running.entry(name.clone()).or_insert_with(|| self.begin(name, feed));
+        }
+    }
+
+    fn begin(&self, (shard, source): (ShardName, RegionName), feed: Followed) -> Running {
+        let cell = Arc::new(Cell::new(shard.clone(), source.clone()));
+        let end = self.0.shutdown.child();
+        let Followed { addresses, epoch, store } = feed;
+        let connect = Gateways {
+            addresses: addresses.clone(),
+            identity: self.0.identity.clone(),
+            region: source.clone(),
+        };
+        let feed = Feed { cell: Arc::clone(&cell), connect, epoch, replica: store, shard, source };
+        task::spawn("replication-follower", feed.run(end.clone()));
+        Running { addresses, cell, end, epoch }
+    }
+
+    /// How the feed of a shard's primary stands; none while there is no such feed.
+    #[must_use]
+    pub fn report(&self, shard: &ShardName, now: Moment) -> Option<FeedReport> {
+        let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, feed) = running.iter().find(|((name, _), _)| name == shard)?;
+        Some(feed.cell.report(now))
+    }
+
+    /// How they stand.
+    #[must_use]
+    pub fn reports(&self, now: Moment) -> Vec<FeedReport> {
+        let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.values().map(|running| running.cell.report(now)).collect()
+    }
+}
+
+/// A region's gateways, over TCP and mutual TLS 1.3.
+#[derive(Clone, Debug)]
+pub struct Gateways {
+    addresses: Vec<String>,
+    identity: PeerIdentity,
+    region: RegionName,
+}
+
+impl Connect for Gateways {
+    async fn connect(&self) -> Result<(Mouth, Ear), Broken> {
+        let mut last = Broken::Gone(format!(
+            "`{}` has no address to be reached at: set region.{}.replication",
+            self.region, self.region
+        ));
+        // One after the other, from any: a node that is gone costs one timeout, and all are used.
+        let first = usize::try_from(random::u64()).unwrap_or_default();
+        for number in 0..self.addresses.len() {
+            let at = first.wrapping_add(number) % self.addresses.len();
+            let Some(address) = self.addresses.get(at) else { continue };
+            let tried = tokio::time::timeout(CONNECT_TIMEOUT, self.reach(address)).await;
+            match tried.unwrap_or_else(|_| Err(Broken::Gone("no answer".to_owned()))) {
+                Ok(link) => return Ok(link),
+                Err(error) => last = Broken::Gone(format!("{address}: {error}")),
+            }
+        }
+        Err(last)
+    }
+}
+
+impl Gateways {
+    async fn reach(&self, address: &str) -> Result<(Mouth, Ear), Broken> {
+        let gone = |error: &dyn fmt::Display| Broken::Gone(error.to_string());
+        let config = self.identity.client_config(&self.region).map_err(|error| gone(&error))?;
+        let stream = TcpStream::connect(address).await.map_err(|error| gone(&error))?;
+        stream.set_nodelay(true).map_err(|error| gone(&error))?;
+        // Not looked at: whoever answers proves the region.
+        let name = ServerName::try_from("gateway.invalid").map_err(|error| gone(&error))?;
+        let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| gone(&error))?;
+        link::open(stream).await
+    }
+}
+
+/// Answers followers of other regions until the signal.
+///
+/// What wakes it: connections. What it reads: what they ask for, and the shards' databases. What it writes: their answers. A connection
+/// that fails ends alone.
+///
+/// # Errors
+/// When the identity cannot be used.
+pub async fn listen(
+    listener: TcpListener,
+    identity: PeerIdentity,
+    sources: Arc<dyn Sources>,
+    shutdown: Shutdown,
+) -> Result<(), portolan_foundation::tls::Error> {
+    let acceptor = TlsAcceptor::from(identity.server_config()?);
+    let places = Arc::new(Semaphore::new(LINKS_MAX));
+    loop {
+        let accepted = tokio::select! {
+            // Cancel-safe.
+            accepted = listener.accept() => accepted,
+            () = shutdown.begun() => return Ok(()),
+        };
+        let Ok((stream, address)) = accepted else {
+            // Too many open files, most likely: others have to end first.
+            tokio::time::sleep(CONNECT_TIMEOUT / 50).await;
+            continue;
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+        let (acceptor, sources, shutdown) = (acceptor.clone(), Arc::clone(&sources), shutdown.clone());
+        task::spawn("replication-listener", async move {
+            let _place = place;
+            if let Err(error) = admit(stream, acceptor, sources, &shutdown).await {
+                tracing::debug!(%address, "a follower's connection ended: {error}");
+            }
+        });
+    }
+}
+
+async fn admit(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    sources: Arc<dyn Sources>,
+    shutdown: &Shutdown,
+) -> Result<(), Broken> {
+    let gone = |error: &dyn fmt::Display| Broken::Gone(error.to_string());
+    stream.set_nodelay(true).map_err(|error| gone(&error))?;
+    let accepted = tokio::time::timeout(CONNECT_TIMEOUT, acceptor.accept(stream)).await;
+    let stream = accepted.map_err(|error| gone(&error))?.map_err(|error| gone(&error))?;
+    let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let follower = leaf.ok_or_else(|| Broken::Gone("no certificate".to_owned()))?;
+    let follower = peer_region(follower).map_err(|error| gone(&error))?;
+    let answer = move |mouth, ear| give(Arc::clone(&sources), follower.clone(), mouth, ear);
+    link::answer(stream, shutdown, answer).await;
+    Ok(())
+}
+
+async fn give(sources: Arc<dyn Sources>, follower: RegionName, mouth: Mouth, mut ear: Ear) {
+    let given = async {
+        let ask = source::asked(&mut ear).await?;
+        let shard = ask.shard.clone();
+        match sources.source(&shard, &follower) {
+            Ok(store) => source::serve(&store, ask, &mouth, &mut ear, |_| {}).await,
+            Err(why) => source::refuse(&mouth, why).await,
+        }
+    };
+    if let Err(error) = given.await {
+        tracing::debug!(%follower, "a follower's link ended: {error}");
+    }
+}

@@ -1,0 +1,31 @@
+//! Replication between regions: each region that has a copy of a shard follows the log of the region that writes it.
+//!
+//! A *feed* is one shard's way from a source region to a follower's. The follower opens a link (one stream of HTTP/2 over TLS 1.3, both
+//! ends proving their regions), says how far it has come, and is sent what comes next, as much as it gives room for. It alone knows
+//! where it is: that is in the copy's own database, and moves in the transaction that applies a batch. So nothing that breaks
+//! in between costs more than asking again.
+//!
+//! A copy that is empty, or whose source is another log than the one it followed, begins with the rows as they are: in pages, each of which
+//! is all that there is between two keys, so that what the source does not have goes, and is kept as a loser unless the source took it away.
+//!
+//! # What is not promised
+//! A copy is behind its source by as much as its report says. A link that is lost tells nothing about the source's region: whether that has
+//! failed is not decided here.
+
+pub mod defaults;
+mod ends;
+mod follower;
+mod gateway;
+pub mod link;
+mod report;
+pub mod source;
+pub mod wire;
+
+pub use ends::{Log, Replica};
+pub use follower::{Connect, Feed};
+pub use gateway::{Feeds, Followed, Gateways, Sources, listen};
+pub use report::{Cell, FeedReport, State};
+pub use wire::Refused;
+
+#[cfg(test)]
+mod tests;

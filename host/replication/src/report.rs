@@ -1,0 +1,191 @@
+//! How a feed stands, for those who look.
+
+use std::sync::{Mutex, PoisonError};
+
+use portolan_changelog::{Batch, Counts};
+use portolan_core::ids::{RegionName, ShardName};
+use portolan_core::log::Position;
+use portolan_core::time::Moment;
+use serde::{Serialize, Serializer};
+
+use crate::wire::Beat;
+
+/// What a feed is at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It looks for its source.
+    #[default]
+    Seeking,
+    /// It copies rows: nothing of the copy may be used yet.
+    Copying,
+    /// It follows the log.
+    Following,
+}
+
+/// How a feed stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FeedReport {
+    /// What has been applied of the source's log.
+    #[serde(serialize_with = "as_text")]
+    pub applied: Option<Position>,
+    /// Bytes that came, as they were on the wire.
+    pub bytes: u64,
+    /// Losers that were kept since this node started.
+    pub conflicts: u64,
+    /// Rows that were copied, while rows are.
+    pub copied_rows: Option<u64>,
+    /// How many links in a row ended without having brought anything.
+    pub failures: u32,
+    /// How far behind the source's last word what is applied is, with the time since that word, in milliseconds; absent until it has spoken.
+    pub lag_ms: Option<u64>,
+    /// Changes that wait alone, since this node started.
+    pub parked: u64,
+    /// What is wrong, if anything.
+    pub problem: Option<String>,
+    /// Records that were applied since this node started.
+    pub records: u64,
+    /// The shard.
+    pub shard: ShardName,
+    /// Since when nothing has been heard of the source, in milliseconds; absent until it has spoken.
+    pub silent_ms: Option<u64>,
+    /// The region whose log it is.
+    pub source: RegionName,
+    /// What it is at.
+    pub state: State,
+    /// How long the source's oldest record that may not be read yet has been waiting for an open transaction, in milliseconds.
+    pub waiting_ms: u64,
+}
+
+fn as_text<S: Serializer>(position: &Option<Position>, serializer: S) -> Result<S::Ok, S::Error> {
+    position.map(|position| position.to_string()).serialize(serializer)
+}
+
+/// Where a feed says how it stands. Written by that feed alone.
+#[derive(Debug)]
+pub struct Cell(Mutex<Inside>);
+
+#[derive(Debug)]
+struct Inside {
+    /// The source's clock when it last spoke, in microseconds, and when that was heard.
+    heard: Option<(u64, Moment)>,
+    /// Until when, by the source's clock, everything is applied.
+    fresh_us: u64,
+    moved: bool,
+    report: FeedReport,
+}
+
+impl Cell {
+    /// Of a feed that has not begun.
+    #[must_use]
+    pub fn new(shard: ShardName, source: RegionName) -> Self {
+        let report = FeedReport {
+            applied: None,
+            bytes: 0,
+            conflicts: 0,
+            copied_rows: None,
+            failures: 0,
+            lag_ms: None,
+            parked: 0,
+            problem: None,
+            records: 0,
+            shard,
+            silent_ms: None,
+            source,
+            state: State::Seeking,
+            waiting_ms: 0,
+        };
+        Self(Mutex::new(Inside { heard: None, fresh_us: 0, moved: false, report }))
+    }
+
+    /// How it stands now.
+    #[must_use]
+    pub fn report(&self, now: Moment) -> FeedReport {
+        self.with(|inside| {
+            let mut report = inside.report.clone();
+            if let Some((at_us, heard)) = inside.heard {
+                let since_us = u64::try_from(now.since(heard).as_micros()).unwrap_or(u64::MAX);
+                report.silent_ms = Some(since_us / 1_000);
+                report.lag_ms = (report.state == State::Following)
+                    .then(|| at_us.saturating_add(since_us).saturating_sub(inside.fresh_us) / 1_000);
+            }
+            report
+        })
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut Inside) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn turn(&self, state: State) {
+        self.with(|inside| {
+            inside.report.state = state;
+            (inside.report.problem, inside.report.failures) = (None, 0);
+            if state == State::Following {
+                inside.report.copied_rows = None;
+            }
+        });
+    }
+
+    /// Notes why a link ended. Is it another reason than before?
+    pub(crate) fn fail(&self, why: String) -> bool {
+        self.with(|inside| {
+            let other = inside.report.problem.as_ref() != Some(&why);
+            inside.report.failures = inside.report.failures.saturating_add(1);
+            inside.report.problem = Some(why);
+            inside.report.state = State::Seeking;
+            other
+        })
+    }
+
+    /// Has anything of the log come since this was last asked?
+    pub(crate) fn has_moved(&self) -> bool {
+        self.with(|inside| std::mem::take(&mut inside.moved))
+    }
+
+    pub(crate) fn copied(&self, rows: u64) {
+        self.with(|inside| inside.report.copied_rows = Some(rows));
+    }
+
+    pub(crate) fn copied_more(&self, rows: u64) {
+        self.with(|inside| {
+            let before = inside.report.copied_rows.unwrap_or_default();
+            inside.report.copied_rows = Some(before.saturating_add(rows));
+        });
+    }
+
+    pub(crate) fn applied(&self, batch: &Batch, counts: Counts, bytes: u64, now: Moment) {
+        self.with(|inside| {
+            inside.moved = true;
+            inside.heard = Some((batch.at_us, now));
+            inside.fresh_us = batch.records.last().map_or(inside.fresh_us, |last| last.at_us);
+            let report = &mut inside.report;
+            report.applied = Some(batch.through);
+            report.bytes = report.bytes.saturating_add(bytes);
+            report.records = report.records.saturating_add(batch.records.len() as u64);
+            report.conflicts = report.conflicts.saturating_add(counts.conflicts);
+            report.parked = report.parked.saturating_add(counts.parked);
+        });
+    }
+
+    /// The source has nothing more than `through`; all of it is applied if that is.
+    pub(crate) fn beat(&self, beat: &Beat, applied: Position, now: Moment) {
+        self.with(|inside| {
+            inside.moved = true;
+            inside.heard = Some((beat.at_us, now));
+            if applied >= beat.through {
+                inside.fresh_us = beat.at_us.saturating_sub(beat.waiting_us);
+            }
+            inside.report.applied = Some(applied);
+            inside.report.waiting_ms = beat.waiting_us / 1_000;
+        });
+    }
+
+    pub(crate) fn parked(&self) -> u64 {
+        self.with(|inside| inside.report.parked)
+    }
+
+    pub(crate) fn set_parked(&self, parked: u64) {
+        self.with(|inside| inside.report.parked = parked);
+    }
+}

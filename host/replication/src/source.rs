@@ -1,0 +1,201 @@
+//! One end of a feed: sends a log, or rows, to a follower that asks.
+//!
+//! What wakes it: the follower's words, room to send, time. What it reads: the shard's database. What it writes: nothing. On failure it
+//! says why and ends; the follower asks again, from where it is.
+
+use std::time::Duration;
+
+use portolan_changelog::{Closed, Error, RowId};
+use portolan_core::log::Position;
+use portolan_foundation::clock;
+use tokio::sync::watch;
+
+use crate::defaults::{BEAT, LOOK_MAX, LOOK_MIN, PAGE_ROWS, PROTOCOL, PROTOCOL_MIN, SILENCE};
+use crate::ends::Log;
+use crate::link::{Broken, Ear, Mouth};
+use crate::wire::{Ask, Beat, Frame, Has, Refused, Rows, Welcome, What};
+
+/// Hears what a follower asks for.
+///
+/// # Errors
+/// When it asks for nothing, or not in time.
+pub async fn asked(ear: &mut Ear) -> Result<Ask, Broken> {
+    let heard = tokio::time::timeout(SILENCE, ear.hear()).await;
+    match heard.map_err(|_| Broken::Gone("it asked for nothing".to_owned()))?? {
+        Some((Frame::Ask(ask), _)) => Ok(ask),
+        _ => Err(Broken::Turn("something else than what it asks for")),
+    }
+}
+
+/// Says that nothing will be sent, and why.
+///
+/// # Errors
+/// When nobody hears any more.
+pub async fn refuse(mouth: &Mouth, why: Refused) -> Result<(), Broken> {
+    mouth.say(&Frame::Refused(why)).await.map(drop)
+}
+
+/// Sends what was asked for, until the follower goes. `told` is called with what it says that it has.
+///
+/// # Errors
+/// When the link breaks.
+///
+/// # Cancel safety
+/// Nothing is lost: the follower knows where it is.
+pub async fn serve<L: Log>(
+    log: &L,
+    ask: Ask,
+    mouth: &Mouth,
+    ear: &mut Ear,
+    told: impl FnMut(Has) + Send,
+) -> Result<(), Broken> {
+    let protocol = PROTOCOL.min(ask.protocols.1);
+    if protocol < PROTOCOL_MIN.max(ask.protocols.0) {
+        let why = format!(
+            "the follower speaks protocols {} to {}, this node {PROTOCOL_MIN} to {PROTOCOL}: upgrade the older one",
+            ask.protocols.0, ask.protocols.1
+        );
+        return refuse(mouth, Refused::Protocol(why)).await;
+    }
+    let room = watch::Sender::new(ask.credit_bytes);
+    let sending = Sending { log, mouth, protocol, room: room.subscribe(), sent: 0 };
+    tokio::select! {
+        // Whoever says its last has gone, and whoever sends the last waits for that.
+        heard = hear(ear, &room, told) => heard,
+        sent = sending.run(ask.what) => match sent {
+            Ok(Sent::All) => Ok(()),
+            Ok(Sent::Refused(why)) => refuse(mouth, why).await,
+            Err(broken) => Err(broken),
+        },
+    }
+}
+
+async fn hear(ear: &mut Ear, room: &watch::Sender<u64>, mut told: impl FnMut(Has)) -> Result<(), Broken> {
+    while let Some((frame, _)) = ear.hear().await? {
+        let Frame::Has(has) = frame else { return Err(Broken::Turn("something else than what it has")) };
+        room.send_modify(|room| *room = room.saturating_add(has.bytes));
+        told(has);
+    }
+    Ok(())
+}
+
+struct Sending<'a, L> {
+    log: &'a L,
+    mouth: &'a Mouth,
+    protocol: u32,
+    /// How many bytes may be sent, from the beginning.
+    room: watch::Receiver<u64>,
+    sent: u64,
+}
+
+/// How a sending ended.
+enum Sent {
+    All,
+    Refused(Refused),
+}
+
+impl<L: Log> Sending<'_, L> {
+    async fn run(mut self, what: What) -> Result<Sent, Broken> {
+        let done = match what {
+            What::Log { identity, after, .. } => {
+                let there = self.log.identity().await;
+                match there {
+                    Ok(there) if there != identity => Err(Halt::Refused(Refused::Snapshot(format!(
+                        "the log is {there}, and {identity} was followed: it was restored or promoted since"
+                    )))),
+                    Ok(_) => self.log(after).await,
+                    Err(error) => Err(error.into()),
+                }
+            }
+            What::Rows { after, .. } => self.rows(after).await,
+        };
+        match done {
+            Ok(()) => Ok(Sent::All),
+            Err(Halt::Broken(broken)) => Err(broken),
+            Err(Halt::Refused(why)) => Ok(Sent::Refused(why)),
+        }
+    }
+
+    async fn welcome(&self, from: Position) -> Result<(), Halt> {
+        let (identity, schema) = (self.log.identity().await?, self.log.schema().await?);
+        let welcome = Welcome { protocol: self.protocol, identity, from, schema };
+        self.mouth.say(&Frame::Welcome(welcome)).await?;
+        Ok(())
+    }
+
+    /// Says a frame that takes room, once there is some. One that is larger than all of it waits until all of it is there.
+    async fn send(&mut self, frame: &Frame) -> Result<(), Halt> {
+        let sent = self.sent;
+        let room = self.room.wait_for(|room| *room > sent).await;
+        room.map_err(|_| Broken::Gone("nobody gives room".to_owned()))?;
+        self.sent += self.mouth.say(frame).await?;
+        Ok(())
+    }
+
+    async fn rows(&mut self, mut after: Option<RowId>) -> Result<(), Halt> {
+        // What is written while rows are read comes with the log, from here.
+        self.welcome(self.log.settled().await?).await?;
+        loop {
+            let records = self.log.rows(after.as_ref(), PAGE_ROWS).await?;
+            let ends = records.is_empty();
+            if let Some(portolan_changelog::Change::Row(last)) = records.last().map(|last| &last.change) {
+                after = Some(last.id.clone());
+            }
+            self.send(&Frame::Rows(Rows { records, ends })).await?;
+            if ends {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    async fn log(&mut self, mut after: Position) -> Result<(), Halt> {
+        if !self.log.resumes(after).await? {
+            let why = format!("the log does not go on from {after}: it was trimmed or rewound since");
+            return Err(Halt::Refused(Refused::Snapshot(why)));
+        }
+        self.welcome(after).await?;
+        let (mut beaten, mut pause) = (None, LOOK_MIN);
+        loop {
+            let batch = self.log.read(after).await?;
+            let now = clock::now();
+            if !batch.records.is_empty() {
+                (after, pause) = (batch.through, LOOK_MIN);
+                self.send(&Frame::Batch(batch)).await?;
+                continue;
+            }
+            if beaten.is_none_or(|beaten| now.since(beaten) >= BEAT) {
+                let waiting_us = self.log.horizon().await?.waiting_us;
+                let beat = Beat { at_us: batch.at_us, through: after, waiting_us };
+                self.mouth.say(&Frame::Beat(beat)).await?;
+                beaten = Some(now);
+            }
+            tokio::time::sleep(pause).await;
+            pause = longer(pause);
+        }
+    }
+}
+
+fn longer(pause: Duration) -> Duration {
+    (pause * 2).min(LOOK_MAX)
+}
+
+enum Halt {
+    Broken(Broken),
+    Refused(Refused),
+}
+
+impl From<Broken> for Halt {
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken)
+    }
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Self {
+        let why = match error {
+            Error::Closed(Closed::Cut) => format!("{error}: its operator begins a new epoch there"),
+            _ => error.to_string(),
+        };
+        Self::Refused(Refused::Away(why))
+    }
+}

@@ -1,0 +1,228 @@
+//! Feeds over real databases of both engines, each over a link within this process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use portolan_changelog::{Error, Store};
+use portolan_core::ids::{RegionName, ShardName};
+use portolan_core::log::Epoch;
+use portolan_foundation::shutdown::Shutdown;
+use portolan_foundation::{clock, task};
+use portolan_test_postgres::Place;
+use tokio::io::DuplexStream;
+
+use self::shard::Shard;
+use crate::follower::{Connect, Feed};
+use crate::link::{self, Broken, Ear, Mouth};
+use crate::report::{Cell, State};
+use crate::source;
+
+mod shard;
+mod wire;
+
+/// Longer than anything takes that works.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// From one look at what is waited for to the next.
+const LOOK: Duration = Duration::from_millis(5);
+
+fn region(name: &str) -> RegionName {
+    RegionName::new(name).unwrap()
+}
+
+/// Links to one store, within this process; they can be cut.
+#[derive(Clone, Debug)]
+struct Near {
+    cut: Arc<AtomicBool>,
+    links: Arc<AtomicUsize>,
+    shutdown: Arc<std::sync::Mutex<Shutdown>>,
+    store: Store,
+}
+
+impl Near {
+    fn new(store: &Store) -> Self {
+        Self { cut: Arc::default(), links: Arc::default(), shutdown: Arc::default(), store: store.clone() }
+    }
+
+    /// Ends the links that are there.
+    fn breaks(&self) {
+        std::mem::take(&mut *self.shutdown.lock().unwrap()).begin();
+    }
+}
+
+impl Connect for Near {
+    async fn connect(&self) -> Result<(Mouth, Ear), Broken> {
+        if self.cut.load(Ordering::Relaxed) {
+            return Err(Broken::Gone("cut".to_owned()));
+        }
+        self.links.fetch_add(1, Ordering::Relaxed);
+        let (near, far): (DuplexStream, DuplexStream) = tokio::io::duplex(64 * 1024);
+        let (store, shutdown) = (self.store.clone(), self.shutdown.lock().unwrap().clone());
+        task::spawn("far end", async move {
+            let answer = move |mouth, mut ear| {
+                let store = store.clone();
+                async move {
+                    let Ok(ask) = source::asked(&mut ear).await else { return };
+                    let _ended = source::serve(&store, ask, &mouth, &mut ear, |_| {}).await;
+                }
+            };
+            link::answer(far, &shutdown, answer).await;
+        });
+        link::open(near).await
+    }
+}
+
+/// A follower at work; it ends with its handle.
+struct Follower {
+    cell: Arc<Cell>,
+    end: Shutdown,
+}
+
+impl Follower {
+    fn start(near: &Near, source: &str, replica: &Store, epoch: u64) -> Self {
+        let shard = ShardName::new("s1").unwrap();
+        let cell = Arc::new(Cell::new(shard.clone(), region(source)));
+        let end = Shutdown::new();
+        let feed = Feed {
+            cell: Arc::clone(&cell),
+            connect: near.clone(),
+            epoch: Epoch(epoch),
+            replica: replica.clone(),
+            shard,
+            source: region(source),
+        };
+        task::spawn("follower", feed.run(end.clone()));
+        Self { cell, end }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.end.begin();
+    }
+}
+
+async fn until(what: &str, mut ready: impl AsyncFnMut() -> bool) {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while !ready().await {
+            tokio::time::sleep(LOOK).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{what} does not come");
+}
+
+async fn a_copy_begins_follows_and_goes_on_after_a_cut(place: Place) {
+    let (source, copy) = (Shard::primary(&place, "eu").await, Shard::replica(&place, "us").await);
+    source.fill(1..=2_500).await;
+    let near = Near::new(&source.store);
+    let follower = Follower::start(&near, "eu", &copy.store, 1);
+    until("the copy", async || copy.rows().await == source.rows().await).await;
+    source.write("UPDATE notes SET body = 'seen' WHERE id <= 10").await;
+    source.write("DELETE FROM notes WHERE id > 2400").await;
+    until("the changes", async || copy.rows().await == source.rows().await).await;
+    // What was written while the link is cut comes afterwards, and nothing twice.
+    near.cut.store(true, Ordering::Relaxed);
+    near.breaks();
+    source.fill(3_000..=3_100).await;
+    until("the failure", async || follower.cell.report(clock::now()).problem.is_some()).await;
+    near.cut.store(false, Ordering::Relaxed);
+    until("the rest", async || copy.rows().await == source.rows().await).await;
+    until("no lag", async || {
+        let report = follower.cell.report(clock::now());
+        report.problem.is_none()
+            && report.state == State::Following
+            && report.lag_ms.is_some_and(|lag| lag < 60_000)
+    })
+    .await;
+    let report = follower.cell.report(clock::now());
+    assert_eq!((report.conflicts, report.parked, report.problem), (0, 0, None));
+    assert!(near.links.load(Ordering::Relaxed) >= 3, "rows, log, and log again");
+    // The copy tells nobody of what it took.
+    assert_eq!(copy.records().await, 0);
+}
+
+async fn a_copy_that_is_cut_within_its_rows_goes_on(place: Place) {
+    let (source, copy) = (Shard::primary(&place, "eu").await, Shard::replica(&place, "us").await);
+    source.fill(1..=5_000).await;
+    let near = Near::new(&source.store);
+    let follower = Follower::start(&near, "eu", &copy.store, 1);
+    until("some rows", async || {
+        copy.store.copying(&region("eu")).await.unwrap().is_some_and(|copying| copying.rows > 0)
+    })
+    .await;
+    near.breaks();
+    until("the copy", async || copy.rows().await == source.rows().await).await;
+    until("the log", async || copy.store.progress("eu").await.unwrap().is_some()).await;
+    assert_eq!(follower.cell.report(clock::now()).conflicts, 0);
+}
+
+/// What a source does not have goes, and is kept where nobody knows why.
+async fn another_log_is_copied_anew(place: Place) {
+    let (old, new) = (Shard::primary(&place, "eu").await, Shard::primary(&place, "ap").await);
+    let copy = Shard::replica(&place, "us").await;
+    old.fill(1..=1_200).await;
+    let follower = Follower::start(&Near::new(&old.store), "eu", &copy.store, 1);
+    until("the old rows", async || copy.rows().await == old.rows().await).await;
+    drop(follower);
+    new.fill(1_100..=2_000).await;
+    let _follower = Follower::start(&Near::new(&new.store), "ap", &copy.store, 2);
+    until("the new rows", async || copy.rows().await == new.rows().await).await;
+    let lost = copy.store.conflicts(None, 5_000).await.unwrap();
+    let lost: std::collections::BTreeSet<&str> = lost.iter().map(|lost| lost.id.key.as_str()).collect();
+    assert!(lost.len() >= 1_099, "all that the new source never had: {}", lost.len());
+}
+
+/// A source that took its rows away itself leaves no losers.
+async fn a_copy_of_the_same_log_begins_anew_without_losers(place: Place) {
+    let (source, copy) = (Shard::primary(&place, "eu").await, Shard::replica(&place, "us").await);
+    source.fill(1..=1_500).await;
+    let near = Near::new(&source.store);
+    let follower = Follower::start(&near, "eu", &copy.store, 1);
+    until("the copy", async || copy.rows().await == source.rows().await).await;
+    until("the log", async || copy.store.progress("eu").await.unwrap().is_some()).await;
+    drop(follower);
+    source.write("DELETE FROM notes WHERE id % 3 = 0").await;
+    let through = source.settled().await;
+    while source.store.prune(through).await.unwrap() > 0 {}
+    source.fill(2_000..=2_050).await;
+    let follower = Follower::start(&near, "eu", &copy.store, 1);
+    until("the rows that are left", async || {
+        follower.cell.report(clock::now()).problem.is_none() && copy.rows().await == source.rows().await
+    })
+    .await;
+    assert_eq!(copy.store.conflicts(None, 10).await.unwrap(), []);
+}
+
+async fn what_comes_after_a_later_epoch_is_refused(place: Place) {
+    let (source, copy) = (Shard::primary(&place, "eu").await, Shard::replica(&place, "us").await);
+    source.fill(1..=3).await;
+    let follower = Follower::start(&Near::new(&source.store), "eu", &copy.store, 1);
+    until("the copy", async || copy.rows().await == source.rows().await).await;
+    until("the log", async || copy.store.progress("eu").await.unwrap().is_some()).await;
+    copy.store.begin_epoch(Epoch(2), copy.store.clock().await.unwrap() + 3_600_000_000).await.unwrap();
+    let before = copy.rows().await;
+    source.fill(4..=6).await;
+    until("the refusal", async || follower.cell.report(clock::now()).problem.is_some()).await;
+    assert_eq!(copy.rows().await, before);
+    let progress = copy.store.progress("eu").await.unwrap().unwrap();
+    let batch = source.store.read(progress.received(), portolan_changelog::Limits::default()).await.unwrap();
+    assert!(matches!(copy.store.apply_under("eu", Epoch(1), &batch).await, Err(Error::Refused(_))));
+}
+
+async fn run(place: Place) {
+    a_copy_begins_follows_and_goes_on_after_a_cut(place.clone()).await;
+    a_copy_of_the_same_log_begins_anew_without_losers(place.clone()).await;
+    a_copy_that_is_cut_within_its_rows_goes_on(place.clone()).await;
+    another_log_is_copied_anew(place.clone()).await;
+    what_comes_after_a_later_epoch_is_refused(place).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn feeds_on_sqlite() {
+    run(Place::sqlite()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn feeds_on_postgres() {
+    run(Place::postgres().await).await;
+}

@@ -1,0 +1,109 @@
+//! A shard of notes, as tests write and read it.
+
+use std::ops::RangeInclusive;
+
+use portolan_changelog::{Access, Engine, Lease, PostgresConfig, Store, Value};
+use portolan_core::ids::TenantName;
+use portolan_core::log::{Epoch, Position};
+use portolan_core::tenant_table::{ConflictRule, Identifier, Tables, TenantTable, Writers};
+use portolan_foundation::clock;
+use portolan_test_postgres::{Addresses, Database, Place};
+
+use super::region;
+
+/// How long the fence of a test's primary is open, in microseconds.
+const LONG_US: u64 = 3_600_000_000;
+
+pub(super) struct Shard {
+    pub(super) store: Store,
+}
+
+impl Shard {
+    pub(super) async fn replica(place: &Place, origin: &str) -> Self {
+        let engine = match place.database().await {
+            Database::Sqlite(path) => Engine::Sqlite(path),
+            Database::Postgres(_, Addresses { applier, owner, writer }) => {
+                Engine::Postgres(PostgresConfig { access: Access::default(), applier, owner, writer })
+            }
+        };
+        let store = Store::open(&engine, region(origin)).await.unwrap();
+        let number = if place.is_sqlite() { "integer" } else { "bigint" };
+        let sql = format!(
+            "CREATE TABLE notes (tenant text NOT NULL, id {number} NOT NULL, body text, PRIMARY KEY (tenant, id))"
+        );
+        let mut migration = store.maintain().await.unwrap();
+        migration.execute(&sql, &[]).await.unwrap();
+        migration.finish().await.unwrap();
+        let name = |text: &str| Identifier::new(text).unwrap();
+        let notes = TenantTable {
+            name: name("notes"),
+            tenant: Some(name("tenant")),
+            key: vec![name("tenant"), name("id")],
+            conflict: ConflictRule::default(),
+            writers: Writers::Primary,
+        };
+        store.declare(&Tables::new(vec![notes]).unwrap(), 1).await.unwrap();
+        Self { store }
+    }
+
+    pub(super) async fn primary(place: &Place, origin: &str) -> Self {
+        let shard = Self::replica(place, origin).await;
+        let deadline = shard.store.clock().await.unwrap() + LONG_US;
+        shard.store.begin_epoch(Epoch(1), deadline).await.unwrap();
+        shard
+    }
+
+    /// Runs a statement of the tenant `acme`.
+    pub(super) async fn write(&self, sql: &str) {
+        let (now, hour) = (clock::now(), std::time::Duration::from_hours(1));
+        let lease = Lease::granted(Epoch(1), now, hour, std::time::Duration::ZERO);
+        let acme = TenantName::new("acme").unwrap();
+        let mut transaction = self.store.write(&acme, &lease, now).await.unwrap();
+        transaction.execute(sql, &[]).await.unwrap();
+        transaction.commit(&lease, clock::now).await.unwrap();
+    }
+
+    pub(super) async fn fill(&self, ids: RangeInclusive<u32>) {
+        let ids: Vec<u32> = ids.collect();
+        for ids in ids.chunks(500) {
+            let rows: Vec<String> = ids.iter().map(|id| format!("('acme', {id}, 'note {id}')")).collect();
+            self.write(&format!("INSERT INTO notes VALUES {}", rows.join(", "))).await;
+        }
+    }
+
+    /// All rows as texts.
+    pub(super) async fn rows(&self) -> Vec<String> {
+        let mut look = self.store.look(&TenantName::new("acme").unwrap()).await.unwrap();
+        let sql = "SELECT CAST(id AS text) || '/' || body FROM notes ORDER BY id";
+        let rows = look.fetch(sql, &[]).await.unwrap();
+        look.rollback().await.unwrap();
+        rows.iter().map(|row| row.text(0).unwrap()).collect()
+    }
+
+    /// How many records the log has.
+    pub(super) async fn records(&self) -> usize {
+        let mut look = self.store.maintain().await.unwrap();
+        let table = match self.store.dialect() {
+            portolan_changelog::Dialect::Postgres => "portolan.log",
+            portolan_changelog::Dialect::Sqlite => "portolan_log",
+        };
+        let rows = look
+            .fetch(&format!("SELECT CAST(count(*) AS text) FROM {table}"), &[] as &[Value])
+            .await
+            .unwrap();
+        look.rollback().await.unwrap();
+        rows[0].text(0).unwrap().parse().unwrap()
+    }
+
+    /// The position of the newest record that may be read.
+    pub(super) async fn settled(&self) -> Position {
+        let mut after = Position::START;
+        loop {
+            let batch = self.store.read(after, portolan_changelog::Limits::default()).await.unwrap();
+            if batch.records.is_empty() {
+                return after;
+            }
+            after = batch.through;
+        }
+    }
+}

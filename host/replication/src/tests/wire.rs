@@ -1,0 +1,120 @@
+//! Frames: what is said is heard, and nothing else is.
+
+use bytes::BytesMut;
+use portolan_changelog::{Batch, Change, Record, RowChange, RowId};
+use portolan_core::balance::splitmix;
+use portolan_core::ids::TenantName;
+use portolan_core::log::{Epoch, Identity, Placement, Position, Version};
+
+use super::region;
+use crate::defaults::FRAME_BYTES_MAX;
+use crate::wire::{Ask, Beat, Frame, Garbled, Has, Refused, Rows, Welcome, What};
+
+fn record(seed: u64) -> Record {
+    let version = |v: u64| Version { epoch: Epoch(v % 3), v, origin: region("eu") };
+    let id = RowId { table: "notes".into(), key: format!("[\"acme\", {seed}]") };
+    let change = match seed % 4 {
+        0 => Change::Forget,
+        1 => Change::Row(RowChange {
+            id,
+            row: None,
+            version: version(seed),
+            replaces: Some(version(seed / 2)),
+        }),
+        _ => Change::Row(RowChange {
+            id,
+            row: Some(format!(
+                "{{\"id\":{seed},\"body\":\"é\\u0000{}\"}}",
+                "x".repeat((seed % 700) as usize)
+            )),
+            version: version(seed),
+            replaces: None,
+        }),
+    };
+    Record {
+        position: Position::new(seed % 5, seed, seed % 7),
+        at_us: seed,
+        tenant: (!seed.is_multiple_of(3)).then(|| TenantName::new("acme").unwrap()),
+        placement: Placement(seed % 2),
+        schema: seed % 9,
+        change,
+    }
+}
+
+fn frames() -> Vec<Frame> {
+    let identity = Identity { system: "7-1".into(), timeline: 3, incarnation: "abc".into() };
+    let (records, at) =
+        ((0..50).map(|number| record(splitmix(number) >> 2)).collect::<Vec<_>>(), Position::new(4, 5, 6));
+    vec![
+        Frame::Ask(Ask {
+            protocols: (1, 2),
+            shard: "s1".into(),
+            credit_bytes: 9,
+            what: What::Log { identity: identity.clone(), after: at, applied: Position::START },
+        }),
+        Frame::Ask(Ask {
+            protocols: (1, 1),
+            shard: "s1".into(),
+            credit_bytes: 0,
+            what: What::Rows { identity: None, after: Some(RowId { table: "t".into(), key: "[1]".into() }) },
+        }),
+        Frame::Has(Has { bytes: 12, received: at, applied: at }),
+        Frame::Welcome(Welcome { protocol: 1, identity: identity.clone(), from: at, schema: 3 }),
+        Frame::Refused(Refused::Snapshot("it was trimmed".into())),
+        Frame::Batch(Batch {
+            identity,
+            after: Position::START,
+            through: at,
+            at_us: 8,
+            ends: false,
+            records: records.clone(),
+        }),
+        Frame::Rows(Rows { records, ends: true }),
+        Frame::Beat(Beat { at_us: 1, through: at, waiting_us: 0 }),
+    ]
+}
+
+#[test]
+fn what_is_said_is_heard_in_whatever_pieces_it_comes() {
+    let frames = frames();
+    let all: Vec<u8> = frames.iter().flat_map(|frame| frame.encode().unwrap()).collect();
+    for size in [1, 7, 1_000, all.len()] {
+        let (mut buffer, mut heard) = (BytesMut::new(), Vec::new());
+        for piece in all.chunks(size) {
+            buffer.extend_from_slice(piece);
+            while let Some((frame, _)) = Frame::decode(&mut buffer).unwrap() {
+                heard.push(frame);
+            }
+        }
+        assert!(buffer.is_empty());
+        assert_eq!(heard, frames, "in pieces of {size}");
+    }
+}
+
+#[test]
+fn what_a_later_release_says_is_passed_over() {
+    let beat = Frame::Beat(Beat { at_us: 1, through: Position::START, waiting_us: 0 });
+    let mut bytes = BytesMut::from(&[0, 0, 0, 3, 250, 1, 2, 3][..]);
+    bytes.extend_from_slice(&beat.encode().unwrap());
+    let (heard, _) = Frame::decode(&mut bytes).unwrap().unwrap();
+    assert_eq!((heard, bytes.len()), (beat, 0));
+}
+
+#[test]
+fn what_is_no_frame_is_refused() {
+    let long = u32::try_from(FRAME_BYTES_MAX).unwrap() + 1;
+    let mut bytes = BytesMut::from(&[long.to_be_bytes().as_slice(), &[5]].concat()[..]);
+    assert_eq!(Frame::decode(&mut bytes), Err(Garbled::Long(FRAME_BYTES_MAX + 1)));
+    // A batch that is not packed, and one whose few bytes say that they are many.
+    let mut bytes = BytesMut::from(&[0, 0, 0, 2, 5, 1, 2][..]);
+    assert!(matches!(Frame::decode(&mut bytes), Err(Garbled::Message(_) | Garbled::Long(_))));
+    // Any bytes at all end in a frame, in waiting for more, or in a refusal.
+    for seed in 0..20_000_u64 {
+        let mut bytes: Vec<u8> =
+            (0..splitmix(seed) % 64).map(|at| (splitmix(seed ^ (at << 32)) >> 13) as u8).collect();
+        if let Some(head) = bytes.first_chunk_mut::<4>() {
+            *head = [0, 0, 0, (splitmix(seed) % 60) as u8];
+        }
+        let _any = Frame::decode(&mut BytesMut::from(bytes.as_slice()));
+    }
+}

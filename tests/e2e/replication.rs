@@ -1,0 +1,226 @@
+//! Replication between regions through running nodes: copies begin, follow, outlive cuts and promotions, and tell how they stand.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use http::{Method, Request};
+use portolan_test_postgres::Cluster;
+use portolan_tests::client::{Answer, Client};
+use portolan_tests::node::{self, Node, run};
+use portolan_tests::until;
+use portolan_tests::upstream::Upstream;
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
+use tempfile::TempDir;
+
+use super::shards::{POSTGRES, SQLITE, ask, says, token};
+
+const REGIONS: [&str; 3] = ["ap", "eu", "us"];
+const ROWS: &str =
+    "SELECT CAST(id AS text) || '/' || CAST(coalesce(total, '0') AS text) FROM orders ORDER BY id";
+/// PostgreSQL's numbers are no texts.
+const POSTGRES_ROWS: &str =
+    "SELECT CAST(id AS text) || '/' || coalesce(CAST(total AS text), '0') FROM orders ORDER BY id";
+
+/// Three regions with one shard, written in `eu`.
+struct World {
+    acme: String,
+    cluster: Option<Cluster>,
+    nodes: Vec<Node>,
+    place: TempDir,
+    upstream: Upstream,
+}
+
+impl World {
+    async fn start(cluster: Option<Cluster>) -> Self {
+        let (place, upstream) = (tempfile::tempdir().unwrap(), Upstream::start("web").await);
+        let certs = place.path().join("certs");
+        let made = run(place.path(), &[&["pki", certs.to_str().unwrap()], REGIONS.as_slice()].concat()).await;
+        assert!(made.status.success(), "{made:?}");
+        if let Some(cluster) = &cluster {
+            for region in REGIONS {
+                cluster.admin(&format!("CREATE DATABASE {region} OWNER own")).await;
+            }
+        }
+        let mut world = Self { acme: String::new(), cluster, nodes: Vec::new(), place, upstream };
+        world.share().await;
+        for region in REGIONS {
+            let node = world.node(region).await;
+            world.nodes.push(node);
+        }
+        world.share().await;
+        world.acme = token(world.of("eu").folder(), "acme").await;
+        until("the primary has its lease", async || {
+            world.of("eu").status().await["shards"][0]["lease_ms"].is_u64()
+        })
+        .await;
+        world
+    }
+
+    fn of(&self, region: &str) -> &Node {
+        let at = REGIONS.iter().position(|name| *name == region).unwrap();
+        &self.nodes[at]
+    }
+
+    fn store(&self, region: &str) -> String {
+        match &self.cluster {
+            None => format!("sqlite = {:?}", self.place.path().join(format!("{region}.db"))),
+            Some(cluster) => {
+                let [owner, writer, applier] = ["own", "app", "put"].map(|role| cluster.url(role, region));
+                format!("postgres = {{ owner = {owner:?}, writer = {writer:?}, applier = {applier:?} }}")
+            }
+        }
+    }
+
+    /// What all regions share, with the addresses that are known by now.
+    async fn share(&self) {
+        let mut text = "[tenants]\nsources = [{ header = \"x-tenant\" }]\n[shard.s1]\nprimary = \"eu\"\n\
+             [table.orders]\ntenant = \"tenant\"\nkey = [\"tenant\", \"id\"]\n"
+            .to_owned();
+        for (at, region) in REGIONS.iter().enumerate() {
+            text.push_str(&format!("[shard.s1.store.{region}]\n{}\n[region.{region}]\n", self.store(region)));
+            if let Some(node) = self.nodes.get(at) {
+                let (peer, replication) = (node.listener(1), node.listener(2));
+                text.push_str(&format!("gateways = [\"{peer}\"]\nreplication = [\"{replication}\"]\n"));
+            }
+            text.push_str(&format!(
+                "[region.{region}.pool.web]\nendpoints = [\"{}\"]\n",
+                self.upstream.address
+            ));
+        }
+        let folder = self.folder("eu");
+        std::fs::write(folder.path().join("conf.d/all.toml"), text).unwrap();
+        let (code, text) = says(folder.path(), &["apply"]).await;
+        assert_eq!(code, 0, "{text}");
+    }
+
+    fn folder(&self, region: &str) -> TempDir {
+        let certs = self.place.path().join("certs");
+        node::folder(&format!(
+            "[node]\nname = \"{region}\"\nregion = \"{region}\"\nthreads = 1\n\
+             [listen]\npublic = [\"127.0.0.1:0\"]\npeer = [\"127.0.0.1:0\"]\nreplication = [\"127.0.0.1:0\"]\n\
+             [policies]\ninstances = 100\n[peer]\ncert = {:?}\nkey = {:?}\nca = [{:?}]\n[control]\nsqlite = {:?}\n",
+            certs.join(format!("{region}.crt")),
+            certs.join(format!("{region}.key")),
+            certs.join("ca.crt"),
+            self.place.path().join("control.db")
+        ))
+    }
+
+    /// A node of a region, with the tenants' schema in its database.
+    async fn node(&self, region: &str) -> Node {
+        let folder = self.folder(region);
+        for (engine, sql) in [("sqlite", SQLITE), ("postgres", POSTGRES)] {
+            let migrations = folder.path().join("migrations").join(engine);
+            std::fs::create_dir_all(&migrations).unwrap();
+            std::fs::write(migrations.join("0001_create_orders.sql"), sql).unwrap();
+        }
+        let (code, text) = says(folder.path(), &["migrate", "apply"]).await;
+        assert_eq!(code, 0, "{text}");
+        Node::start_in(folder).await
+    }
+
+    /// Writes orders through a node, until each is taken.
+    async fn write(&self, region: &str, ids: impl Iterator<Item = u64>) {
+        for id in ids {
+            until("a write is taken", async || {
+                let order = json!({ "id": id, "total": format!("{id}.50") });
+                ask(self.of(region), &self.acme, Method::POST, "/-/data/orders", order).await.status == 201
+            })
+            .await;
+        }
+    }
+
+    async fn read(&self, region: &str, path: &str, fields: &[(&str, &str)]) -> Answer {
+        let mut client = Client::connect(self.of(region).public(), "shop.test").await.unwrap();
+        let mut request = Request::get(path).header("authorization", format!("Bearer {}", self.acme));
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        client.send(request, Bytes::new()).await.unwrap()
+    }
+
+    /// A region's rows, straight from its database.
+    async fn rows(&self, region: &str) -> Vec<String> {
+        match &self.cluster {
+            None => {
+                let path = self.place.path().join(format!("{region}.db"));
+                let mut store = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
+                sqlx::query_scalar(ROWS).fetch_all(&mut store).await.unwrap()
+            }
+            Some(cluster) => {
+                let mut store = cluster.connect("postgres", region).await;
+                sqlx::query_scalar(AssertSqlSafe(POSTGRES_ROWS)).fetch_all(&mut store).await.unwrap()
+            }
+        }
+    }
+
+    async fn are_alike(&self, what: &str) {
+        until(what, async || {
+            let eu = self.rows("eu").await;
+            self.rows("us").await == eu && self.rows("ap").await == eu
+        })
+        .await;
+    }
+}
+
+async fn feeds(folder: &Path) -> Vec<Value> {
+    let (_, text) = says(folder, &["sync", "status", "--json"]).await;
+    serde_json::from_str(&text).unwrap_or_default()
+}
+
+async fn copies_follow_and_change_sides(cluster: Option<Cluster>) {
+    let world = World::start(cluster).await;
+    world.write("eu", 1..=30).await;
+    world.are_alike("the copies").await;
+    // A region without the lease hands writes on, and gets them back as a copy.
+    world.write("us", 31..=40).await;
+    world.are_alike("what came by another region").await;
+    let (code, text) = says(world.of("us").folder(), &["sync", "status"]).await;
+    assert!(code == 0 && text.starts_with("s1 from eu: following, "), "{text}");
+    assert_eq!(feeds(world.of("eu").folder()).await, Vec::<Value>::new(), "the primary follows nobody");
+
+    // Who may see an old answer has it from the copy, and is told how old; who brings a token sees what it wrote.
+    let order = json!({ "id": 60, "total": "60.50" });
+    let written = ask(world.of("ap"), &world.acme, Method::POST, "/-/data/orders", order).await;
+    let token = written.header("portolan-token").to_owned();
+    let seen = world.read("us", "/-/data/orders/60", &[("portolan-token", &token)]).await;
+    assert_eq!(seen.status, 200, "{}", seen.text());
+    world.are_alike("what the token speaks of").await;
+    for (name, value) in [
+        ("portolan-consistency", "local"),
+        ("portolan-consistency", "max-staleness=60"),
+        ("portolan-token", token.as_str()),
+    ] {
+        until("the copy answers", async || {
+            let seen = world.read("us", "/-/data/orders/60", &[(name, value)]).await;
+            assert_eq!(seen.status, 200, "{}", seen.text());
+            !seen.header("portolan-staleness").is_empty()
+        })
+        .await;
+    }
+    let strong = world.read("us", "/-/data/orders/60", &[]).await;
+    assert_eq!((strong.status.as_u16(), strong.header("portolan-staleness")), (200, ""));
+
+    // The other side writes now; what was its source is its copy.
+    let (code, text) = says(world.of("us").folder(), &["shard", "promote", "s1", "--to", "us"]).await;
+    assert_eq!(code, 0, "{text}");
+    world.write("ap", 41..=50).await;
+    world.are_alike("the copies of the new primary").await;
+    until("the old primary follows", async || {
+        let feeds = feeds(world.of("eu").folder()).await;
+        feeds.len() == 1 && feeds[0]["source"] == "us" && feeds[0]["state"] == "following"
+    })
+    .await;
+    assert_eq!(world.rows("eu").await.len(), 51);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_follow_and_change_sides_on_sqlite() {
+    copies_follow_and_change_sides(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_follow_and_change_sides_on_postgres() {
+    copies_follow_and_change_sides(Some(Cluster::start().await)).await;
+}

@@ -87,9 +87,9 @@ pub enum PeerRefused {
         /// Who.
         peer: RegionName,
         /// The log that it speaks of.
-        theirs: Identity,
+        theirs: Box<Identity>,
         /// This log.
-        ours: Identity,
+        ours: Box<Identity>,
     },
     /// It would begin at what is gone.
     #[error("the log has been trimmed through {trimmed}: nobody can follow it from {at}; take a snapshot")]
@@ -171,7 +171,7 @@ impl Extent {
     /// Is it this log of which a peer speaks, and a position that it can have given?
     fn admits(&self, name: &RegionName, identity: &Identity, at: Position) -> Result<(), PeerRefused> {
         if *identity != self.identity {
-            let (theirs, ours) = (identity.clone(), self.identity.clone());
+            let (theirs, ours) = (Box::new(identity.clone()), Box::new(self.identity.clone()));
             return Err(PeerRefused::Other { peer: name.clone(), theirs, ours });
         }
         if at > self.end {

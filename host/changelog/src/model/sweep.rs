@@ -90,13 +90,14 @@ impl Known {
 }
 
 impl Sweep {
-    /// Begins with a mark, and with all members but the one whose mark it is. When members change, begin anew.
+    /// Begins with a mark, and with all members but the one whose mark it is. A member counts from before it copies its first row
+    /// until it is dropped, and its log is unfollowed, everywhere; whenever members change, begin anew.
     #[must_use]
     pub fn begin(mark: Mark, others: impl IntoIterator<Item = Member>) -> Self {
         Self { mark, waiting: others.into_iter().collect(), owed: Known::default() }
     }
 
-    /// Hears a member's report, which must have been made after the mark. An old one that comes late does no harm: it says less.
+    /// Hears a member's report. It does not matter when it was made: one that comes late says less, and what it says is still so.
     pub fn hear(&mut self, report: &Report) {
         let region = &report.member.region;
         // Nobody needs to be told what it wrote itself.

@@ -60,7 +60,7 @@ impl Source {
     fn write(&mut self) {
         self.sequence += 1;
         let (sequence, now_us) = (self.sequence, self.log.now_us);
-        let open = self.log.open.get_or_insert(piece(sequence, sequence, now_us));
+        let open = self.log.open.get_or_insert_with(|| piece(sequence, sequence, now_us));
         *open = Piece { last: at(sequence), newest_us: now_us, bytes: open.bytes + 10, ..open.clone() };
     }
 

@@ -415,6 +415,7 @@ impl Store {
         ];
         let sealed = "UPDATE portolan_tenant SET hold_until_us = NULL WHERE tenant = $1 AND hold = $2 AND away = 0 \
             AND EXISTS (SELECT 1 FROM portolan_fence WHERE epoch = $3 AND cut = 0) \
+            AND NOT EXISTS (SELECT 1 FROM portolan_trimmed t WHERE (t.epoch, t.tx, t.seq) > ($4, $5, $6)) \
             AND (SELECT count(*) FROM portolan_log l WHERE (l.epoch, l.tx, l.seq) > ($4, $5, $6) AND l.tenant = $1) = $7";
         if session.run(sealed, &args).await? != 1 || !step(&mut session, note, to.0, to.1).await? {
             session.rollback().await?;

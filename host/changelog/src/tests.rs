@@ -84,6 +84,7 @@ const CASES: &[Case] = cases![
     retaining::a_peers_word_is_held_against_the_log,
     retaining::a_piece_that_is_missing_stops_nobody,
     retaining::nobody_waits_for_a_trim,
+    retaining::what_was_trimmed_of_other_epochs_and_logs_is_told_apart,
     sweeping::a_young_tombstone_stays,
     sweeping::tombstones_go_when_all_have_heard,
     tenants::a_forgotten_tenant_leaves_nothing,

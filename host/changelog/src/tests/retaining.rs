@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use portolan_core::ids::RegionName;
-use portolan_core::log::{Identity, Position};
+use portolan_core::ids::{RegionName, TenantName};
+use portolan_core::log::{Epoch, Identity, Position};
 
 use super::capture::{notes_shard, read};
 use super::place::{PATIENCE, Place};
 use crate::defaults::PEERS_MAX;
-use crate::{Error, Limits, PeerRefused, Reached, Retention, Store, Trimmed};
+use crate::{Closed, Error, Limits, PeerRefused, Reach, Reached, Retention, Store, Trimmed};
 
 /// Keeps nothing that nobody waits for.
 const AT_ONCE: Retention =
@@ -132,7 +132,7 @@ pub(super) async fn a_peers_word_is_held_against_the_log(place: Place) {
     store.begin_peer(&us, &identity, Position::START).await.unwrap();
     let other = Identity { incarnation: "other".into(), ..identity.clone() };
     assert!(matches!(refused(says(other.clone(), tip, tip)).await, PeerRefused::Other { .. }));
-    let beyond = Position { epoch: portolan_core::log::Epoch(9), ..tip };
+    let beyond = Position { epoch: Epoch(9), ..tip };
     assert!(matches!(refused(says(identity.clone(), beyond, tip)).await, PeerRefused::Ahead { .. }));
     says(identity.clone(), tip, Position::START).await.unwrap();
     says(identity.clone(), tip, tip).await.unwrap();
@@ -223,4 +223,40 @@ pub(super) async fn nobody_waits_for_a_trim(place: Place) {
         assert!(tokio::time::Instant::now() < deadline);
         store.trim(&AT_ONCE).await.unwrap();
     }
+}
+
+pub(super) async fn what_was_trimmed_of_other_epochs_and_logs_is_told_apart(place: Place) {
+    let shard = notes_shard(&place, "eu").await;
+    let (store, us) = (&shard.store, region("us"));
+    let before = store.identity().await.unwrap();
+    store.begin_peer(&us, &before, Position::START).await.unwrap();
+    let mut direct = place.direct(&shard, "acme").await;
+    direct.ok("INSERT INTO notes VALUES ('acme', 1, 'a')").await;
+    let first = read(store, Position::START).await.through;
+    let beyond = Position { transaction: first.transaction + 9, ..first };
+    let fence = if place.is_sqlite() { "portolan_fence" } else { "portolan.fence" };
+    place.admin(&shard).await.ok(&format!("UPDATE {fence} SET cut = 1")).await;
+    assert!(
+        matches!(store.trim(&AT_ONCE).await, Err(Error::Closed(Closed::Cut))),
+        "nobody knows whose log it is"
+    );
+    let hour = store.clock().await.unwrap() + 3_600_000_000;
+    store.begin_epoch(Epoch(2), hour).await.unwrap();
+    direct.ok("INSERT INTO notes VALUES ('acme', 2, 'b')").await;
+    let tip = store.tip().await.unwrap();
+    // Who followed the log that this one was holds nothing of it.
+    trim_until(store, &AT_ONCE, |trimmed| trimmed.through == tip && !trimmed.more).await;
+    assert!(store.peers().await.unwrap()[0].peer.needs_snapshot_us.is_some());
+    assert!(matches!(
+        refused(store.peer_acknowledges(&us, &before, tip, tip)).await,
+        PeerRefused::Other { .. }
+    ));
+    store.begin_peer(&us, &store.identity().await.unwrap(), tip).await.unwrap();
+    for position in [first, tip] {
+        assert_eq!(store.reached(position).await.unwrap(), Reached::Here);
+    }
+    assert_eq!(store.reached(beyond).await.unwrap(), Reached::Lost(first), "its epoch ended without it");
+    let acme = TenantName::new("acme").unwrap();
+    let passage = store.tenant_records(&acme, first, Limits::default(), Reach::Held).await;
+    assert!(matches!(passage, Err(Error::Trimmed { .. })), "{passage:?}");
 }

@@ -6,7 +6,7 @@ use portolan_core::ids::RegionName;
 use portolan_core::log::{Identity, Position};
 
 use super::super::sweep::*;
-use super::{Dice, broken, hold};
+use super::{Dice, hold};
 
 const MEMBERS: usize = 3;
 const KEYS: u64 = 3;
@@ -272,7 +272,7 @@ fn walk(seed: u64, way: Way) -> Result<u64, String> {
 
 #[test]
 fn nothing_that_was_deleted_comes_back() {
-    hold(3_000, |seed| walk(seed, Way::Right).map(drop));
+    hold(1_500, |seed| walk(seed, Way::Right).map(drop));
     let swept: u64 = (0..500).filter_map(|seed| walk(seed, Way::Right).ok()).sum();
     assert!(swept > 300, "a sweep that takes nothing proves nothing: {swept}");
 }
@@ -282,7 +282,7 @@ fn sweeps_that_bring_rows_back_are_found() {
     let ways =
         [Way::Early, Way::Unheard, Way::ParkedIgnored, Way::ParkedElsewhereIgnored, Way::ByAge, Way::Young];
     for way in ways {
-        assert!(broken(3_000, |seed| walk(seed, way).map(drop)) > 0, "{way:?} was not found");
+        assert!((0..4_000).any(|seed| walk(seed, way).is_err()), "{way:?} was not found");
     }
 }
 

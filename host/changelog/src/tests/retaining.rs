@@ -14,6 +14,9 @@ use crate::{Closed, Error, Limits, PeerRefused, Reach, Reached, Retention, Store
 const AT_ONCE: Retention =
     Retention { age_min: Duration::ZERO, age_max: Duration::from_secs(3_600), bytes_max: 1 << 40 };
 
+/// From one look to the next: what is waited for is other cases' work, which goes on meanwhile.
+const LOOK: Duration = Duration::from_millis(20);
+
 fn region(name: &str) -> RegionName {
     RegionName::new(name).unwrap()
 }
@@ -27,6 +30,7 @@ async fn trim_until(store: &Store, limits: &Retention, done: impl Fn(&Trimmed) -
             return trimmed;
         }
         assert!(tokio::time::Instant::now() < deadline, "{trimmed:?}");
+        tokio::time::sleep(LOOK).await;
     }
 }
 
@@ -221,6 +225,7 @@ pub(super) async fn nobody_waits_for_a_trim(place: Place) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while admin.texts("SELECT tx::text FROM portolan.inside").await != [""; 0] {
         assert!(tokio::time::Instant::now() < deadline);
+        tokio::time::sleep(LOOK).await;
         store.trim(&AT_ONCE).await.unwrap();
     }
 }

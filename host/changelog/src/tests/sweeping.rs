@@ -25,6 +25,7 @@ async fn mark(store: &Store) -> Mark {
             return mark;
         }
         assert!(tokio::time::Instant::now() < deadline);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::adopt;
 use crate::database::{Dialect, Row, Session, Value};
-use crate::defaults::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, CHUNK_RECORDS, PRUNE_SLICES, RETRY_MAX};
+use crate::defaults::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, CHUNK_RECORDS, RETRY_MAX};
 use crate::error::Error;
 use crate::model::gate::{Ground, Loser, Plan, RowState, Write};
 use crate::model::progress::{Admission, Progress};
@@ -291,8 +291,8 @@ impl Store {
         self.forget_rows(&mut session, tenant, placement).await?;
         let sql = match session.dialect() {
             Dialect::Postgres => {
-                "INSERT INTO portolan.log (epoch, tx, at_us, tenant, placement, schema, kind) \
-                 SELECT epoch, pg_current_xact_id()::text::bigint, portolan.now_us(), $1, $2, schema, 'forget' \
+                "INSERT INTO portolan.log (epoch, tx, at_us, tenant, placement, schema, kind, piece) \
+                 SELECT epoch, pg_current_xact_id()::text::bigint, portolan.now_us(), $1, $2, schema, 'forget', piece \
                  FROM portolan.fence"
             }
             Dialect::Sqlite => {
@@ -303,58 +303,6 @@ impl Store {
         session.run(sql, &[tenant.as_str().into(), placement.0.into()]).await?;
         leave_applying(&mut session).await?;
         session.commit().await
-    }
-
-    /// Drops records that every follower has applied, up to and with a position, and the tombstones that they made. Who comes
-    /// back later than that begins anew. Returns how many records went; call it until none do.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn prune(&self, through: Position) -> Result<u64, Error> {
-        let mut session = self.begin(Role::Owner).await?;
-        let args = [
-            through.epoch.0.into(),
-            through.transaction.into(),
-            through.sequence.into(),
-            (CHUNK_RECORDS as u64).into(),
-        ];
-        let oldest = |columns: &str| {
-            format!(
-                "SELECT {columns} FROM portolan_log WHERE (epoch, tx, seq) <= ($1, $2, $3) \
-                 ORDER BY epoch, tx, seq LIMIT $4"
-            )
-        };
-        // From the records to the tombstones, of which there may be many more.
-        let sql = format!(
-            "DELETE FROM portolan_row WHERE deleted = 1 AND (table_name, key, epoch, v, origin) IN \
-             (SELECT l.table_name, l.key, l.version_epoch, l.v, l.origin FROM ({}) l WHERE l.kind = 'delete')",
-            oldest("kind, table_name, key, version_epoch, v, origin")
-        );
-        session.run(&sql, &args).await?;
-        let sql =
-            format!("DELETE FROM portolan_log WHERE (epoch, tx, seq) IN ({})", oldest("epoch, tx, seq"));
-        let gone = session.run(&sql, &args).await?;
-        session.commit().await?;
-        if self.dialect() == Dialect::Postgres {
-            self.prune_inside().await?;
-        }
-        Ok(gone)
-    }
-
-    /// Of transactions that have ended nothing is looked at any more. Some slices of them go, each on its own: a backlog
-    /// must not take longer than a statement may.
-    async fn prune_inside(&self) -> Result<(), Error> {
-        let sql = "DELETE FROM portolan.inside WHERE (tx, epoch, leased) IN (SELECT tx, epoch, leased FROM portolan.inside \
-            WHERE tx < pg_snapshot_xmin(pg_current_snapshot())::text::bigint ORDER BY tx, epoch, leased LIMIT $1)";
-        for _ in 0..PRUNE_SLICES {
-            let mut session = self.begin(Role::Owner).await?;
-            let gone = session.execute(sql, &[(CHUNK_RECORDS as u64).into()]).await?;
-            session.commit().await?;
-            if gone < CHUNK_RECORDS as u64 {
-                break;
-            }
-        }
-        Ok(())
     }
 
     /// What follows is the applier's, until [`leave_applying`] or the end of the transaction.
@@ -709,7 +657,7 @@ async fn lock(
 }
 
 /// What the database knows that bears on records.
-async fn ground(session: &mut Session, records: &[&Record]) -> Result<Ground, Error> {
+pub(crate) async fn ground(session: &mut Session, records: &[&Record]) -> Result<Ground, Error> {
     let mut ids = BTreeSet::new();
     let mut tenants = BTreeSet::new();
     for record in records {
@@ -757,7 +705,7 @@ async fn ground(session: &mut Session, records: &[&Record]) -> Result<Ground, Er
 
 /// Puts and deletes rows: deletions first, children before those they refer to, then the others the other way round.
 /// Returns why the database refuses, if it does.
-async fn write(
+pub(crate) async fn write(
     session: &mut Session,
     declared: &[Declared],
     writes: &BTreeMap<RowId, Write>,
@@ -821,7 +769,7 @@ fn statement(
     (table.put(dialect, &names(table, first)), array(&texts))
 }
 
-async fn save_states(session: &mut Session, writes: &BTreeMap<RowId, Write>) -> Result<(), Error> {
+pub(crate) async fn save_states(session: &mut Session, writes: &BTreeMap<RowId, Write>) -> Result<(), Error> {
     if writes.is_empty() {
         return Ok(());
     }
@@ -837,20 +785,20 @@ async fn save_states(session: &mut Session, writes: &BTreeMap<RowId, Write>) -> 
     let states: Vec<_> = writes.iter().map(state).collect();
     let number = |name: &str| format!("CAST(each.value ->> '{name}' AS BIGINT)");
     let sql = format!(
-        "INSERT INTO portolan_row (table_name, key, tenant, placement, deleted, epoch, v, origin, \
+        "INSERT INTO portolan_row (table_name, key, tenant, placement, deleted, round, epoch, v, origin, \
          replaces_epoch, replaces_v, replaces_origin) \
-         SELECT each.value ->> 't', each.value ->> 'k', each.value ->> 'n', {}, {}, {}, {}, each.value ->> 'o', \
-         {}, {}, each.value ->> 'ro' FROM {{each}} WHERE true \
+         SELECT each.value ->> 't', each.value ->> 'k', each.value ->> 'n', {}, {deleted}, {deleted} * f.round, \
+         {}, {}, each.value ->> 'o', {}, {}, each.value ->> 'ro' FROM {{each}} CROSS JOIN portolan_fence f WHERE true \
          ON CONFLICT (table_name, key) DO UPDATE SET tenant = excluded.tenant, placement = excluded.placement, \
-         deleted = excluded.deleted, epoch = excluded.epoch, v = excluded.v, origin = excluded.origin, \
+         deleted = excluded.deleted, round = excluded.round, epoch = excluded.epoch, v = excluded.v, origin = excluded.origin, \
          replaces_epoch = excluded.replaces_epoch, replaces_v = excluded.replaces_v, \
          replaces_origin = excluded.replaces_origin",
         number("p"),
-        number("d"),
         number("e"),
         number("v"),
         number("re"),
         number("rv"),
+        deleted = number("d"),
     );
     session.run(&sql, &[serde_json::Value::from(states).to_string().into()]).await.map(drop)
 }
@@ -866,15 +814,17 @@ async fn tell(session: &mut Session, writes: &BTreeMap<RowId, Write>) -> Result<
         })
     };
     let told: Vec<_> = writes.iter().map(told).collect();
-    let (number, row) = match session.dialect() {
-        Dialect::Postgres => ("pg_current_xact_id()::text::bigint", "(each.value ->> 'row')::jsonb"),
-        Dialect::Sqlite => ("f.tx", "each.value ->> 'row'"),
+    let (number, row, column, piece) = match session.dialect() {
+        Dialect::Postgres => {
+            ("pg_current_xact_id()::text::bigint", "(each.value ->> 'row')::jsonb", ", piece", ", f.piece")
+        }
+        Dialect::Sqlite => ("f.tx", "each.value ->> 'row'", "", ""),
     };
     let sql = format!(
         "INSERT INTO portolan_log (epoch, tx, at_us, tenant, placement, schema, kind, table_name, key, row, \
-         version_epoch, v, origin, replaces_epoch, replaces_v, replaces_origin) \
+         version_epoch, v, origin, replaces_epoch, replaces_v, replaces_origin{column}) \
          SELECT f.epoch, {number}, {{now}}, r.tenant, r.placement, f.schema, each.value ->> 'kind', r.table_name, r.key, \
-         {row}, r.epoch, r.v, r.origin, r.replaces_epoch, r.replaces_v, r.replaces_origin \
+         {row}, r.epoch, r.v, r.origin, r.replaces_epoch, r.replaces_v, r.replaces_origin{piece} \
          FROM {{each}} JOIN portolan_row r ON r.table_name = each.value ->> 't' AND r.key = each.value ->> 'k' \
          CROSS JOIN portolan_fence f"
     );

@@ -181,6 +181,9 @@ impl Dialect {
                 .replace("{now}", "portolan.now_us()")
                 .replace("{horizon}", "pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
                 .replace("{row_bytes}", "bytes")
+                // One partition is looked into for a record, not all.
+                .replace("{piece}", ", piece")
+                .replace("{same_piece}", "AND s.piece = fit.piece")
                 .replace("{each}", "jsonb_array_elements($1::jsonb) each (value)")
                 .replace("{lock}", "FOR UPDATE"),
             Self::Sqlite => text
@@ -188,6 +191,8 @@ impl Dialect {
                 .replace("{horizon}", "(SELECT tx FROM portolan_fence)")
                 // The record's header tells it.
                 .replace("{row_bytes}", "coalesce(octet_length(row), 0)")
+                .replace("{piece}", "")
+                .replace("{same_piece}", "")
                 .replace("{each}", "json_each($1) each")
                 .replace("{lock}", ""),
         }

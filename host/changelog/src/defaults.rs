@@ -10,6 +10,20 @@ pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 pub const CHUNK_RECORDS: usize = 1_000;
 /// Slices of ended transactions' marks that go with one slice of records: more than come with one, so that a backlog shrinks.
 pub const PRUNE_SLICES: usize = 4;
+/// Peers that may follow one log: more regions than a platform has, and few enough to hold each record against.
+pub const PEERS_MAX: usize = 64;
+/// Records of one piece of SQLite's log: measured, and later forgotten, within some tens of milliseconds.
+pub const PIECE_RECORDS: u64 = 5_000;
+/// Slices that one trim measures or deletes in SQLite, each in a transaction of its own, so that writers get in between.
+pub const TRIM_SLICES: usize = 20;
+/// Slices of tombstones that go with one sweep, each in a transaction of its own.
+pub const SWEEP_SLICES: usize = 20;
+/// Records younger than this are kept although all have them: readers' tokens, rewinds and comparisons look there.
+pub const LOG_AGE_MIN: Duration = Duration::from_secs(3_600);
+/// A peer that is away for longer takes a snapshot, which costs less by then: a long week-end and its Tuesday.
+pub const LOG_AGE_MAX: Duration = Duration::from_secs(4 * 24 * 3_600);
+/// Bytes of a log beside the piece that is written: what a small machine's disk has to spare.
+pub const LOG_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// Rows that are given versions at once when a table is adopted: some tens of milliseconds, so that writers hardly wait.
 pub const ADOPT_ROWS: u64 = 5_000;
 /// How long a page of rows waits for a writer: less than PostgreSQL waits before it ends one of two that wait for each other.

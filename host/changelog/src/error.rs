@@ -1,6 +1,9 @@
 //! What can go wrong, by what the caller will do about it.
 
+use portolan_core::log::Position;
+
 use crate::model::fence::{Closed, Refused};
+use crate::model::peer::PeerRefused;
 use crate::model::record::BadBatch;
 use crate::rejection::Rejection;
 
@@ -22,6 +25,9 @@ pub enum Error {
     /// The database holds what portolan never wrote, or is set up otherwise than it must be: a person must look.
     #[error("the shard's database is not as it must be: {0}")]
     Damaged(String),
+    /// A peer's word is not taken: the peer must begin anew, or somebody must look.
+    #[error(transparent)]
+    Peer(#[from] PeerRefused),
     /// The fence does not move this way: another lease has come.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -35,6 +41,16 @@ pub enum Error {
         table: String,
         /// What is not so.
         reason: String,
+    },
+    /// Some of what was asked for is gone from the log: begin anew from a snapshot.
+    #[error(
+        "the log has been trimmed through {through}, and what comes after {after} is not whole any more: take a snapshot"
+    )]
+    Trimmed {
+        /// After which position was asked.
+        after: Position,
+        /// Up to where the log has been trimmed.
+        through: Position,
     },
     /// Nobody knows whether the transaction was written: read before writing again.
     #[error("the transaction may or may not be written: {0}")]

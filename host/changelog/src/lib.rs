@@ -14,6 +14,17 @@
 //! A region's copy does that with [`Store::begin_copy`] and [`Store::copy`], which also take away what its source does not have, and then
 //! [`Store::apply_under`] the source's epoch.
 //!
+//! # Keeping the log short
+//! Who follows calls [`Store::begin_peer`] at the source with the position that it read, *before* it copies rows, and
+//! [`Store::peer_acknowledges`] from then on. [`Store::trim`] takes away what all peers have applied, and the places of those that are
+//! too far behind: [`Error::Trimmed`] and [`PeerRefused::NeedsSnapshot`] mean to begin anew. Tombstones go in rounds: [`Store::begin_round`],
+//! [`Store::mark`], the other members' [`Store::report`]s into a [`Sweep`], then [`Store::sweep`]. Who copies rows does not sweep.
+//!
+//! # Comparing copies
+//! Both sides' [`Store::digests`] are joined and compared ([`portolan_core::audit`]), then [`Store::bucket_rows`] of buckets that differ. What still
+//! differs once the replica has applied what the source had written is a fault: [`Store::begin_repair`] at the side that is wrong,
+//! [`Store::records_named`] at the other, [`Store::repair`]. Replicas of another engine are not compared.
+//!
 //! # Holding the lease
 //! Read [`Store::clock`], ask for the lease or its renewal, and when it is granted call [`Store::begin_epoch`] or
 //! [`Store::extend`] with that reading plus the lease's time less a margin. [`Store::demote`] ends it. A gateway writes with
@@ -48,6 +59,7 @@
 
 mod adopt;
 mod apply;
+mod audit;
 mod copying;
 mod database;
 pub mod defaults;
@@ -58,16 +70,20 @@ mod login;
 mod maintain;
 pub mod model;
 mod moving;
+mod peers;
 mod postgres;
 mod read;
 mod rejection;
 mod snapshot;
 mod sqlite;
 mod store;
+mod sweep;
 mod table;
 mod transaction;
+mod trim;
 
 pub use apply::{Applied, Counts, Lost, Parked};
+pub use audit::{BucketPage, DigestPage, Repair, Scope};
 pub use copying::Copying;
 pub use database::{Dialect, Row, Value};
 pub use erase::Erased;
@@ -76,15 +92,21 @@ pub use inspect::Inspection;
 pub use login::{Access, Passwords, Tls, reader};
 pub use maintain::{Maintenance, Purpose};
 pub use model::fence::{Closed, Fence, Lease, Outcome, Refused, TenantState};
+pub use model::peer::{Peer, PeerRefused};
 pub use model::progress::Progress;
 pub use model::record::{BadBatch, Batch, Change, Record, RowChange, RowId};
+pub use model::retention::Retention;
+pub use model::sweep::{Known, Mark, Member, Report, Sweep, Through};
 pub use moving::{Drained, MoveNote, Passage, Reach, Side, Stamp};
+pub use peers::Follower;
 pub use postgres::PostgresConfig;
 pub use read::{Horizon, Limits, Reached};
 pub use rejection::{Rejection, Rule};
 pub use snapshot::{Head, KeptLoser, RowPage, Snapshot};
 pub use store::{Engine, Standing, Store};
+pub use sweep::{Round, Swept};
 pub use transaction::Transaction;
+pub use trim::Trimmed;
 
 #[cfg(test)]
 mod tests;

@@ -197,7 +197,7 @@ impl Store {
     /// A tenant's records after a position.
     ///
     /// # Errors
-    /// [`Closed::Cut`] when the log may have been cut.
+    /// [`Closed::Cut`] when the log may have been cut, [`Error::Trimmed`] when some of that is gone.
     ///
     /// # Cancel safety
     /// Nothing is lost: whoever reads keeps the position.
@@ -208,7 +208,7 @@ impl Store {
         limits: Limits,
         reach: Reach,
     ) -> Result<Passage, Error> {
-        let mut session = self.pool(Role::Applier).snapshot().await?;
+        let mut session = self.along_the_log().await?;
         identity_now(&mut session).await?;
         // What is committed in SQLite is there in its order.
         let horizon = match (session.dialect(), reach) {
@@ -228,6 +228,7 @@ impl Store {
         ];
         let rows = session.query(TENANT_RECORDS, &args).await?;
         session.rollback().await?;
+        self.is_whole(after).await?;
         let records = rows.iter().map(record).collect::<Result<Vec<_>, _>>()?;
         let due = rows.first().map_or(Ok(0), |row| row.number(17))?;
         let whole = due < records_max && due == records.len() as u64;
@@ -414,6 +415,7 @@ impl Store {
         ];
         let sealed = "UPDATE portolan_tenant SET hold_until_us = NULL WHERE tenant = $1 AND hold = $2 AND away = 0 \
             AND EXISTS (SELECT 1 FROM portolan_fence WHERE epoch = $3 AND cut = 0) \
+            AND NOT EXISTS (SELECT 1 FROM portolan_trimmed t WHERE (t.epoch, t.tx, t.seq) > ($4, $5, $6)) \
             AND (SELECT count(*) FROM portolan_log l WHERE (l.epoch, l.tx, l.seq) > ($4, $5, $6) AND l.tenant = $1) = $7";
         if session.run(sealed, &args).await? != 1 || !step(&mut session, note, to.0, to.1).await? {
             session.rollback().await?;
@@ -458,14 +460,14 @@ const NEXT_TENANT: &str = "SELECT r.tenant, coalesce((SELECT t.away FROM portola
     FROM portolan_row r WHERE r.tenant > $1 AND r.deleted = 0 ORDER BY r.tenant LIMIT 1";
 
 /// As all records are read, with one tenant's alone, and how many were due.
-const TENANT_RECORDS: &str = "WITH due AS (SELECT epoch, tx, seq, {row_bytes} AS bytes FROM portolan_log \
+const TENANT_RECORDS: &str = "WITH due AS (SELECT epoch, tx, seq, {row_bytes} AS bytes{piece} FROM portolan_log \
     WHERE (epoch, tx, seq) > ($1, $2, $3) AND tenant = $6 AND tx < $7 ORDER BY epoch, tx, seq LIMIT $4), \
-    fit AS (SELECT epoch, tx, seq, sum(bytes) OVER w AS bytes, count(*) OVER w AS records FROM due \
+    fit AS (SELECT epoch, tx, seq{piece}, sum(bytes) OVER w AS bytes, count(*) OVER w AS records FROM due \
     WINDOW w AS (ORDER BY epoch, tx, seq)) \
     SELECT s.epoch, s.tx, s.seq, s.at_us, s.tenant, s.placement, s.schema, s.kind, s.table_name, s.key, \
     CAST(s.row AS TEXT), s.version_epoch, s.v, s.origin, s.replaces_epoch, s.replaces_v, s.replaces_origin, \
     (SELECT count(*) FROM due) FROM fit CROSS JOIN portolan_log s \
-    WHERE s.epoch = fit.epoch AND s.tx = fit.tx AND s.seq = fit.seq \
+    WHERE s.epoch = fit.epoch AND s.tx = fit.tx AND s.seq = fit.seq {same_piece} \
     AND (fit.bytes <= $5 OR fit.records = 1) ORDER BY fit.epoch, fit.tx, fit.seq";
 
 /// In PostgreSQL a position between transactions: it need not be a record's.

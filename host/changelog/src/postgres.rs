@@ -208,7 +208,7 @@ async fn grant(roles: &Roles) -> Result<(), Error> {
         format!("GRANT EXECUTE ON FUNCTION portolan.now_us(), portolan.written() TO {writer}, {applier}"),
         format!("GRANT EXECUTE ON FUNCTION portolan.timeline(), portolan.system() TO {applier}"),
         format!(
-            "GRANT SELECT ON portolan.fence, portolan.log, portolan.schema, portolan.declared TO {applier}"
+            "GRANT SELECT ON portolan.fence, portolan.log, portolan.trimmed, portolan.schema, portolan.declared TO {applier}"
         ),
         // The record that a tenant is forgotten.
         format!("GRANT INSERT ON portolan.log TO {applier}"),

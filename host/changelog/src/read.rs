@@ -11,7 +11,7 @@ use crate::defaults::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 use crate::error::Error;
 use crate::model::reader::cut;
 use crate::model::record::{Batch, Change, Record, RowChange, RowId};
-use crate::store::{Role, Store, identity_now};
+use crate::store::{Role, Store, identity_now, trimmed};
 
 /// How much one batch takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub struct Horizon {
 pub enum Reached {
     /// It has not come to it: this is its newest record.
     Ahead(Position),
-    /// It has it, or had it before it was pruned.
+    /// It has it, or had it before it was trimmed.
     Here,
     /// It has gone on without it: this is its newest record of that time. What came after was lost, or is of another log.
     Lost(Position),
@@ -54,15 +54,15 @@ pub enum Reached {
 
 /// Which records fit is found by their rows' lengths alone, which are told without reading the rows: a thousand rows may be
 /// gigabytes.
-const BATCH: &str = "WITH due AS (SELECT epoch, tx, seq, {row_bytes} AS bytes FROM portolan_log \
+const BATCH: &str = "WITH due AS (SELECT epoch, tx, seq, {row_bytes} AS bytes{piece} FROM portolan_log \
     WHERE (epoch, tx, seq) > ($1, $2, $3) ORDER BY epoch, tx, seq LIMIT $4), \
-    fit AS (SELECT epoch, tx, seq, \
+    fit AS (SELECT epoch, tx, seq{piece}, \
     (lead(epoch) OVER w IS NULL OR lead(epoch) OVER w <> epoch OR lead(tx) OVER w <> tx) AS ends, \
     sum(bytes) OVER w AS bytes, count(*) OVER w AS records FROM due WINDOW w AS (ORDER BY epoch, tx, seq)) \
     SELECT s.epoch, s.tx, s.seq, s.at_us, s.tenant, s.placement, s.schema, s.kind, s.table_name, s.key, \
     CAST(s.row AS TEXT), s.version_epoch, s.v, s.origin, s.replaces_epoch, s.replaces_v, s.replaces_origin, \
     fit.ends, {horizon} FROM fit CROSS JOIN portolan_log s \
-    WHERE s.epoch = fit.epoch AND s.tx = fit.tx AND s.seq = fit.seq \
+    WHERE s.epoch = fit.epoch AND s.tx = fit.tx AND s.seq = fit.seq {same_piece} \
     AND fit.records < $4 AND (fit.bytes <= $5 OR fit.records = 1) ORDER BY fit.epoch, fit.tx, fit.seq";
 
 impl Store {
@@ -72,14 +72,15 @@ impl Store {
     /// When the database does not answer.
     pub async fn reached(&self, wanted: Position) -> Result<Reached, Error> {
         let mut session = self.acquire(Role::Applier).await?;
-        let sql = "SELECT f.epoch, l.epoch, l.tx, l.seq FROM portolan_fence f LEFT JOIN \
-            (SELECT epoch, tx, seq FROM portolan_log WHERE epoch <= $1 ORDER BY epoch DESC, tx DESC, seq DESC LIMIT 1) l \
-            ON f.id = 1";
+        let sql = "SELECT f.epoch, l.epoch, l.tx, l.seq FROM portolan_fence f LEFT JOIN (SELECT epoch, tx, seq FROM \
+            (SELECT epoch, tx, seq FROM portolan_log WHERE epoch <= $1 ORDER BY epoch DESC, tx DESC, seq DESC LIMIT 1) there \
+            UNION ALL SELECT epoch, tx, seq FROM portolan_trimmed WHERE epoch <= $1 \
+            ORDER BY epoch DESC, tx DESC, seq DESC LIMIT 1) l ON f.id = 1";
         let row = session.one(sql, &[wanted.epoch.0.into()]).await?;
         let epoch = row.number(0)?;
         let newest = match row.number_or_null(1)? {
             Some(epoch) => Position::new(epoch, row.number(2)?, row.number(3)?),
-            // All of that time is pruned, and was here.
+            // Nothing of that time is known: it is from before this database, which was put back, and goes on from it.
             None if wanted.epoch.0 < epoch => return Ok(Reached::Here),
             None => Position::START,
         };
@@ -95,7 +96,8 @@ impl Store {
     /// Reads what comes after a position. An empty batch says that nothing does yet.
     ///
     /// # Errors
-    /// [`crate::Closed::Cut`] when the log may have been cut; compare witnesses, and begin an epoch.
+    /// [`Error::Trimmed`] when some of that is gone: begin anew from a snapshot. [`crate::Closed::Cut`] when the log may have been
+    /// cut; compare witnesses, and begin an epoch.
     ///
     /// # Cancel safety
     /// Nothing is lost: whoever reads keeps the position.
@@ -103,7 +105,7 @@ impl Store {
         if self.dialect() == Dialect::Sqlite {
             self.end_transaction().await?;
         }
-        let mut session = self.pool(Role::Applier).snapshot().await?;
+        let mut session = self.along_the_log().await?;
         let identity = identity_now(&mut session).await?;
         let records_max = limits.records.clamp(1, BATCH_RECORDS_MAX);
         let args = [
@@ -116,6 +118,7 @@ impl Store {
         let rows = session.query(BATCH, &args).await?;
         let at_us = session.one("SELECT {now}", &[]).await?.number(0)?;
         session.rollback().await?;
+        self.is_whole(after).await?;
         let horizon = rows.first().map_or(Ok(0), |row| row.number(18))?;
         let mut records = rows.iter().map(record).collect::<Result<Vec<_>, _>>()?;
         let ends = rows.iter().map(|row| Ok(row.number(17)? == 1)).collect::<Result<Vec<_>, Error>>()?;
@@ -124,6 +127,23 @@ impl Store {
         records.truncate(count);
         let through = records.last().map_or(after, |last| last.position);
         Ok(Batch { identity, after, through, at_us, ends, records })
+    }
+
+    /// One state of the log, which is read along its order: whatever statistics say of its pieces, what lies behind a batch is not
+    /// looked at to find the batch.
+    pub(crate) async fn along_the_log(&self) -> Result<Session, Error> {
+        let mut session = self.pool(Role::Applier).snapshot().await?;
+        if session.dialect() == Dialect::Postgres {
+            session.execute("SET LOCAL enable_sort = off", &[]).await?;
+        }
+        Ok(session)
+    }
+
+    /// Refuses a reading that began before what is there of the log. What was trimmed meanwhile leaves no trace in what was read, so
+    /// that this comes *after* the reading, and sees what was noted before anything went.
+    pub(crate) async fn is_whole(&self, after: Position) -> Result<(), Error> {
+        let through = trimmed(&mut *self.acquire(Role::Applier).await?).await?;
+        if after < through { Err(Error::Trimmed { after, through }) } else { Ok(()) }
     }
 
     /// Ends what SQLite counts as one transaction, if anything was written in it. A busy writer ends it in its own time.

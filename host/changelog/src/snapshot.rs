@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::model::record::{Record, RowId};
 use crate::moving::settled;
 use crate::read::{copy, tenant_of, version};
-use crate::store::{FENCE, Role, Store, fence, identity_now, tip};
+use crate::store::{FENCE, Role, Store, fence, identity_now};
 
 /// One state of a shard. Its connection is closed with it; while it is open, PostgreSQL keeps what is deleted meanwhile, and SQLite
 /// the log beside its file.
@@ -38,7 +38,7 @@ pub struct Head {
     pub position: Position,
     /// Which version of the tenants' schema the rows are of.
     pub schema: u64,
-    /// The newest record that was there.
+    /// The newest record that was there just before.
     pub tip: Position,
 }
 
@@ -80,6 +80,8 @@ impl Store {
         if self.dialect() == Dialect::Sqlite {
             self.end_transaction().await?;
         }
+        // Asked before, over another connection: who looks at the log within a transaction keeps it from being trimmed until the end.
+        let tip = self.tip().await?;
         let mut session = self.pool(Role::Applier).snapshot().await?;
         if session.dialect() == Dialect::Postgres {
             let idle = SNAPSHOT_IDLE.as_millis();
@@ -92,7 +94,6 @@ impl Store {
         let epoch = fence(&session.one(FENCE, &[]).await?)?.epoch;
         let row = session.one("SELECT schema, {now} FROM portolan_fence", &[]).await?;
         let (schema, at_us) = (row.number(0)?, row.number(1)?);
-        let tip = tip(&mut session).await?;
         let head = Head { at_us, epoch, identity, position, schema, tip };
         Ok(Snapshot { head, session, store: self.clone() })
     }

@@ -290,16 +290,16 @@ fn record(table: &Declared, row: &str, change: Image<'_>, condition: &str) -> St
         Image::Put { was } => ("put", table.image(row), 0, was),
     };
     format!(
-        "INSERT INTO portolan_row (table_name, key, tenant, placement, epoch, v, origin, deleted, \
+        "INSERT INTO portolan_row (table_name, key, tenant, placement, epoch, v, origin, deleted, round, \
          replaces_epoch, replaces_v, replaces_origin) \
          SELECT '{name}', {key}, {tenant}, \
          coalesce((SELECT placement FROM portolan_tenant WHERE tenant = {tenant}), 0), \
-         {epoch}, {SQLITE_NOW}, f.origin, {deleted}, \
+         {epoch}, {SQLITE_NOW}, f.origin, {deleted}, {deleted} * f.round, \
          CASE WHEN {was} THEN 0 END, CASE WHEN {was} THEN 0 END, CASE WHEN {was} THEN f.origin END \
          FROM portolan_fence f WHERE {condition} \
          ON CONFLICT (table_name, key) DO UPDATE SET \
          tenant = excluded.tenant, placement = excluded.placement, epoch = excluded.epoch, \
-         v = max(excluded.v, v + 1), origin = excluded.origin, deleted = excluded.deleted, \
+         v = max(excluded.v, v + 1), origin = excluded.origin, deleted = excluded.deleted, round = excluded.round, \
          replaces_epoch = epoch, replaces_v = v, replaces_origin = origin; \
          INSERT INTO portolan_log (epoch, tx, at_us, tenant, placement, schema, kind, table_name, key, row, \
          version_epoch, v, origin, replaces_epoch, replaces_v, replaces_origin) \

@@ -619,12 +619,22 @@ pub(crate) async fn identity_now(session: &mut Session) -> Result<Identity, Erro
     Ok(identity)
 }
 
+/// The newest record that is there, or was before it was trimmed. Right outside of a transaction that reads one state: there, a piece
+/// that was emptied meanwhile would be overlooked.
 pub(crate) async fn tip(session: &mut Session) -> Result<Position, Error> {
-    let rows = session
-        .query("SELECT epoch, tx, seq FROM portolan_log ORDER BY epoch DESC, tx DESC, seq DESC LIMIT 1", &[])
-        .await?;
-    let Some(row) = rows.first() else { return Ok(Position::START) };
-    Ok(Position::new(row.number(0)?, row.number(1)?, row.number(2)?))
+    let sql = "SELECT t.epoch, t.tx, t.seq FROM (SELECT epoch, tx, seq FROM portolan_log \
+        ORDER BY epoch DESC, tx DESC, seq DESC LIMIT 1) t UNION ALL SELECT epoch, tx, seq FROM portolan_trimmed";
+    newest(&session.query(sql, &[]).await?)
+}
+
+/// Up to where the log has been trimmed.
+pub(crate) async fn trimmed(session: &mut Session) -> Result<Position, Error> {
+    newest(&session.query("SELECT epoch, tx, seq FROM portolan_trimmed", &[]).await?)
+}
+
+fn newest(rows: &[Row]) -> Result<Position, Error> {
+    let positions = rows.iter().map(|row| Ok(Position::new(row.number(0)?, row.number(1)?, row.number(2)?)));
+    Ok(positions.collect::<Result<Vec<_>, Error>>()?.into_iter().max().unwrap_or(Position::START))
 }
 
 pub(crate) async fn tenant_state(session: &mut Session, tenant: &TenantName) -> Result<TenantState, Error> {

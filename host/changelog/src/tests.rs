@@ -10,11 +10,14 @@ use tokio::time::timeout;
 use place::{PATIENCE, Place};
 
 mod applying;
+mod auditing;
 mod capture;
 mod fence;
 mod login;
 mod moving;
 mod place;
+mod retaining;
+mod sweeping;
 mod tenants;
 
 type Case = (&'static str, fn(Place) -> Pin<Box<dyn Future<Output = ()> + Send>>);
@@ -36,9 +39,9 @@ const CASES: &[Case] = cases![
     applying::any_order_gives_the_same_rows,
     applying::children_and_parents_find_each_other,
     applying::losers_are_kept,
-    applying::pruned_records_take_their_tombstones,
     applying::what_is_deferred_waits_alone_too,
     applying::who_begins_copies_rows_and_follows,
+    auditing::what_differs_is_found_and_put_right,
     capture::a_full_disk_is_an_error_and_nothing_else,
     capture::a_lower_sequence_that_commits_later_is_still_read,
     capture::a_reinserted_row_is_above_its_tombstone,
@@ -76,6 +79,14 @@ const CASES: &[Case] = cases![
     moving::rows_come_in_the_order_of_their_tables,
     moving::tenants_are_listed_where_they_live,
     moving::what_is_open_lies_after_what_is_settled,
+    retaining::a_log_goes_when_all_have_it,
+    retaining::a_peer_that_is_too_far_behind_loses_its_place,
+    retaining::a_peers_word_is_held_against_the_log,
+    retaining::a_piece_that_is_missing_stops_nobody,
+    retaining::nobody_waits_for_a_trim,
+    retaining::what_was_trimmed_of_other_epochs_and_logs_is_told_apart,
+    sweeping::a_young_tombstone_stays,
+    sweeping::tombstones_go_when_all_have_heard,
     tenants::a_forgotten_tenant_leaves_nothing,
     tenants::a_held_tenant_is_not_written,
     tenants::one_of_two_moves_holds,

@@ -11,6 +11,7 @@
 //! [`directory`] says on which shard a tenant's data are, [`placement`] what a policy may make of that.
 
 pub mod attribute;
+pub mod audit;
 pub mod backoff;
 pub mod balance;
 pub mod bounds;

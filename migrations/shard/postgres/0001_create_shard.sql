@@ -18,11 +18,19 @@ CREATE TABLE portolan.fence (
     cut         bigint  NOT NULL CHECK (cut IN (0, 1)),
     -- The role that applies; no other's loop flag is believed.
     applier     text,
+    -- Which piece of the log is written.
+    piece       smallint NOT NULL DEFAULT 0,
+    -- Tombstones are stamped with it, and swept by it.
+    round       bigint  NOT NULL DEFAULT 1,
+    -- Tombstones of the rounds before this one have been swept.
+    swept       bigint  NOT NULL DEFAULT 0,
     UNIQUE (epoch, changes)
 );
 
 CREATE SEQUENCE portolan.log_seq;
 
+-- The log is a ring of pieces, which are made here once: a piece is emptied as a whole, without a statement that deletes rows, and
+-- no writer ever waits for a piece to be made. Positions alone order records, whichever piece they lie in.
 CREATE TABLE portolan.log (
     epoch           bigint NOT NULL,
     tx              bigint NOT NULL,
@@ -43,7 +51,43 @@ CREATE TABLE portolan.log (
     replaces_epoch  bigint,
     replaces_v      bigint,
     replaces_origin text COLLATE "C",
-    PRIMARY KEY (epoch, tx, seq)
+    piece           smallint NOT NULL,
+    PRIMARY KEY (epoch, tx, seq, piece)
+) PARTITION BY LIST (piece);
+
+CREATE TABLE portolan.log_0 PARTITION OF portolan.log FOR VALUES IN (0);
+CREATE TABLE portolan.log_1 PARTITION OF portolan.log FOR VALUES IN (1);
+CREATE TABLE portolan.log_2 PARTITION OF portolan.log FOR VALUES IN (2);
+CREATE TABLE portolan.log_3 PARTITION OF portolan.log FOR VALUES IN (3);
+CREATE TABLE portolan.log_4 PARTITION OF portolan.log FOR VALUES IN (4);
+CREATE TABLE portolan.log_5 PARTITION OF portolan.log FOR VALUES IN (5);
+CREATE TABLE portolan.log_6 PARTITION OF portolan.log FOR VALUES IN (6);
+CREATE TABLE portolan.log_7 PARTITION OF portolan.log FOR VALUES IN (7);
+-- Somebody may take a piece away by hand: what would be written into it lies here.
+CREATE TABLE portolan.log_rest PARTITION OF portolan.log DEFAULT;
+
+-- Up to where the log has been trimmed: of each epoch the last record that was. Nothing at or before the highest of them is read again.
+CREATE TABLE portolan.trimmed (
+    epoch bigint PRIMARY KEY,
+    tx    bigint NOT NULL,
+    seq   bigint NOT NULL
+);
+
+-- Who follows this log, and how far each has come.
+CREATE TABLE portolan.peer (
+    name              text   PRIMARY KEY COLLATE "C",
+    system            text   NOT NULL,
+    timeline          bigint NOT NULL,
+    incarnation       text   NOT NULL,
+    received_epoch    bigint NOT NULL,
+    received_tx       bigint NOT NULL,
+    received_seq      bigint NOT NULL,
+    applied_epoch     bigint NOT NULL,
+    applied_tx        bigint NOT NULL,
+    applied_seq       bigint NOT NULL,
+    acknowledged_us   bigint NOT NULL,
+    -- Since when it holds nothing any more, and must begin anew from a snapshot.
+    needs_snapshot_us bigint
 );
 
 -- Each transaction that has entered the fence, under the lease or as a member: its row is what is looked at again at
@@ -68,10 +112,13 @@ CREATE TABLE portolan.row (
     replaces_v      bigint,
     replaces_origin text COLLATE "C",
     deleted         bigint NOT NULL CHECK (deleted IN (0, 1)),
+    -- Of a tombstone, in which round it came here; 0 of a row.
+    round           bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (table_name, key)
 );
 
 CREATE INDEX row_tenant ON portolan.row (tenant, table_name, key, placement);
+CREATE INDEX row_tombstone ON portolan.row (round) WHERE deleted = 1;
 
 -- Tenants that were ever held or moved; all others are here, with placement 0.
 CREATE TABLE portolan.tenant (
@@ -277,22 +324,23 @@ BEGIN
     END IF;
     INSERT INTO portolan.inside VALUES (number, here.epoch, own_leased) ON CONFLICT DO NOTHING;
     INSERT INTO portolan.row AS old
-        (table_name, key, tenant, placement, epoch, v, origin, deleted, replaces_epoch, replaces_v, replaces_origin)
+        (table_name, key, tenant, placement, epoch, v, origin, deleted, round, replaces_epoch, replaces_v, replaces_origin)
     VALUES (own_table, own_key, own_tenant, coalesce(place.placement, 0),
         CASE WHEN own_leased THEN here.epoch ELSE 0 END, now_us, here.origin, (image IS NULL)::int,
+        CASE WHEN image IS NULL THEN here.round ELSE 0 END,
         CASE WHEN was THEN 0 END, CASE WHEN was THEN 0 END, CASE WHEN was THEN here.origin END)
     ON CONFLICT (table_name, key) DO UPDATE SET
         tenant = excluded.tenant, placement = excluded.placement, epoch = excluded.epoch,
         v = greatest(excluded.v, old.v + 1), origin = excluded.origin, deleted = excluded.deleted,
-        replaces_epoch = old.epoch, replaces_v = old.v, replaces_origin = old.origin
+        round = excluded.round, replaces_epoch = old.epoch, replaces_v = old.v, replaces_origin = old.origin
     RETURNING * INTO version;
     INSERT INTO portolan.log
         (epoch, tx, at_us, tenant, placement, schema, kind, table_name, key, row,
-         version_epoch, v, origin, replaces_epoch, replaces_v, replaces_origin)
+         version_epoch, v, origin, replaces_epoch, replaces_v, replaces_origin, piece)
     VALUES (here.epoch, number, now_us, own_tenant, version.placement, here.schema,
         CASE WHEN image IS NULL THEN 'delete' ELSE 'put' END, own_table, own_key, image,
         version.epoch, version.v, version.origin,
-        version.replaces_epoch, version.replaces_v, version.replaces_origin);
+        version.replaces_epoch, version.replaces_v, version.replaces_origin, here.piece);
 END $$;
 
 -- Before each statement: TG_ARGV[0] is 'leased' or 'members'.

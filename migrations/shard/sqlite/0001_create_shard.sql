@@ -14,11 +14,15 @@ CREATE TABLE portolan_fence (
     -- The history was cut: a new epoch must begin before anything is written.
     cut         INTEGER NOT NULL CHECK (cut IN (0, 1)),
     -- The number of the transaction that is being written. SQLite numbers none; whoever wants an end moves it on.
-    tx          INTEGER NOT NULL
+    tx          INTEGER NOT NULL,
+    -- Tombstones are stamped with it, and swept by it.
+    round       INTEGER NOT NULL,
+    -- Tombstones of the rounds before this one have been swept.
+    swept       INTEGER NOT NULL
 ) STRICT;
 
 INSERT INTO portolan_fence VALUES
-    (1, 0, 0, 0, '', 0, lower(hex(randomblob(8))), 1, lower(hex(randomblob(8))), 0, 1);
+    (1, 0, 0, 0, '', 0, lower(hex(randomblob(8))), 1, lower(hex(randomblob(8))), 0, 1, 1, 0);
 
 CREATE TABLE portolan_log (
     seq             INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -44,6 +48,40 @@ CREATE TABLE portolan_log (
 
 CREATE UNIQUE INDEX portolan_log_position ON portolan_log (epoch, tx, seq);
 
+-- Pieces of the log that have been measured, each by its last record.
+CREATE TABLE portolan_piece (
+    seq       INTEGER PRIMARY KEY,
+    epoch     INTEGER NOT NULL,
+    tx        INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    bytes     INTEGER NOT NULL,
+    newest_us INTEGER NOT NULL
+) STRICT;
+
+-- Up to where the log has been trimmed: of each epoch the last record that was. Nothing at or before the highest of them is read again.
+CREATE TABLE portolan_trimmed (
+    epoch INTEGER PRIMARY KEY,
+    tx    INTEGER NOT NULL,
+    seq   INTEGER NOT NULL
+) STRICT;
+
+-- Who follows this log, and how far each has come.
+CREATE TABLE portolan_peer (
+    name              TEXT    PRIMARY KEY,
+    system            TEXT    NOT NULL,
+    timeline          INTEGER NOT NULL,
+    incarnation       TEXT    NOT NULL,
+    received_epoch    INTEGER NOT NULL,
+    received_tx       INTEGER NOT NULL,
+    received_seq      INTEGER NOT NULL,
+    applied_epoch     INTEGER NOT NULL,
+    applied_tx        INTEGER NOT NULL,
+    applied_seq       INTEGER NOT NULL,
+    acknowledged_us   INTEGER NOT NULL,
+    -- Since when it holds nothing any more, and must begin anew from a snapshot.
+    needs_snapshot_us INTEGER
+) STRICT, WITHOUT ROWID;
+
 -- The version of each row that was ever written here, and of each that was deleted.
 CREATE TABLE portolan_row (
     table_name      TEXT    NOT NULL,
@@ -57,10 +95,13 @@ CREATE TABLE portolan_row (
     replaces_v      INTEGER,
     replaces_origin TEXT,
     deleted         INTEGER NOT NULL CHECK (deleted IN (0, 1)),
+    -- Of a tombstone, in which round it came here; 0 of a row.
+    round           INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (table_name, key)
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX portolan_row_tenant ON portolan_row (tenant, table_name, key, placement);
+CREATE INDEX portolan_row_tombstone ON portolan_row (round) WHERE deleted = 1;
 
 -- Tenants that were ever held or moved; all others are here, with placement 0.
 CREATE TABLE portolan_tenant (

@@ -5,6 +5,8 @@ use portolan_core::balance::splitmix;
 mod fence;
 mod gate;
 mod reader;
+mod retention;
+mod sweep;
 
 /// A seeded stream of choices.
 struct Dice(u64);

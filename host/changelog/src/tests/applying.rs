@@ -439,35 +439,3 @@ pub(super) async fn who_begins_copies_rows_and_follows(place: Place) {
         rows(&place, &source).await.into_iter().filter(|row| row.starts_with("acme")).collect();
     assert_eq!(rows(&place, &follower).await, expected);
 }
-
-pub(super) async fn pruned_records_take_their_tombstones(place: Place) {
-    let shard = notes_shard(&place, "eu").await;
-    let mut direct = place.direct(&shard, "acme").await;
-    direct.ok("INSERT INTO notes VALUES ('acme', 1, 'a'), ('acme', 2, 'b')").await;
-    direct.ok("DELETE FROM notes WHERE id = 1").await;
-    let seen = read(&shard.store, Position::START).await.through;
-    direct.ok("DELETE FROM notes WHERE id = 2").await;
-    let mut gone = 0;
-    loop {
-        match shard.store.prune(seen).await.unwrap() {
-            0 => break,
-            more => gone += more,
-        }
-    }
-    assert_eq!(gone, 3);
-    let rest = shard.store.rows(None, None, 9).await.unwrap();
-    assert!(
-        matches!(&rest[..], [one] if matches!(&one.change, Change::Row(change) if change.id.key.contains('2'))),
-        "{rest:?}"
-    );
-    assert_eq!(all(&shard.store).await.len(), 1);
-    if !place.is_sqlite() {
-        // Cases beside this one have transactions that are open: it takes until they end.
-        let deadline = tokio::time::Instant::now() + super::place::PATIENCE;
-        let mut admin = place.admin(&shard).await;
-        while admin.texts("SELECT tx::text FROM portolan.inside").await != [""; 0] {
-            assert!(tokio::time::Instant::now() < deadline);
-            shard.store.prune(Position::START).await.unwrap();
-        }
-    }
-}

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use portolan_core::ids::TenantName;
 use portolan_core::log::{Identity, Placement, Position};
+use portolan_core::tenant_table::ConflictRule;
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -14,10 +15,14 @@ use crate::adopt;
 use crate::database::{Dialect, Row, Session, Value};
 use crate::defaults::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, CHUNK_RECORDS, PRUNE_SLICES, RETRY_MAX};
 use crate::error::Error;
-use crate::model::gate::{Ground, Loser, Plan, RowState, Write};
+use crate::ledger::kind_of;
+use crate::model::gate::{Ground, Plan, RowState, Why, Write};
+use crate::model::kind::ConflictKind;
+use crate::model::marks::Columns;
 use crate::model::progress::{Admission, Progress};
 use crate::model::record::{Batch, Change, Record, RowChange, RowId};
 use crate::read::{tenant_of, version};
+use crate::rejection::{Rejection, Rule};
 use crate::store::{Role, Store, enter_log};
 use crate::table::Declared;
 
@@ -52,25 +57,12 @@ pub struct Counts {
 /// A change that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parked {
+    /// What kind of conflict it is.
+    pub kind: ConflictKind,
     /// The change.
     pub record: Record,
     /// Why the database did not take it.
     pub why: String,
-}
-
-/// A version that lost without having been known to the winner.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lost {
-    /// Of which row.
-    pub id: RowId,
-    /// Whose it is.
-    pub tenant: Option<TenantName>,
-    /// The row as it was, in canonical form; none when it was a deletion.
-    pub row: Option<String>,
-    /// The version that lost.
-    pub version: portolan_core::log::Version,
-    /// The version that won.
-    pub winner: portolan_core::log::Version,
 }
 
 /// What was taken of some records.
@@ -78,10 +70,17 @@ pub struct Lost {
 struct Taken {
     conflicts: u64,
     forgotten: u64,
-    parked: Vec<(Record, String)>,
+    parked: Vec<(Record, Obstacle)>,
     /// This log tells what is taken.
     told: bool,
     written: u64,
+}
+
+/// Why a change waits.
+#[derive(Clone, Debug)]
+struct Obstacle {
+    kind: ConflictKind,
+    why: String,
 }
 
 const PROGRESS: &str = "SELECT system, timeline, incarnation, epoch, tx, seq, staged_epoch, staged_tx, staged_seq \
@@ -202,24 +201,7 @@ impl Store {
         let args = [(RETRY_MAX as u64).into(), tenant.map_or("", TenantName::as_str).into()];
         let rows = session.query(sql, &args).await?;
         let records = rows.iter().map(|row| parse(&row.text(0)?)).collect::<Result<Vec<Record>, _>>()?;
-        for record in &records {
-            if let Change::Row(change) = &record.change {
-                let version = &change.version;
-                session
-                    .run(
-                        "DELETE FROM portolan_parked \
-                         WHERE table_name = $1 AND key = $2 AND epoch = $3 AND v = $4 AND origin = $5",
-                        &[
-                            change.id.table.as_str().into(),
-                            change.id.key.as_str().into(),
-                            version.epoch.0.into(),
-                            version.v.into(),
-                            version.origin.as_str().into(),
-                        ],
-                    )
-                    .await?;
-            }
-        }
+        unpark(session, &records).await?;
         self.absorb(session, &records, counts, tenant.is_some()).await
     }
 
@@ -229,33 +211,13 @@ impl Store {
     /// When the database does not answer.
     pub async fn parked(&self, max: usize) -> Result<Vec<Parked>, Error> {
         let mut session = self.acquire(Role::Applier).await?;
-        let sql = "SELECT record, why FROM portolan_parked ORDER BY at_us, epoch, v LIMIT $1";
+        let sql = "SELECT record, why, kind FROM portolan_parked ORDER BY at_us, epoch, v LIMIT $1";
         let rows = session.query(sql, &[(max as u64).into()]).await?;
-        rows.iter().map(|row| Ok(Parked { record: parse(&row.text(0)?)?, why: row.text(1)? })).collect()
-    }
-
-    /// Losers of a tenant, or of all.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn conflicts(&self, tenant: Option<&TenantName>, max: usize) -> Result<Vec<Lost>, Error> {
-        let mut session = self.acquire(Role::Applier).await?;
-        let sql = "SELECT c.table_name, c.key, c.tenant, c.row, c.lost_epoch, c.lost_v, c.lost_origin, \
-            c.won_epoch, c.won_v, c.won_origin FROM portolan_conflict c WHERE $1 = '' OR c.tenant = $1 \
-            ORDER BY c.at_us, c.table_name, c.key LIMIT $2";
-        let args = [tenant.map_or("", TenantName::as_str).into(), (max as u64).into()];
-        let rows = session.query(sql, &args).await?;
-        let lost = |row: &Row| {
-            let none = || Error::Damaged("a conflict without versions".to_owned());
-            Ok(Lost {
-                id: RowId { table: row.text(0)?, key: row.text(1)? },
-                tenant: tenant_of(row, 2)?,
-                row: row.text_or_null(3)?,
-                version: version(row, 4)?.ok_or_else(none)?,
-                winner: version(row, 7)?.ok_or_else(none)?,
-            })
+        let parked = |row: &Row| {
+            let kind = kind_of(&row.text(2)?)?;
+            Ok(Parked { kind, record: parse(&row.text(0)?)?, why: row.text(1)? })
         };
-        rows.iter().map(lost).collect()
+        rows.iter().map(parked).collect()
     }
 
     /// Forgets a tenant that has moved away with this placement: its rows, their versions, tombstones, losers. One record
@@ -313,9 +275,10 @@ impl Store {
                  ORDER BY epoch, tx, seq LIMIT $4"
             )
         };
-        // From the records to the tombstones, of which there may be many more.
+        // From the records to the tombstones, of which there may be many more. Where a rule goes by the row's history, whoever
+        // begins it anew without the tombstone would be behind those that still have it: they stay.
         let sql = format!(
-            "DELETE FROM portolan_row WHERE deleted = 1 AND (table_name, key, epoch, v, origin) IN \
+            "DELETE FROM portolan_row WHERE deleted = 1 AND (marks IS NULL OR marks ->> 'dead' IS NOT NULL) AND (table_name, key, epoch, v, origin) IN \
              (SELECT l.table_name, l.key, l.version_epoch, l.v, l.origin FROM ({}) l WHERE l.kind = 'delete')",
             oldest("kind, table_name, key, version_epoch, v, origin")
         );
@@ -389,7 +352,8 @@ impl Store {
     ///
     /// All at once if the database takes them so. If not, one after the other as they were written, because that order kept
     /// every constraint where they come from; and what came before its time once more at the end. What is refused even
-    /// then is parked. What is taken stands in this log too, if it is to be `told`.
+    /// then is parked. What is taken stands in this log too, if it is to be `told`. What waited for the same rows is judged again: a newer
+    /// version may have made it void, and then it waits no longer.
     pub(crate) async fn absorb(
         &self,
         session: &mut Session,
@@ -399,10 +363,11 @@ impl Store {
     ) -> Result<(), Error> {
         let declared = self.declared();
         let (mut good, mut parked) = (Vec::new(), Vec::new());
-        for record in records {
+        let waiting = waiting(session, records).await?;
+        for record in records.iter().chain(&waiting) {
             match fits(&declared, record) {
                 Ok(()) => good.push(record),
-                Err(why) => parked.push((record.clone(), why)),
+                Err(obstacle) => parked.push((record.clone(), obstacle)),
             }
         }
         lock(session, &declared, &good, told).await?;
@@ -417,7 +382,12 @@ impl Store {
             }
         }
         parked.extend(taken.parked);
+        let waits = |record: &Record| parked.iter().any(|(parked, _)| parked == record);
+        let void: Vec<Record> = waiting.iter().filter(|record| !waits(record)).cloned().collect();
+        unpark(session, &void).await?;
         park(session, &parked).await?;
+        // Those that waited before are counted already.
+        parked.retain(|(record, _)| !waiting.contains(record));
         counts.conflicts += taken.conflicts;
         counts.forgotten += taken.forgotten;
         counts.written += taken.written;
@@ -432,10 +402,10 @@ impl Store {
         declared: &[Declared],
         records: &[&Record],
         taken: &mut Taken,
-    ) -> Result<Vec<(Record, String)>, Error> {
+    ) -> Result<Vec<(Record, Obstacle)>, Error> {
         session.execute("SAVEPOINT portolan_take", &[]).await?;
         let now = session.one("SELECT {now}", &[]).await?.number(0)?;
-        let mut ground = ground(session, records).await?;
+        let mut ground = self.ground(session, declared, records).await?;
         let plan = Plan::make(&mut ground, records.iter().copied(), now);
         for (tenant, placement) in &plan.forgets {
             self.forget_rows(session, tenant, *placement).await?;
@@ -444,7 +414,11 @@ impl Store {
         if let Some(why) = write(session, declared, &plan.writes).await? {
             session.execute("ROLLBACK TO portolan_take", &[]).await?;
             session.execute("RELEASE portolan_take", &[]).await?;
-            return Ok(plan.writes.into_values().map(|write| (write.record, why.clone())).collect());
+            let obstacle = |write: Write| {
+                let kind = refusal(declared, &write, &why);
+                (write.record, Obstacle { kind, why: why.message.clone() })
+            };
+            return Ok(plan.writes.into_values().map(obstacle).collect());
         }
         save_states(session, &plan.writes).await?;
         if taken.told {
@@ -453,43 +427,30 @@ impl Store {
         session.execute("RELEASE portolan_take", &[]).await?;
         taken.conflicts += plan.conflicts.len() as u64;
         taken.forgotten += plan.forgotten;
-        taken.parked.extend(plan.parked.into_iter().map(|(record, why)| (record, why.text().to_owned())));
+        let obstacle = |why: Why| Obstacle { kind: why.kind(), why: why.text().to_owned() };
+        taken.parked.extend(plan.parked.into_iter().map(|(record, why)| (record, obstacle(why))));
         taken.written += plan.writes.len() as u64;
         Ok(Vec::new())
     }
 
-    async fn keep_conflicts(&self, session: &mut Session, plan: &Plan) -> Result<(), Error> {
-        let there = plan.conflicts.iter().filter(|conflict| conflict.loser == Loser::There);
-        let there: Vec<RowId> = there.map(|conflict| conflict.id.clone()).collect();
-        let mut images = self.images(session, &there).await?;
-        for conflict in &plan.conflicts {
-            let row = match &conflict.loser {
-                Loser::Came(row) => row.clone(),
-                Loser::There => images.remove(&conflict.id),
-            };
-            let (lost, won) = (&conflict.lost, &conflict.won);
-            session
-                .run(
-                    "INSERT INTO portolan_conflict (table_name, key, lost_epoch, lost_v, lost_origin, \
-                     won_epoch, won_v, won_origin, tenant, placement, row, at_us) \
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, {now}) ON CONFLICT DO NOTHING",
-                    &[
-                        conflict.id.table.as_str().into(),
-                        conflict.id.key.as_str().into(),
-                        lost.epoch.0.into(),
-                        lost.v.into(),
-                        lost.origin.as_str().into(),
-                        won.epoch.0.into(),
-                        won.v.into(),
-                        won.origin.as_str().into(),
-                        conflict.tenant.as_ref().map(TenantName::as_str).into(),
-                        conflict.placement.0.into(),
-                        row.into(),
-                    ],
-                )
-                .await?;
+    /// What the database knows that bears on records.
+    async fn ground(
+        &self,
+        session: &mut Session,
+        declared: &[Declared],
+        records: &[&Record],
+    ) -> Result<Ground, Error> {
+        let mut ground = ground(session, records).await?;
+        for Declared { table, .. } in declared {
+            if table.conflict != ConflictRule::LastWriterWins {
+                ground.rules.insert(table.name.to_string(), table.conflict.clone());
+            }
         }
-        Ok(())
+        let merged = |table: &str| matches!(ground.rules.get(table), Some(ConflictRule::Columns { .. }));
+        let there = ground.rows.iter().filter(|(id, state)| !state.deleted && merged(&id.table));
+        let there: Vec<RowId> = there.map(|(id, _)| id.clone()).collect();
+        ground.images = self.images(session, &there).await?;
+        Ok(ground)
     }
 
     /// All of a tenant that is of an earlier placement goes, without tombstones.
@@ -627,23 +588,29 @@ pub(crate) async fn leave_applying(session: &mut Session) -> Result<(), Error> {
 }
 
 /// Is a change of a table and columns that are here, and does it say the same of itself everywhere?
-fn fits(declared: &[Declared], record: &Record) -> Result<(), String> {
+fn fits(declared: &[Declared], record: &Record) -> Result<(), Obstacle> {
     let Change::Row(change) = &record.change else { return Ok(()) };
     let table = declared.iter().find(|table| table.table.name.as_str() == change.id.table);
-    let table = table.ok_or_else(|| format!("the table `{}` is not declared here", change.id.table))?;
-    let key: Vec<Box<RawValue>> = serde_json::from_str(&change.id.key)
-        .map_err(|error| format!("its key is no array of JSON: {error}"))?;
+    let odd = |why: &str| Err(Obstacle { kind: ConflictKind::ApplyError, why: why.to_owned() });
+    let Some(table) = table else {
+        let why = format!("the table `{}` is not declared here", change.id.table);
+        return Err(Obstacle { kind: ConflictKind::TargetTableMissing, why });
+    };
+    let Ok(key) = serde_json::from_str::<Vec<Box<RawValue>>>(&change.id.key) else {
+        return odd("its key is no array of JSON");
+    };
     if key.len() != table.table.key.len() {
-        return Err("its key has another number of columns".to_owned());
+        return odd("its key has another number of columns");
     }
     if table.table.tenant.is_some() != record.tenant.is_some() {
-        return Err("it is of a tenant, and its table is not, or the other way round".to_owned());
+        return odd("it is of a tenant, and its table is not, or the other way round");
     }
     let Some(row) = &change.row else { return Ok(()) };
-    let row = columns(row)?;
+    let Ok(row) = columns(row) else { return odd("its row is no object of JSON") };
     let own = |name: &&String| !table.columns.contains(name) && !table.generated.contains(name);
     if let Some(unknown) = row.keys().find(own) {
-        return Err(format!("`{}` has no column `{unknown}` here yet", change.id.table));
+        let why = format!("`{}` has no column `{unknown}` here yet", change.id.table);
+        return Err(Obstacle { kind: ConflictKind::TargetColumnMissing, why });
     }
     let same = table
         .table
@@ -652,19 +619,34 @@ fn fits(declared: &[Declared], record: &Record) -> Result<(), String> {
         .zip(&key)
         .all(|(column, value)| row.get(column.as_str()).is_some_and(|there| there.get() == value.get()));
     if !same {
-        return Err("its row is of another key".to_owned());
+        return odd("its row is of another key");
     }
     if let (Some(column), Some(tenant)) = (&table.table.tenant, &record.tenant) {
         let there = row.get(column.as_str()).map(|value| value.get().trim_matches('"'));
         if there != Some(tenant.as_str()) {
-            return Err("its row is of another tenant".to_owned());
+            return odd("its row is of another tenant");
         }
     }
     Ok(())
 }
 
-fn columns(row: &str) -> Result<BTreeMap<String, Box<RawValue>>, String> {
-    serde_json::from_str(row).map_err(|error| format!("its row is no object of JSON: {error}"))
+fn columns(row: &str) -> Result<Columns, serde_json::Error> {
+    serde_json::from_str(row)
+}
+
+/// What kind of conflict it is that a database refuses a row.
+fn refusal(declared: &[Declared], write: &Write, why: &Rejection) -> ConflictKind {
+    let Change::Row(change) = &write.record.change else { return ConflictKind::ApplyError };
+    let table = declared.iter().find(|table| table.table.name.as_str() == change.id.table);
+    let known = table.map_or_else(BTreeSet::new, |table| names(table, write));
+    match why.rule {
+        Rule::Unique => ConflictKind::MultipleUniqueConflicts,
+        Rule::NotNull if !why.columns.iter().any(|column| known.contains(column)) => {
+            ConflictKind::SourceColumnMissing
+        }
+        Rule::Missing => ConflictKind::TargetColumnMissing,
+        _ => ConflictKind::ApplyError,
+    }
 }
 
 /// Nobody else writes these tables until the batch is in: a local writer and the applier would not see each other. All
@@ -711,7 +693,7 @@ async fn ground(session: &mut Session, records: &[&Record]) -> Result<Ground, Er
     let rows = session
         .query(
             "SELECT r.table_name, r.key, r.tenant, r.placement, r.deleted, r.epoch, r.v, r.origin, \
-             r.replaces_epoch, r.replaces_v, r.replaces_origin FROM {each} \
+             r.replaces_epoch, r.replaces_v, r.replaces_origin, CAST(r.marks AS TEXT) FROM {each} \
              JOIN portolan_row r ON r.table_name = each.value ->> 't' AND r.key = each.value ->> 'k'",
             &[serde_json::Value::from(ids).to_string().into()],
         )
@@ -724,6 +706,7 @@ async fn ground(session: &mut Session, records: &[&Record]) -> Result<Ground, Er
             deleted: row.number(4)? == 1,
             version: version(row, 5)?.ok_or_else(|| Error::Damaged("a row without a version".to_owned()))?,
             replaces: version(row, 8)?,
+            marks: row.text_or_null(11)?,
         };
         ground.rows.insert(RowId { table: row.text(0)?, key: row.text(1)? }, state);
     }
@@ -750,7 +733,7 @@ async fn write(
     session: &mut Session,
     declared: &[Declared],
     writes: &BTreeMap<RowId, Write>,
-) -> Result<Option<String>, Error> {
+) -> Result<Option<Box<Rejection>>, Error> {
     let of = |table: &Declared, deleted: bool| {
         let name = table.table.name.as_str().to_owned();
         let of = writes.iter().filter(move |(id, write)| id.table == name && write.row.is_none() == deleted);
@@ -771,7 +754,7 @@ async fn write(
         let Some((_, first)) = rows.first() else { continue };
         let (sql, texts) = statement(session.dialect(), table, first, &rows);
         match session.attempt(&sql, &[texts.into()]).await {
-            Err(Error::Rejected(why)) => return Ok(Some(why.message)),
+            Err(Error::Rejected(why)) => return Ok(Some(why)),
             done => done.map(drop)?,
         }
     }
@@ -779,12 +762,12 @@ async fn write(
 }
 
 /// Has what is deferred looked at now, because at commit no single change could wait for it any more.
-async fn deferred(session: &mut Session) -> Result<Option<String>, Error> {
+async fn deferred(session: &mut Session) -> Result<Option<Box<Rejection>>, Error> {
     if session.dialect() == Dialect::Sqlite {
         return Ok(None);
     }
     match session.attempt("SET CONSTRAINTS ALL IMMEDIATE", &[]).await {
-        Err(Error::Rejected(why)) => Ok(Some(why.message)),
+        Err(Error::Rejected(why)) => Ok(Some(why)),
         Err(error) => Err(error),
         Ok(_) => session.execute("SET CONSTRAINTS ALL DEFERRED", &[]).await.map(|_| None),
     }
@@ -821,19 +804,24 @@ async fn save_states(session: &mut Session, writes: &BTreeMap<RowId, Write>) -> 
             "t": id.table, "k": id.key, "n": state.tenant, "p": state.placement, "d": u8::from(state.deleted),
             "e": state.version.epoch, "v": state.version.v, "o": state.version.origin,
             "re": replaces.map(|old| old.epoch), "rv": replaces.map(|old| old.v), "ro": replaces.map(|old| &old.origin),
+            "m": state.marks,
         })
     };
     let states: Vec<_> = writes.iter().map(state).collect();
     let number = |name: &str| format!("CAST(each.value ->> '{name}' AS BIGINT)");
+    let marks = match session.dialect() {
+        Dialect::Postgres => "(each.value ->> 'm')::jsonb",
+        Dialect::Sqlite => "each.value ->> 'm'",
+    };
     let sql = format!(
         "INSERT INTO portolan_row (table_name, key, tenant, placement, deleted, epoch, v, origin, \
-         replaces_epoch, replaces_v, replaces_origin) \
+         replaces_epoch, replaces_v, replaces_origin, marks) \
          SELECT each.value ->> 't', each.value ->> 'k', each.value ->> 'n', {}, {}, {}, {}, each.value ->> 'o', \
-         {}, {}, each.value ->> 'ro' FROM {{each}} WHERE true \
+         {}, {}, each.value ->> 'ro', {marks} FROM {{each}} WHERE true \
          ON CONFLICT (table_name, key) DO UPDATE SET tenant = excluded.tenant, placement = excluded.placement, \
          deleted = excluded.deleted, epoch = excluded.epoch, v = excluded.v, origin = excluded.origin, \
          replaces_epoch = excluded.replaces_epoch, replaces_v = excluded.replaces_v, \
-         replaces_origin = excluded.replaces_origin",
+         replaces_origin = excluded.replaces_origin, marks = excluded.marks",
         number("p"),
         number("d"),
         number("e"),
@@ -861,23 +849,23 @@ async fn tell(session: &mut Session, writes: &BTreeMap<RowId, Write>) -> Result<
     };
     let sql = format!(
         "INSERT INTO portolan_log (epoch, tx, at_us, tenant, placement, schema, kind, table_name, key, row, \
-         version_epoch, v, origin, replaces_epoch, replaces_v, replaces_origin) \
+         version_epoch, v, origin, replaces_epoch, replaces_v, replaces_origin, marks) \
          SELECT f.epoch, {number}, {{now}}, r.tenant, r.placement, f.schema, each.value ->> 'kind', r.table_name, r.key, \
-         {row}, r.epoch, r.v, r.origin, r.replaces_epoch, r.replaces_v, r.replaces_origin \
+         {row}, r.epoch, r.v, r.origin, r.replaces_epoch, r.replaces_v, r.replaces_origin, r.marks \
          FROM {{each}} JOIN portolan_row r ON r.table_name = each.value ->> 't' AND r.key = each.value ->> 'k' \
          CROSS JOIN portolan_fence f"
     );
     session.run(&sql, &[serde_json::Value::from(told).to_string().into()]).await.map(drop)
 }
 
-async fn park(session: &mut Session, parked: &[(Record, String)]) -> Result<(), Error> {
-    for (record, why) in parked {
+async fn park(session: &mut Session, parked: &[(Record, Obstacle)]) -> Result<(), Error> {
+    for (record, Obstacle { kind, why }) in parked {
         let Change::Row(RowChange { id, version, .. }) = &record.change else { continue };
         session
             .run(
-                "INSERT INTO portolan_parked (table_name, key, epoch, v, origin, tenant, placement, record, why, at_us) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, {now}) \
-                 ON CONFLICT (table_name, key, epoch, v, origin) DO UPDATE SET why = excluded.why, \
+                "INSERT INTO portolan_parked (table_name, key, epoch, v, origin, tenant, placement, record, kind, why, at_us) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, {now}) \
+                 ON CONFLICT (table_name, key, epoch, v, origin) DO UPDATE SET why = excluded.why, kind = excluded.kind, \
                  tenant = excluded.tenant, placement = excluded.placement, record = excluded.record",
                 &[
                     id.table.as_str().into(),
@@ -888,7 +876,54 @@ async fn park(session: &mut Session, parked: &[(Record, String)]) -> Result<(), 
                     record.tenant.as_ref().map(TenantName::as_str).into(),
                     record.placement.0.into(),
                     print(record)?.into(),
+                    kind.word().into(),
                     why.as_str().into(),
+                ],
+            )
+            .await?;
+    }
+    Ok(())
+}
+
+/// Changes that wait for rows which records name, and are not among these.
+async fn waiting(session: &mut Session, records: &[Record]) -> Result<Vec<Record>, Error> {
+    if session.query("SELECT 1 FROM portolan_parked LIMIT 1", &[]).await?.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut ids = BTreeSet::new();
+    for record in records {
+        if let Change::Row(change) = &record.change {
+            ids.insert(&change.id);
+        }
+    }
+    let ids: Vec<_> = ids.into_iter().map(|id| json!({ "t": id.table, "k": id.key })).collect();
+    let rows = session
+        .query(
+            &format!(
+                "SELECT p.record FROM {{each}} JOIN portolan_parked p \
+                 ON p.table_name = each.value ->> 't' AND p.key = each.value ->> 'k' LIMIT {RETRY_MAX}"
+            ),
+            &[serde_json::Value::from(ids).to_string().into()],
+        )
+        .await?;
+    rows.iter().map(|row| parse(&row.text(0)?)).collect()
+}
+
+/// Changes wait no longer.
+async fn unpark(session: &mut Session, records: &[Record]) -> Result<(), Error> {
+    for record in records {
+        let Change::Row(change) = &record.change else { continue };
+        let version = &change.version;
+        session
+            .run(
+                "DELETE FROM portolan_parked \
+                 WHERE table_name = $1 AND key = $2 AND epoch = $3 AND v = $4 AND origin = $5",
+                &[
+                    change.id.table.as_str().into(),
+                    change.id.key.as_str().into(),
+                    version.epoch.0.into(),
+                    version.v.into(),
+                    version.origin.as_str().into(),
                 ],
             )
             .await?;

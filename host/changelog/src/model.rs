@@ -1,10 +1,15 @@
 //! The log, the gate and the fence as pure functions: no database, no clock, no socket.
 //!
 //! Both engines stand on these: what a reader may take ([`reader`]), how a follower goes on ([`progress`]), which of two
-//! versions stays ([`gate`]), who may write ([`fence`]). Their laws are proved here, before any SQL.
+//! versions stays ([`gate`]) by the table's rule ([`history`]) or what becomes of both ([`marks`], [`merge`]), who may write
+//! ([`fence`]). Their laws are proved here, before any SQL.
 
 pub mod fence;
 pub mod gate;
+pub mod history;
+pub mod kind;
+pub mod marks;
+pub mod merge;
 pub mod progress;
 pub mod reader;
 pub mod record;

@@ -4,7 +4,10 @@ use portolan_core::balance::splitmix;
 
 mod fence;
 mod gate;
+mod merge;
 mod reader;
+mod rules;
+pub(crate) mod writer;
 
 /// A seeded stream of choices.
 struct Dice(u64);

@@ -151,7 +151,8 @@ impl Store {
         let lost = self.conflict(conflict).await?;
         let lost = lost.ok_or_else(|| none("is not kept here: look for it with its tenant's others"))?;
         let tenant = lost.tenant.as_ref();
-        let tenant = tenant.ok_or_else(|| none("is of a reference table: write it where those are written"))?;
+        let tenant =
+            tenant.ok_or_else(|| none("is of a reference table: write it where those are written"))?;
         let declared = self.declared();
         let table = declared.iter().find(|table| table.table.name.as_str() == lost.id.table);
         let table = table.ok_or_else(|| none("is of a table that is not declared any more"))?;

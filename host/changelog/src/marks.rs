@@ -108,7 +108,8 @@ fn columns(table: &Declared, rest: Rest, event: Event) -> String {
     }
     let life = if event == Event::Insert { "v".to_owned() } else { format!("json_extract({STAR}, '$[0]')") };
     let stamp = format!("json_array({life}, v, origin)");
-    let at = if event == Event::Insert { format!("json_object('*', {stamp})") } else { at(table, rest, &stamp) };
+    let at =
+        if event == Event::Insert { format!("json_object('*', {stamp})") } else { at(table, rest, &stamp) };
     let each = |wanted, make: &dyn Fn(&str) -> String| {
         let named = table.table.conflict.columns().filter(|(_, rule)| *rule == wanted);
         let made = named.map(|(column, _)| format!("'{column}', json({})", make(column.as_str())));
@@ -132,10 +133,15 @@ fn at(table: &Declared, rest: Rest, stamp: &str) -> String {
     if rest == Rest::Together {
         let changed: Vec<String> = others().map(|name| changed(name)).collect();
         let changed = if changed.is_empty() { "false".to_owned() } else { changed.join(" OR ") };
-        return format!("json_set({before}, '$.\"*\"', json(CASE WHEN {changed} THEN {stamp} ELSE {STAR} END))");
+        return format!(
+            "json_set({before}, '$.\"*\"', json(CASE WHEN {changed} THEN {stamp} ELSE {STAR} END))"
+        );
     }
     let each = |name: &String| {
-        format!("'{name}', json(CASE WHEN {} THEN {stamp} ELSE marks -> '$.at.\"{name}\"' END)", changed(name))
+        format!(
+            "'{name}', json(CASE WHEN {} THEN {stamp} ELSE marks -> '$.at.\"{name}\"' END)",
+            changed(name)
+        )
     };
     let each: Vec<String> = others().map(each).collect();
     format!("json(json_patch({before}, json_object({})))", each.join(", "))
@@ -159,7 +165,8 @@ fn count(column: &str, event: Event) -> String {
          json_array(json_extract({STAR}, '$[1]'), OLD.\"{column}\")))"
     );
     let own = format!("'$.\"' || {life} || '/' || origin || '\"'");
-    let sum = format!("coalesce(json_extract({before}, {own} || '[1]'), 0) + NEW.\"{column}\" - OLD.\"{column}\"");
+    let sum =
+        format!("coalesce(json_extract({before}, {own} || '[1]'), 0) + NEW.\"{column}\" - OLD.\"{column}\"");
     format!(
         "CASE WHEN NEW.\"{column}\" <> OLD.\"{column}\" THEN json_set({before}, {own}, json_array(v, {sum})) \
          ELSE {before} END"
@@ -168,8 +175,9 @@ fn count(column: &str, event: Event) -> String {
 
 /// The elements that were ever there. Those that came or went have this write.
 fn set(column: &str, event: Event) -> String {
-    let elements =
-        |row: &str| format!("SELECT DISTINCT {row}.\"{column}\" -> e.key AS k FROM json_each({row}.\"{column}\") e");
+    let elements = |row: &str| {
+        format!("SELECT DISTINCT {row}.\"{column}\" -> e.key AS k FROM json_each({row}.\"{column}\") e")
+    };
     if event == Event::Insert {
         return format!(
             "(SELECT json_group_object(k, json_array(v, v, origin, 1)) FROM ({}))",

@@ -15,4 +15,4 @@ pub mod reader;
 pub mod record;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

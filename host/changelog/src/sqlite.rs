@@ -204,9 +204,7 @@ fn triggers(table: &Declared) -> Vec<(String, String)> {
             format!("BEFORE {event} ON {on} {NOT_APPLYING} BEGIN {}{tests} END", fence_tests(table)),
         ));
         let body = match event {
-            "INSERT" => {
-                record(table, "NEW", Image::Put { was: "false", event: Event::Insert }, "true")
-            }
+            "INSERT" => record(table, "NEW", Image::Put { was: "false", event: Event::Insert }, "true"),
             "DELETE" => record(table, "OLD", Image::Gone, "true"),
             _ => update(table),
         };

@@ -71,7 +71,9 @@ impl Declared {
         }
         for (column, rule) in table.conflict.columns() {
             if let Some(wanted) = misfit(&found, column.as_str(), rule) {
-                return bad(format!("has no column `{column}` that is {wanted}: its conflict rule needs one"));
+                return bad(format!(
+                    "has no column `{column}` that is {wanted}: its conflict rule needs one"
+                ));
             }
         }
         Ok(Self { table: table.clone(), columns: found.columns, generated: found.generated })

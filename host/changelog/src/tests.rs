@@ -15,6 +15,7 @@ mod fence;
 mod login;
 mod moving;
 mod place;
+mod rules;
 mod tenants;
 
 type Case = (&'static str, fn(Place) -> Pin<Box<dyn Future<Output = ()> + Send>>);
@@ -76,6 +77,12 @@ const CASES: &[Case] = cases![
     moving::rows_come_in_the_order_of_their_tables,
     moving::tenants_are_listed_where_they_live,
     moving::what_is_open_lies_after_what_is_settled,
+    rules::losers_are_read_by_page,
+    rules::regions_end_alike_by_each_rule,
+    rules::tables_and_writes_must_fit_their_rule,
+    rules::triggers_keep_the_marks_of_the_model,
+    rules::what_lost_is_put_back,
+    rules::what_waits_says_why_and_is_discarded,
     tenants::a_forgotten_tenant_leaves_nothing,
     tenants::a_held_tenant_is_not_written,
     tenants::one_of_two_moves_holds,

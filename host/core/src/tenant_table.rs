@@ -161,7 +161,9 @@ pub struct TenantTable {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadTable {
     /// A rule names a column that cannot have one.
-    #[error("table `{table}`: `{column}` is of its key or says whose a row is, and has one value: it cannot be merged")]
+    #[error(
+        "table `{table}`: `{column}` is of its key or says whose a row is, and has one value: it cannot be merged"
+    )]
     Column {
         /// Which column.
         column: Identifier,
@@ -205,9 +207,7 @@ impl TenantTable {
         let fixed = |column: &Identifier| self.key.contains(column) || self.tenant.as_ref() == Some(column);
         match self.conflict.columns().find(|(column, _)| fixed(column)) {
             None => Ok(()),
-            Some((column, _)) => {
-                Err(BadTable::Column { column: column.clone(), table: self.name.clone() })
-            }
+            Some((column, _)) => Err(BadTable::Column { column: column.clone(), table: self.name.clone() }),
         }
     }
 }

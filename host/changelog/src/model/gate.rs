@@ -80,7 +80,9 @@ impl Why {
     #[must_use]
     pub const fn text(self) -> &'static str {
         match self {
-            Self::Marks => "what it says beside its row cannot be read: look at both regions' versions of portolan",
+            Self::Marks => {
+                "what it says beside its row cannot be read: look at both regions' versions of portolan"
+            }
             Self::Ahead => "its version is from the future: look at the clocks of both databases",
             Self::Tenant => "its key belongs to another tenant's row",
         }

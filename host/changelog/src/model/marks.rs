@@ -117,9 +117,7 @@ impl Marks {
                 }
                 ColumnRule::SetUnion => {
                     let there = |element| (element, Member(life, v, origin.clone(), 1));
-                    self.sets
-                        .entry(name)
-                        .or_insert_with(|| elements(value).into_iter().map(there).collect());
+                    self.sets.entry(name).or_insert_with(|| elements(value).into_iter().map(there).collect());
                 }
             }
         }
@@ -178,7 +176,9 @@ impl Marks {
     #[must_use]
     pub fn elements(&self, column: &str) -> Option<Vec<&str>> {
         let members = self.sets.get(column)?;
-        Some(members.iter().filter(|(_, member)| member.3 == 1).map(|(element, _)| element.as_str()).collect())
+        Some(
+            members.iter().filter(|(_, member)| member.3 == 1).map(|(element, _)| element.as_str()).collect(),
+        )
     }
 
     /// The value of a column that only rises or only falls: none while nothing was written.

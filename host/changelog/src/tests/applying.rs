@@ -139,7 +139,11 @@ pub(super) async fn any_order_gives_the_same_rows(place: Place) {
                 rest = more;
             }
             assert_eq!(rows(&place, follower).await, rows(&place, &source).await, "seed {seed}");
-            assert_eq!(follower.store.conflicts(&Conflicts::all(9)).await.unwrap(), [], "one lease writes one history");
+            assert_eq!(
+                follower.store.conflicts(&Conflicts::all(9)).await.unwrap(),
+                [],
+                "one lease writes one history"
+            );
             assert_eq!(follower.store.parked(9).await.unwrap(), []);
         }
     }
@@ -183,7 +187,9 @@ pub(super) async fn losers_are_kept(place: Place) {
     assert!(told[0].0 == 0 && told[0].1.contains("mine"), "{told:?}");
     assert!(told[1].0 == 3 && told[1].1.contains("late"), "{told:?}");
     assert_eq!(rows(&place, &shard).await, ["acme/1/next"]);
-    assert!(shard.store.conflicts(&Conflicts::of(TenantName::new("bolt").unwrap(), 9)).await.unwrap().is_empty());
+    assert!(
+        shard.store.conflicts(&Conflicts::of(TenantName::new("bolt").unwrap(), 9)).await.unwrap().is_empty()
+    );
 }
 
 pub(super) async fn a_change_that_the_database_refuses_waits_alone(place: Place) {

@@ -423,7 +423,11 @@ fn verdicts() {
         let change = change(version, replaces);
         let record = record(tenant, placement, change.clone());
         let forgotten = Placement(if tenant == "gone" { 2 } else { 0 });
-        assert_eq!(judge(there.as_ref(), forgotten, &ConflictRule::LastWriterWins, &record, &change, NOW), expected, "{name}");
+        assert_eq!(
+            judge(there.as_ref(), forgotten, &ConflictRule::LastWriterWins, &record, &change, NOW),
+            expected,
+            "{name}"
+        );
     }
 }
 

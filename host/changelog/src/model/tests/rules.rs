@@ -57,7 +57,7 @@ pub(super) fn apply(rule: &ConflictRule, replica: &mut Replica, records: &[Recor
 #[derive(Debug, Default)]
 pub(super) struct History {
     /// Of each version, all those that its writer knew.
-    pub(super) ancestors: HashMap<Version, BTreeSet<Version>>,
+    pub(super) ancestors: HashMap<(RowId, Version), BTreeSet<Version>>,
     /// Deletions: the row, and when.
     pub(super) deletions: Vec<(RowId, u64)>,
     /// What was written with open eyes over something: texts that were there.
@@ -111,7 +111,7 @@ fn edit(dice: &mut Dice, was: Option<&Columns>, number: u64) -> String {
                 row.insert("tags".into(), tags.into())
             }
             _ => {
-                let stock = row["stock"].as_i64().unwrap() + dice.below(9).cast_signed() - 3;
+                let stock = row["stock"].as_i64().unwrap_or_default() + dice.below(9).cast_signed() - 3;
                 row.insert("stock".into(), stock.into())
             }
         };
@@ -147,8 +147,13 @@ impl History {
                 }
             }
             let id = RowId { table: "notes".into(), key: format!("[{}]", dice.below(rows)) };
-            let record =
-                history.write(dice, rule, (&mut replicas[writer], &regions[writer]), id, (number, deletes, writer == 0));
+            let record = history.write(
+                dice,
+                rule,
+                (&mut replicas[writer], &regions[writer]),
+                id,
+                (number, deletes, writer == 0),
+            );
             logs[writer].push(record);
         }
         for replica in replicas {
@@ -170,10 +175,12 @@ impl History {
         let was = there.as_ref().and_then(|(_, row)| row.clone());
         let before = was.as_deref().map(columns);
         let deleted = deletes && was.is_some() && dice.one_in(4);
-        let image = (!deleted).then(|| loop {
-            let next = edit(dice, before.as_ref(), number);
-            if Some(&next) != was.as_ref() {
-                break next;
+        let image = (!deleted).then(|| {
+            loop {
+                let next = edit(dice, before.as_ref(), number);
+                if Some(&next) != was.as_ref() {
+                    break next;
+                }
             }
         });
         // Clocks differ and stand still.
@@ -198,10 +205,11 @@ impl History {
         }
         let mut ancestors: BTreeSet<Version> = BTreeSet::new();
         if let Some(replaces) = &replaces {
-            ancestors.extend(self.ancestors.get(replaces).into_iter().flatten().cloned());
+            let known = self.ancestors.get(&(id.clone(), replaces.clone()));
+            ancestors.extend(known.into_iter().flatten().cloned());
             ancestors.insert(replaces.clone());
         }
-        self.ancestors.insert(version.clone(), ancestors);
+        self.ancestors.insert((id.clone(), version.clone()), ancestors);
         if deleted {
             self.deletions.push((id.clone(), version.v));
         }
@@ -235,12 +243,12 @@ impl History {
     }
 
     fn note(&mut self, id: &RowId, life: u64, before: Option<&Columns>, after: &Columns) {
-        let stock = |row: &Columns| row["stock"].get().parse::<i64>().unwrap();
+        let stock = |row: &Columns| row["stock"].get().parse::<i64>().unwrap_or_default();
         let tags = |row: &Columns| writer::elements(row["tags"].get());
         let old = before.map(tags).unwrap_or_default();
         let added = tags(after).difference(&old).cloned().collect();
         self.removed.extend(old.difference(&tags(after)).cloned());
-        let most = after["most"].get().parse().unwrap();
+        let most = after["most"].get().parse().unwrap_or_default();
         self.added.push((id.clone(), life, stock(after) - before.map_or(0, stock), added, most));
     }
 

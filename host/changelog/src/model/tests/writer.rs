@@ -78,7 +78,7 @@ fn columns(rule: &ConflictRule, rest: Rest, write: Write<'_>) -> Marks {
             ColumnRule::Counter => {
                 let counts = marks.counts.get_mut(&name).unwrap();
                 let sum = counts.get(&format!("{life}/{origin}")).map_or(0, |(_, sum)| *sum);
-                let added = new.parse::<i64>().unwrap() - old.parse::<i64>().unwrap();
+                let added = new.parse::<i64>().unwrap_or_default() - old.parse::<i64>().unwrap_or_default();
                 counts.insert(format!("{life}/{origin}"), (v, sum + added));
             }
             ColumnRule::Max | ColumnRule::Min => {
@@ -89,7 +89,8 @@ fn columns(rule: &ConflictRule, rest: Rest, write: Write<'_>) -> Marks {
             ColumnRule::SetUnion => {
                 let (old, new) = (elements(old), elements(new));
                 let members = marks.sets.get_mut(&name).unwrap();
-                for (element, there) in new.difference(&old).map(|e| (e, 1)).chain(old.difference(&new).map(|e| (e, 0)))
+                for (element, there) in
+                    new.difference(&old).map(|e| (e, 1)).chain(old.difference(&new).map(|e| (e, 0)))
                 {
                     members.insert(element.clone(), Member(life, v, origin.clone(), there));
                 }

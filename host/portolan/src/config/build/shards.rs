@@ -15,12 +15,12 @@ use portolan_core::placement::Limits;
 use portolan_core::tenant_table::{Identifier, Tables, TenantTable, Writers};
 use portolan_sharding::{Engine, Passwords, PostgresConfig, StoreAccess, Tls, Watermarks};
 
-use super::{At, Builder, conflict, PolicySlot, RegionConfig, TenantConfig};
+use super::{At, Builder, PolicySlot, RegionConfig, TenantConfig, conflict};
 use crate::config::defaults::{self, LINE_PERMILLE_MAX, MOVES_MAX};
 use crate::config::raw::RawPolicy;
 use crate::config::raw::{
-    RawAccess, RawLease, RawPlace, RawPlacement, RawRule, RawShard, RawStore, RawStoreTls,
-    RawTable, RawWriters,
+    RawAccess, RawLease, RawPlace, RawPlacement, RawRule, RawShard, RawStore, RawStoreTls, RawTable,
+    RawWriters,
 };
 use crate::config::shape::suggest;
 

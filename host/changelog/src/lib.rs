@@ -16,6 +16,12 @@
 //! [`Store::extend`] with that reading plus the lease's time less a margin. [`Store::demote`] ends it. A gateway writes with
 //! [`Store::write`] under its [`Lease`], and a commit after which the lease has run out is [`Error::Unknown`].
 //!
+//! # Conflicts
+//! Tables that members write have a rule ([`ConflictRule`](portolan_core::tenant_table::ConflictRule)). What is lost without having been known to what stays is read with
+//! [`Store::conflicts`], by page, and written back with [`Store::restore`]. Changes that a database does not take wait ([`Store::parked`]), each
+//! with its kind, until [`Store::retry_parked`] or a newer version of their row. A table's rule is changed when all regions have heard of all
+//! writes before it: rows that it finds count as written once.
+//!
 //! # Moving a tenant
 //! Note the move at both ([`Store::note_move`]) and place the tenant away at the target, so that nobody writes it there. Read
 //! [`Store::settled`], copy [`Store::tenant_rows`] with [`Store::take_in`], follow [`Store::tenant_records`]. [`Store::hold`]
@@ -56,6 +62,7 @@ mod maintain;
 mod marks;
 pub mod model;
 mod moving;
+mod parked;
 mod postgres;
 mod read;
 mod rejection;
@@ -65,7 +72,7 @@ mod store;
 mod table;
 mod transaction;
 
-pub use apply::{Applied, Counts, Parked};
+pub use apply::{Applied, Counts};
 pub use database::{Dialect, Row, Value};
 pub use erase::Erased;
 pub use error::Error;
@@ -78,6 +85,7 @@ pub use model::kind::ConflictKind;
 pub use model::progress::Progress;
 pub use model::record::{BadBatch, Batch, Change, Record, RowChange, RowId};
 pub use moving::{Drained, MoveNote, Passage, Reach, Side, Stamp};
+pub use parked::Parked;
 pub use postgres::PostgresConfig;
 pub use read::{Horizon, Limits, Reached};
 pub use rejection::{Rejection, Rule};

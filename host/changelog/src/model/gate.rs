@@ -111,11 +111,14 @@ pub fn judge(
     if same_place && matches!(rule, ConflictRule::Columns { .. }) {
         return if others { Verdict::Park(Why::Tenant) } else { Verdict::Merges };
     }
-    let (came, own) = (
-        History::parse(change.marks.as_deref(), &change.version),
-        History::parse(there.marks.as_deref(), &there.version).unwrap_or_default(),
-    );
-    let Ok(came) = came else { return Verdict::Park(Why::Marks) };
+    let history = |marks: Option<&str>, version| match rule {
+        ConflictRule::FirstWins | ConflictRule::HomeWins => History::parse(marks, version),
+        ConflictRule::Columns { .. } | ConflictRule::LastWriterWins => Ok(History::default()),
+    };
+    let own = history(there.marks.as_deref(), &there.version).unwrap_or_default();
+    let Ok(came) = history(change.marks.as_deref(), &change.version) else {
+        return Verdict::Park(Why::Marks);
+    };
     let by_rule = || compare(rule, (&change.version, &came), (&there.version, &own));
     let path = *rule == ConflictRule::FirstWins;
     match record.placement.cmp(&there.placement).then_with(by_rule) {
@@ -316,6 +319,12 @@ impl Plan {
         let word = rule.word();
         let earlier = self.writes.get(&change.id).map(|write| write.row.clone());
         let row = earlier.unwrap_or_else(|| ground.images.get(&change.id).cloned());
+        if row.is_none() && !there.deleted {
+            // Something took the row away behind the log's back: what comes is all that is known of it.
+            let marks = change.marks.clone();
+            self.put(ground, record, change, (change.row.clone(), marks, change.version.clone()));
+            return;
+        }
         let own = Side::read(row.clone(), there.marks.as_deref(), &there.version, rule);
         let came = Side::read(change.row.clone(), change.marks.as_deref(), &change.version, rule);
         let merged = own.and_then(|own| came.and_then(|came| merge(&own, &came)));

@@ -125,6 +125,9 @@ pub(super) async fn triggers_keep_the_marks_of_the_model(place: Place) {
         for n in 1..40 {
             direct.ok(&dice.statement(&place, n)).await;
         }
+        // More than a path holds.
+        let many: String = (0..40).map(|n| format!("UPDATE items SET name = 'm{n}' WHERE id = 1;")).collect();
+        direct.ok(&format!("BEGIN; {many} COMMIT")).await;
         let mut rows: HashMap<RowId, RowChange> = HashMap::new();
         for (at, change) in changes(&shard.store).await.into_iter().enumerate() {
             let there = rows.get(&change.id);

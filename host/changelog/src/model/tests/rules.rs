@@ -132,7 +132,9 @@ impl History {
         let mut heard = vec![vec![0; regions.len()]; regions.len()];
         let mut logs: Vec<Vec<Record>> = vec![Vec::new(); regions.len()];
         let mut history = Self::default();
-        let (rows, writes) = (dice.below(2) + 1, dice.below(20) + 2);
+        let (rows, few) = (dice.below(2) + 1, dice.below(20) + 2);
+        // Now and then more than a path holds.
+        let writes = if dice.one_in(20) { few + 60 } else { few };
         for number in 1..=writes {
             let writer = usize::try_from(dice.below(regions.len() as u64)).unwrap();
             while dice.one_in(2) {

@@ -317,7 +317,7 @@ fn record(table: &Declared, row: &str, change: Image<'_>, condition: &str) -> St
          FROM portolan_fence f WHERE {condition} \
          ON CONFLICT (table_name, key) DO UPDATE SET \
          tenant = excluded.tenant, placement = excluded.placement, epoch = excluded.epoch, \
-         v = max(excluded.v, v + 1), origin = excluded.origin, deleted = excluded.deleted, \
+         v = max(excluded.v, v + 1, coalesce(json_extract(marks, '$.top'), 0) + 1), origin = excluded.origin, deleted = excluded.deleted, \
          replaces_epoch = epoch, replaces_v = v, replaces_origin = origin; {marks}\
          INSERT INTO portolan_log (epoch, tx, at_us, tenant, placement, schema, kind, table_name, key, row, \
          version_epoch, v, origin, replaces_epoch, replaces_v, replaces_origin, marks) \

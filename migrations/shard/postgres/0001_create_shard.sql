@@ -390,7 +390,7 @@ BEGIN
         CASE WHEN was IS NOT NULL THEN here.origin END)
     ON CONFLICT (table_name, key) DO UPDATE SET
         tenant = excluded.tenant, placement = excluded.placement, epoch = excluded.epoch,
-        v = greatest(excluded.v, old.v + 1), origin = excluded.origin, deleted = excluded.deleted,
+        v = greatest(excluded.v, old.v + 1, (old.marks ->> 'top')::bigint + 1), origin = excluded.origin, deleted = excluded.deleted,
         replaces_epoch = old.epoch, replaces_v = old.v, replaces_origin = old.origin
     RETURNING * INTO version;
     IF rules IS NOT NULL THEN

@@ -261,7 +261,16 @@ impl Plan {
                     self.note(there, record, change, rule.word(), wins);
                 }
                 if wins {
-                    let marks = change.marks.clone();
+                    let by_history = matches!(rule, ConflictRule::FirstWins | ConflictRule::HomeWins);
+                    let marks = match there.filter(|_| by_history) {
+                        // The judge has read both.
+                        Some(there) => {
+                            let of_there = (&there.version, there.marks.as_deref());
+                            let marks = History::over(change.marks.as_deref(), &change.version, of_there);
+                            marks.unwrap_or_else(|_| change.marks.clone())
+                        }
+                        None => change.marks.clone(),
+                    };
                     self.put(ground, record, change, (change.row.clone(), marks, change.version.clone()));
                 }
             }

@@ -27,6 +27,10 @@ pub struct History {
     /// The writes that led here, with this one, as number and region.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub path: Vec<(u64, String)>,
+    /// The highest number that this region has seen of the row, when what stands there has a lower: the next write takes one above
+    /// it, so that no region ever gives a number twice. It says nothing of who wins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top: Option<u64>,
 }
 
 impl History {
@@ -48,6 +52,23 @@ impl History {
         self.path.iter().any(|(v, origin)| *v == version.v && origin == version.origin.as_str())
     }
 
+    /// The marks of a version that takes the place of another, whose number may be higher.
+    ///
+    /// # Errors
+    /// When the marks are none.
+    pub fn over(
+        marks: Option<&str>,
+        version: &Version,
+        (there, of_there): (&Version, Option<&str>),
+    ) -> Result<Option<String>, serde_json::Error> {
+        let top = Self::parse(of_there, there)?.top.max(Some(there.v));
+        if top <= Some(version.v) {
+            return Ok(marks.map(str::to_owned));
+        }
+        let history = Self { top, ..Self::parse(marks, version)? };
+        serde_json::to_string(&history).map(Some)
+    }
+
     /// The history of the next write. `home` is the epoch under whose lease it is made, if it is.
     #[must_use]
     pub fn next(&self, rule: &ConflictRule, version: &Version, home: Option<u64>) -> Self {
@@ -58,11 +79,11 @@ impl History {
                 Self { home, ..Self::default() }
             }
             ConflictRule::FirstWins if self.path.len() >= PATH_MAX => {
-                Self { home: None, round: self.round + 1, path: vec![own] }
+                Self { round: self.round + 1, path: vec![own], ..Self::default() }
             }
             ConflictRule::FirstWins => {
                 let path = self.path.iter().cloned().chain([own]).collect();
-                Self { home: None, round: self.round, path }
+                Self { round: self.round, path, ..Self::default() }
             }
             ConflictRule::Columns { .. } | ConflictRule::LastWriterWins => Self::default(),
         }

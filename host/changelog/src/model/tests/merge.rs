@@ -17,13 +17,13 @@ fn walk(seed: u64, rule: &ConflictRule, deletes: bool, take: Apply) -> Result<()
     let mut dice = Dice(seed);
     let history = History::draw(&mut dice, rule, deletes, take);
     let (one, other) = (history.feed(&mut dice, rule, take), history.feed(&mut dice, rule, take));
-    if one.rows != other.rows {
-        let told: Vec<&RowChange> = history.changes().collect();
-        return Err(format!("{:#?}\ndiffer from\n{:#?}\nof\n{told:#?}", one.rows, other.rows));
+    if told(rule, &one) != told(rule, &other) {
+        let all: Vec<&RowChange> = history.changes().collect();
+        return Err(format!("{:#?}\ndiffer from\n{:#?}\nof\n{all:#?}", one.rows, other.rows));
     }
     let mut again = one.clone();
     take(rule, &mut again, &history.records);
-    if again.rows != one.rows {
+    if told(rule, &again) != told(rule, &one) {
         return Err("the whole once more is not the same".into());
     }
     if one.parked + other.parked > 0 {
@@ -67,20 +67,22 @@ fn merged(history: &History, id: &RowId, state: &RowState, row: Option<&str>) ->
     if last != marks.dead {
         return Err(format!("{:?} is not the last deletion {last:?}", marks.dead));
     }
-    let live = || history.added.iter().filter(|(of, life, ..)| of == id && Some(*life) > last);
+    let live = || history.added.iter().filter(|added| added.id == *id && Some(added.life) > last);
     let Some(row) = row else {
         return if live().next().is_none() { Ok(()) } else { Err("a life was ended too early".into()) };
     };
     let row: Columns = serde_json::from_str(row).unwrap();
-    let sum: i64 = live().map(|(_, _, added, ..)| added).sum();
+    let sum: i64 = live().map(|added| added.stock).sum();
     if row["stock"].get() != sum.to_string() {
         return Err(format!("the stock is {}, and {sum} was added", row["stock"]));
     }
-    let Some(most) = live().map(|(.., most)| *most).max() else { return Err("the row came back".into()) };
+    let Some(most) = live().filter_map(|added| added.most).max() else {
+        return Err("the row came back".into());
+    };
     if row["most"].get() != most.to_string() {
         return Err(format!("the most is {}, and {most} was written", row["most"]));
     }
-    let put: BTreeSet<String> = live().flat_map(|(_, _, _, put, _)| put.clone()).collect();
+    let put: BTreeSet<String> = live().flat_map(|added| added.tags.clone()).collect();
     let put: BTreeSet<String> = put.difference(&history.removed).cloned().collect();
     if elements(row["tags"].get()) != put {
         return Err(format!("the tags are {}, and {put:?} were put in", row["tags"]));
@@ -286,6 +288,10 @@ fn rules_that_diverge_or_lose_are_found() {
         ("the later of two stays", &ConflictRule::FirstWins, by_version),
         ("the home is as others", &ConflictRule::HomeWins, by_version),
     ] {
-        assert!(broken(300, |seed| walk(seed, rule, true, take)) > 0, "{name} was not found");
+        // Some break so much that nobody can write any more.
+        let walk = |seed| {
+            std::panic::catch_unwind(|| walk(seed, rule, true, take)).unwrap_or_else(|_| Err(String::new()))
+        };
+        assert!(broken(150, walk) > 0, "{name} was not found");
     }
 }

@@ -7,6 +7,7 @@ use portolan_core::log::{Epoch, Placement, Position, Version};
 use portolan_core::tenant_table::{ColumnRule, ConflictRule, Identifier, Rest};
 
 use super::super::gate::{Conflict, Ground, Image, Plan, RowState};
+use super::super::history::History as Past;
 use super::super::marks::{Columns, Marks, ROW};
 use super::super::record::{Change, Record, RowChange, RowId};
 use super::Dice;
@@ -63,14 +64,28 @@ pub(super) struct History {
     /// What was written with open eyes over something: texts that were there.
     pub(super) known: BTreeSet<String>,
     pub(super) records: Vec<Record>,
-    /// What merging must not lose: the row, the life, what was added to `stock`, what was put into `tags`, what `most` was set to.
-    pub(super) added: Vec<(RowId, u64, i64, Vec<String>, u64)>,
+    /// What merging must not lose.
+    pub(super) added: Vec<Added>,
     /// Elements that were taken out.
     pub(super) removed: BTreeSet<String>,
     /// The ledgers of all that took part.
     pub(super) ledger: Vec<(Version, String)>,
     /// Writes of the home, by row.
     pub(super) home: Vec<(RowId, Version)>,
+}
+
+/// What one write brought.
+#[derive(Debug)]
+pub(super) struct Added {
+    pub(super) id: RowId,
+    /// To which life of the row.
+    pub(super) life: u64,
+    /// What `most` was set to.
+    pub(super) most: Option<u64>,
+    /// What was added to `stock`.
+    pub(super) stock: i64,
+    /// What was put into `tags`.
+    pub(super) tags: Vec<String>,
 }
 
 pub(super) fn counting(rest: Rest) -> ConflictRule {
@@ -102,7 +117,7 @@ fn edit(dice: &mut Dice, was: Option<&Columns>, number: u64) -> String {
             2 => row.insert("most".into(), number.into()),
             3 => row.insert("least".into(), (-number.cast_signed()).into()),
             4 => {
-                let mut tags = row["tags"].as_array().unwrap().clone();
+                let mut tags = row.get("tags").and_then(|tags| tags.as_array().cloned()).unwrap_or_default();
                 if !tags.is_empty() && dice.one_in(2) {
                     tags.remove(usize::try_from(dice.below(tags.len() as u64)).unwrap());
                 } else {
@@ -111,12 +126,35 @@ fn edit(dice: &mut Dice, was: Option<&Columns>, number: u64) -> String {
                 row.insert("tags".into(), tags.into())
             }
             _ => {
-                let stock = row["stock"].as_i64().unwrap_or_default() + dice.below(9).cast_signed() - 3;
+                let stock = row.get("stock").and_then(serde_json::Value::as_i64).unwrap_or_default()
+                    + dice.below(9).cast_signed()
+                    - 3;
                 row.insert("stock".into(), stock.into())
             }
         };
     }
     serde_json::to_string(&row).unwrap()
+}
+
+/// The highest number that a region has seen of a row, if it is not the row's.
+fn top(rule: &ConflictRule, state: &RowState) -> Option<u64> {
+    let by_history = matches!(rule, ConflictRule::FirstWins | ConflictRule::HomeWins);
+    by_history.then(|| Past::parse(state.marks.as_deref(), &state.version).unwrap().top).flatten()
+}
+
+/// Rows without what is each region's own business.
+pub(super) fn told(rule: &ConflictRule, replica: &Replica) -> BTreeMap<RowId, Row> {
+    let mut rows = replica.rows.clone();
+    for (state, _) in rows.values_mut() {
+        if top(rule, state).is_some() {
+            let past = Past::parse(state.marks.as_deref(), &state.version).unwrap();
+            state.marks = serde_json::to_string(&Past { top: None, ..past }).ok();
+        } else if !matches!(rule, ConflictRule::Columns { .. }) {
+            let past = Past::parse(state.marks.as_deref(), &state.version).unwrap();
+            state.marks = serde_json::to_string(&past).ok();
+        }
+    }
+    rows
 }
 
 impl History {
@@ -188,7 +226,8 @@ impl History {
         // Clocks differ and stand still.
         let clock = (number * 10).saturating_sub(dice.below(40));
         let replaces = there.as_ref().map(|(state, _)| state.version.clone());
-        let version = Version::after(replaces.as_ref(), Epoch(0), clock + 1, region.clone());
+        let top = there.as_ref().and_then(|(state, _)| top(rule, state)).unwrap_or_default();
+        let version = Version::after(replaces.as_ref(), Epoch(0), (clock + 1).max(top + 1), region.clone());
         let after = image.as_deref().map(columns);
         let marks = writer::marks(
             rule,
@@ -248,10 +287,17 @@ impl History {
         let stock = |row: &Columns| row["stock"].get().parse::<i64>().unwrap_or_default();
         let tags = |row: &Columns| writer::elements(row["tags"].get());
         let old = before.map(tags).unwrap_or_default();
-        let added = tags(after).difference(&old).cloned().collect();
+        let put = tags(after).difference(&old).cloned().collect();
         self.removed.extend(old.difference(&tags(after)).cloned());
-        let most = after["most"].get().parse().unwrap_or_default();
-        self.added.push((id.clone(), life, stock(after) - before.map_or(0, stock), added, most));
+        let most = |row: &Columns| row["most"].get().parse::<u64>().unwrap_or_default();
+        let most = Some(most(after)).filter(|now| before.is_none_or(|before| most(before) != *now));
+        self.added.push(Added {
+            id: id.clone(),
+            life,
+            most,
+            stock: stock(after) - before.map_or(0, stock),
+            tags: put,
+        });
     }
 
     /// Feeds it all in some order, some of it twice, in batches of any size.

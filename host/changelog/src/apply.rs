@@ -7,17 +7,20 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use portolan_core::ids::TenantName;
 use portolan_core::log::{Identity, Placement, Position};
+use portolan_core::tenant_table::ConflictRule;
 use serde_json::json;
-use serde_json::value::RawValue;
 
 use crate::adopt;
 use crate::database::{Dialect, Row, Session, Value};
-use crate::defaults::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, CHUNK_RECORDS, RETRY_MAX};
+use crate::defaults::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, CHUNK_RECORDS};
 use crate::error::Error;
-use crate::model::gate::{Ground, Loser, Plan, RowState, Write};
+use crate::model::gate::{Ground, Plan, RowState, Why, Write};
+use crate::model::marks::Columns;
 use crate::model::progress::{Admission, Progress};
-use crate::model::record::{Batch, Change, Record, RowChange, RowId};
+use crate::model::record::{Batch, Change, Record, RowId};
+use crate::parked::{Obstacle, fits, park, refusal, unpark, waiting};
 use crate::read::{tenant_of, version};
+use crate::rejection::Rejection;
 use crate::store::{Role, Store, enter_log};
 use crate::table::Declared;
 
@@ -49,36 +52,12 @@ pub struct Counts {
     pub written: u64,
 }
 
-/// A change that waits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Parked {
-    /// The change.
-    pub record: Record,
-    /// Why the database did not take it.
-    pub why: String,
-}
-
-/// A version that lost without having been known to the winner.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lost {
-    /// Of which row.
-    pub id: RowId,
-    /// Whose it is.
-    pub tenant: Option<TenantName>,
-    /// The row as it was, in canonical form; none when it was a deletion.
-    pub row: Option<String>,
-    /// The version that lost.
-    pub version: portolan_core::log::Version,
-    /// The version that won.
-    pub winner: portolan_core::log::Version,
-}
-
 /// What was taken of some records.
 #[derive(Debug, Default)]
 struct Taken {
     conflicts: u64,
     forgotten: u64,
-    parked: Vec<(Record, String)>,
+    parked: Vec<(Record, Obstacle)>,
     /// This log tells what is taken.
     told: bool,
     written: u64,
@@ -188,87 +167,6 @@ impl Store {
         Ok(counts)
     }
 
-    /// Tries parked changes again, the oldest first. Returns how many still wait of those that were tried.
-    ///
-    /// # Errors
-    /// As [`Store::apply`].
-    pub async fn retry_parked(&self) -> Result<u64, Error> {
-        let mut session = self.begin(Role::Applier).await?;
-        self.enter_applying(&mut session).await?;
-        let mut counts = Counts::default();
-        self.retry(&mut session, None, &mut counts).await?;
-        leave_applying(&mut session).await?;
-        session.commit().await?;
-        Ok(counts.parked)
-    }
-
-    /// Tries parked changes of a tenant again, which this log tells, or of all, which it does not.
-    pub(crate) async fn retry(
-        &self,
-        session: &mut Session,
-        tenant: Option<&TenantName>,
-        counts: &mut Counts,
-    ) -> Result<(), Error> {
-        let sql = "SELECT record FROM portolan_parked WHERE $2 = '' OR tenant = $2 ORDER BY at_us, epoch, v LIMIT $1";
-        let args = [(RETRY_MAX as u64).into(), tenant.map_or("", TenantName::as_str).into()];
-        let rows = session.query(sql, &args).await?;
-        let records = rows.iter().map(|row| parse(&row.text(0)?)).collect::<Result<Vec<Record>, _>>()?;
-        for record in &records {
-            if let Change::Row(change) = &record.change {
-                let version = &change.version;
-                session
-                    .run(
-                        "DELETE FROM portolan_parked \
-                         WHERE table_name = $1 AND key = $2 AND epoch = $3 AND v = $4 AND origin = $5",
-                        &[
-                            change.id.table.as_str().into(),
-                            change.id.key.as_str().into(),
-                            version.epoch.0.into(),
-                            version.v.into(),
-                            version.origin.as_str().into(),
-                        ],
-                    )
-                    .await?;
-            }
-        }
-        self.absorb(session, &records, counts, tenant.is_some()).await
-    }
-
-    /// Changes that wait, the oldest first.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn parked(&self, max: usize) -> Result<Vec<Parked>, Error> {
-        let mut session = self.acquire(Role::Applier).await?;
-        let sql = "SELECT record, why FROM portolan_parked ORDER BY at_us, epoch, v LIMIT $1";
-        let rows = session.query(sql, &[(max as u64).into()]).await?;
-        rows.iter().map(|row| Ok(Parked { record: parse(&row.text(0)?)?, why: row.text(1)? })).collect()
-    }
-
-    /// Losers of a tenant, or of all.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn conflicts(&self, tenant: Option<&TenantName>, max: usize) -> Result<Vec<Lost>, Error> {
-        let mut session = self.acquire(Role::Applier).await?;
-        let sql = "SELECT c.table_name, c.key, c.tenant, c.row, c.lost_epoch, c.lost_v, c.lost_origin, \
-            c.won_epoch, c.won_v, c.won_origin FROM portolan_conflict c WHERE $1 = '' OR c.tenant = $1 \
-            ORDER BY c.at_us, c.table_name, c.key LIMIT $2";
-        let args = [tenant.map_or("", TenantName::as_str).into(), (max as u64).into()];
-        let rows = session.query(sql, &args).await?;
-        let lost = |row: &Row| {
-            let none = || Error::Damaged("a conflict without versions".to_owned());
-            Ok(Lost {
-                id: RowId { table: row.text(0)?, key: row.text(1)? },
-                tenant: tenant_of(row, 2)?,
-                row: row.text_or_null(3)?,
-                version: version(row, 4)?.ok_or_else(none)?,
-                winner: version(row, 7)?.ok_or_else(none)?,
-            })
-        };
-        rows.iter().map(lost).collect()
-    }
-
     /// Forgets a tenant that has moved away with this placement: its rows, their versions, tombstones, losers. One record
     /// tells followers to do the same.
     ///
@@ -348,7 +246,8 @@ impl Store {
     ///
     /// All at once if the database takes them so. If not, one after the other as they were written, because that order kept
     /// every constraint where they come from; and what came before its time once more at the end. What is refused even
-    /// then is parked. What is taken stands in this log too, if it is to be `told`.
+    /// then is parked. What is taken stands in this log too, if it is to be `told`. What waited for the same rows is judged again: a newer
+    /// version may have made it void, and then it waits no longer.
     pub(crate) async fn absorb(
         &self,
         session: &mut Session,
@@ -358,10 +257,11 @@ impl Store {
     ) -> Result<(), Error> {
         let declared = self.declared();
         let (mut good, mut parked) = (Vec::new(), Vec::new());
-        for record in records {
+        let waiting = waiting(session, records).await?;
+        for record in records.iter().chain(&waiting) {
             match fits(&declared, record) {
                 Ok(()) => good.push(record),
-                Err(why) => parked.push((record.clone(), why)),
+                Err(obstacle) => parked.push((record.clone(), obstacle)),
             }
         }
         lock(session, &declared, &good, told).await?;
@@ -376,7 +276,12 @@ impl Store {
             }
         }
         parked.extend(taken.parked);
+        let waits = |record: &Record| parked.iter().any(|(parked, _)| parked == record);
+        let void: Vec<Record> = waiting.iter().filter(|record| !waits(record)).cloned().collect();
+        unpark(session, &void).await?;
         park(session, &parked).await?;
+        // Those that waited before are counted already.
+        parked.retain(|(record, _)| !waiting.contains(record));
         counts.conflicts += taken.conflicts;
         counts.forgotten += taken.forgotten;
         counts.written += taken.written;
@@ -391,10 +296,10 @@ impl Store {
         declared: &[Declared],
         records: &[&Record],
         taken: &mut Taken,
-    ) -> Result<Vec<(Record, String)>, Error> {
+    ) -> Result<Vec<(Record, Obstacle)>, Error> {
         session.execute("SAVEPOINT portolan_take", &[]).await?;
         let now = session.one("SELECT {now}", &[]).await?.number(0)?;
-        let mut ground = ground(session, records).await?;
+        let mut ground = self.ground(session, declared, records).await?;
         let plan = Plan::make(&mut ground, records.iter().copied(), now);
         for (tenant, placement) in &plan.forgets {
             self.forget_rows(session, tenant, *placement).await?;
@@ -403,7 +308,11 @@ impl Store {
         if let Some(why) = write(session, declared, &plan.writes).await? {
             session.execute("ROLLBACK TO portolan_take", &[]).await?;
             session.execute("RELEASE portolan_take", &[]).await?;
-            return Ok(plan.writes.into_values().map(|write| (write.record, why.clone())).collect());
+            let obstacle = |write: Write| {
+                let kind = refusal(declared, &write, &why);
+                (write.record, Obstacle { kind, why: why.message.clone() })
+            };
+            return Ok(plan.writes.into_values().map(obstacle).collect());
         }
         save_states(session, &plan.writes).await?;
         if taken.told {
@@ -412,43 +321,30 @@ impl Store {
         session.execute("RELEASE portolan_take", &[]).await?;
         taken.conflicts += plan.conflicts.len() as u64;
         taken.forgotten += plan.forgotten;
-        taken.parked.extend(plan.parked.into_iter().map(|(record, why)| (record, why.text().to_owned())));
+        let obstacle = |why: Why| Obstacle { kind: why.kind(), why: why.text().to_owned() };
+        taken.parked.extend(plan.parked.into_iter().map(|(record, why)| (record, obstacle(why))));
         taken.written += plan.writes.len() as u64;
         Ok(Vec::new())
     }
 
-    async fn keep_conflicts(&self, session: &mut Session, plan: &Plan) -> Result<(), Error> {
-        let there = plan.conflicts.iter().filter(|conflict| conflict.loser == Loser::There);
-        let there: Vec<RowId> = there.map(|conflict| conflict.id.clone()).collect();
-        let mut images = self.images(session, &there).await?;
-        for conflict in &plan.conflicts {
-            let row = match &conflict.loser {
-                Loser::Came(row) => row.clone(),
-                Loser::There => images.remove(&conflict.id),
-            };
-            let (lost, won) = (&conflict.lost, &conflict.won);
-            session
-                .run(
-                    "INSERT INTO portolan_conflict (table_name, key, lost_epoch, lost_v, lost_origin, \
-                     won_epoch, won_v, won_origin, tenant, placement, row, at_us) \
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, {now}) ON CONFLICT DO NOTHING",
-                    &[
-                        conflict.id.table.as_str().into(),
-                        conflict.id.key.as_str().into(),
-                        lost.epoch.0.into(),
-                        lost.v.into(),
-                        lost.origin.as_str().into(),
-                        won.epoch.0.into(),
-                        won.v.into(),
-                        won.origin.as_str().into(),
-                        conflict.tenant.as_ref().map(TenantName::as_str).into(),
-                        conflict.placement.0.into(),
-                        row.into(),
-                    ],
-                )
-                .await?;
+    /// What the database knows that bears on records.
+    async fn ground(
+        &self,
+        session: &mut Session,
+        declared: &[Declared],
+        records: &[&Record],
+    ) -> Result<Ground, Error> {
+        let mut ground = ground(session, records).await?;
+        for Declared { table, .. } in declared {
+            if table.conflict != ConflictRule::LastWriterWins {
+                ground.rules.insert(table.name.to_string(), table.conflict.clone());
+            }
         }
-        Ok(())
+        let merged = |table: &str| matches!(ground.rules.get(table), Some(ConflictRule::Columns { .. }));
+        let there = ground.rows.iter().filter(|(id, state)| !state.deleted && merged(&id.table));
+        let there: Vec<RowId> = there.map(|(id, _)| id.clone()).collect();
+        ground.images = self.images(session, &there).await?;
+        Ok(ground)
     }
 
     /// All of a tenant that is of an earlier placement goes, without tombstones.
@@ -505,7 +401,7 @@ pub(crate) fn parse(text: &str) -> Result<Record, Error> {
     serde_json::from_str(text).map_err(|error| Error::Damaged(format!("a kept record: {error}")))
 }
 
-fn print(record: &Record) -> Result<String, Error> {
+pub(crate) fn print(record: &Record) -> Result<String, Error> {
     serde_json::to_string(record).map_err(|error| Error::Damaged(format!("a record: {error}")))
 }
 
@@ -585,45 +481,8 @@ pub(crate) async fn leave_applying(session: &mut Session) -> Result<(), Error> {
     }
 }
 
-/// Is a change of a table and columns that are here, and does it say the same of itself everywhere?
-fn fits(declared: &[Declared], record: &Record) -> Result<(), String> {
-    let Change::Row(change) = &record.change else { return Ok(()) };
-    let table = declared.iter().find(|table| table.table.name.as_str() == change.id.table);
-    let table = table.ok_or_else(|| format!("the table `{}` is not declared here", change.id.table))?;
-    let key: Vec<Box<RawValue>> = serde_json::from_str(&change.id.key)
-        .map_err(|error| format!("its key is no array of JSON: {error}"))?;
-    if key.len() != table.table.key.len() {
-        return Err("its key has another number of columns".to_owned());
-    }
-    if table.table.tenant.is_some() != record.tenant.is_some() {
-        return Err("it is of a tenant, and its table is not, or the other way round".to_owned());
-    }
-    let Some(row) = &change.row else { return Ok(()) };
-    let row = columns(row)?;
-    let own = |name: &&String| !table.columns.contains(name) && !table.generated.contains(name);
-    if let Some(unknown) = row.keys().find(own) {
-        return Err(format!("`{}` has no column `{unknown}` here yet", change.id.table));
-    }
-    let same = table
-        .table
-        .key
-        .iter()
-        .zip(&key)
-        .all(|(column, value)| row.get(column.as_str()).is_some_and(|there| there.get() == value.get()));
-    if !same {
-        return Err("its row is of another key".to_owned());
-    }
-    if let (Some(column), Some(tenant)) = (&table.table.tenant, &record.tenant) {
-        let there = row.get(column.as_str()).map(|value| value.get().trim_matches('"'));
-        if there != Some(tenant.as_str()) {
-            return Err("its row is of another tenant".to_owned());
-        }
-    }
-    Ok(())
-}
-
-fn columns(row: &str) -> Result<BTreeMap<String, Box<RawValue>>, String> {
-    serde_json::from_str(row).map_err(|error| format!("its row is no object of JSON: {error}"))
+pub(crate) fn columns(row: &str) -> Result<Columns, serde_json::Error> {
+    serde_json::from_str(row)
 }
 
 /// Nobody else writes these tables until the batch is in: a local writer and the applier would not see each other. All
@@ -670,7 +529,7 @@ pub(crate) async fn ground(session: &mut Session, records: &[&Record]) -> Result
     let rows = session
         .query(
             "SELECT r.table_name, r.key, r.tenant, r.placement, r.deleted, r.epoch, r.v, r.origin, \
-             r.replaces_epoch, r.replaces_v, r.replaces_origin FROM {each} \
+             r.replaces_epoch, r.replaces_v, r.replaces_origin, CAST(r.marks AS TEXT) FROM {each} \
              JOIN portolan_row r ON r.table_name = each.value ->> 't' AND r.key = each.value ->> 'k'",
             &[serde_json::Value::from(ids).to_string().into()],
         )
@@ -683,6 +542,7 @@ pub(crate) async fn ground(session: &mut Session, records: &[&Record]) -> Result
             deleted: row.number(4)? == 1,
             version: version(row, 5)?.ok_or_else(|| Error::Damaged("a row without a version".to_owned()))?,
             replaces: version(row, 8)?,
+            marks: row.text_or_null(11)?,
         };
         ground.rows.insert(RowId { table: row.text(0)?, key: row.text(1)? }, state);
     }
@@ -709,7 +569,7 @@ pub(crate) async fn write(
     session: &mut Session,
     declared: &[Declared],
     writes: &BTreeMap<RowId, Write>,
-) -> Result<Option<String>, Error> {
+) -> Result<Option<Box<Rejection>>, Error> {
     let of = |table: &Declared, deleted: bool| {
         let name = table.table.name.as_str().to_owned();
         let of = writes.iter().filter(move |(id, write)| id.table == name && write.row.is_none() == deleted);
@@ -730,7 +590,7 @@ pub(crate) async fn write(
         let Some((_, first)) = rows.first() else { continue };
         let (sql, texts) = statement(session.dialect(), table, first, &rows);
         match session.attempt(&sql, &[texts.into()]).await {
-            Err(Error::Rejected(why)) => return Ok(Some(why.message)),
+            Err(Error::Rejected(why)) => return Ok(Some(why)),
             done => done.map(drop)?,
         }
     }
@@ -738,19 +598,19 @@ pub(crate) async fn write(
 }
 
 /// Has what is deferred looked at now, because at commit no single change could wait for it any more.
-async fn deferred(session: &mut Session) -> Result<Option<String>, Error> {
+async fn deferred(session: &mut Session) -> Result<Option<Box<Rejection>>, Error> {
     if session.dialect() == Dialect::Sqlite {
         return Ok(None);
     }
     match session.attempt("SET CONSTRAINTS ALL IMMEDIATE", &[]).await {
-        Err(Error::Rejected(why)) => Ok(Some(why.message)),
+        Err(Error::Rejected(why)) => Ok(Some(why)),
         Err(error) => Err(error),
         Ok(_) => session.execute("SET CONSTRAINTS ALL DEFERRED", &[]).await.map(|_| None),
     }
 }
 
 /// The columns that a row has and that can be written.
-fn names(table: &Declared, write: &Write) -> BTreeSet<String> {
+pub(crate) fn names(table: &Declared, write: &Write) -> BTreeSet<String> {
     let row = write.row.as_deref().and_then(|row| columns(row).ok()).unwrap_or_default();
     row.into_keys().filter(|name| table.columns.contains(name)).collect()
 }
@@ -780,19 +640,24 @@ pub(crate) async fn save_states(session: &mut Session, writes: &BTreeMap<RowId, 
             "t": id.table, "k": id.key, "n": state.tenant, "p": state.placement, "d": u8::from(state.deleted),
             "e": state.version.epoch, "v": state.version.v, "o": state.version.origin,
             "re": replaces.map(|old| old.epoch), "rv": replaces.map(|old| old.v), "ro": replaces.map(|old| &old.origin),
+            "m": state.marks,
         })
     };
     let states: Vec<_> = writes.iter().map(state).collect();
     let number = |name: &str| format!("CAST(each.value ->> '{name}' AS BIGINT)");
+    let marks = match session.dialect() {
+        Dialect::Postgres => "(each.value ->> 'm')::jsonb",
+        Dialect::Sqlite => "each.value ->> 'm'",
+    };
     let sql = format!(
         "INSERT INTO portolan_row (table_name, key, tenant, placement, deleted, round, epoch, v, origin, \
-         replaces_epoch, replaces_v, replaces_origin) \
+         replaces_epoch, replaces_v, replaces_origin, marks) \
          SELECT each.value ->> 't', each.value ->> 'k', each.value ->> 'n', {}, {deleted}, {deleted} * f.round, \
-         {}, {}, each.value ->> 'o', {}, {}, each.value ->> 'ro' FROM {{each}} CROSS JOIN portolan_fence f WHERE true \
+         {}, {}, each.value ->> 'o', {}, {}, each.value ->> 'ro', {marks} FROM {{each}} CROSS JOIN portolan_fence f WHERE true \
          ON CONFLICT (table_name, key) DO UPDATE SET tenant = excluded.tenant, placement = excluded.placement, \
          deleted = excluded.deleted, round = excluded.round, epoch = excluded.epoch, v = excluded.v, origin = excluded.origin, \
          replaces_epoch = excluded.replaces_epoch, replaces_v = excluded.replaces_v, \
-         replaces_origin = excluded.replaces_origin",
+         replaces_origin = excluded.replaces_origin, marks = excluded.marks",
         number("p"),
         number("e"),
         number("v"),
@@ -822,37 +687,11 @@ async fn tell(session: &mut Session, writes: &BTreeMap<RowId, Write>) -> Result<
     };
     let sql = format!(
         "INSERT INTO portolan_log (epoch, tx, at_us, tenant, placement, schema, kind, table_name, key, row, \
-         version_epoch, v, origin, replaces_epoch, replaces_v, replaces_origin{column}) \
+         version_epoch, v, origin, replaces_epoch, replaces_v, replaces_origin, marks{column}) \
          SELECT f.epoch, {number}, {{now}}, r.tenant, r.placement, f.schema, each.value ->> 'kind', r.table_name, r.key, \
-         {row}, r.epoch, r.v, r.origin, r.replaces_epoch, r.replaces_v, r.replaces_origin{piece} \
+         {row}, r.epoch, r.v, r.origin, r.replaces_epoch, r.replaces_v, r.replaces_origin, r.marks{piece} \
          FROM {{each}} JOIN portolan_row r ON r.table_name = each.value ->> 't' AND r.key = each.value ->> 'k' \
          CROSS JOIN portolan_fence f"
     );
     session.run(&sql, &[serde_json::Value::from(told).to_string().into()]).await.map(drop)
-}
-
-async fn park(session: &mut Session, parked: &[(Record, String)]) -> Result<(), Error> {
-    for (record, why) in parked {
-        let Change::Row(RowChange { id, version, .. }) = &record.change else { continue };
-        session
-            .run(
-                "INSERT INTO portolan_parked (table_name, key, epoch, v, origin, tenant, placement, record, why, at_us) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, {now}) \
-                 ON CONFLICT (table_name, key, epoch, v, origin) DO UPDATE SET why = excluded.why, \
-                 tenant = excluded.tenant, placement = excluded.placement, record = excluded.record",
-                &[
-                    id.table.as_str().into(),
-                    id.key.as_str().into(),
-                    version.epoch.0.into(),
-                    version.v.into(),
-                    version.origin.as_str().into(),
-                    record.tenant.as_ref().map(TenantName::as_str).into(),
-                    record.placement.0.into(),
-                    print(record)?.into(),
-                    why.as_str().into(),
-                ],
-            )
-            .await?;
-    }
-    Ok(())
 }

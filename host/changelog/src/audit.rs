@@ -150,7 +150,7 @@ impl Store {
             let named: Vec<_> =
                 ids.iter().map(|id| serde_json::json!({ "t": id.table, "k": id.key })).collect();
             let sql = "SELECT r.table_name, r.key, r.tenant, r.placement, r.deleted, r.epoch, r.v, r.origin, \
-                r.replaces_epoch, r.replaces_v, r.replaces_origin, f.schema FROM {each} \
+                r.replaces_epoch, r.replaces_v, r.replaces_origin, f.schema, CAST(r.marks AS TEXT) FROM {each} \
                 JOIN portolan_row r ON r.table_name = each.value ->> 't' AND r.key = each.value ->> 'k' \
                 CROSS JOIN portolan_fence f";
             let states = session.query(sql, &[serde_json::Value::from(named).to_string().into()]).await?;
@@ -244,6 +244,7 @@ fn whole(record: &Record, change: &RowChange) -> Write {
         version: change.version.clone(),
         replaces: change.replaces.clone(),
         deleted: change.row.is_none(),
+        marks: change.marks.clone(),
     };
     Write { record: record.clone(), row: change.row.clone(), state }
 }

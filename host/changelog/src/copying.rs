@@ -12,7 +12,9 @@ use crate::apply::{Applied, Counts, array, leave_applying};
 use crate::database::{Row, Session, Value};
 use crate::defaults::CHUNK_RECORDS;
 use crate::error::Error;
+use crate::ledger::{Lost, keep, name};
 use crate::model::fence::Refused;
+use crate::model::kind::ConflictKind;
 use crate::model::record::{Batch, Change, Record, RowId};
 use crate::read::{tenant_of, version};
 use crate::store::{Role, Store, enter_log};
@@ -29,6 +31,9 @@ pub struct Copying {
     /// How many came.
     pub rows: u64,
 }
+
+/// By which rule a row lost that its source does not have.
+const STRANDED: &str = "source";
 
 /// A row that is here.
 struct Here {
@@ -52,18 +57,6 @@ impl Store {
     pub async fn copying(&self, source: &RegionName) -> Result<Option<Copying>, Error> {
         let mut session = self.acquire(Role::Applier).await?;
         Ok(copying(&mut session, source, COPYING).await?.map(|(copying, _)| copying))
-    }
-
-    /// Does what comes after a position come after it without a gap, for who has followed this log to there?
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn resumes(&self, after: Position) -> Result<bool, Error> {
-        // Between records lies where nothing more could come when rows were begun to be copied.
-        if after.sequence == 0 {
-            return Ok(after <= self.settled().await?);
-        }
-        self.has_record(after).await
     }
 
     /// Begins to copy a region's rows, of this log, which is followed from a position when they are here. Nothing is followed of that
@@ -124,7 +117,7 @@ impl Store {
         }
         raise_placements(&mut session, records).await?;
         if ends {
-            self.sweep(&mut session, source).await?;
+            self.take_gone(&mut session, source).await?;
             self.retry(&mut session, None, &mut counts).await?;
             follow_from(&mut session, source).await?;
         } else if let Some(last) = last {
@@ -212,31 +205,31 @@ impl Store {
         let rows: Vec<&Here> = rows.iter().filter(|own| !own.deleted).collect();
         let wanted: Vec<RowId> = rows.iter().map(|own| own.id.clone()).collect();
         let mut images = self.images(session, &wanted).await?;
+        let at_us = session.one("SELECT {now}", &[]).await?.number(0)?;
         for own in rows {
             let Some(image) = images.remove(&own.id) else { continue };
-            let (id, lost) = (&own.id, &own.version);
-            let args: [Value; 9] = [
-                id.table.as_str().into(),
-                id.key.as_str().into(),
-                lost.epoch.0.into(),
-                lost.v.into(),
-                lost.origin.as_str().into(),
-                source.as_str().into(),
-                own.tenant.as_ref().map(TenantName::as_str).into(),
-                own.placement.0.into(),
-                image.into(),
-            ];
             // Won by none: the source has no version of it, or a lower one.
-            let sql = "INSERT INTO portolan_conflict (table_name, key, lost_epoch, lost_v, lost_origin, \
-                won_epoch, won_v, won_origin, tenant, placement, row, at_us) \
-                VALUES ($1, $2, $3, $4, $5, 0, 0, $6, $7, $8, $9, {now}) ON CONFLICT DO NOTHING";
-            session.run(sql, &args).await?;
+            let winner = Version { epoch: Epoch(0), v: 0, origin: source.clone() };
+            let lost = Lost {
+                at_us,
+                conflict: name(&own.id, &own.version, &winner),
+                id: own.id.clone(),
+                kind: ConflictKind::Stranded,
+                placement: own.placement,
+                row: Some(image),
+                rule: STRANDED.to_owned(),
+                tenant: own.tenant.clone(),
+                version: own.version.clone(),
+                winner,
+                winner_row: None,
+            };
+            keep(session, &lost).await?;
         }
         Ok(())
     }
 
     /// What was not among the source's rows goes, those first that refer to others.
-    async fn sweep(&self, session: &mut Session, source: &RegionName) -> Result<(), Error> {
+    async fn take_gone(&self, session: &mut Session, source: &RegionName) -> Result<(), Error> {
         let next = "SELECT key FROM portolan_gone WHERE source = $1 AND table_name = $2 AND key > $3 ORDER BY key LIMIT $4";
         for table in self.declared().iter().rev() {
             let name = table.table.name.as_str();

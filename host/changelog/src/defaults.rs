@@ -74,3 +74,8 @@ pub const SNAPSHOT_IDLE: Duration = Duration::from_secs(600);
 pub const ERASURE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a database may take to write over what was deleted: SQLite makes the whole file anew.
 pub const COMPACTION_TIMEOUT: Duration = Duration::from_secs(3_600);
+/// Losers that are told at once: each has two rows.
+pub const CONFLICTS_MAX: usize = 500;
+/// Writes that a version of a table with the rule `first_wins` remembers of its history: more than regions write to one row before they
+/// hear of each other, in about a kilobyte. Triggers have the same number.
+pub const PATH_MAX: usize = 32;

@@ -34,6 +34,14 @@ pub enum Error {
     /// The database refuses the statement: the statement is wrong.
     #[error("the shard's database refuses: {0}")]
     Rejected(Box<Rejection>),
+    /// A loser that cannot be written back.
+    #[error("conflict {conflict} {why}")]
+    Restore {
+        /// Its name.
+        conflict: String,
+        /// Why not, and what to do instead.
+        why: String,
+    },
     /// A table is not as it is declared: change one of them.
     #[error("table `{table}` {reason}")]
     Table {

@@ -30,6 +30,12 @@
 //! [`Store::extend`] with that reading plus the lease's time less a margin. [`Store::demote`] ends it. A gateway writes with
 //! [`Store::write`] under its [`Lease`], and a commit after which the lease has run out is [`Error::Unknown`].
 //!
+//! # Conflicts
+//! Tables that members write have a rule ([`ConflictRule`](portolan_core::tenant_table::ConflictRule)). What is lost without having been known to what stays is read with
+//! [`Store::conflicts`], by page, and written back with [`Store::restore`]. Changes that a database does not take wait ([`Store::parked`]), each
+//! with its kind, until [`Store::retry_parked`] or a newer version of their row. A table's rule is changed when all regions have heard of all
+//! writes before it: rows that it finds count as written once.
+//!
 //! # Moving a tenant
 //! Note the move at both ([`Store::note_move`]) and place the tenant away at the target, so that nobody writes it there. Read
 //! [`Store::settled`], copy [`Store::tenant_rows`] with [`Store::take_in`], follow [`Store::tenant_records`]. [`Store::hold`]
@@ -66,10 +72,13 @@ pub mod defaults;
 mod erase;
 mod error;
 mod inspect;
+mod ledger;
 mod login;
 mod maintain;
+mod marks;
 pub mod model;
 mod moving;
+mod parked;
 mod peers;
 mod postgres;
 mod read;
@@ -82,27 +91,30 @@ mod table;
 mod transaction;
 mod trim;
 
-pub use apply::{Applied, Counts, Lost, Parked};
+pub use apply::{Applied, Counts};
 pub use audit::{BucketPage, DigestPage, Repair, Scope};
 pub use copying::Copying;
 pub use database::{Dialect, Row, Value};
 pub use erase::Erased;
 pub use error::Error;
 pub use inspect::Inspection;
+pub use ledger::{Conflicts, Cursor, Lost};
 pub use login::{Access, Passwords, Tls, reader};
 pub use maintain::{Maintenance, Purpose};
 pub use model::fence::{Closed, Fence, Lease, Outcome, Refused, TenantState};
+pub use model::kind::ConflictKind;
 pub use model::peer::{Peer, PeerRefused};
 pub use model::progress::Progress;
 pub use model::record::{BadBatch, Batch, Change, Record, RowChange, RowId};
 pub use model::retention::Retention;
 pub use model::sweep::{Known, Mark, Member, Report, Sweep, Through};
 pub use moving::{Drained, MoveNote, Passage, Reach, Side, Stamp};
+pub use parked::Parked;
 pub use peers::Follower;
 pub use postgres::PostgresConfig;
 pub use read::{Horizon, Limits, Reached};
 pub use rejection::{Rejection, Rule};
-pub use snapshot::{Head, KeptLoser, RowPage, Snapshot};
+pub use snapshot::{Head, RowPage, Snapshot};
 pub use store::{Engine, Standing, Store};
 pub use sweep::{Round, Swept};
 pub use transaction::Transaction;

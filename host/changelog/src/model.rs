@@ -1,11 +1,16 @@
 //! The log, the gate and the fence as pure functions: no database, no clock, no socket.
 //!
 //! Both engines stand on these: what a reader may take ([`reader`]), how a follower goes on ([`progress`]), which of two
-//! versions stays ([`gate`]), who may write ([`fence`]), what a log keeps
-//! for whom ([`peer`], [`retention`]), when a tombstone may go ([`sweep`]). Their laws are proved here, before any SQL.
+//! versions stays ([`gate`]) by the table's rule ([`history`]) or what becomes of both ([`marks`], [`merge`]), who may write
+//! ([`fence`]), what a log keeps for whom ([`peer`], [`retention`]), when a tombstone may go ([`sweep`]). Their laws are proved here,
+//! before any SQL.
 
 pub mod fence;
 pub mod gate;
+pub mod history;
+pub mod kind;
+pub mod marks;
+pub mod merge;
 pub mod peer;
 pub mod progress;
 pub mod reader;
@@ -14,4 +19,4 @@ pub mod retention;
 pub mod sweep;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -230,7 +230,7 @@ impl Store {
         session.rollback().await?;
         self.is_whole(after).await?;
         let records = rows.iter().map(record).collect::<Result<Vec<_>, _>>()?;
-        let due = rows.first().map_or(Ok(0), |row| row.number(17))?;
+        let due = rows.first().map_or(Ok(0), |row| row.number(18))?;
         let whole = due < records_max && due == records.len() as u64;
         let last = records.last().map_or(after, |last| last.position);
         let through = if whole && reach == Reach::Settled { last.max(settled) } else { last };
@@ -453,7 +453,7 @@ impl Stamp {
 }
 
 const TENANT_ROWS: &str = "SELECT r.table_name, r.key, r.tenant, r.placement, r.deleted, r.epoch, r.v, r.origin, \
-    r.replaces_epoch, r.replaces_v, r.replaces_origin, f.schema FROM portolan_row r, portolan_fence f \
+    r.replaces_epoch, r.replaces_v, r.replaces_origin, f.schema, CAST(r.marks AS TEXT) FROM portolan_row r, portolan_fence f \
     WHERE r.tenant = $1 AND r.table_name = $2 AND r.key > $3 AND r.deleted = 0 ORDER BY r.key LIMIT $4";
 
 const NEXT_TENANT: &str = "SELECT r.tenant, coalesce((SELECT t.away FROM portolan_tenant t WHERE t.tenant = r.tenant), 0) \
@@ -466,7 +466,7 @@ const TENANT_RECORDS: &str = "WITH due AS (SELECT epoch, tx, seq, {row_bytes} AS
     WINDOW w AS (ORDER BY epoch, tx, seq)) \
     SELECT s.epoch, s.tx, s.seq, s.at_us, s.tenant, s.placement, s.schema, s.kind, s.table_name, s.key, \
     CAST(s.row AS TEXT), s.version_epoch, s.v, s.origin, s.replaces_epoch, s.replaces_v, s.replaces_origin, \
-    (SELECT count(*) FROM due) FROM fit CROSS JOIN portolan_log s \
+    CAST(s.marks AS TEXT), (SELECT count(*) FROM due) FROM fit CROSS JOIN portolan_log s \
     WHERE s.epoch = fit.epoch AND s.tx = fit.tx AND s.seq = fit.seq {same_piece} \
     AND (fit.bytes <= $5 OR fit.records = 1) ORDER BY fit.epoch, fit.tx, fit.seq";
 

@@ -18,6 +18,7 @@ use crate::defaults::{
 };
 use crate::error::Error;
 use crate::login::{self, Access, Login};
+use crate::marks;
 use crate::sqlite::migrator;
 use crate::table::{Catalogue, Declared, array};
 
@@ -240,8 +241,8 @@ pub(crate) async fn one_at_a_time(session: &mut Session) -> Result<(), Error> {
 pub(crate) async fn find(session: &mut Session, table: &TenantTable) -> Result<Declared, Error> {
     let rows = session
         .query(
-            "SELECT a.attname::text, a.attgenerated <> '', a.attnotnull, coalesce(a.attnum = ANY (i.indkey), false) \
-             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+            "SELECT a.attname::text, a.attgenerated <> '', a.attnotnull, coalesce(a.attnum = ANY (i.indkey), false), \
+             format_type(a.atttypid, NULL) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
              JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
              LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary \
              WHERE n.nspname = 'public' AND c.relname = $1 AND c.relkind = 'r' ORDER BY a.attnum",
@@ -257,6 +258,11 @@ pub(crate) async fn find(session: &mut Session, table: &TenantTable) -> Result<D
         if row.number(2)? == 1 {
             found.not_null.insert(name.clone());
         }
+        let kind = row.text(4)?;
+        if kind == "jsonb" {
+            found.arrays.insert(name.clone());
+        }
+        found.types.insert(name.clone(), kind);
         if row.number(1)? == 1 { found.generated.push(name) } else { found.columns.push(name) }
     }
     Declared::check(table, found)
@@ -277,10 +283,11 @@ pub(crate) fn capture(table: &Declared, roles: &Roles) -> Vec<String> {
         ),
         format!(
             "CREATE TRIGGER portolan_capture AFTER INSERT OR UPDATE OR DELETE ON {name} FOR EACH ROW \
-             EXECUTE FUNCTION portolan.capture('{}', '{tenant}', '{writers}', '{}', '{}')",
+             EXECUTE FUNCTION portolan.capture('{}', '{tenant}', '{writers}', '{}', '{}', '{}')",
             table.table.name,
             array(&table.generated),
-            array(&table.table.key)
+            array(&table.table.key),
+            marks::told(&table.table.conflict)
         ),
         format!(
             "CREATE TRIGGER portolan_truncate BEFORE TRUNCATE ON {name} \

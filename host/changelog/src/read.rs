@@ -61,7 +61,7 @@ const BATCH: &str = "WITH due AS (SELECT epoch, tx, seq, {row_bytes} AS bytes{pi
     sum(bytes) OVER w AS bytes, count(*) OVER w AS records FROM due WINDOW w AS (ORDER BY epoch, tx, seq)) \
     SELECT s.epoch, s.tx, s.seq, s.at_us, s.tenant, s.placement, s.schema, s.kind, s.table_name, s.key, \
     CAST(s.row AS TEXT), s.version_epoch, s.v, s.origin, s.replaces_epoch, s.replaces_v, s.replaces_origin, \
-    fit.ends, {horizon} FROM fit CROSS JOIN portolan_log s \
+    CAST(s.marks AS TEXT), fit.ends, {horizon} FROM fit CROSS JOIN portolan_log s \
     WHERE s.epoch = fit.epoch AND s.tx = fit.tx AND s.seq = fit.seq {same_piece} \
     AND fit.records < $4 AND (fit.bytes <= $5 OR fit.records = 1) ORDER BY fit.epoch, fit.tx, fit.seq";
 
@@ -119,9 +119,9 @@ impl Store {
         let at_us = session.one("SELECT {now}", &[]).await?.number(0)?;
         session.rollback().await?;
         self.is_whole(after).await?;
-        let horizon = rows.first().map_or(Ok(0), |row| row.number(18))?;
+        let horizon = rows.first().map_or(Ok(0), |row| row.number(19))?;
         let mut records = rows.iter().map(record).collect::<Result<Vec<_>, _>>()?;
-        let ends = rows.iter().map(|row| Ok(row.number(17)? == 1)).collect::<Result<Vec<_>, Error>>()?;
+        let ends = rows.iter().map(|row| Ok(row.number(18)? == 1)).collect::<Result<Vec<_>, Error>>()?;
         let seen: Vec<_> = records.iter().map(|record| record.position).zip(ends).collect();
         let (count, ends) = cut(&seen, horizon);
         records.truncate(count);
@@ -201,7 +201,8 @@ impl Store {
         let names: Vec<String> = declared.iter().map(|table| format!("'{}'", table.table.name)).collect();
         let sql = format!(
             "SELECT r.table_name, r.key, r.tenant, r.placement, r.deleted, r.epoch, r.v, r.origin, \
-             r.replaces_epoch, r.replaces_v, r.replaces_origin, f.schema FROM portolan_row r, portolan_fence f \
+             r.replaces_epoch, r.replaces_v, r.replaces_origin, f.schema, CAST(r.marks AS TEXT) \
+             FROM portolan_row r, portolan_fence f \
              WHERE (r.table_name, r.key) > ($1, $2) AND ($3 = '' OR r.tenant = $3) AND r.table_name IN ({}) \
              ORDER BY r.table_name, r.key LIMIT $4",
             names.join(", ")
@@ -264,8 +265,13 @@ impl Store {
 /// A row as it is now, with its state in the order of [`Store::rows`].
 pub(crate) fn copy(row: &Row, id: RowId, image: Option<String>) -> Result<Record, Error> {
     let none = || Error::Damaged("a row without a version".to_owned());
-    let change =
-        RowChange { id, row: image, version: version(row, 5)?.ok_or_else(none)?, replaces: version(row, 8)? };
+    let change = RowChange {
+        id,
+        row: image,
+        version: version(row, 5)?.ok_or_else(none)?,
+        replaces: version(row, 8)?,
+        marks: row.text_or_null(12)?,
+    };
     Ok(Record {
         position: Position::START,
         at_us: 0,
@@ -288,6 +294,7 @@ pub(crate) fn record(row: &Row) -> Result<Record, Error> {
             row: row.text_or_null(10)?,
             version: version(row, 11)?.ok_or_else(|| damaged("a version"))?,
             replaces: version(row, 14)?,
+            marks: row.text_or_null(17)?,
         })
     };
     Ok(Record {

@@ -4,16 +4,17 @@
 //! that goes on from them.
 
 use portolan_core::ids::TenantName;
-use portolan_core::log::{Epoch, Identity, Placement, Position, Version};
+use portolan_core::log::{Epoch, Identity, Placement, Position};
 use serde::{Deserialize, Serialize};
 
 use crate::adopt;
-use crate::database::{Dialect, Row, Session, Value};
+use crate::database::{Dialect, Session, Value};
 use crate::defaults::{BATCH_RECORDS_MAX, SNAPSHOT_IDLE};
 use crate::error::Error;
+use crate::ledger::{LOST, Lost, lost};
 use crate::model::record::{Record, RowId};
 use crate::moving::settled;
-use crate::read::{copy, tenant_of, version};
+use crate::read::{copy, tenant_of};
 use crate::store::{FENCE, Role, Store, fence, identity_now};
 
 /// One state of a shard. Its connection is closed with it; while it is open, PostgreSQL keeps what is deleted meanwhile, and SQLite
@@ -40,25 +41,6 @@ pub struct Head {
     pub schema: u64,
     /// The newest record that was there just before.
     pub tip: Position,
-}
-
-/// A version that lost, as it is kept.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeptLoser {
-    /// When it was found, in microseconds of the database's clock.
-    pub at_us: u64,
-    /// Of which row.
-    pub id: RowId,
-    /// The version that lost.
-    pub lost: Version,
-    /// The tenant's placement then.
-    pub placement: Placement,
-    /// The row as it was; none when it was a deletion.
-    pub row: Option<String>,
-    /// Whose it is.
-    pub tenant: Option<TenantName>,
-    /// The version that won.
-    pub won: Version,
 }
 
 /// A page of rows.
@@ -138,36 +120,6 @@ impl Store {
         session.run("DELETE FROM portolan_progress WHERE source = $1", &[source.into()]).await?;
         session.commit().await
     }
-
-    /// Puts losers back that were kept elsewhere; those that are there are left alone.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn keep_losers(&self, losers: &[KeptLoser]) -> Result<(), Error> {
-        let mut session = self.begin(Role::Applier).await?;
-        for loser in losers {
-            let (lost, won) = (&loser.lost, &loser.won);
-            let args: [Value; 12] = [
-                loser.id.table.as_str().into(),
-                loser.id.key.as_str().into(),
-                lost.epoch.0.into(),
-                lost.v.into(),
-                lost.origin.as_str().into(),
-                won.epoch.0.into(),
-                won.v.into(),
-                won.origin.as_str().into(),
-                loser.tenant.as_ref().map(TenantName::as_str).into(),
-                loser.placement.0.into(),
-                loser.row.clone().into(),
-                loser.at_us.into(),
-            ];
-            let sql = "INSERT INTO portolan_conflict (table_name, key, lost_epoch, lost_v, lost_origin, won_epoch, won_v, \
-                won_origin, tenant, placement, row, at_us) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
-                ON CONFLICT DO NOTHING";
-            session.run(sql, &args).await?;
-        }
-        session.commit().await
-    }
 }
 
 impl Snapshot {
@@ -194,8 +146,8 @@ impl Snapshot {
         args.extend(tenant.map(|tenant| tenant.as_str().into()));
         let sql = format!(
             "SELECT r.table_name, r.key, r.tenant, r.placement, r.deleted, r.epoch, r.v, r.origin, \
-             r.replaces_epoch, r.replaces_v, r.replaces_origin, f.schema FROM portolan_row r, portolan_fence f \
-             WHERE r.table_name = $1 AND r.key > $2 {of_tenant} ORDER BY r.key LIMIT $3"
+             r.replaces_epoch, r.replaces_v, r.replaces_origin, f.schema, CAST(r.marks AS TEXT) \
+             FROM portolan_row r, portolan_fence f WHERE r.table_name = $1 AND r.key > $2 {of_tenant} ORDER BY r.key LIMIT $3"
         );
         let states = self.session.query(&sql, &args).await?;
         let ids = states.iter().map(|row| Ok(RowId { table: row.text(0)?, key: row.text(1)? }));
@@ -223,24 +175,14 @@ impl Snapshot {
         tenant: Option<&TenantName>,
         skip: usize,
         max: usize,
-    ) -> Result<Vec<KeptLoser>, Error> {
-        let sql = "SELECT c.table_name, c.key, c.tenant, c.placement, c.row, c.at_us, c.lost_epoch, c.lost_v, c.lost_origin, \
-            c.won_epoch, c.won_v, c.won_origin FROM portolan_conflict c WHERE $1 = '' OR c.tenant = $1 \
-            ORDER BY c.table_name, c.key, c.lost_epoch, c.lost_v, c.lost_origin LIMIT $2 OFFSET $3";
-        let none = || Error::Damaged("a conflict without versions".to_owned());
-        let loser = |row: &Row| {
-            Ok(KeptLoser {
-                at_us: row.number(5)?,
-                id: RowId { table: row.text(0)?, key: row.text(1)? },
-                lost: version(row, 6)?.ok_or_else(none)?,
-                placement: Placement(row.number(3)?),
-                row: row.text_or_null(4)?,
-                tenant: tenant_of(row, 2)?,
-                won: version(row, 9)?.ok_or_else(none)?,
-            })
-        };
-        let rows = self.session.query(sql, &page(tenant, skip, max)).await?;
-        rows.iter().map(loser).collect()
+    ) -> Result<Vec<Lost>, Error> {
+        let sql = format!(
+            "SELECT {LOST} FROM portolan_conflict c WHERE $1 = '' OR c.tenant = $1 \
+             ORDER BY c.table_name, c.key, c.lost_epoch, c.lost_v, c.lost_origin, c.won_epoch, c.won_v, c.won_origin \
+             LIMIT $2 OFFSET $3"
+        );
+        let rows = self.session.query(&sql, &page(tenant, skip, max)).await?;
+        rows.iter().map(lost).collect()
     }
 
     /// Changes that wait, of one tenant or of all, in a fixed order, after so many.

@@ -7,7 +7,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use portolan_core::tenant_table::TenantTable;
+use portolan_core::tenant_table::{ConflictRule, TenantTable};
 use sqlx::ConnectOptions as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
@@ -20,6 +20,7 @@ use crate::defaults::{
     STATEMENTS_MAX,
 };
 use crate::error::Error;
+use crate::marks::{self, Event};
 use crate::table::{Catalogue, Declared};
 
 const MIGRATIONS: &[(i64, &str, &str)] =
@@ -131,7 +132,7 @@ pub(crate) fn place(path: &Path) -> Result<String, Error> {
 pub(crate) async fn find(session: &mut Session, table: &TenantTable) -> Result<Declared, Error> {
     let rows = session
         .query(
-            "SELECT name, pk, \"notnull\", hidden FROM pragma_table_xinfo($1) ORDER BY cid",
+            "SELECT name, pk, \"notnull\", hidden, type FROM pragma_table_xinfo($1) ORDER BY cid",
             &[table.name.as_str().into()],
         )
         .await?;
@@ -144,6 +145,11 @@ pub(crate) async fn find(session: &mut Session, table: &TenantTable) -> Result<D
         if row.number(2)? > 0 {
             found.not_null.insert(name.clone());
         }
+        let kind = row.text(4)?.to_ascii_lowercase();
+        if kind.is_empty() || kind.contains("text") || kind.contains("json") {
+            found.arrays.insert(name.clone());
+        }
+        found.types.insert(name.clone(), kind);
         // 1 is hidden for good, 2 and 3 are generated.
         if row.number(3)? == 0 { found.columns.push(name) } else { found.generated.push(name) }
     }
@@ -187,13 +193,18 @@ fn triggers(table: &Declared) -> Vec<(String, String)> {
     let mut triggers = Vec::new();
     for (event, rows) in [("INSERT", ["NEW"].as_slice()), ("UPDATE", &["OLD", "NEW"]), ("DELETE", &["OLD"])] {
         let lower = event.to_ascii_lowercase();
-        let tests: String = rows.iter().map(|row| tenant_tests(table, row)).collect();
+        let mut tests: String = rows.iter().map(|row| tenant_tests(table, row)).collect();
+        match event {
+            "INSERT" => tests += &marks::tests(table, Event::Insert),
+            "UPDATE" => tests += &marks::tests(table, Event::Update),
+            _ => {}
+        }
         triggers.push((
             format!("portolan_before_{lower}_{name}"),
             format!("BEFORE {event} ON {on} {NOT_APPLYING} BEGIN {}{tests} END", fence_tests(table)),
         ));
         let body = match event {
-            "INSERT" => record(table, "NEW", Image::Put { was: "false" }, "true"),
+            "INSERT" => record(table, "NEW", Image::Put { was: "false", event: Event::Insert }, "true"),
             "DELETE" => record(table, "OLD", Image::Gone, "true"),
             _ => update(table),
         };
@@ -253,42 +264,49 @@ fn update(table: &Declared) -> String {
         format!(" OR OLD.\"{column}\" COLLATE BINARY IS NOT NEW.\"{column}\"")
     });
     let other = format!("({} IS NOT {}{moved})", table.key("OLD"), table.key("NEW"));
-    let changed: Vec<String> = table
-        .columns
-        .iter()
-        .map(|column| {
-            format!(
-                "OLD.\"{column}\" COLLATE BINARY IS NOT NEW.\"{column}\" OR typeof(OLD.\"{column}\") IS NOT typeof(NEW.\"{column}\")"
-            )
-        })
-        .collect();
-    let put = Image::Put { was: &format!("NOT {other}") };
+    let changed: Vec<String> = table.columns.iter().map(|column| marks::changed(column)).collect();
+    let changed = format!("({})", changed.join(" OR "));
+    if table.table.conflict == ConflictRule::LastWriterWins {
+        let put = Image::Put { was: &format!("NOT {other}"), event: Event::Update };
+        return record(table, "OLD", Image::Gone, &other) + &record(table, "NEW", put, &changed);
+    }
+    // What is known beside a row begins anew with another row.
+    let insert = Image::Put { was: "false", event: Event::Insert };
+    let put = Image::Put { was: "true", event: Event::Update };
     record(table, "OLD", Image::Gone, &other)
-        + &record(table, "NEW", put, &format!("({})", changed.join(" OR ")))
+        + &record(table, "NEW", insert, &other)
+        + &record(table, "NEW", put, &format!("NOT {other} AND {changed}"))
 }
 
 /// What a record says of a row.
 #[derive(Clone, Copy)]
 enum Image<'a> {
     Gone,
-    /// The condition says whether the row was there before.
     Put {
+        /// The condition says whether the row was there before.
         was: &'a str,
+        /// To the row's marks.
+        event: Event,
     },
 }
 
-/// Gives the row its next version, and writes the log record, if the condition holds. A row that was there before and has no
-/// version yet had the lowest.
+/// Gives the row its next version, keeps what the table's rule must know, and writes the log record, if the condition holds. A row
+/// that was there before and has no version yet had the lowest.
 fn record(table: &Declared, row: &str, change: Image<'_>, condition: &str) -> String {
     let name = &table.table.name;
     let key = table.key(row);
     let tenant =
         table.table.tenant.as_ref().map_or_else(|| "NULL".to_owned(), |column| format!("{row}.\"{column}\""));
     let epoch = if table.leased() { "f.epoch" } else { "0" };
-    let (kind, image, deleted, was) = match change {
-        Image::Gone => ("delete", "NULL".to_owned(), 1, "true"),
-        Image::Put { was } => ("put", table.image(row), 0, was),
+    let (kind, image, deleted, was, event) = match change {
+        Image::Gone => ("delete", "NULL".to_owned(), 1, "true", Event::Delete),
+        Image::Put { was, event } => ("put", table.image(row), 0, was, event),
     };
+    let marks = marks::expression(table, event, SQLITE_NOW).map_or_else(String::new, |marks| {
+        format!(
+            "UPDATE portolan_row SET marks = {marks} WHERE table_name = '{name}' AND key = {key} AND {condition}; "
+        )
+    });
     format!(
         "INSERT INTO portolan_row (table_name, key, tenant, placement, epoch, v, origin, deleted, round, \
          replaces_epoch, replaces_v, replaces_origin) \
@@ -299,12 +317,12 @@ fn record(table: &Declared, row: &str, change: Image<'_>, condition: &str) -> St
          FROM portolan_fence f WHERE {condition} \
          ON CONFLICT (table_name, key) DO UPDATE SET \
          tenant = excluded.tenant, placement = excluded.placement, epoch = excluded.epoch, \
-         v = max(excluded.v, v + 1), origin = excluded.origin, deleted = excluded.deleted, round = excluded.round, \
-         replaces_epoch = epoch, replaces_v = v, replaces_origin = origin; \
+         v = max(excluded.v, v + 1, coalesce(json_extract(marks, '$.top'), 0) + 1), origin = excluded.origin, deleted = excluded.deleted, \
+         round = excluded.round, replaces_epoch = epoch, replaces_v = v, replaces_origin = origin; {marks}\
          INSERT INTO portolan_log (epoch, tx, at_us, tenant, placement, schema, kind, table_name, key, row, \
-         version_epoch, v, origin, replaces_epoch, replaces_v, replaces_origin) \
+         version_epoch, v, origin, replaces_epoch, replaces_v, replaces_origin, marks) \
          SELECT f.epoch, f.tx, {SQLITE_NOW}, r.tenant, r.placement, f.schema, '{kind}', r.table_name, r.key, {image}, \
-         r.epoch, r.v, r.origin, r.replaces_epoch, r.replaces_v, r.replaces_origin \
+         r.epoch, r.v, r.origin, r.replaces_epoch, r.replaces_v, r.replaces_origin, r.marks \
          FROM portolan_fence f, portolan_row r WHERE r.table_name = '{name}' AND r.key = {key} AND {condition}; "
     )
 }

@@ -148,10 +148,11 @@ impl Store {
     }
 }
 
-/// Whether a tombstone is one still is looked at again when it goes: its row may have been written meanwhile.
+/// Whether a tombstone is one still is looked at again when it goes: its row may have been written meanwhile. Where a rule goes by the row's
+/// history, whoever began the row anew without the tombstone would be behind those that still have it: they stay.
 const SWEEP: &str = "DELETE FROM portolan_row WHERE deleted = 1 AND round < $1 AND (table_name, key) IN \
     (SELECT r.table_name, r.key FROM portolan_row r WHERE r.deleted = 1 AND r.round < $1 AND r.v < {now} - $2 \
-    AND NOT EXISTS (SELECT 1 FROM portolan_parked p WHERE p.table_name = r.table_name AND p.key = r.key) LIMIT $3)";
+    AND (r.marks IS NULL OR r.marks ->> 'dead' IS NOT NULL) AND NOT EXISTS (SELECT 1 FROM portolan_parked p WHERE p.table_name = r.table_name AND p.key = r.key) LIMIT $3)";
 
 /// Nobody repairs or sweeps beside this transaction.
 pub(crate) async fn alone(session: &mut Session) -> Result<(), Error> {

@@ -1,8 +1,8 @@
 //! Declared tables as a database has them: their columns, and the statements that put and delete their rows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use portolan_core::tenant_table::{TenantTable, Writers};
+use portolan_core::tenant_table::{ColumnRule, TenantTable, Writers};
 
 use crate::database::Dialect;
 use crate::error::Error;
@@ -24,7 +24,25 @@ pub(crate) struct Catalogue {
     pub(crate) generated: Vec<String>,
     pub(crate) key: Vec<String>,
     pub(crate) not_null: BTreeSet<String>,
+    /// The columns that may hold arrays of JSON.
+    pub(crate) arrays: BTreeSet<String>,
+    /// The type of each column, in the database's own words.
+    pub(crate) types: BTreeMap<String, String>,
 }
+
+/// What columns that only rise or only fall may be in PostgreSQL: what has one text that orders as it does. In SQLite each value is
+/// looked at.
+const ORDERED: [&str; 9] = [
+    "bigint",
+    "character varying",
+    "date",
+    "integer",
+    "smallint",
+    "text",
+    "timestamp with time zone",
+    "timestamp without time zone",
+    "uuid",
+];
 
 impl Declared {
     /// Holds a declaration against the catalogue.
@@ -51,11 +69,23 @@ impl Declared {
         if let Some(odd) = found.columns.iter().chain(&found.generated).find(plain) {
             return bad(format!("has the column `{odd}`: use letters, digits and `_`"));
         }
+        for (column, rule) in table.conflict.columns() {
+            if let Some(wanted) = misfit(&found, column.as_str(), rule) {
+                return bad(format!(
+                    "has no column `{column}` that is {wanted}: its conflict rule needs one"
+                ));
+            }
+        }
         Ok(Self { table: table.clone(), columns: found.columns, generated: found.generated })
     }
 
     pub(crate) fn leased(&self) -> bool {
         self.table.writers == Writers::Primary
+    }
+
+    /// Is a column merged by itself?
+    pub(crate) fn merges(&self, column: &str) -> bool {
+        self.table.conflict.columns().any(|(own, _)| own.as_str() == column)
     }
 
     /// The table's name as SQL wants it.
@@ -68,12 +98,22 @@ impl Declared {
 
     /// Puts rows, given as a JSON array of objects that have these columns.
     pub(crate) fn put(&self, dialect: Dialect, columns: &BTreeSet<String>) -> String {
+        self.put_over(dialect, columns, columns)
+    }
+
+    /// The same, and of rows that are there only some of the columns are changed.
+    pub(crate) fn put_over(
+        &self,
+        dialect: Dialect,
+        columns: &BTreeSet<String>,
+        over: &BTreeSet<String>,
+    ) -> String {
         let name = self.name(dialect);
         let key: Vec<String> = self.table.key.iter().map(|column| format!("\"{column}\"")).collect();
         let list = |item: &dyn Fn(&str) -> String| {
             columns.iter().map(|column| item(column)).collect::<Vec<_>>().join(", ")
         };
-        let others: Vec<String> = columns
+        let others: Vec<String> = over
             .iter()
             .filter(|column| !self.table.key.iter().any(|key| key.as_str() == column.as_str()))
             .map(|column| format!("\"{column}\" = excluded.\"{column}\""))
@@ -214,6 +254,25 @@ impl Declared {
     pub(crate) fn key(&self, row: &str) -> String {
         let values: Vec<String> = self.table.key.iter().map(|column| encode(row, column.as_str())).collect();
         format!("json_array({})", values.join(", "))
+    }
+}
+
+/// What a column would have to be for its rule, if it is not.
+fn misfit(found: &Catalogue, column: &str, rule: ColumnRule) -> Option<&'static str> {
+    let kind = found.types.get(column).map_or("", String::as_str);
+    let here = found.columns.iter().any(|own| own == column);
+    let not_null = here && found.not_null.contains(column);
+    let whole = kind.contains("int") && kind != "interval";
+    let sqlite = kind.is_empty() || kind.contains("text") || whole;
+    match rule {
+        ColumnRule::Counter if !not_null || !whole => Some("a whole number and NOT NULL"),
+        ColumnRule::Max | ColumnRule::Min if !here || !(sqlite || ORDERED.contains(&kind)) => {
+            Some("a whole number, a text or a time")
+        }
+        ColumnRule::SetUnion if !not_null || !found.arrays.contains(column) => {
+            Some("jsonb, in SQLite text, and NOT NULL")
+        }
+        _ => None,
     }
 }
 

@@ -17,6 +17,7 @@ mod login;
 mod moving;
 mod place;
 mod retaining;
+mod rules;
 mod sweeping;
 mod tenants;
 
@@ -85,6 +86,12 @@ const CASES: &[Case] = cases![
     retaining::a_piece_that_is_missing_stops_nobody,
     retaining::nobody_waits_for_a_trim,
     retaining::what_was_trimmed_of_other_epochs_and_logs_is_told_apart,
+    rules::losers_are_read_by_page,
+    rules::regions_end_alike_by_each_rule,
+    rules::tables_and_writes_must_fit_their_rule,
+    rules::triggers_keep_the_marks_of_the_model,
+    rules::what_lost_is_put_back,
+    rules::what_waits_says_why_and_is_discarded,
     sweeping::a_young_tombstone_stays,
     sweeping::tombstones_go_when_all_have_heard,
     tenants::a_forgotten_tenant_leaves_nothing,

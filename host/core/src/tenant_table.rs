@@ -2,6 +2,7 @@
 //!
 //! Plain data, checked: names of tables and columns go into SQL, so that only plain ones are taken.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -61,13 +62,74 @@ impl From<Identifier> for String {
     }
 }
 
-/// What happens when two regions wrote one row and neither knew of the other. Whatever it is, the loser is kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What happens when two regions wrote one row and neither knew of the other. What is lost by it is kept.
+///
+/// All rules but the first are for tables that all members write. Whatever the order in which changes arrive, all regions end
+/// with the same rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ConflictRule {
+    /// Columns are merged. A row that was deleted is gone, also for who updated it meanwhile; it may be inserted again.
+    Columns {
+        /// Columns with a rule of their own.
+        rules: BTreeMap<Identifier, ColumnRule>,
+        /// What happens to the others.
+        rest: Rest,
+    },
+    /// The earlier of two versions that did not know each other stays; one that knew it replaces it.
+    FirstWins,
+    /// A version that the shard's primary wrote under its lease wins; among others, the higher.
+    HomeWins,
     /// The higher version wins.
     #[default]
     LastWriterWins,
+}
+
+/// How a column is merged by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ColumnRule {
+    /// A whole number: the sum of what all regions have added to it.
+    Counter,
+    /// The greatest of what was written; it never falls.
+    Max,
+    /// The least of what was written; it never rises.
+    Min,
+    /// An array of JSON: what any region has put in, but for what was taken out later.
+    SetUnion,
+}
+
+/// What happens to the columns that have no rule of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rest {
+    /// Each has a version: updates of different columns both stay (`column_lww`).
+    Each,
+    /// They stay together, as whoever changed one of them last wrote them (`lww`).
+    #[default]
+    Together,
+}
+
+impl ConflictRule {
+    /// The name under which losers are kept.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Columns { rest: Rest::Each, .. } => "column_lww",
+            Self::Columns { .. } | Self::LastWriterWins => "lww",
+            Self::FirstWins => "first_wins",
+            Self::HomeWins => "home_wins",
+        }
+    }
+
+    /// The columns that have a rule of their own.
+    pub fn columns(&self) -> impl Iterator<Item = (&Identifier, ColumnRule)> {
+        let rules = match self {
+            Self::Columns { rules, .. } => Some(rules),
+            _ => None,
+        };
+        rules.into_iter().flatten().map(|(column, rule)| (column, *rule))
+    }
 }
 
 /// Who may write a table.
@@ -98,6 +160,16 @@ pub struct TenantTable {
 /// Why a declaration is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadTable {
+    /// A rule names a column that cannot have one.
+    #[error(
+        "table `{table}`: `{column}` is of its key or says whose a row is, and has one value: it cannot be merged"
+    )]
+    Column {
+        /// Which column.
+        column: Identifier,
+        /// Of which table.
+        table: Identifier,
+    },
     /// Declared twice.
     #[error("`{0}` is declared twice")]
     Double(String),
@@ -110,6 +182,12 @@ pub enum BadTable {
     /// No key, one that is too long, or one with a column twice.
     #[error("table `{0}`: its primary key has 1 to {KEY_COLUMNS_MAX} columns, each once")]
     Key(Identifier),
+    /// A rule for what cannot happen.
+    #[error(
+        "table `{0}` is written under the lease by one region at a time, so that only `lww` is meant: leave `conflict` out, or \
+         say `writers = \"members\"`"
+    )]
+    OneWriter(Identifier),
     /// Too many.
     #[error("a shard declares at most {TABLES_MAX} tables, not {0}")]
     TooMany(usize),
@@ -123,7 +201,14 @@ impl TenantTable {
         if self.key.is_empty() || self.key.len() > KEY_COLUMNS_MAX || twice {
             return Err(BadTable::Key(self.name.clone()));
         }
-        Ok(())
+        if self.writers == Writers::Primary && self.conflict != ConflictRule::LastWriterWins {
+            return Err(BadTable::OneWriter(self.name.clone()));
+        }
+        let fixed = |column: &Identifier| self.key.contains(column) || self.tenant.as_ref() == Some(column);
+        match self.conflict.columns().find(|(column, _)| fixed(column)) {
+            None => Ok(()),
+            Some((column, _)) => Err(BadTable::Column { column: column.clone(), table: self.name.clone() }),
+        }
     }
 }
 
@@ -175,6 +260,12 @@ mod tests {
         })
     }
 
+    fn ruled(name: &str, writers: Writers, counter: &str) -> TenantTable {
+        let rules = [(Identifier::new(counter).unwrap(), ColumnRule::Counter)].into();
+        let conflict = ConflictRule::Columns { rules, rest: Rest::Together };
+        TenantTable { conflict, writers, ..table(name, &["id"]).unwrap() }
+    }
+
     #[test]
     fn only_plain_names_reach_sql() {
         for good in ["a", "order", "notes_2", "_x"] {
@@ -204,10 +295,19 @@ mod tests {
         assert_eq!(tables.find("notes"), Some(&notes));
         assert_eq!(tables.find("other"), None);
         assert_eq!(tables.iter().count(), 2);
+        assert!(Tables::new(vec![ruled("a", Writers::Members, "stock")]).is_ok());
         for (bad, why) in [
             (vec![notes.clone(), notes.clone()], BadTable::Double("notes".into())),
             (vec![table("a", &[]).unwrap()], BadTable::Key(Identifier::new("a").unwrap())),
             (vec![table("a", &["x", "y", "x"]).unwrap()], BadTable::Key(Identifier::new("a").unwrap())),
+            (vec![ruled("a", Writers::Primary, "x")], BadTable::OneWriter(Identifier::new("a").unwrap())),
+            (
+                vec![ruled("a", Writers::Members, "id")],
+                BadTable::Column {
+                    column: Identifier::new("id").unwrap(),
+                    table: Identifier::new("a").unwrap(),
+                },
+            ),
             (vec![notes; TABLES_MAX + 1], BadTable::TooMany(TABLES_MAX + 1)),
         ] {
             assert_eq!(Tables::new(bad), Err(why));

@@ -44,13 +44,15 @@ CREATE TABLE portolan.log (
     key             text,
     row             jsonb,
     -- How much a reader takes with it, so that what does not fit need not be read.
-    bytes           integer GENERATED ALWAYS AS (octet_length(coalesce(row::text, ''))) STORED,
+    bytes           integer GENERATED ALWAYS AS (octet_length(coalesce(row::text, '')) + octet_length(coalesce(marks::text, ''))) STORED,
     version_epoch   bigint,
     v               bigint,
     origin          text COLLATE "C",
     replaces_epoch  bigint,
     replaces_v      bigint,
     replaces_origin text COLLATE "C",
+    -- What the table's conflict rule must know beside the row.
+    marks           jsonb,
     piece           smallint NOT NULL,
     PRIMARY KEY (epoch, tx, seq, piece)
 ) PARTITION BY LIST (piece);
@@ -114,6 +116,8 @@ CREATE TABLE portolan.row (
     deleted         bigint NOT NULL CHECK (deleted IN (0, 1)),
     -- Of a tombstone, in which round it came here; 0 of a row.
     round           bigint NOT NULL DEFAULT 0,
+    -- What the table's conflict rule must know beside the row.
+    marks           jsonb,
     PRIMARY KEY (table_name, key)
 );
 
@@ -190,7 +194,7 @@ CREATE TABLE portolan.gone (
     PRIMARY KEY (source, table_name, key)
 );
 
--- Versions that lost without having been known to the winner.
+-- Versions that lost without having been known to the winner: what lost, and what stayed.
 CREATE TABLE portolan.conflict (
     table_name  text   NOT NULL COLLATE "C",
     key         text   NOT NULL COLLATE "C",
@@ -200,12 +204,21 @@ CREATE TABLE portolan.conflict (
     won_epoch   bigint NOT NULL,
     won_v       bigint NOT NULL,
     won_origin  text   NOT NULL COLLATE "C",
+    -- A hash of all these: the same in every region and every copy.
+    id          text   NOT NULL COLLATE "C",
+    rule        text   NOT NULL,
+    kind        text   NOT NULL,
     tenant      text,
     placement   bigint NOT NULL,
     row         text,
+    winner      text,
     at_us       bigint NOT NULL,
-    PRIMARY KEY (table_name, key, lost_epoch, lost_v, lost_origin)
+    PRIMARY KEY (table_name, key, lost_epoch, lost_v, lost_origin, won_epoch, won_v, won_origin)
 );
+
+CREATE INDEX conflict_at ON portolan.conflict (at_us, id);
+CREATE INDEX conflict_id ON portolan.conflict (id);
+CREATE INDEX conflict_tenant ON portolan.conflict (tenant, at_us, id);
 
 -- Changes that the database did not take, each on its own, until they can be applied.
 CREATE TABLE portolan.parked (
@@ -217,6 +230,7 @@ CREATE TABLE portolan.parked (
     tenant     text,
     placement  bigint NOT NULL,
     record     text   NOT NULL,
+    kind       text   NOT NULL,
     why        text   NOT NULL,
     at_us      bigint NOT NULL,
     PRIMARY KEY (table_name, key, epoch, v, origin)
@@ -301,15 +315,131 @@ BEGIN
     RETURN here;
 END $$;
 
--- `was`: the row was there before. One that has no version yet had the lowest.
-CREATE FUNCTION portolan.record(own_table text, own_leased boolean, own_tenant text, own_key text, image jsonb, was boolean)
-    RETURNS void LANGUAGE plpgsql AS $$
+-- A column's elements, for a rule that unites them.
+CREATE FUNCTION portolan.elements(image jsonb, name text) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF jsonb_typeof(image -> name) IS DISTINCT FROM 'array' THEN
+        RAISE EXCEPTION 'portolan: the column % must hold an array of JSON: its conflict rule unites its elements', name
+            USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN image -> name;
+END $$;
+
+-- Which of two values of a column is greater, as all regions see it: numbers by their value, texts by their bytes, NULL below all.
+CREATE FUNCTION portolan.above(one jsonb, other jsonb) RETURNS boolean LANGUAGE sql IMMUTABLE
+    RETURN CASE WHEN one IS NULL OR jsonb_typeof(one) = 'null' THEN false
+        WHEN other IS NULL OR jsonb_typeof(other) = 'null' THEN true
+        WHEN jsonb_typeof(one) = 'number' AND jsonb_typeof(other) = 'number' THEN one::numeric > other::numeric
+        ELSE (one #>> '{}') COLLATE "C" > (other #>> '{}') COLLATE "C" END;
+
+-- The marks of a row after a write: see `host/changelog/src/model/marks.rs` and `history.rs`, whose words these are. `rules` are
+-- those of the table, `old` the marks before, `was` and `image` the row before and after, `now` its version.
+CREATE FUNCTION portolan.marks(rules jsonb, old jsonb, was jsonb, image jsonb, now portolan.row, home bigint)
+    RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    stamp jsonb; star jsonb; life bigint; name text; own text;
+    seen jsonb; at jsonb; counts jsonb := '{}'; sets jsonb := '{}'; tops jsonb := '{}'; bottoms jsonb := '{}';
+    one jsonb; side text; elements jsonb;
+BEGIN
+    IF rules ->> 'rule' = 'home_wins' THEN
+        RETURN CASE WHEN home IS NULL THEN old ELSE jsonb_build_object('home', jsonb_build_array(home, now.v)) END;
+    ELSIF rules ->> 'rule' = 'first_wins' THEN
+        stamp := jsonb_build_array(jsonb_build_array(now.v, now.origin));
+        IF old IS NULL THEN
+            one := CASE WHEN now.replaces_v IS NULL THEN '[]'
+                ELSE jsonb_build_array(jsonb_build_array(now.replaces_v, now.replaces_origin)) END;
+            RETURN jsonb_build_object('round', 0, 'path', one || stamp);
+        ELSIF jsonb_array_length(old -> 'path') >= 32 THEN
+            RETURN jsonb_build_object('round', (old ->> 'round')::bigint + 1, 'path', stamp);
+        END IF;
+        RETURN jsonb_build_object('round', old -> 'round', 'path', (old -> 'path') || stamp);
+    END IF;
+    seen := coalesce(old -> 'seen', CASE WHEN now.replaces_v IS NULL THEN '{}'
+        ELSE jsonb_build_object(now.replaces_origin, now.replaces_v) END) || jsonb_build_object(now.origin, now.v);
+    IF image IS NULL THEN
+        RETURN jsonb_build_object('dead', now.v, 'seen', seen);
+    END IF;
+    IF was IS NULL THEN
+        life := now.v;
+        stamp := jsonb_build_array(life, now.v, now.origin);
+        star := stamp;
+        at := jsonb_build_object('*', star);
+    ELSE
+        star := coalesce(old #> '{at,*}', jsonb_build_array(0, now.replaces_v, now.replaces_origin));
+        life := (star ->> 0)::bigint;
+        stamp := jsonb_build_array(life, now.v, now.origin);
+        at := coalesce(old -> 'at', '{}') || jsonb_build_object('*', star);
+        -- Columns without a rule of their own.
+        FOR name IN SELECT k FROM jsonb_object_keys(image) k
+            WHERE NOT (rules -> 'own') ? k AND (image -> k)::text IS DISTINCT FROM (was -> k)::text
+        LOOP
+            at := at || jsonb_build_object(CASE WHEN rules ->> 'rest' = 'each' THEN name ELSE '*' END, stamp);
+        END LOOP;
+    END IF;
+    own := life || '/' || now.origin;
+    FOR name IN SELECT k FROM jsonb_array_elements_text(rules -> 'counter') k LOOP
+        IF was IS NULL THEN
+            one := jsonb_build_object(own, jsonb_build_array(now.v, image -> name));
+        ELSE
+            one := coalesce(old #> ARRAY['counts', name], jsonb_build_object(life || '/', jsonb_build_array(star -> 1, was -> name)));
+            IF (image -> name)::text <> (was -> name)::text THEN
+                one := one || jsonb_build_object(own, jsonb_build_array(now.v,
+                    coalesce((one -> own ->> 1)::bigint, 0) + (image ->> name)::bigint - (was ->> name)::bigint));
+            END IF;
+        END IF;
+        counts := counts || jsonb_build_object(name, one);
+    END LOOP;
+    FOR name IN SELECT k FROM jsonb_array_elements_text(rules -> 'set_union') k LOOP
+        elements := portolan.elements(image, name);
+        IF was IS NULL THEN
+            one := (SELECT coalesce(jsonb_object_agg(e::text, stamp || '1'), '{}') FROM jsonb_array_elements(elements) e);
+        ELSE
+            one := coalesce(old #> ARRAY['sets', name],
+                (SELECT coalesce(jsonb_object_agg(e::text, star || '1'), '{}') FROM jsonb_array_elements(was -> name) e));
+            one := one
+                || (SELECT coalesce(jsonb_object_agg(e::text, stamp || '1'), '{}') FROM jsonb_array_elements(elements) e
+                    WHERE e::text NOT IN (SELECT o::text FROM jsonb_array_elements(was -> name) o))
+                || (SELECT coalesce(jsonb_object_agg(o::text, stamp || '0'), '{}') FROM jsonb_array_elements(was -> name) o
+                    WHERE o::text NOT IN (SELECT e::text FROM jsonb_array_elements(elements) e));
+        END IF;
+        sets := sets || jsonb_build_object(name, one);
+    END LOOP;
+    FOR side, name IN SELECT s, k FROM unnest(ARRAY['max', 'min']) s, jsonb_array_elements_text(rules -> s) k LOOP
+        one := '{}';
+        IF was IS NOT NULL THEN
+            one := coalesce(old #> ARRAY[side, name], CASE WHEN jsonb_typeof(was -> name) = 'null' THEN '{}'
+                ELSE jsonb_build_object(life::text, was -> name) END);
+            IF jsonb_typeof(was -> name) <> 'null' AND (jsonb_typeof(image -> name) = 'null'
+                OR side = 'max' AND portolan.above(was -> name, image -> name)
+                OR side = 'min' AND portolan.above(image -> name, was -> name))
+            THEN
+                RAISE EXCEPTION 'portolan: the column % only %: so says its conflict rule', name,
+                    CASE side WHEN 'max' THEN 'rises' ELSE 'falls' END USING ERRCODE = 'check_violation';
+            END IF;
+        END IF;
+        IF jsonb_typeof(image -> name) <> 'null' AND (image -> name)::text IS DISTINCT FROM (was -> name)::text THEN
+            one := one || jsonb_build_object(life::text, image -> name);
+        END IF;
+        IF side = 'max' THEN
+            tops := tops || jsonb_build_object(name, one);
+        ELSE
+            bottoms := bottoms || jsonb_build_object(name, one);
+        END IF;
+    END LOOP;
+    RETURN jsonb_build_object('dead', old -> 'dead', 'seen', seen, 'at', at, 'counts', counts, 'sets', sets,
+        'max', tops, 'min', bottoms);
+END $$;
+
+-- `was`: the row before, if it was there. One that has no version yet had the lowest. `rules`: NULL if the higher version wins.
+CREATE FUNCTION portolan.record(own_table text, own_leased boolean, own_tenant text, own_key text, image jsonb, was jsonb,
+    rules jsonb) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     number bigint := pg_current_xact_id()::text::bigint;
     here portolan.fence := portolan.enter(own_leased);
     place portolan.tenant;
     version portolan.row;
     now_us bigint := portolan.now_us();
+    home bigint;
 BEGIN
     IF own_tenant IS NOT NULL THEN
         -- A move that holds the tenant waits for whoever is inside.
@@ -328,19 +458,25 @@ BEGIN
     VALUES (own_table, own_key, own_tenant, coalesce(place.placement, 0),
         CASE WHEN own_leased THEN here.epoch ELSE 0 END, now_us, here.origin, (image IS NULL)::int,
         CASE WHEN image IS NULL THEN here.round ELSE 0 END,
-        CASE WHEN was THEN 0 END, CASE WHEN was THEN 0 END, CASE WHEN was THEN here.origin END)
+        CASE WHEN was IS NOT NULL THEN 0 END, CASE WHEN was IS NOT NULL THEN 0 END,
+        CASE WHEN was IS NOT NULL THEN here.origin END)
     ON CONFLICT (table_name, key) DO UPDATE SET
         tenant = excluded.tenant, placement = excluded.placement, epoch = excluded.epoch,
-        v = greatest(excluded.v, old.v + 1), origin = excluded.origin, deleted = excluded.deleted,
+        v = greatest(excluded.v, old.v + 1, (old.marks ->> 'top')::bigint + 1), origin = excluded.origin, deleted = excluded.deleted,
         round = excluded.round, replaces_epoch = old.epoch, replaces_v = old.v, replaces_origin = old.origin
     RETURNING * INTO version;
+    IF rules IS NOT NULL THEN
+        home := CASE WHEN here.epoch > 0 AND now_us < here.deadline_us THEN here.epoch END;
+        version.marks := portolan.marks(rules, version.marks, was, image, version, home);
+        UPDATE portolan.row SET marks = version.marks WHERE table_name = own_table AND key = own_key;
+    END IF;
     INSERT INTO portolan.log
         (epoch, tx, at_us, tenant, placement, schema, kind, table_name, key, row,
-         version_epoch, v, origin, replaces_epoch, replaces_v, replaces_origin, piece)
+         version_epoch, v, origin, replaces_epoch, replaces_v, replaces_origin, marks, piece)
     VALUES (here.epoch, number, now_us, own_tenant, version.placement, here.schema,
         CASE WHEN image IS NULL THEN 'delete' ELSE 'put' END, own_table, own_key, image,
         version.epoch, version.v, version.origin,
-        version.replaces_epoch, version.replaces_v, version.replaces_origin, here.piece);
+        version.replaces_epoch, version.replaces_v, version.replaces_origin, version.marks, here.piece);
 END $$;
 
 -- Before each statement: TG_ARGV[0] is 'leased' or 'members'.
@@ -376,7 +512,7 @@ CREATE CONSTRAINT TRIGGER leave AFTER INSERT ON portolan.inside DEFERRABLE INITI
     FOR EACH ROW EXECUTE FUNCTION portolan.leave();
 
 -- After each row. TG_ARGV: the table, its tenant column or '', 'leased' or 'members', its generated columns and its key columns as
--- arrays. The settings make one text of each value, whatever the writer's session says.
+-- arrays, its conflict rule or ''. The settings make one text of each value, whatever the writer's session says.
 CREATE FUNCTION portolan.capture() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC' SET datestyle = 'ISO, YMD' SET intervalstyle = 'iso_8601'
@@ -386,6 +522,7 @@ DECLARE
     leased boolean := TG_ARGV[2] = 'leased';
     generated text[] := TG_ARGV[3];
     keys text[] := TG_ARGV[4];
+    rules jsonb := nullif(TG_ARGV[5], '');
     old_image jsonb; old_key text; old_tenant text;
     new_image jsonb; new_key text; new_tenant text;
 BEGIN
@@ -407,11 +544,11 @@ BEGIN
     END IF;
     -- A row under another key or of another tenant is another row.
     IF old_key IS NOT NULL AND (old_key, old_tenant) IS DISTINCT FROM (new_key, new_tenant) THEN
-        PERFORM portolan.record(TG_ARGV[0], leased, old_tenant, old_key, NULL, true);
+        PERFORM portolan.record(TG_ARGV[0], leased, old_tenant, old_key, NULL, old_image, rules);
     END IF;
     IF new_key IS NOT NULL THEN
         PERFORM portolan.record(TG_ARGV[0], leased, new_tenant, new_key, new_image,
-            (old_key, old_tenant) IS NOT DISTINCT FROM (new_key, new_tenant));
+            CASE WHEN (old_key, old_tenant) IS NOT DISTINCT FROM (new_key, new_tenant) THEN old_image END, rules);
     END IF;
     RETURN NULL;
 END $$;

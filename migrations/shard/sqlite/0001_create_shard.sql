@@ -42,6 +42,8 @@ CREATE TABLE portolan_log (
     replaces_epoch  INTEGER,
     replaces_v      INTEGER,
     replaces_origin TEXT,
+    -- What the table's conflict rule must know beside the row.
+    marks           TEXT,
     -- The last, so that nothing beside it is behind a large one.
     row             TEXT
 ) STRICT;
@@ -97,6 +99,8 @@ CREATE TABLE portolan_row (
     deleted         INTEGER NOT NULL CHECK (deleted IN (0, 1)),
     -- Of a tombstone, in which round it came here; 0 of a row.
     round           INTEGER NOT NULL DEFAULT 0,
+    -- What the table's conflict rule must know beside the row.
+    marks           TEXT,
     PRIMARY KEY (table_name, key)
 ) STRICT, WITHOUT ROWID;
 
@@ -173,7 +177,7 @@ CREATE TABLE portolan_gone (
     PRIMARY KEY (source, table_name, key)
 ) STRICT, WITHOUT ROWID;
 
--- Versions that lost without having been known to the winner.
+-- Versions that lost without having been known to the winner: what lost, and what stayed.
 CREATE TABLE portolan_conflict (
     table_name  TEXT    NOT NULL,
     key         TEXT    NOT NULL,
@@ -183,12 +187,21 @@ CREATE TABLE portolan_conflict (
     won_epoch   INTEGER NOT NULL,
     won_v       INTEGER NOT NULL,
     won_origin  TEXT    NOT NULL,
+    -- A hash of all these: the same in every region and every copy.
+    id          TEXT    NOT NULL,
+    rule        TEXT    NOT NULL,
+    kind        TEXT    NOT NULL,
     tenant      TEXT,
     placement   INTEGER NOT NULL,
     row         TEXT,
+    winner      TEXT,
     at_us       INTEGER NOT NULL,
-    PRIMARY KEY (table_name, key, lost_epoch, lost_v, lost_origin)
+    PRIMARY KEY (table_name, key, lost_epoch, lost_v, lost_origin, won_epoch, won_v, won_origin)
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX portolan_conflict_at ON portolan_conflict (at_us, id);
+CREATE INDEX portolan_conflict_id ON portolan_conflict (id);
+CREATE INDEX portolan_conflict_tenant ON portolan_conflict (tenant, at_us, id);
 
 -- Changes that the database did not take, each on its own, until they can be applied.
 CREATE TABLE portolan_parked (
@@ -200,6 +213,7 @@ CREATE TABLE portolan_parked (
     tenant     TEXT,
     placement  INTEGER NOT NULL,
     record     TEXT    NOT NULL,
+    kind       TEXT    NOT NULL,
     why        TEXT    NOT NULL,
     at_us      INTEGER NOT NULL,
     PRIMARY KEY (table_name, key, epoch, v, origin)

@@ -43,6 +43,10 @@ pub struct RowChange {
     pub version: Version,
     /// The version that it replaced, of a row or of a tombstone.
     pub replaces: Option<Version>,
+    /// What the table's conflict rule must know beside the row, as JSON: [`super::marks`] or [`super::history`]. None of tables
+    /// whose rule needs nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marks: Option<String>,
 }
 
 /// Names one row of a shard.

@@ -4,9 +4,12 @@ use portolan_core::balance::splitmix;
 
 mod fence;
 mod gate;
+mod merge;
 mod reader;
 mod retention;
+mod rules;
 mod sweep;
+pub(crate) mod writer;
 
 /// A seeded stream of choices.
 struct Dice(u64);

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::capture::{NOTES, all, changes, notes, notes_shard, read, settled};
 use super::place::{Place, Shard, table};
-use crate::{Applied, Batch, Change, Limits, Record, RowChange, RowId, Store};
+use crate::{Applied, Batch, Change, Conflicts, Limits, Record, RowChange, RowId, Store};
 
 /// Brings a follower up to date; all must be applied.
 pub(super) async fn follow(source: &Store, follower: &Store) {
@@ -66,6 +66,7 @@ fn change(
             row: body.map(|body| format!("{{\"tenant\":\"acme\",\"id\":{id},\"body\":\"{body}\"}}")),
             version: of(version),
             replaces: replaces.map(of),
+            marks: None,
         }),
     }
 }
@@ -88,7 +89,7 @@ pub(super) async fn a_batch_is_applied_once_and_never_echoes(place: Place) {
     assert_eq!(rows(&place, &follower).await, ["acme/1/uno"]);
     assert!(all(&follower.store).await.is_empty(), "what was applied is not this log's");
     assert_eq!(follower.store.progress("eu").await.unwrap().unwrap().applied, second.through);
-    assert_eq!(follower.store.conflicts(None, 9).await.unwrap(), []);
+    assert_eq!(follower.store.conflicts(&Conflicts::all(9)).await.unwrap(), []);
     // Another log under the same name.
     let identity = portolan_core::log::Identity { incarnation: "other".into(), ..second.identity.clone() };
     let other = Batch { identity, ..second };
@@ -138,7 +139,11 @@ pub(super) async fn any_order_gives_the_same_rows(place: Place) {
                 rest = more;
             }
             assert_eq!(rows(&place, follower).await, rows(&place, &source).await, "seed {seed}");
-            assert_eq!(follower.store.conflicts(None, 9).await.unwrap(), [], "one lease writes one history");
+            assert_eq!(
+                follower.store.conflicts(&Conflicts::all(9)).await.unwrap(),
+                [],
+                "one lease writes one history"
+            );
             assert_eq!(follower.store.parked(9).await.unwrap(), []);
         }
     }
@@ -174,7 +179,7 @@ pub(super) async fn losers_are_kept(place: Place) {
     for _ in 0..2 {
         shard.store.merge(&[change(1, (0, own.v + 3, "eu"), None, Some("late"), &place)]).await.unwrap();
     }
-    let lost = shard.store.conflicts(Some(&TenantName::new("acme").unwrap()), 9).await.unwrap();
+    let lost = shard.store.conflicts(&Conflicts::of(TenantName::new("acme").unwrap(), 9)).await.unwrap();
     let mut told: Vec<_> =
         lost.iter().map(|lost| (lost.version.v - own.v, lost.row.clone().unwrap())).collect();
     told.sort();
@@ -182,7 +187,9 @@ pub(super) async fn losers_are_kept(place: Place) {
     assert!(told[0].0 == 0 && told[0].1.contains("mine"), "{told:?}");
     assert!(told[1].0 == 3 && told[1].1.contains("late"), "{told:?}");
     assert_eq!(rows(&place, &shard).await, ["acme/1/next"]);
-    assert!(shard.store.conflicts(Some(&TenantName::new("bolt").unwrap()), 9).await.unwrap().is_empty());
+    assert!(
+        shard.store.conflicts(&Conflicts::of(TenantName::new("bolt").unwrap(), 9)).await.unwrap().is_empty()
+    );
 }
 
 pub(super) async fn a_change_that_the_database_refuses_waits_alone(place: Place) {

@@ -175,7 +175,7 @@ pub(super) async fn a_tenant_is_taken_in_under_its_stamp(place: Place) {
     follow(&target.store, &follower.store).await;
     for shard in [&target, &follower] {
         assert_eq!(bodies(&place, shard).await, ["uno", "two"]);
-        assert_eq!(shard.store.conflicts(None, 9).await.unwrap(), []);
+        assert_eq!(shard.store.conflicts(&crate::Conflicts::all(9)).await.unwrap(), []);
     }
     let refused = target.store.take_in(&acme(), &rows, &stamp).await;
     assert!(matches!(refused, Err(Error::Busy(_))), "it is over: {refused:?}");

@@ -2,6 +2,7 @@
 //! problems are collected; a configuration comes out only when there is none.
 
 mod admin;
+mod conflict;
 mod control;
 mod listen;
 mod recordings;

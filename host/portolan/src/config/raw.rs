@@ -12,8 +12,8 @@ use serde::Deserialize;
 
 pub(super) use self::admin::{RawAdmin, RawAdminTls, RawBinding, RawOidc};
 pub(super) use self::shards::{
-    RawAccess, RawConflict, RawLease, RawMigrations, RawPlace, RawPlacement, RawRule, RawShard, RawStore,
-    RawStoreTls, RawTable, RawWriters,
+    RawAccess, RawColumnRule, RawConflict, RawConflictRule, RawLease, RawMigrations, RawPlace, RawPlacement,
+    RawRowRule, RawRule, RawShard, RawStore, RawStoreTls, RawTable, RawWriters,
 };
 
 /// Everything.

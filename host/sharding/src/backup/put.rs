@@ -1,7 +1,7 @@
 //! Putting a shard back into an empty database: as a follower would, up to the moment that is wanted.
 
 use portolan_changelog::defaults::RETRY_MAX;
-use portolan_changelog::{Applied, Batch, KeptLoser, Record, Store};
+use portolan_changelog::{Applied, Batch, Lost, Record, Store};
 use portolan_core::ids::{ShardName, TenantName};
 use portolan_core::log::{Epoch, Placement, Position};
 use portolan_core::tenant_table::Tables;
@@ -203,7 +203,7 @@ async fn state(backup: &Opened, shard: &ShardName, part: &ShardPart, store: &Sto
     }
     if let Some(mut lines) = backup.lines(&shard_file(shard, "losers"))? {
         loop {
-            let losers: Vec<KeptLoser> = lines.some(BACKUP_ROWS)?;
+            let losers: Vec<Lost> = lines.some(BACKUP_ROWS)?;
             if losers.is_empty() {
                 break;
             }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use portolan_core::ids::{RegionName, TenantName};
 use portolan_core::log::{Epoch, Identity, Placement, Position, Version};
+use portolan_core::tenant_table::ConflictRule;
 
 use super::super::gate::*;
 use super::super::progress::{Admission, Progress};
@@ -26,7 +27,7 @@ struct Replica {
 
 impl Replica {
     fn apply(&mut self, records: &[Record]) {
-        let mut ground = Ground { rows: HashMap::new(), forgotten: self.forgotten.clone() };
+        let mut ground = Ground { forgotten: self.forgotten.clone(), ..Ground::default() };
         for record in records {
             if let Change::Row(change) = &record.change
                 && let Some((state, _)) = self.rows.get(&change.id)
@@ -136,6 +137,7 @@ impl History {
                 row: body,
                 version: version.clone(),
                 replaces: replaces.clone(),
+                marks: None,
             })));
             let state = RowState {
                 tenant: Some(tenant.clone()),
@@ -143,6 +145,7 @@ impl History {
                 version,
                 replaces,
                 deleted,
+                marks: None,
             };
             heads.insert((writer, row), state);
         }
@@ -275,6 +278,7 @@ fn change(version: (u64, u64, &str), replaces: Option<(u64, u64, &str)>) -> RowC
         row: Some("{}".into()),
         version: version_of(version),
         replaces: replaces.map(version_of),
+        marks: None,
     }
 }
 
@@ -299,6 +303,7 @@ fn verdicts() {
             version: change.version,
             replaces: change.replaces,
             deleted,
+            marks: None,
         }
     };
     let cases = [
@@ -418,7 +423,11 @@ fn verdicts() {
         let change = change(version, replaces);
         let record = record(tenant, placement, change.clone());
         let forgotten = Placement(if tenant == "gone" { 2 } else { 0 });
-        assert_eq!(judge(there.as_ref(), forgotten, &record, &change, NOW), expected, "{name}");
+        assert_eq!(
+            judge(there.as_ref(), forgotten, &ConflictRule::LastWriterWins, &record, &change, NOW),
+            expected,
+            "{name}"
+        );
     }
 }
 

@@ -12,15 +12,15 @@ use portolan_core::directory::{
 use portolan_core::ids::{RegionName, ResidencyName, ShardName, TenantName};
 use portolan_core::log::Epoch;
 use portolan_core::placement::Limits;
-use portolan_core::tenant_table::{ConflictRule, Identifier, Tables, TenantTable, Writers};
+use portolan_core::tenant_table::{Identifier, Tables, TenantTable, Writers};
 use portolan_sharding::{Engine, Passwords, PostgresConfig, StoreAccess, Tls, Watermarks};
 
-use super::{At, Builder, PolicySlot, RegionConfig, TenantConfig};
+use super::{At, Builder, PolicySlot, RegionConfig, TenantConfig, conflict};
 use crate::config::defaults::{self, LINE_PERMILLE_MAX, MOVES_MAX};
 use crate::config::raw::RawPolicy;
 use crate::config::raw::{
-    RawAccess, RawConflict, RawLease, RawPlace, RawPlacement, RawRule, RawShard, RawStore, RawStoreTls,
-    RawTable, RawWriters,
+    RawAccess, RawLease, RawPlace, RawPlacement, RawRule, RawShard, RawStore, RawStoreTls, RawTable,
+    RawWriters,
 };
 use crate::config::shape::suggest;
 
@@ -350,13 +350,15 @@ impl Builder<'_> {
         let tenant = raw.tenant.as_ref().and_then(|text| column("tenant", text));
         let table_name = Identifier::new(name)
             .map_err(|error| self.problem(&at, error.to_string(), "rename it, or leave the table out"));
+        let help = "a rule is `lww`, `column_lww`, `home_wins` or `first_wins`, and beside the first two there may be \
+            `{ rule = \"counter\", columns = [...] }`, `set_union`, `max` and `min`";
+        let conflict = conflict::rule(raw.conflict);
+        let conflict = conflict.map_err(|error| self.problem(&["table", name, "conflict"], error, help));
         Some(TenantTable {
             name: table_name.ok()?,
             tenant,
             key,
-            conflict: match raw.conflict {
-                RawConflict::LastWriterWins => ConflictRule::LastWriterWins,
-            },
+            conflict: conflict.ok()?,
             writers: match raw.writers {
                 RawWriters::Members => Writers::Members,
                 RawWriters::Primary => Writers::Primary,

@@ -106,7 +106,8 @@ pub(in crate::config) struct RawMigrations {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct RawTable {
-    /// What happens when two regions wrote one row and neither knew of the other (last_writer_wins). The loser is kept.
+    /// What happens when two regions wrote one row and neither knew of the other (lww): a rule, or several, of which one at most is
+    /// for whole rows. What is lost is kept. Only a table that all `members` write may have another rule than `lww`.
     #[serde(default)]
     pub(in crate::config) conflict: RawConflict,
     /// The columns of its primary key.
@@ -122,12 +123,67 @@ pub(in crate::config) struct RawTable {
 }
 
 /// What happens in a conflict.
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
 pub(in crate::config) enum RawConflict {
+    /// Several rules.
+    Many(Vec<RawConflictRule>),
+    /// One rule.
+    One(RawConflictRule),
+}
+
+impl Default for RawConflict {
+    fn default() -> Self {
+        Self::One(RawConflictRule::Whole(RawRowRule::Lww))
+    }
+}
+
+/// One rule.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(in crate::config) enum RawConflictRule {
+    /// For the columns that it names.
+    Columns(RawColumns),
+    /// For the row, or what other rules leave of it.
+    Whole(RawRowRule),
+}
+
+/// A rule for columns.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct RawColumns {
+    /// Which columns.
+    pub(in crate::config) columns: Vec<String>,
+    /// What happens to them.
+    pub(in crate::config) rule: RawColumnRule,
+}
+
+/// How a column is merged.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::config) enum RawColumnRule {
+    /// A whole number: the sum of what all regions have added to it.
+    Counter,
+    /// The greatest of what was written; it never falls.
+    Max,
+    /// The least of what was written; it never rises.
+    Min,
+    /// An array of JSON: what any region has put in, but for what was taken out later.
+    SetUnion,
+}
+
+/// What happens to rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::config) enum RawRowRule {
+    /// Each column has a version: updates of different columns both stay.
+    ColumnLww,
+    /// The earlier version stays; one that knew it replaces it.
+    FirstWins,
+    /// A version that the shard's primary wrote under its lease wins.
+    HomeWins,
     /// The higher version wins.
-    #[default]
-    LastWriterWins,
+    Lww,
 }
 
 /// Who writes a table.

@@ -259,7 +259,7 @@ pub(super) async fn there_and_back_again(place: Place) {
         (here, there) = (there, here);
     }
     for seat in [here, there] {
-        assert_eq!(seat.store.conflicts(None, 9).await.unwrap(), []);
+        assert_eq!(seat.store.conflicts(&portolan_changelog::Conflicts::all(9)).await.unwrap(), []);
         let log = crate::schema::tests::place::changes(&seat.store).await;
         assert!(log.iter().all(|change| !matches!(Change::Row(change.clone()), Change::Forget)));
     }

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
+pub use crate::conflicts::{Conflicts, WantedConflicts};
 pub use crate::moves::{MoveOrder, Moves, Ordered};
 use crate::plugins::Plugins;
 pub use crate::previews::{Preview, PreviewOrder};
@@ -24,6 +25,8 @@ pub use crate::rollouts::{
 /// All that handlers stand on.
 #[derive(Clone, Debug)]
 pub struct Backends {
+    /// What lost and is kept.
+    pub conflicts: Arc<dyn Conflicts>,
     /// What is intended.
     pub intent: Arc<dyn Intent>,
     /// Tenants that move between shards.

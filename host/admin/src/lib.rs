@@ -13,6 +13,7 @@ pub mod backend;
 mod caller;
 mod changes;
 mod claims;
+pub mod conflicts;
 mod decisions;
 pub mod defaults;
 mod erasures;

@@ -30,6 +30,7 @@ pub(crate) fn routes() -> Routes {
         crate::previews::add,
         crate::rollouts::add,
         crate::shards::add,
+        crate::conflicts::add,
         crate::moves::add,
         crate::status::add,
         crate::tail::add,

@@ -2,6 +2,7 @@
 
 mod access;
 mod changing;
+mod conflicts;
 mod identity;
 mod live;
 mod moves;
@@ -61,6 +62,7 @@ impl Bench {
     pub(super) fn new(settings: Settings) -> Self {
         let twin = Arc::new(Twin::default());
         let backends = Backends {
+            conflicts: Arc::clone(&twin) as _,
             intent: Arc::clone(&twin) as _,
             moves: Arc::clone(&twin) as _,
             node: Arc::clone(&twin) as _,

@@ -1,6 +1,7 @@
 //! The command line: what can be asked of `portolan`, in words.
 
 pub(crate) mod backup;
+mod conflicts;
 mod migrate;
 pub(crate) mod moving;
 mod query;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::conflicts::Conflicts;
 pub(crate) use self::migrate::{Fleet, Migrate};
 pub(crate) use self::query::{QUERY_WORKER, Query, QueryFormat};
 pub(crate) use self::shard::{Add, Adopt, Plan, Rebalance, Remove, Shard};
@@ -91,6 +93,9 @@ pub(crate) enum Command {
     Shard(Shard),
     /// Ask the shards of this region, as one database.
     Query(Query),
+    /// See what lost where two writes met, and write it back.
+    #[command(subcommand)]
+    Conflicts(Conflicts),
     /// See how copies of other regions' shards stand.
     #[command(subcommand)]
     Sync(Sync),

@@ -14,7 +14,8 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use portolan_admin::backend::{
-    Backends, MoveOrder, Moves, Node, Ordered, Question, Tail, TailFilter, TenantSide,
+    Backends, Conflicts, MoveOrder, Moves, Node, Ordered, Question, Tail, TailFilter, TenantSide,
+    WantedConflicts,
 };
 use portolan_admin::plugins::NoPlugins;
 use portolan_admin::{Api, Code, Events, Page, Peer, Problem, Router, Settings};
@@ -393,8 +394,8 @@ async fn here(path: &Path, local: &config::Local, socket: PathBuf) -> anyhow::Re
     let placing = Placing::new(None, tokio::runtime::Handle::current());
     let changes = Changes::new(intended, None, placing, path.to_owned(), environment());
     let node = Arc::new(Nobody { socket });
-    let (intent, moves) = (Arc::new(changes), Arc::clone(&node));
-    let backends = Backends { intent, moves, node, plugins, rollouts };
+    let (conflicts, intent, moves) = (Arc::clone(&node), Arc::new(changes), Arc::clone(&node));
+    let backends = Backends { conflicts, intent, moves, node, plugins, rollouts };
     Ok(Router::new(Api::new(backends, Events::default(), Settings::default())))
 }
 
@@ -462,6 +463,21 @@ impl Node for Nobody {
     }
 
     fn tail(&self, _: TailFilter) -> Result<Tail, Problem> {
+        Err(self.problem())
+    }
+}
+
+#[async_trait]
+impl Conflicts for Nobody {
+    async fn conflicts(&self, _: WantedConflicts) -> Result<Vec<Value>, Problem> {
+        Err(self.problem())
+    }
+
+    async fn conflict(&self, _: &ShardName, _: &str) -> Result<Option<Value>, Problem> {
+        Err(self.problem())
+    }
+
+    async fn restore(&self, _: &ShardName, _: &str) -> Result<Value, Problem> {
         Err(self.problem())
     }
 }

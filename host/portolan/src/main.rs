@@ -8,6 +8,7 @@ mod bundled;
 mod cli;
 mod client;
 mod config;
+mod conflicts;
 mod demo;
 mod doctor;
 mod explain;
@@ -153,6 +154,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Query(command) => return query::run(&command),
         Command::QueryWorker => return Ok(portolan_query::worker::work()),
         Command::Shard(command) => return shard::run(&command),
+        Command::Conflicts(command) => return conflicts::run(&command),
         Command::Sync(command) => return sync::run(&command),
         Command::Tenant(command) => return tenant::run(&command),
         Command::Usage(command) => return tenant::usage(&command),

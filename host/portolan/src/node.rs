@@ -3,6 +3,7 @@
 pub(crate) mod admin;
 pub(crate) mod break_glass;
 pub(crate) mod changes;
+mod conflicts;
 mod eraser;
 mod herald;
 mod intent;
@@ -15,6 +16,7 @@ pub(crate) mod queries;
 mod reconcile;
 pub(crate) mod recordings;
 mod replication;
+mod retention;
 pub(crate) mod rollouts;
 mod shards;
 mod starting;

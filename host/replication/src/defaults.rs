@@ -24,6 +24,8 @@ pub const BEAT: Duration = Duration::from_millis(500);
 pub const LOOK_MIN: Duration = Duration::from_millis(5);
 /// And up to here: what an idle shard's first record waits, against a query a pause on every idle shard.
 pub const LOOK_MAX: Duration = Duration::from_millis(160);
+/// From one time that what a follower has is written down at its source to the next: its log is kept so much longer than it must be.
+pub const NOTE: Duration = Duration::from_millis(500);
 /// How long a follower hears nothing before it takes the link for dead.
 pub const SILENCE: Duration = Duration::from_secs(5);
 /// How long a link may take to be made.

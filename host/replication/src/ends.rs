@@ -7,6 +7,8 @@ use portolan_changelog::{Applied, Batch, Copying, Error, Horizon, Limits, Progre
 use portolan_core::ids::RegionName;
 use portolan_core::log::{Epoch, Identity, Position};
 
+use crate::wire::Has;
+
 /// A shard's log and rows, as a source has them.
 pub trait Log: Send + Sync {
     /// Which log it is.
@@ -15,8 +17,26 @@ pub trait Log: Send + Sync {
     fn schema(&self) -> impl Future<Output = Result<u64, Error>> + Send;
     /// A position such that every row shows what lies before it.
     fn settled(&self) -> impl Future<Output = Result<Position, Error>> + Send;
-    /// Does what comes after a position come after it without a gap?
-    fn resumes(&self, after: Position) -> impl Future<Output = Result<bool, Error>> + Send;
+    /// A follower begins after a settled position: what comes after it is kept for it.
+    fn begins(
+        &self,
+        follower: &RegionName,
+        identity: &Identity,
+        at: Position,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Is what a follower that has begun will ask for still kept?
+    fn keeps(
+        &self,
+        follower: &RegionName,
+        identity: &Identity,
+    ) -> impl Future<Output = Result<bool, Error>> + Send;
+    /// A follower has received and applied as much: what is kept for it comes after that.
+    fn acknowledged(
+        &self,
+        follower: &RegionName,
+        identity: &Identity,
+        has: Has,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
     /// What comes after a position.
     fn read(&self, after: Position) -> impl Future<Output = Result<Batch, Error>> + Send;
     /// What readers wait for.
@@ -73,8 +93,17 @@ impl Log for Store {
         Self::settled(self).await
     }
 
-    async fn resumes(&self, after: Position) -> Result<bool, Error> {
-        Self::resumes(self, after).await
+    async fn begins(&self, follower: &RegionName, identity: &Identity, at: Position) -> Result<(), Error> {
+        self.begin_peer(follower, identity, at).await
+    }
+
+    async fn keeps(&self, follower: &RegionName, identity: &Identity) -> Result<bool, Error> {
+        let peers = self.peers().await?;
+        Ok(peers.iter().any(|there| there.peer.name == *follower && there.peer.holds(identity)))
+    }
+
+    async fn acknowledged(&self, follower: &RegionName, identity: &Identity, has: Has) -> Result<(), Error> {
+        self.peer_acknowledges(follower, identity, has.received, has.applied).await
     }
 
     async fn read(&self, after: Position) -> Result<Batch, Error> {

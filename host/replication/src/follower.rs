@@ -133,6 +133,8 @@ impl<R: Replica, C: Connect> Feed<R, C> {
 
     async fn copy(&self, anew: &mut bool, mouth: &Mouth, ear: &mut Ear) -> Result<(), Ended> {
         let before = if *anew { None } else { self.replica.copying(&self.source).await? };
+        // Before the first row is before all.
+        let before = before.filter(|copying| copying.after.is_some());
         let what = What::Rows {
             identity: before.as_ref().map(|copying| copying.identity.clone()),
             after: before.as_ref().and_then(|copying| copying.after.clone()),

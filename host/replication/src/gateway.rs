@@ -218,7 +218,7 @@ async fn give(sources: Arc<dyn Sources>, follower: RegionName, mouth: Mouth, mut
         let ask = source::asked(&mut ear).await?;
         let shard = ask.shard.clone();
         match sources.source(&shard, &follower) {
-            Ok(store) => source::serve(&store, ask, &mouth, &mut ear, |_| {}).await,
+            Ok(store) => source::serve(&store, &follower, ask, &mouth, &mut ear).await,
             Err(why) => source::refuse(&mouth, why).await,
         }
     };

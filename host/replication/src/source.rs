@@ -5,12 +5,13 @@
 
 use std::time::Duration;
 
-use portolan_changelog::{Closed, Error, RowId};
-use portolan_core::log::Position;
+use portolan_changelog::{Change, Closed, Error, PeerRefused, RowId};
+use portolan_core::ids::RegionName;
+use portolan_core::log::{Identity, Position};
 use portolan_foundation::clock;
 use tokio::sync::watch;
 
-use crate::defaults::{BEAT, LOOK_MAX, LOOK_MIN, PAGE_ROWS, PROTOCOL, PROTOCOL_MIN, SILENCE};
+use crate::defaults::{BEAT, LOOK_MAX, LOOK_MIN, NOTE, PAGE_ROWS, PROTOCOL, PROTOCOL_MIN, SILENCE};
 use crate::ends::Log;
 use crate::link::{Broken, Ear, Mouth};
 use crate::wire::{Ask, Beat, Frame, Has, Refused, Rows, Welcome, What};
@@ -35,7 +36,7 @@ pub async fn refuse(mouth: &Mouth, why: Refused) -> Result<(), Broken> {
     mouth.say(&Frame::Refused(why)).await.map(drop)
 }
 
-/// Sends what was asked for, until the follower goes. `told` is called with what it says that it has.
+/// Sends what a region asked for, until it goes, and keeps what it will ask for next.
 ///
 /// # Errors
 /// When the link breaks.
@@ -44,10 +45,10 @@ pub async fn refuse(mouth: &Mouth, why: Refused) -> Result<(), Broken> {
 /// Nothing is lost: the follower knows where it is.
 pub async fn serve<L: Log>(
     log: &L,
+    follower: &RegionName,
     ask: Ask,
     mouth: &Mouth,
     ear: &mut Ear,
-    told: impl FnMut(Has) + Send,
 ) -> Result<(), Broken> {
     let protocol = PROTOCOL.min(ask.protocols.1);
     if protocol < PROTOCOL_MIN.max(ask.protocols.0) {
@@ -57,11 +58,17 @@ pub async fn serve<L: Log>(
         );
         return refuse(mouth, Refused::Protocol(why)).await;
     }
-    let room = watch::Sender::new(ask.credit_bytes);
-    let sending = Sending { log, mouth, protocol, room: room.subscribe(), sent: 0 };
+    let (room, has) = (watch::Sender::new(ask.credit_bytes), watch::Sender::new(None));
+    let followed = match &ask.what {
+        What::Log { identity, .. } => Some(identity.clone()),
+        What::Rows { .. } => None,
+    };
+    let noting = note(log, follower, followed, has.subscribe());
+    let sending = Sending { log, mouth, follower, protocol, room: room.subscribe(), sent: 0 };
     tokio::select! {
         // Whoever says its last has gone, and whoever sends the last waits for that.
-        heard = hear(ear, &room, told) => heard,
+        heard = hear(ear, &room, &has) => heard,
+        refused = noting => refuse(mouth, refused).await,
         sent = sending.run(ask.what) => match sent {
             Ok(Sent::All) => Ok(()),
             Ok(Sent::Refused(why)) => refuse(mouth, why).await,
@@ -70,18 +77,46 @@ pub async fn serve<L: Log>(
     }
 }
 
-async fn hear(ear: &mut Ear, room: &watch::Sender<u64>, mut told: impl FnMut(Has)) -> Result<(), Broken> {
+async fn hear(
+    ear: &mut Ear,
+    room: &watch::Sender<u64>,
+    now: &watch::Sender<Option<Has>>,
+) -> Result<(), Broken> {
     while let Some((frame, _)) = ear.hear().await? {
         let Frame::Has(has) = frame else { return Err(Broken::Turn("something else than what it has")) };
         room.send_modify(|room| *room = room.saturating_add(has.bytes));
-        told(has);
+        now.send_replace(Some(has));
     }
     Ok(())
+}
+
+/// Writes down what a follower of a log has, now and then. Ends only with a reason for it to begin anew.
+async fn note<L: Log>(
+    log: &L,
+    follower: &RegionName,
+    followed: Option<Identity>,
+    mut news: watch::Receiver<Option<Has>>,
+) -> Refused {
+    let Some(identity) = followed else { return std::future::pending().await };
+    loop {
+        if news.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        let has = *news.borrow_and_update();
+        if let Some(has) = has
+            && let Err(error) = log.acknowledged(follower, &identity, has).await
+            && let Halt::Refused(why) = Halt::from(error)
+        {
+            return why;
+        }
+        tokio::time::sleep(NOTE).await;
+    }
 }
 
 struct Sending<'a, L> {
     log: &'a L,
     mouth: &'a Mouth,
+    follower: &'a RegionName,
     protocol: u32,
     /// How many bytes may be sent, from the beginning.
     room: watch::Receiver<u64>,
@@ -97,17 +132,8 @@ enum Sent {
 impl<L: Log> Sending<'_, L> {
     async fn run(mut self, what: What) -> Result<Sent, Broken> {
         let done = match what {
-            What::Log { identity, after, .. } => {
-                let there = self.log.identity().await;
-                match there {
-                    Ok(there) if there != identity => Err(Halt::Refused(Refused::Snapshot(format!(
-                        "the log is {there}, and {identity} was followed: it was restored or promoted since"
-                    )))),
-                    Ok(_) => self.log(after).await,
-                    Err(error) => Err(error.into()),
-                }
-            }
-            What::Rows { after, .. } => self.rows(after).await,
+            What::Log { identity, after, applied } => self.log(&identity, after, applied).await,
+            What::Rows { identity, after } => self.rows(identity, after).await,
         };
         match done {
             Ok(()) => Ok(Sent::All),
@@ -132,13 +158,22 @@ impl<L: Log> Sending<'_, L> {
         Ok(())
     }
 
-    async fn rows(&mut self, mut after: Option<RowId>) -> Result<(), Halt> {
+    async fn rows(&mut self, before: Option<Identity>, mut after: Option<RowId>) -> Result<(), Halt> {
         // What is written while rows are read comes with the log, from here.
-        self.welcome(self.log.settled().await?).await?;
+        let (identity, from) = (self.log.identity().await?, self.log.settled().await?);
+        if let Some(before) = before.filter(|_| after.is_some()) {
+            if before != identity || !self.log.keeps(self.follower, &before).await? {
+                let why = "what came while its rows were copied is kept no longer: it begins with the first";
+                return Err(Halt::Refused(Refused::Snapshot(why.to_owned())));
+            }
+        } else {
+            self.log.begins(self.follower, &identity, from).await?;
+        }
+        self.welcome(from).await?;
         loop {
             let records = self.log.rows(after.as_ref(), PAGE_ROWS).await?;
             let ends = records.is_empty();
-            if let Some(portolan_changelog::Change::Row(last)) = records.last().map(|last| &last.change) {
+            if let Some(Change::Row(last)) = records.last().map(|last| &last.change) {
                 after = Some(last.id.clone());
             }
             self.send(&Frame::Rows(Rows { records, ends })).await?;
@@ -148,11 +183,15 @@ impl<L: Log> Sending<'_, L> {
         }
     }
 
-    async fn log(&mut self, mut after: Position) -> Result<(), Halt> {
-        if !self.log.resumes(after).await? {
-            let why = format!("the log does not go on from {after}: it was trimmed or rewound since");
+    async fn log(&mut self, identity: &Identity, mut after: Position, applied: Position) -> Result<(), Halt> {
+        let there = self.log.identity().await?;
+        if there != *identity {
+            let why =
+                format!("the log is {there}, and {identity} was followed: it was restored or promoted since");
             return Err(Halt::Refused(Refused::Snapshot(why)));
         }
+        let has = Has { bytes: 0, received: after, applied };
+        self.log.acknowledged(self.follower, identity, has).await?;
         self.welcome(after).await?;
         let (mut beaten, mut pause) = (None, LOOK_MIN);
         loop {
@@ -194,6 +233,10 @@ impl From<Error> for Halt {
     fn from(error: Error) -> Self {
         let why = match error {
             Error::Closed(Closed::Cut) => format!("{error}: its operator begins a new epoch there"),
+            Error::Peer(PeerRefused::Full { .. }) => error.to_string(),
+            Error::Peer(_) | Error::Trimmed { .. } => {
+                return Self::Refused(Refused::Snapshot(error.to_string()));
+            }
             _ => error.to_string(),
         };
         Self::Refused(Refused::Away(why))

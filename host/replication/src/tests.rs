@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use portolan_changelog::{Error, Store};
+use portolan_changelog::{Conflicts, Error, Store};
 use portolan_core::ids::{RegionName, ShardName};
 use portolan_core::log::Epoch;
 use portolan_foundation::shutdown::Shutdown;
@@ -63,7 +63,7 @@ impl Connect for Near {
                 let store = store.clone();
                 async move {
                     let Ok(ask) = source::asked(&mut ear).await else { return };
-                    let _ended = source::serve(&store, ask, &mouth, &mut ear, |_| {}).await;
+                    let _ended = source::serve(&store, &region("us"), ask, &mouth, &mut ear).await;
                 }
             };
             link::answer(far, &shutdown, answer).await;
@@ -167,7 +167,7 @@ async fn another_log_is_copied_anew(place: Place) {
     new.fill(1_100..=2_000).await;
     let _follower = Follower::start(&Near::new(&new.store), "ap", &copy.store, 2);
     until("the new rows", async || copy.rows().await == new.rows().await).await;
-    let lost = copy.store.conflicts(None, 5_000).await.unwrap();
+    let lost = copy.store.conflicts(&Conflicts::all(5_000)).await.unwrap();
     let lost: std::collections::BTreeSet<&str> = lost.iter().map(|lost| lost.id.key.as_str()).collect();
     assert!(lost.len() >= 1_099, "all that the new source never had: {}", lost.len());
 }
@@ -182,15 +182,15 @@ async fn a_copy_of_the_same_log_begins_anew_without_losers(place: Place) {
     until("the log", async || copy.store.progress("eu").await.unwrap().is_some()).await;
     drop(follower);
     source.write("DELETE FROM notes WHERE id % 3 = 0").await;
-    let through = source.settled().await;
-    while source.store.prune(through).await.unwrap() > 0 {}
+    source.forget_deletions().await;
+    assert!(source.store.drop_peer(&region("us")).await.unwrap());
     source.fill(2_000..=2_050).await;
     let follower = Follower::start(&near, "eu", &copy.store, 1);
     until("the rows that are left", async || {
         follower.cell.report(clock::now()).problem.is_none() && copy.rows().await == source.rows().await
     })
     .await;
-    assert_eq!(copy.store.conflicts(None, 10).await.unwrap(), []);
+    assert_eq!(copy.store.conflicts(&Conflicts::all(10)).await.unwrap(), []);
 }
 
 async fn what_comes_after_a_later_epoch_is_refused(place: Place) {

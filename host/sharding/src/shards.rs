@@ -181,10 +181,16 @@ impl Shards {
     /// A shard's database and the epoch under which this region writes it now; none while it does not.
     #[must_use]
     pub fn written(&self, name: &ShardName, now: Moment) -> Option<(Store, Epoch)> {
+        self.leased(name, now).map(|(store, lease)| (store, lease.epoch))
+    }
+
+    /// A shard's database and lease, while this region writes it.
+    #[must_use]
+    pub fn leased(&self, name: &ShardName, now: Moment) -> Option<(Store, Lease)> {
         let cell = self.cell(name)?;
         let lease = cell.lease(now)?;
         let open = cell.open.load_full()?;
-        Some((open.store.clone(), lease.epoch))
+        Some((open.store.clone(), lease))
     }
 
     /// A shard's database with the tables that it was opened with; none while it is not open.

@@ -53,6 +53,7 @@ fn waiting(id: u32, row: bool, now_us: u64, place: &Place) -> Record {
                 origin: RegionName::new("us").unwrap(),
             },
             replaces: None,
+            marks: None,
         }),
     }
 }

@@ -274,6 +274,7 @@ impl Admin {
         }
         rollouts::metrics(&mut text, &self.rollouts.status(&self.name));
         super::shards::metrics(&mut text, &self.shards.reports(portolan_foundation::clock::now()));
+        self.shards.follower_metrics(&mut text);
         super::replication::metrics(&mut text, &self.shards.feeds());
         self.moves.metrics(&mut text);
         text

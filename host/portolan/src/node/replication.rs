@@ -36,7 +36,7 @@ struct Source {
 #[derive(Debug)]
 struct ByFeeds(Feeds);
 
-/// Which regions may have which shards of this one.
+/// Which regions may have which shards that this one has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Followers(BTreeMap<ShardName, Vec<RegionName>>);
 
@@ -73,9 +73,14 @@ impl Copies {
 }
 
 impl Followers {
+    /// Regions that keep a shard; none when this one does not.
+    pub(super) fn of_shard(&self, shard: &ShardName) -> Vec<RegionName> {
+        self.0.get(shard).cloned().unwrap_or_default()
+    }
+
     pub(super) fn of(config: &Config) -> Self {
-        let own = config.shards.iter().filter(|(_, shard)| shard.primary == config.local);
-        let followers = own.map(|(name, shard)| (name.clone(), shard.stores.keys().cloned().collect()));
+        let here = config.shards.iter().filter(|(_, shard)| shard.stores.contains_key(&config.local));
+        let followers = here.map(|(name, shard)| (name.clone(), shard.stores.keys().cloned().collect()));
         Self(followers.collect())
     }
 }
@@ -138,7 +143,7 @@ impl Sources for Shards {
         match self.followers().0.get(&name) {
             Some(regions) if regions.contains(follower) => {}
             Some(_) => return Err(Refused::Forbidden(format!("shard `{name}` has no copy in `{follower}`"))),
-            None => return Err(Refused::Away(format!("shard `{name}` is not written here"))),
+            None => return Err(Refused::Away(format!("shard `{name}` is not kept here"))),
         }
         let written = self.written(&name).map(|(store, _)| store);
         written.ok_or_else(|| Refused::Away(format!("this node has no lease of shard `{name}` now")))

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use portolan_admin::{Caller, Scope, TOKEN_KIND, of_token, token_record};
+use portolan_changelog::Lease;
 use portolan_control::Key;
 use portolan_core::directory::{Access as Open, Shard};
 use portolan_core::ids::{RegionName, ShardName, TenantName};
@@ -32,6 +33,7 @@ use super::intent::Intent;
 use super::moves::Known;
 use super::queries::{Databases, Running, workers};
 use super::replication::{Copies, Followers};
+use super::retention::{self, Peers};
 use crate::config::Config;
 use crate::leases::{self, SHARD_KIND};
 
@@ -48,6 +50,8 @@ pub(crate) struct Shards {
     intent: Intent,
     /// What follows them; none in a node that knows no other region.
     feeds: Arc<ArcSwapOption<Feeds>>,
+    /// Who follows which shard.
+    peers: Peers,
     /// What moves go by; none before the first configuration.
     known: Arc<ArcSwapOption<Known>>,
     /// Epochs and primaries of the running configuration: what is intended where files say it.
@@ -64,6 +68,7 @@ impl Shards {
             intent,
             feeds: Arc::default(),
             known: Arc::default(),
+            peers: Peers::default(),
             leases: Arc::default(),
             shards,
         }
@@ -107,6 +112,21 @@ impl Shards {
         self.copies.load().0.clone()
     }
 
+    /// The shards that this region keeps.
+    pub(super) fn names(&self) -> Vec<ShardName> {
+        self.reports(clock::now()).into_iter().map(|report| report.name).collect()
+    }
+
+    /// Regions that keep a copy of a shard, this one among them.
+    pub(super) fn followers_of(&self, shard: &ShardName) -> Vec<RegionName> {
+        self.copies.load().1.of_shard(shard)
+    }
+
+    /// As Prometheus reads it.
+    pub(super) fn follower_metrics(&self, text: &mut String) {
+        self.peers.metrics(text);
+    }
+
     /// Who keeps copies of this region's shards.
     pub(super) fn followers(&self) -> Followers {
         self.copies.load().1.clone()
@@ -132,9 +152,15 @@ impl Shards {
         self.shards.written(shard, clock::now())
     }
 
+    /// A shard's database and lease, while this region writes it.
+    pub(super) fn leased(&self, shard: &ShardName) -> Option<(Store, Lease)> {
+        self.shards.leased(shard, clock::now())
+    }
+
     /// Keeps them until shutdown.
     pub(crate) fn start(&self, shutdown: &Shutdown) {
         task::spawn("shards", self.shards.clone().run(Arc::new(self.clone()), shutdown.clone()));
+        task::spawn("logs", retention::run(self.clone(), self.peers.clone(), shutdown.clone()));
         task::spawn("shards-herald", self.clone().tell_others(shutdown.clone()));
     }
 
@@ -184,7 +210,7 @@ impl Shards {
             let here = reports.iter().find(|report| report.name == shard.name);
             let follows: Vec<&FeedReport> = feeds.iter().filter(|feed| feed.shard == shard.name).collect();
             json!({
-                "follows": follows,
+                "follows": follows, "followers": self.peers.shown(&shard.name),
                 "name": shard.name, "primary": shard.primary, "epoch": shard.epoch.0, "replicas": shard.replicas,
                 "residency": shard.residency, "takes_new": shard.takes_new, "here": here,
             })

@@ -2,9 +2,9 @@
 
 use std::ops::RangeInclusive;
 
-use portolan_changelog::{Access, Engine, Lease, PostgresConfig, Store, Value};
+use portolan_changelog::{Access, Dialect, Engine, Lease, PostgresConfig, Store, Value};
 use portolan_core::ids::TenantName;
-use portolan_core::log::{Epoch, Position};
+use portolan_core::log::Epoch;
 use portolan_core::tenant_table::{ConflictRule, Identifier, Tables, TenantTable, Writers};
 use portolan_foundation::clock;
 use portolan_test_postgres::{Addresses, Database, Place};
@@ -83,27 +83,26 @@ impl Shard {
     /// How many records the log has.
     pub(super) async fn records(&self) -> usize {
         let mut look = self.store.maintain().await.unwrap();
-        let table = match self.store.dialect() {
-            portolan_changelog::Dialect::Postgres => "portolan.log",
-            portolan_changelog::Dialect::Sqlite => "portolan_log",
-        };
         let rows = look
-            .fetch(&format!("SELECT CAST(count(*) AS text) FROM {table}"), &[] as &[Value])
+            .fetch(&format!("SELECT CAST(count(*) AS text) FROM {}", self.own("log")), &[] as &[Value])
             .await
             .unwrap();
         look.rollback().await.unwrap();
         rows[0].text(0).unwrap().parse().unwrap()
     }
 
-    /// The position of the newest record that may be read.
-    pub(super) async fn settled(&self) -> Position {
-        let mut after = Position::START;
-        loop {
-            let batch = self.store.read(after, portolan_changelog::Limits::default()).await.unwrap();
-            if batch.records.is_empty() {
-                return after;
-            }
-            after = batch.through;
+    /// Has the shard forget what was deleted, as a sweep does in the end.
+    pub(super) async fn forget_deletions(&self) {
+        let mut owner = self.store.maintain().await.unwrap();
+        owner.execute(&format!("DELETE FROM {} WHERE deleted = 1", self.own("row")), &[]).await.unwrap();
+        owner.finish().await.unwrap();
+    }
+
+    /// The name of a table of portolan's own.
+    fn own(&self, name: &str) -> String {
+        match self.store.dialect() {
+            Dialect::Postgres => format!("portolan.{name}"),
+            Dialect::Sqlite => format!("portolan_{name}"),
         }
     }
 }

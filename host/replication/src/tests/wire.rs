@@ -20,6 +20,7 @@ fn record(seed: u64) -> Record {
             row: None,
             version: version(seed),
             replaces: Some(version(seed / 2)),
+            marks: Some("{}".into()),
         }),
         _ => Change::Row(RowChange {
             id,
@@ -29,6 +30,7 @@ fn record(seed: u64) -> Record {
             )),
             version: version(seed),
             replaces: None,
+            marks: None,
         }),
     };
     Record {

@@ -66,6 +66,8 @@ pub(super) struct WireRecord {
     version: Option<WireVersion>,
     #[prost(message, optional, tag = "9")]
     replaces: Option<WireVersion>,
+    #[prost(string, optional, tag = "10")]
+    marks: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -224,6 +226,7 @@ impl From<&Record> for WireRecord {
             row: row.and_then(|row| row.row.clone()),
             version: row.map(|row| (&row.version).into()),
             replaces: row.and_then(|row| row.replaces.as_ref().map(Into::into)),
+            marks: row.and_then(|row| row.marks.clone()),
         }
     }
 }
@@ -239,6 +242,7 @@ impl TryFrom<WireRecord> for Record {
                 row: wire.row,
                 version: version.try_into()?,
                 replaces: wire.replaces.map(TryInto::try_into).transpose()?,
+                marks: wire.marks,
             }),
             _ => return Err(Garbled::Field("row")),
         };

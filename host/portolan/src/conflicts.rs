@@ -1,0 +1,63 @@
+//! `portolan conflicts`: what lost and is kept, and how it comes back.
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use crate::cli::Conflicts;
+use crate::client::{Client, encode};
+use crate::print;
+
+/// Does what is asked.
+///
+/// # Errors
+/// When no node answers, or something stands against it.
+pub(crate) fn run(command: &Conflicts) -> anyhow::Result<ExitCode> {
+    match command {
+        Conflicts::List(list) => {
+            let filters = [("tenant", &list.tenant), ("table", &list.table)];
+            let filters = filters
+                .into_iter()
+                .filter_map(|(name, value)| Some(format!("{name}={}", encode(value.as_ref()?))));
+            let filters = filters.collect::<Vec<_>>().join("&");
+            let path = format!("/api/v1/shards/{}/conflicts?{filters}", encode(&list.shard));
+            let found: Vec<Value> = Client::open(&list.target)?.all(path.trim_end_matches('?'))?;
+            if found.is_empty() && !list.json {
+                print("nothing lost")?;
+            }
+            found
+                .iter()
+                .try_for_each(|entry| print(&if list.json { entry.to_string() } else { line(entry) }))?;
+        }
+        Conflicts::Show(one) => {
+            let path = format!("/api/v1/shards/{}/conflicts/{}", one.shard, one.conflict);
+            let entry: Value = Client::open(&one.target)?.get(&path)?;
+            print(&serde_json::to_string_pretty(&entry)?)?;
+        }
+        Conflicts::Restore(one) => {
+            let path = format!("/api/v1/shards/{}/conflicts/{}/restore", one.shard, one.conflict);
+            let done: Value = Client::open(&one.target)?.post(&path, &json!({}))?;
+            let at = done.get("position").and_then(Value::as_str);
+            print(
+                &at.map_or_else(|| "the row is so already".to_owned(), |at| format!("written back, at {at}")),
+            )?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One entry on one line.
+fn line(entry: &Value) -> String {
+    let text = |name: &str| entry.get(name).and_then(Value::as_str).unwrap_or("-");
+    let shown = |name: &str| entry.get(name).map_or_else(String::new, Value::to_string);
+    format!(
+        "{} {} {} {} by {}: lost {}, stays {}",
+        text("conflict"),
+        text("table"),
+        shown("key"),
+        text("kind"),
+        text("rule"),
+        shown("lost"),
+        shown("won")
+    )
+}

@@ -92,21 +92,39 @@ impl Store {
         session.commit().await
     }
 
-    /// Takes the rows that come next, in the order of their tables and keys; with the last, what is not among them goes, and the log is
+    /// Takes the rows that come after one, in the order of their tables and keys; with the last, what is not among them goes, and the log is
     /// followed from where [`Self::begin_copy`] said.
     ///
     /// # Errors
-    /// [`Error::Busy`] when no copy has begun, or others stand in the way; nothing has changed then.
+    /// [`Error::Busy`] when no copy has begun or has come to another row, or others stand in the way; [`Error::Empty`] when the
+    /// source has no rows at all, and nobody knows why those go that are here. Nothing has changed then.
     ///
     /// # Cancel safety
     /// Cancel-safe: a page is taken with how far the copy has come, or not at all.
-    pub async fn copy(&self, source: &RegionName, records: &[Record], ends: bool) -> Result<Counts, Error> {
+    pub async fn copy(
+        &self,
+        source: &RegionName,
+        after: Option<&RowId>,
+        records: &[Record],
+        ends: bool,
+    ) -> Result<Counts, Error> {
         let mut session = self.begin(Role::Applier).await?;
         let begun = copying(&mut session, source, &format!("{COPYING} {{lock}}")).await?;
-        let Some((before, clean)) = begun else {
+        // What does not come next would pass for all that there is between two other rows.
+        let Some((before, clean)) = begun.filter(|(copying, _)| copying.after.as_ref() == after) else {
             session.rollback().await?;
-            return Err(Error::Busy(format!("no copy of the rows of `{source}` has begun")));
+            return Err(Error::Busy(format!(
+                "the copy of the rows of `{source}` has not begun, or come to another row"
+            )));
         };
+        if ends && records.is_empty() && before.rows == 0 && !clean {
+            let rows =
+                session.one("SELECT count(*) FROM portolan_row WHERE deleted = 0", &[]).await?.number(0)?;
+            if rows > 0 {
+                session.rollback().await?;
+                return Err(Error::Empty { rows, source_region: source.clone() });
+            }
+        }
         self.enter_applying(&mut session).await?;
         let last = records.iter().rev().find_map(row_of);
         let through = if ends { None } else { last.or(before.after.as_ref()) };

@@ -1,5 +1,6 @@
 //! What can go wrong, by what the caller will do about it.
 
+use portolan_core::ids::RegionName;
 use portolan_core::log::Position;
 
 use crate::model::fence::{Closed, Refused};
@@ -25,6 +26,17 @@ pub enum Error {
     /// The database holds what portolan never wrote, or is set up otherwise than it must be: a person must look.
     #[error("the shard's database is not as it must be: {0}")]
     Damaged(String),
+    /// A source without any rows would take away all that a copy has, and nobody knows that it meant to.
+    #[error(
+        "`{source_region}` has no rows at all, and this copy has {rows}: if its database was lost, make this region the primary \
+         (`portolan shard promote`); if the rows are to go, delete them here first"
+    )]
+    Empty {
+        /// How many rows the copy has.
+        rows: u64,
+        /// The region that has none.
+        source_region: RegionName,
+    },
     /// A peer's word is not taken: the peer must begin anew, or somebody must look.
     #[error(transparent)]
     Peer(#[from] PeerRefused),

@@ -214,6 +214,12 @@ impl Store {
         &self.0.origin
     }
 
+    /// Are both the same connections to the same database?
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Which log this is.
     ///
     /// # Errors

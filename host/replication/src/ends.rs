@@ -62,10 +62,11 @@ pub trait Replica: Send + Sync {
         identity: &Identity,
         from: Position,
     ) -> impl Future<Output = Result<(), Error>> + Send;
-    /// Takes the rows that come next, or the last.
+    /// Takes the rows that come after one, or the last.
     fn copy(
         &self,
         source: &RegionName,
+        after: Option<&RowId>,
         records: &[Record],
         ends: bool,
     ) -> impl Future<Output = Result<(), Error>> + Send;
@@ -137,8 +138,14 @@ impl Replica for Store {
         Self::begin_copy(self, source, identity, from).await
     }
 
-    async fn copy(&self, source: &RegionName, records: &[Record], ends: bool) -> Result<(), Error> {
-        Self::copy(self, source, records, ends).await.map(drop)
+    async fn copy(
+        &self,
+        source: &RegionName,
+        after: Option<&RowId>,
+        records: &[Record],
+        ends: bool,
+    ) -> Result<(), Error> {
+        Self::copy(self, source, after, records, ends).await.map(drop)
     }
 
     async fn apply(&self, source: &RegionName, epoch: Epoch, batch: &Batch) -> Result<Applied, Error> {

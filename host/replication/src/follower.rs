@@ -8,7 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portolan_changelog::{Applied, Error, Progress};
+use portolan_changelog::{Applied, Change, Error, Progress, Record, RowId};
 use portolan_core::backoff::full_jitter;
 use portolan_core::ids::{RegionName, ShardName};
 use portolan_core::log::{Epoch, Identity, Position};
@@ -139,6 +139,7 @@ impl<R: Replica, C: Connect> Feed<R, C> {
             identity: before.as_ref().map(|copying| copying.identity.clone()),
             after: before.as_ref().and_then(|copying| copying.after.clone()),
         };
+        let mut after = before.as_ref().and_then(|copying| copying.after.clone());
         let welcome = self.ask(what, mouth, ear).await?;
         match before {
             Some(before) if before.identity == welcome.identity => self.cell.copied(before.rows),
@@ -155,7 +156,8 @@ impl<R: Replica, C: Connect> Feed<R, C> {
         loop {
             match self.hear(ear).await? {
                 (Frame::Rows(rows), bytes) => {
-                    self.replica.copy(&self.source, &rows.records, rows.ends).await?;
+                    self.replica.copy(&self.source, after.as_ref(), &rows.records, rows.ends).await?;
+                    after = last(&rows.records).or(after);
                     self.cell.copied_more(rows.records.len() as u64);
                     if rows.ends {
                         return Ok(());
@@ -218,5 +220,13 @@ impl<R: Replica, C: Connect> Feed<R, C> {
             return Ok(());
         }
         Err(Ended::Anew(format!("the log is {now}, and {followed} was followed")))
+    }
+}
+
+/// The last row of a page.
+fn last(records: &[Record]) -> Option<RowId> {
+    match &records.last()?.change {
+        Change::Row(change) => Some(change.id.clone()),
+        Change::Forget => None,
     }
 }

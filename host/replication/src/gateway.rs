@@ -60,6 +60,13 @@ struct Running {
     cell: Arc<Cell>,
     end: Shutdown,
     epoch: Epoch,
+    store: Store,
+}
+
+impl Running {
+    fn is(&self, feed: &Followed) -> bool {
+        self.epoch == feed.epoch && self.addresses == feed.addresses && self.store.is(&feed.store)
+    }
 }
 
 impl Drop for Running {
@@ -78,9 +85,7 @@ impl Feeds {
     /// From now on these are followed, and no others. Feeds that stay as they are go on.
     pub fn follow(&self, feeds: BTreeMap<(ShardName, RegionName), Followed>) {
         let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.retain(|name, there| {
-            feeds.get(name).is_some_and(|feed| feed.epoch == there.epoch && feed.addresses == there.addresses)
-        });
+        running.retain(|name, there| feeds.get(name).is_some_and(|feed| there.is(feed)));
         for (name, feed) in feeds {
             running.entry(name.clone()).or_insert_with(|| self.begin(name, feed));
         }
@@ -95,9 +100,10 @@ impl Feeds {
             identity: self.0.identity.clone(),
             region: source.clone(),
         };
-        let feed = Feed { cell: Arc::clone(&cell), connect, epoch, replica: store, shard, source };
+        let replica = store.clone();
+        let feed = Feed { cell: Arc::clone(&cell), connect, epoch, replica, shard, source };
         task::spawn("replication-follower", feed.run(end.clone()));
-        Running { addresses, cell, end, epoch }
+        Running { addresses, cell, end, epoch, store }
     }
 
     /// How the feed of a shard's primary stands; none while there is no such feed.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use portolan_changelog::{Conflicts, Error, Store};
+use portolan_changelog::{Change, Conflicts, Error, Record, RowId, Store};
 use portolan_core::ids::{RegionName, ShardName};
 use portolan_core::log::Epoch;
 use portolan_foundation::shutdown::Shutdown;
@@ -193,6 +193,51 @@ async fn a_copy_of_the_same_log_begins_anew_without_losers(place: Place) {
     assert_eq!(copy.store.conflicts(&Conflicts::all(10)).await.unwrap(), []);
 }
 
+/// Two followers of one region share a copy, and neither loses a row of the other's.
+async fn a_page_that_does_not_come_next_is_not_taken(place: Place) {
+    let (source, copy) = (Shard::primary(&place, "eu").await, Shard::replica(&place, "us").await);
+    source.fill(1..=30).await;
+    let (eu, store) = (region("eu"), &copy.store);
+    store
+        .begin_copy(&eu, &source.store.identity().await.unwrap(), source.store.settled().await.unwrap())
+        .await
+        .unwrap();
+    let page = async |after: Option<&RowId>| source.store.rows(None, after, 10).await.unwrap();
+    let id = |record: &Record| match &record.change {
+        Change::Row(change) => change.id.clone(),
+        Change::Forget => panic!("a row"),
+    };
+    let first = page(None).await;
+    let tenth = id(first.last().unwrap());
+    let second = page(Some(&tenth)).await;
+    store.copy(&eu, None, &first, false).await.unwrap();
+    assert!(matches!(store.copy(&eu, None, &first, false).await, Err(Error::Busy(_))));
+    let twentieth = id(second.last().unwrap());
+    assert!(matches!(
+        store.copy(&eu, Some(&twentieth), &page(Some(&twentieth)).await, true).await,
+        Err(Error::Busy(_))
+    ));
+    store.copy(&eu, Some(&tenth), &second, false).await.unwrap();
+    store.copy(&eu, Some(&twentieth), &page(Some(&twentieth)).await, true).await.unwrap();
+    assert_eq!(copy.rows().await, source.rows().await);
+}
+
+async fn a_source_without_rows_takes_none_away(place: Place) {
+    let (old, empty) = (Shard::primary(&place, "eu").await, Shard::primary(&place, "ap").await);
+    let copy = Shard::replica(&place, "us").await;
+    old.fill(1..=20).await;
+    let follower = Follower::start(&Near::new(&old.store), "eu", &copy.store, 1);
+    until("the rows", async || copy.rows().await == old.rows().await).await;
+    drop(follower);
+    let follower = Follower::start(&Near::new(&empty.store), "ap", &copy.store, 2);
+    until("the refusal", async || {
+        let problem = follower.cell.report(clock::now()).problem;
+        problem.is_some_and(|problem| problem.contains("has no rows at all"))
+    })
+    .await;
+    assert_eq!(copy.rows().await, old.rows().await);
+}
+
 async fn what_comes_after_a_later_epoch_is_refused(place: Place) {
     let (source, copy) = (Shard::primary(&place, "eu").await, Shard::replica(&place, "us").await);
     source.fill(1..=3).await;
@@ -213,6 +258,8 @@ async fn run(place: Place) {
     a_copy_begins_follows_and_goes_on_after_a_cut(place.clone()).await;
     a_copy_of_the_same_log_begins_anew_without_losers(place.clone()).await;
     a_copy_that_is_cut_within_its_rows_goes_on(place.clone()).await;
+    a_page_that_does_not_come_next_is_not_taken(place.clone()).await;
+    a_source_without_rows_takes_none_away(place.clone()).await;
     another_log_is_copied_anew(place.clone()).await;
     what_comes_after_a_later_epoch_is_refused(place).await;
 }

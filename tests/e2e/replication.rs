@@ -166,7 +166,8 @@ impl World {
 
 async fn feeds(folder: &Path) -> Vec<Value> {
     let (_, text) = says(folder, &["sync", "status", "--json"]).await;
-    serde_json::from_str(&text).unwrap_or_default()
+    let status: Value = serde_json::from_str(&text).unwrap_or_default();
+    status["follows"].as_array().cloned().unwrap_or_default()
 }
 
 async fn copies_follow_and_change_sides(cluster: Option<Cluster>) {
@@ -179,6 +180,11 @@ async fn copies_follow_and_change_sides(cluster: Option<Cluster>) {
     let (code, text) = says(world.of("us").folder(), &["sync", "status"]).await;
     assert!(code == 0 && text.starts_with("s1 from eu: following, "), "{text}");
     assert_eq!(feeds(world.of("eu").folder()).await, Vec::<Value>::new(), "the primary follows nobody");
+    until("the primary knows who follows it", async || {
+        let (_, text) = says(world.of("eu").folder(), &["sync", "status"]).await;
+        ["ap", "us"].iter().all(|region| text.contains(&format!("s1 to {region}: has applied ")))
+    })
+    .await;
 
     // Who may see an old answer has it from the copy, and is told how old; who brings a token sees what it wrote.
     let order = json!({ "id": 60, "total": "60.50" });

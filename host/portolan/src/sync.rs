@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cli::Sync;
 use crate::client::Client;
@@ -16,19 +16,50 @@ pub(crate) fn run(command: &Sync) -> anyhow::Result<ExitCode> {
     let Sync::Status(status) = command;
     let told: Value = Client::open(&status.target)?.get("/api/v1/shards")?;
     let shards = told.get("items").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let feeds: Vec<&Value> =
-        shards.iter().filter_map(|shard| shard.get("follows").and_then(Value::as_array)).flatten().collect();
+    let (follows, followers) = (all(shards, "follows"), all(shards, "followers"));
     if status.json {
-        print(&serde_json::to_string_pretty(&feeds)?)?;
-    } else if feeds.is_empty() {
+        print(&serde_json::to_string_pretty(&json!({ "follows": follows, "followers": followers }))?)?;
+    } else if follows.is_empty() && followers.is_empty() {
         print(
-            "this node follows no other region: a shard's copy is a `[shard.NAME.store.REGION]` in a region that does not write it",
+            "nobody follows anybody here: a shard's copy is a `[shard.NAME.store.REGION]` in a region that does not write it",
         )?;
     } else {
-        feeds.iter().try_for_each(|feed| print(&line(feed)))?;
+        follows.iter().try_for_each(|feed| print(&line(feed)))?;
+        followers.iter().try_for_each(|follower| print(&follower_line(follower)))?;
     }
-    let wrong = feeds.iter().any(|feed| feed.get("problem").is_some_and(Value::is_string));
+    let wrong = follows.iter().any(|feed| feed.get("problem").is_some_and(Value::is_string))
+        || followers.iter().any(|follower| follower.get("needs_snapshot") == Some(&Value::Bool(true)));
     Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What shards list under a name, with the shard's own.
+fn all(shards: &[Value], name: &str) -> Vec<Value> {
+    let of = |shard: &Value| {
+        let own = shard.get("name").cloned().unwrap_or_default();
+        let mut items = shard.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+        for item in items.iter_mut().filter_map(Value::as_object_mut) {
+            item.insert("shard".to_owned(), own.clone());
+        }
+        items
+    };
+    shards.iter().flat_map(of).collect()
+}
+
+/// One that follows this region.
+fn follower_line(follower: &Value) -> String {
+    let text = |name: &str| follower.get(name).and_then(Value::as_str).unwrap_or("-");
+    let behind = follower.get("behind_bytes").and_then(Value::as_u64).unwrap_or_default();
+    let lost = if follower.get("needs_snapshot") == Some(&Value::Bool(true)) {
+        "\n  LOST ITS PLACE it begins its copy anew when it comes back"
+    } else {
+        ""
+    };
+    format!(
+        "{} to {}: has applied {}, about {behind} bytes behind{lost}",
+        text("shard"),
+        text("region"),
+        text("applied")
+    )
 }
 
 /// One feed, with what is wrong below it.
@@ -64,9 +95,23 @@ pub(crate) fn line(feed: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+
+    #[test]
+    fn a_follower_tells_how_it_stands() {
+        let shards = [
+            json!({ "name": "s1", "followers": [{ "region": "us", "applied": "1.2.3", "behind_bytes": 40 }] }),
+        ];
+        let followers = all(&shards, "followers");
+        assert_eq!(
+            followers.iter().map(follower_line).collect::<Vec<_>>(),
+            ["s1 to us: has applied 1.2.3, about 40 bytes behind"]
+        );
+        let lost = json!({ "shard": "s1", "region": "us", "applied": "1.2.3", "behind_bytes": 9, "needs_snapshot": true });
+        assert!(
+            follower_line(&lost).ends_with("\n  LOST ITS PLACE it begins its copy anew when it comes back")
+        );
+    }
 
     #[test]
     fn a_feed_tells_how_it_stands() {

@@ -54,9 +54,9 @@ async fn compare(cluster: &Arc<Cluster>, count: u64, rows: u64, figures: &mut Fi
     let mut carried = 0;
     for turn in 0..=TURNS {
         let before = shop.line.carried.load(Ordering::Relaxed);
-        let spent = Spent::of(cluster, Some(&shop.node), shop.ask(SUMS, GROUPS)).await;
+        let spent = Spent::of(cluster, Some(&shop.node), shop.ask(SUMS, groups(rows))).await;
         let moved = shop.line.carried.load(Ordering::Relaxed) - before;
-        let direct = Spent::of(cluster, None, sum(cluster)).await;
+        let direct = Spent::of(cluster, None, sum(cluster, groups(rows))).await;
         // The first turn warms both up.
         if turn > 0 {
             shards.add(&spent);
@@ -70,7 +70,7 @@ async fn compare(cluster: &Arc<Cluster>, count: u64, rows: u64, figures: &mut Fi
     note(figures, &format!("{name}.one_database.cpu_s"), one.cpu / turns);
     note(figures, &format!("{name}.cpu_over_one_database"), shards.cpu / one.cpu);
     note(figures, &format!("{name}.wall_over_one_database"), shards.wall / one.wall);
-    let answered = f64::from(TURNS) * (count * GROUPS) as f64;
+    let answered = f64::from(TURNS) * (count * groups(rows)) as f64;
     note(figures, &format!("{name}.bytes_per_group_and_shard"), carried as f64 / answered);
 }
 
@@ -205,11 +205,16 @@ impl Shop {
     }
 }
 
+/// How many groups so many rows have.
+fn groups(rows: u64) -> u64 {
+    rows.div_ceil(TENANTS).min(GROUPS)
+}
+
 /// The same straight from the one database.
-async fn sum(cluster: &Cluster) {
+async fn sum(cluster: &Cluster, groups: u64) {
     let mut connection: PgConnection = cluster.connect("postgres", "one").await;
     let rows = connection.fetch_all(SUMS).await.unwrap();
-    assert_eq!((rows.len() as u64, rows[0].len()), (GROUPS, 5));
+    assert_eq!((rows.len() as u64, rows[0].len()), (groups, 5));
     connection.close().await.unwrap();
 }
 

@@ -235,8 +235,6 @@ const POSTGRES_SETTINGS: &[&str] = &[
     "SET LOCAL enable_seqscan = off",
     "SET LOCAL enable_bitmapscan = off",
     "SET LOCAL enable_sort = off",
-    // What is off seems expensive, and worth compiling.
-    "SET LOCAL jit = off",
 ];
 
 /// Does a value name a tenant? The same rule as [`portolan_core::ids::check_name`].

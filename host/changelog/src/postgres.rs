@@ -138,6 +138,8 @@ pub(crate) async fn connect(config: &PostgresConfig, of: Use) -> Result<Arc<Logi
             ("lock_timeout", milliseconds(lock)),
             ("idle_in_transaction_session_timeout", milliseconds(ANSWER_TIMEOUT)),
             ("default_transaction_isolation", "read committed".to_owned()),
+            // What is turned off for a statement seems expensive to the planner, and worth compiling: that takes longer than any of these.
+            ("jit", "off".to_owned()),
         ])
         .statement_cache_capacity(STATEMENTS_MAX)
         .disable_statement_logging();

@@ -21,6 +21,7 @@ fn operations() -> Vec<(String, String, String)> {
                 .replace("{slot}", "tenant.acme")
                 .replace("{tenant}", "acme")
                 .replace("{shard}", "s1")
+                .replace("{conflict}", "a1")
                 .replace("{value}", "ada")
                 .replace("{generation}", "1")
                 .replace("{digest}", &"ab".repeat(32))

@@ -46,6 +46,17 @@ use super::raw::{
 use super::shape::suggest;
 use super::tree::Tree;
 
+/// How much one query across shards may take, where that is not the usual.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct QueryConfig {
+    pub(crate) answer_bytes: Option<u64>,
+    pub(crate) answer_rows: Option<u64>,
+    pub(crate) memory_bytes: Option<usize>,
+    pub(crate) scan_rows: Option<u64>,
+    pub(crate) statements: Option<usize>,
+    pub(crate) time: Option<Duration>,
+}
+
 /// A configuration whose every part is valid.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Config {
@@ -75,7 +86,7 @@ pub(crate) struct Config {
     /// Who decides on which shard tenants are.
     pub(crate) placement: PlacementConfig,
     /// How much one query across shards may take.
-    pub(crate) query: portolan_query::Limits,
+    pub(crate) query: QueryConfig,
     pub(crate) policies_folder: PathBuf,
     pub(crate) policy: Option<PolicySlot>,
     pub(crate) proxies: Vec<IpNet>,
@@ -470,18 +481,14 @@ impl Builder<'_> {
         }
     }
 
-    fn query(&mut self, raw: RawQuery) -> portolan_query::Limits {
-        let usual = portolan_query::Limits::default();
-        let time = self
-            .time(&["query", "time"], raw.time)
-            .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        portolan_query::Limits {
-            answer_bytes: raw.answer_bytes.unwrap_or(usual.answer_bytes),
-            answer_rows: raw.answer_rows.unwrap_or(usual.answer_rows),
-            fan_out: raw.statements.map_or(usual.fan_out, |number| number as usize),
-            memory_bytes: raw.memory_bytes.map_or(usual.memory_bytes, |bytes| bytes as usize),
-            scan_rows: raw.scan_rows.unwrap_or(usual.scan_rows),
-            time_ms: time.unwrap_or(usual.time_ms),
+    fn query(&mut self, raw: RawQuery) -> QueryConfig {
+        QueryConfig {
+            answer_bytes: raw.answer_bytes,
+            answer_rows: raw.answer_rows,
+            memory_bytes: raw.memory_bytes.map(|bytes| bytes as usize),
+            scan_rows: raw.scan_rows,
+            statements: raw.statements.map(|number| number as usize),
+            time: self.time(&["query", "time"], raw.time),
         }
     }
 

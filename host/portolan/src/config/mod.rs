@@ -19,7 +19,7 @@ use portolan_control::{Away, Components, Engine, Shared, State};
 
 pub(crate) use self::build::{
     AccessLog, AdminConfig, AdminTls, Authority, Config, GatewayTls, LogFormat, Moving, OidcKeys, PolicySlot,
-    PoolConfig, Quota, RegionConfig, ShardConfig, Uploads, written,
+    PoolConfig, QueryConfig, Quota, RegionConfig, ShardConfig, Uploads, written,
 };
 pub(crate) use self::problem::{Problem, render};
 use self::raw::Raw;

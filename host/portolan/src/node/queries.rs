@@ -14,7 +14,7 @@ use portolan_query::{Address, Limits, Picture, Place, Sources, worker::Workers};
 use portolan_sharding::Engine;
 
 use crate::cli::QUERY_WORKER;
-use crate::config::Config;
+use crate::config::{Config, QueryConfig};
 
 /// Workers are this very program, whatever has become of its file since.
 pub(crate) fn workers() -> anyhow::Result<Workers> {
@@ -41,7 +41,7 @@ impl Databases {
             let engine = shard.stores.get(&config.local).filter(|_| here).cloned();
             (name.clone(), engine.ok_or_else(|| shard.primary.clone()))
         });
-        Self { engines: engines.collect(), limits: config.query.clone(), tables: config.tables.clone() }
+        Self { engines: engines.collect(), limits: limits(&config.query), tables: config.tables.clone() }
     }
 }
 
@@ -94,5 +94,19 @@ impl Sources for Running {
     fn picture(&self, tenant: Option<&TenantName>, named: &BTreeSet<TenantName>) -> Picture {
         let topology = Arc::clone(&self.live.load().topology);
         Stores { databases: self.databases.load_full(), topology }.picture(tenant, named)
+    }
+}
+
+/// How much one query may take.
+fn limits(config: &QueryConfig) -> Limits {
+    let usual = Limits::default();
+    let time_ms = config.time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    Limits {
+        answer_bytes: config.answer_bytes.unwrap_or(usual.answer_bytes),
+        answer_rows: config.answer_rows.unwrap_or(usual.answer_rows),
+        fan_out: config.statements.unwrap_or(usual.fan_out),
+        memory_bytes: config.memory_bytes.unwrap_or(usual.memory_bytes),
+        scan_rows: config.scan_rows.unwrap_or(usual.scan_rows),
+        time_ms: time_ms.unwrap_or(usual.time_ms),
     }
 }

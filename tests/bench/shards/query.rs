@@ -181,7 +181,8 @@ impl Shop {
             cluster.admin(&format!("CREATE DATABASE {} OWNER own", database(number))).await;
             stores.push((format!("s{number}"), line.store(cluster, &database(number))));
         }
-        let node = start(folder(place.path(), &stores, LIMITS)).await;
+        let rules = format!("{LIMITS}{}", rules(count));
+        let node = start(folder(place.path(), &stores, &rules)).await;
         for number in 0..count {
             fill(cluster, &database(number), number, count, rows).await;
         }
@@ -203,6 +204,16 @@ impl Shop {
             answer.text()
         );
     }
+}
+
+/// Hashes shared evenly by so many shards: queries of all tenants do not look at it, and a configuration needs it.
+fn rules(shards: u64) -> String {
+    let range = |number: u64| {
+        let last = if number + 1 == shards { u64::MAX } else { u64::MAX / shards * (number + 1) };
+        format!("{{ last = \"{last:016x}\", shard = \"s{number}\" }}")
+    };
+    let ranges: Vec<String> = (0..shards).map(range).collect();
+    format!("[placement]\nkey = \"{:032x}\"\nrule = [{{ ranges = [{}] }}]\n", 7, ranges.join(", "))
 }
 
 /// How many groups so many rows have.

@@ -37,7 +37,8 @@ pub struct FeedReport {
     pub copied_rows: Option<u64>,
     /// How many links in a row ended without having brought anything.
     pub failures: u32,
-    /// How far behind the source's last word what is applied is, with the time since that word, in milliseconds; absent until it has spoken.
+    /// How far behind the source's last word what is applied is, with the time since that word, in milliseconds; absent until it has spoken, and while
+    /// rows are copied. It grows while the source is not heard.
     pub lag_ms: Option<u64>,
     /// Changes that wait alone, since this node started.
     pub parked: u64,
@@ -106,8 +107,7 @@ impl Cell {
             if let Some((at_us, heard)) = inside.heard {
                 let since_us = u64::try_from(now.since(heard).as_micros()).unwrap_or(u64::MAX);
                 report.silent_ms = Some(since_us / 1_000);
-                report.lag_ms = (report.state == State::Following)
-                    .then(|| at_us.saturating_add(since_us).saturating_sub(inside.fresh_us) / 1_000);
+                report.lag_ms = Some(at_us.saturating_add(since_us).saturating_sub(inside.fresh_us) / 1_000);
             }
             report
         })
@@ -121,8 +121,11 @@ impl Cell {
         self.with(|inside| {
             inside.report.state = state;
             (inside.report.problem, inside.report.failures) = (None, 0);
-            if state == State::Following {
-                inside.report.copied_rows = None;
+            match state {
+                // What was known of the copy is over: some of its rows are others by now.
+                State::Copying => inside.heard = None,
+                State::Following => inside.report.copied_rows = None,
+                State::Seeking => {}
             }
         });
     }

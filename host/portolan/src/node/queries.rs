@@ -36,7 +36,7 @@ pub(crate) struct Databases {
 impl Databases {
     pub(crate) fn of(config: &Config) -> Self {
         let engines = config.shards.iter().map(|(name, shard)| {
-            // Other regions' copies are not followed yet: the primary alone has what was written.
+            // The primary alone surely has what was written: a copy may be behind.
             let here = shard.primary == config.local;
             let engine = shard.stores.get(&config.local).filter(|_| here).cloned();
             (name.clone(), engine.ok_or_else(|| shard.primary.clone()))

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use portolan_core::ids::TenantName;
+use portolan_core::ids::{RegionName, TenantName};
 use portolan_core::log::{Identity, Placement, Position};
 use portolan_core::tenant_table::ConflictRule;
 use serde_json::json;
@@ -13,7 +13,9 @@ use serde_json::json;
 use crate::adopt;
 use crate::database::{Dialect, Row, Session, Value};
 use crate::defaults::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, CHUNK_RECORDS};
+use crate::copying::raise_placements;
 use crate::error::Error;
+use crate::lineage::{Sieve, keep_stranded, keep_tail};
 use crate::model::gate::{Ground, Plan, RowState, Why, Write};
 use crate::model::marks::Columns;
 use crate::model::progress::{Admission, Progress};
@@ -48,6 +50,8 @@ pub struct Counts {
     pub forgotten: u64,
     /// Changes that wait.
     pub parked: u64,
+    /// Records past their epoch's cut, which were kept and not taken.
+    pub stranded: u64,
     /// Rows that were put or deleted.
     pub written: u64,
 }
@@ -111,15 +115,31 @@ impl Store {
     /// # Cancel safety
     /// Cancel-safe: a batch is applied with its progress or not at all, and twice is once.
     pub async fn apply(&self, source: &str, batch: &Batch) -> Result<Applied, Error> {
-        self.apply_in(source, batch, async |_| Ok(())).await
+        self.apply_in(source, batch, None).await
     }
 
-    /// Applies a batch after `first` has had its say, in one transaction with it.
-    pub(crate) async fn apply_in(
+    /// Applies a batch of another region's log as [`Self::apply`] does, but for what lies past its epoch's cut: that is kept as stranded.
+    /// `keeps`: what comes is kept for other copies, until [`Self::trim_tail`].
+    ///
+    /// # Errors
+    /// As [`Self::apply`]; [`Error::Sealed`] when an epoch is over, and where it was cut is not known here yet.
+    ///
+    /// # Cancel safety
+    /// As [`Self::apply`].
+    pub async fn apply_under(
+        &self,
+        source: &RegionName,
+        batch: &Batch,
+        keeps: bool,
+    ) -> Result<Applied, Error> {
+        self.apply_in(source.as_str(), batch, Some((source, keeps))).await
+    }
+
+    async fn apply_in(
         &self,
         source: &str,
         batch: &Batch,
-        first: impl AsyncFnOnce(&mut Session) -> Result<(), Error>,
+        under: Option<(&RegionName, bool)>,
     ) -> Result<Applied, Error> {
         batch.check(BATCH_RECORDS_MAX)?;
         let mut session = self.begin(Role::Applier).await?;
@@ -134,16 +154,24 @@ impl Store {
                 _ => Applied::Other,
             });
         };
-        first(&mut session).await?;
+        let mut sieve = None;
+        if let Some((region, keeps)) = under {
+            // No epoch begins while this is held.
+            enter_log(&mut session).await?;
+            sieve = Some(Sieve::of(&mut session, region, &batch.identity).await?);
+            if keeps {
+                keep_tail(&mut session, region, batch).await?;
+            }
+        }
         self.enter_applying(&mut session).await?;
         let mut counts = Counts::default();
         if admission == Admission::Stage {
             stage(&mut session, source, &batch.records).await?;
         } else {
             if admission == Admission::Finish {
-                self.absorb_staged(&mut session, source, &mut counts).await?;
+                self.absorb_staged(&mut session, source, sieve.as_ref(), &mut counts).await?;
             }
-            self.absorb(&mut session, &batch.records, &mut counts, false).await?;
+            self.absorb_sifted(&mut session, &batch.records, sieve.as_ref(), &mut counts).await?;
         }
         advance(&mut session, source, &before, &before.with(batch)).await?;
         leave_applying(&mut session).await?;
@@ -212,10 +240,27 @@ impl Store {
         session.execute(sql, &[]).await.map(drop)
     }
 
+    /// Lets those records through that count.
+    async fn absorb_sifted(
+        &self,
+        session: &mut Session,
+        records: &[Record],
+        sieve: Option<&Sieve>,
+        counts: &mut Counts,
+    ) -> Result<(), Error> {
+        let Some(sieve) = sieve else { return self.absorb(session, records, counts, false).await };
+        let sifted = sieve.sift(records)?;
+        counts.stranded += sifted.stranded.len() as u64;
+        keep_stranded(session, sieve.source(), &sifted.stranded).await?;
+        raise_placements(session, &sifted.count).await?;
+        self.absorb(session, &sifted.count, counts, false).await
+    }
+
     async fn absorb_staged(
         &self,
         session: &mut Session,
         source: &str,
+        sieve: Option<&Sieve>,
         counts: &mut Counts,
     ) -> Result<(), Error> {
         // Bytes limit a chunk as they limit a batch; what was taken before is not walked over again.
@@ -236,7 +281,7 @@ impl Store {
             let rows = session.query(next, &[args.as_slice(), &limits].concat()).await?;
             let Some(last) = rows.last() else { return Ok(()) };
             let records = rows.iter().map(|row| parse(&row.text(0)?)).collect::<Result<Vec<Record>, _>>()?;
-            self.absorb(session, &records, counts, false).await?;
+            self.absorb_sifted(session, &records, sieve, counts).await?;
             after = [last.value(1).clone(), last.value(2).clone(), last.value(3).clone()];
             session.run(delete, &[args.as_slice(), &after].concat()).await?;
         }
@@ -488,7 +533,7 @@ pub(crate) fn columns(row: &str) -> Result<Columns, serde_json::Error> {
 /// Nobody else writes these tables until the batch is in: a local writer and the applier would not see each other. All
 /// appliers take the tables in one order. A tenant that moves here has no local writer, so that others are kept out only where its
 /// keys might be theirs.
-async fn lock(
+pub(crate) async fn lock(
     session: &mut Session,
     declared: &[Declared],
     records: &[&Record],

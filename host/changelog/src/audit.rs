@@ -237,7 +237,7 @@ fn row_change(record: &Record) -> Option<&RowChange> {
 }
 
 /// A row as it is on the other side.
-fn whole(record: &Record, change: &RowChange) -> Write {
+pub(crate) fn whole(record: &Record, change: &RowChange) -> Write {
     let state = RowState {
         tenant: record.tenant.clone(),
         placement: record.placement,

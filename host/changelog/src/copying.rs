@@ -8,16 +8,16 @@ use portolan_core::ids::{RegionName, TenantName};
 use portolan_core::log::{Epoch, Identity, Placement, Position, Version};
 use serde_json::json;
 
-use crate::apply::{Applied, Counts, array, leave_applying};
+use crate::apply::{Counts, array, leave_applying};
 use crate::database::{Row, Session, Value};
 use crate::defaults::CHUNK_RECORDS;
 use crate::error::Error;
 use crate::ledger::{Lost, keep, name};
-use crate::model::fence::Refused;
 use crate::model::kind::ConflictKind;
-use crate::model::record::{Batch, Change, Record, RowId};
+use crate::model::lineage::Cut;
+use crate::model::record::{Change, Record, RowId};
 use crate::read::{tenant_of, version};
-use crate::store::{Role, Store, enter_log};
+use crate::store::{FENCE, Role, Store};
 
 /// How far another region's rows have been copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,8 +59,8 @@ impl Store {
         Ok(copying(&mut session, source, COPYING).await?.map(|(copying, _)| copying))
     }
 
-    /// Begins to copy a region's rows, of this log, which is followed from a position when they are here. Nothing is followed of that
-    /// region until then.
+    /// Begins to copy a region's rows, of this log, which is followed from a position when they are here; the `others`' logs from where
+    /// that region had come. Nothing is followed until then.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -69,8 +69,9 @@ impl Store {
         source: &RegionName,
         identity: &Identity,
         from: Position,
+        others: &[Cut],
     ) -> Result<(), Error> {
-        let mut session = self.begin(Role::Applier).await?;
+        let mut session = self.begin(Role::Owner).await?;
         let name = source.as_str();
         let same = "SELECT 1 FROM portolan_progress WHERE source = $1 AND system = $2 AND timeline = $3 AND incarnation = $4 \
             UNION ALL SELECT 1 FROM portolan_copying WHERE source = $1 AND system = $2 AND timeline = $3 AND incarnation = $4 AND clean = 1";
@@ -81,14 +82,25 @@ impl Store {
             identity.incarnation.as_str().into(),
         ];
         let clean = !session.query(same, &log).await?.is_empty();
-        for table in ["portolan_staged", "portolan_progress", "portolan_copying", "portolan_gone"] {
-            session.run(&format!("DELETE FROM {table} WHERE source = $1"), &[name.into()]).await?;
+        for table in ["staged", "progress", "copying", "gone", "tail"] {
+            session.run(&format!("DELETE FROM portolan_{table}"), &[]).await?;
         }
-        let rest: [Value; 4] =
-            [from.epoch.0.into(), from.transaction.into(), from.sequence.into(), u64::from(clean).into()];
-        let sql = "INSERT INTO portolan_copying (source, system, timeline, incarnation, epoch, tx, seq, clean, table_name, key, rows) \
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, '', '', 0)";
-        session.run(sql, &[log, rest].concat()).await?;
+        if session.one(FENCE, &[]).await?.number(3)? == 1 {
+            // What it told before was of a history that is no longer its own.
+            self.renew_identity(&mut session).await?;
+        }
+        let others = serde_json::to_string(others)
+            .map_err(|error| Error::Damaged(format!("how far others' logs had come: {error}")))?;
+        let rest: [Value; 5] = [
+            from.epoch.0.into(),
+            from.transaction.into(),
+            from.sequence.into(),
+            u64::from(clean).into(),
+            others.into(),
+        ];
+        let sql = "INSERT INTO portolan_copying (source, system, timeline, incarnation, epoch, tx, seq, clean, others, table_name, key, \
+            rows) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, '', '', 0)";
+        session.run(sql, &[log.as_slice(), &rest].concat()).await?;
         session.commit().await
     }
 
@@ -137,7 +149,7 @@ impl Store {
         if ends {
             self.take_gone(&mut session, source).await?;
             self.retry(&mut session, None, &mut counts).await?;
-            follow_from(&mut session, source).await?;
+            follow_from(&mut session, source, self.origin()).await?;
         } else if let Some(last) = last {
             let rows = before.rows.saturating_add(records.len() as u64);
             let sql = "UPDATE portolan_copying SET table_name = $2, key = $3, rows = $4 WHERE source = $1";
@@ -148,27 +160,6 @@ impl Store {
         leave_applying(&mut session).await?;
         session.commit().await?;
         Ok(counts)
-    }
-
-    /// Applies a batch as [`Self::apply`] does, unless a later epoch than its source's has begun here: what comes of the one before is too
-    /// late then.
-    ///
-    /// # Errors
-    /// As [`Self::apply`]; [`Error::Refused`] when it is too late.
-    ///
-    /// # Cancel safety
-    /// As [`Self::apply`].
-    pub async fn apply_under(&self, source: &str, epoch: Epoch, batch: &Batch) -> Result<Applied, Error> {
-        self.apply_in(source, batch, async |session| {
-            // No epoch begins while this is held.
-            enter_log(session).await?;
-            let there = Epoch(session.one("SELECT epoch FROM portolan_fence", &[]).await?.number(0)?);
-            if there > epoch {
-                return Err(Refused::Over { there, wanted: epoch }.into());
-            }
-            raise_placements(session, &batch.records).await
-        })
-        .await
     }
 
     /// What is here between two rows and is not on the page, or is there in a lower version.
@@ -207,8 +198,9 @@ impl Store {
                 self.keep_stranded(session, &gone, source).await?;
             }
             session.run(FORGET_STATES, &[ids(lower.iter().map(|own| &own.id)).into()]).await?;
-            let sql = "INSERT INTO portolan_gone (source, table_name, key) \
-                SELECT $2, each.value ->> 't', each.value ->> 'k' FROM {each} WHERE true ON CONFLICT DO NOTHING";
+            let sql = "INSERT INTO portolan_gone (source, table_name, key, tenant) \
+                SELECT $2, each.value ->> 't', each.value ->> 'k', r.tenant FROM {each} LEFT JOIN portolan_row r \
+                ON r.table_name = each.value ->> 't' AND r.key = each.value ->> 'k' WHERE true ON CONFLICT DO NOTHING";
             session.run(sql, &[ids(gone.iter().map(|own| &own.id)).into(), source.as_str().into()]).await?;
         }
     }
@@ -237,6 +229,7 @@ impl Store {
                 row: Some(image),
                 rule: STRANDED.to_owned(),
                 tenant: own.tenant.clone(),
+                transaction: None,
                 version: own.version.clone(),
                 winner,
                 winner_row: None,
@@ -314,7 +307,27 @@ async fn here(session: &mut Session, after: &RowId, through: Option<&RowId>) -> 
 }
 
 /// The copy is over: its log is followed.
-async fn follow_from(session: &mut Session, source: &RegionName) -> Result<(), Error> {
+async fn follow_from(session: &mut Session, source: &RegionName, here: &RegionName) -> Result<(), Error> {
+    let others = "SELECT others FROM portolan_copying WHERE source = $1";
+    let others = session.one(others, &[source.as_str().into()]).await?.text(0)?;
+    let others: Vec<Cut> = serde_json::from_str(&others)
+        .map_err(|error| Error::Damaged(format!("how far others' logs had come: {error}")))?;
+    for Cut { region, identity, at } in others.iter().filter(|cut| ![source, here].contains(&&cut.region)) {
+        let sql = "INSERT INTO portolan_progress (source, system, timeline, incarnation, epoch, tx, seq) \
+            VALUES ($1, $2, $3, $4, $5, $6, $7)";
+        let args = [
+            region.as_str().into(),
+            identity.system.as_str().into(),
+            identity.timeline.into(),
+            identity.incarnation.as_str().into(),
+            at.epoch.0.into(),
+            at.transaction.into(),
+            at.sequence.into(),
+        ];
+        session.run(sql, &args).await?;
+    }
+    // All rows have been compared.
+    session.run("DELETE FROM portolan_stale", &[]).await?;
     let sql = "INSERT INTO portolan_progress (source, system, timeline, incarnation, epoch, tx, seq) \
         SELECT source, system, timeline, incarnation, epoch, tx, seq FROM portolan_copying WHERE source = $1";
     session.run(sql, &[source.as_str().into()]).await?;
@@ -322,7 +335,7 @@ async fn follow_from(session: &mut Session, source: &RegionName) -> Result<(), E
 }
 
 /// Tenants are where their newest records say: whoever becomes the primary writes under their placements.
-async fn raise_placements(session: &mut Session, records: &[Record]) -> Result<(), Error> {
+pub(crate) async fn raise_placements(session: &mut Session, records: &[Record]) -> Result<(), Error> {
     let mut newest = std::collections::BTreeMap::new();
     for record in records.iter().filter(|record| matches!(record.change, Change::Row(_))) {
         if let Some(tenant) = record.tenant.as_ref().filter(|_| record.placement.0 > 0) {

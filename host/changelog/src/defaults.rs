@@ -79,3 +79,9 @@ pub const CONFLICTS_MAX: usize = 500;
 /// Writes that a version of a table with the rule `first_wins` remembers of its history: more than regions write to one row before they
 /// hear of each other, in about a kilobyte. Triggers have the same number.
 pub const PATH_MAX: usize = 32;
+/// Epochs that are remembered: more than begin while a copy is away that then goes on. One takes some hundred bytes for each region.
+pub const TERMS_MAX: u64 = 128;
+/// Stale rows that are asked for at once.
+pub const STALE_MAX: usize = 1_000;
+/// Batches of others' logs that are thrown away at once.
+pub const TAIL_BATCHES: u64 = 200;

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::adopt;
 use crate::apply::leave_applying;
+use crate::lineage::{kept, print};
+use crate::model::record::{Batch, Change, Record};
 use crate::database::{Dialect, Row, Session, Value};
 use crate::defaults::{CHUNK_RECORDS, COMPACTION_TIMEOUT, ERASURE_PATIENCE};
 use crate::error::Error;
@@ -24,7 +26,7 @@ pub struct Erased {
     pub moves: u64,
     /// Changes that waited, and parts of transactions that had not ended.
     pub parked: u64,
-    /// Records of the log.
+    /// Records of the log, and of others' logs as far as they are kept.
     pub records: u64,
     /// Rows, and tombstones of rows.
     pub rows: u64,
@@ -52,8 +54,13 @@ impl Store {
             Dialect::Sqlite => "DELETE FROM portolan_staged WHERE json_extract(record, '$.tenant') = $1",
         };
         erased.parked += self.delete(Role::Applier, staged, tenant).await?;
+        for table in ["gone", "stale"] {
+            let names = format!("DELETE FROM portolan_{table} WHERE tenant = $1");
+            self.delete(Role::Applier, &names, tenant).await?;
+        }
+        erased.records = self.erase_tail(tenant, placement).await?;
         self.forget(tenant, placement).await?;
-        erased.records = self.erase_records(tenant).await?;
+        erased.records += self.erase_records(tenant).await?;
         Ok(erased)
     }
 
@@ -124,6 +131,40 @@ impl Store {
         }
     }
 
+    /// What is kept of others' logs tells of the tenant only that it is forgotten. Positions stay: others may ask for what lies between.
+    async fn erase_tail(&self, tenant: &TenantName, placement: Placement) -> Result<u64, Error> {
+        let (mut source, mut after, mut gone) = (String::new(), Position::START, 0);
+        loop {
+            let mut session = self.begin(Role::Applier).await?;
+            let next = "SELECT source, epoch, tx, seq, batch FROM portolan_tail WHERE (source, epoch, tx, seq) > ($1, $2, $3, $4) \
+                ORDER BY source, epoch, tx, seq LIMIT 1";
+            let at = |at: Position| [at.epoch.0.into(), at.transaction.into(), at.sequence.into()];
+            let args = [&[source.as_str().into()], at(after).as_slice()].concat();
+            let rows = session.query(next, &args).await?;
+            let Some(row) = rows.first() else {
+                session.rollback().await?;
+                return Ok(gone);
+            };
+            (source, after) = (row.text(0)?, Position::new(row.number(1)?, row.number(2)?, row.number(3)?));
+            let mut batch: Batch = kept(&row.text(4)?)?;
+            let of = |record: &&mut Record| {
+                record.tenant.as_ref() == Some(tenant) && record.change != Change::Forget
+            };
+            let mut erased = 0;
+            for record in batch.records.iter_mut().filter(of) {
+                (record.change, record.placement) = (Change::Forget, placement);
+                erased += 1;
+            }
+            if erased > 0 {
+                let sql = "UPDATE portolan_tail SET batch = $5 WHERE source = $1 AND epoch = $2 AND tx = $3 AND seq = $4";
+                let here = [&[source.as_str().into()], at(after).as_slice(), &[print(&batch)?.into()]].concat();
+                session.run(sql, &here).await?;
+            }
+            session.commit().await?;
+            gone += erased;
+        }
+    }
+
     async fn delete(&self, role: Role, sql: &str, tenant: &TenantName) -> Result<u64, Error> {
         let mut session = self.begin(role).await?;
         let gone = session.run(sql, &[tenant.as_str().into()]).await?;
@@ -156,7 +197,7 @@ impl Store {
 async fn vacuum(session: &mut Session) -> Result<(), Error> {
     let limit = COMPACTION_TIMEOUT.as_millis();
     session.execute(&format!("SET statement_timeout = {limit}"), &[]).await?;
-    let own = ["log", "row", "conflict", "parked", "staged", "move"].map(|name| format!("portolan.{name}"));
+    let own = ["log", "row", "conflict", "parked", "staged", "tail", "move"].map(|name| format!("portolan.{name}"));
     let captured = captured(session).await?.into_iter().map(|name| format!("public.\"{name}\""));
     for table in own.into_iter().chain(captured) {
         session.execute(&format!("VACUUM {table}"), &[]).await?;

@@ -1,9 +1,10 @@
 //! What can go wrong, by what the caller will do about it.
 
 use portolan_core::ids::RegionName;
-use portolan_core::log::Position;
+use portolan_core::log::{Epoch, Position};
 
 use crate::model::fence::{Closed, Refused};
+use crate::model::lineage::Forked;
 use crate::model::peer::PeerRefused;
 use crate::model::record::BadBatch;
 use crate::rejection::Rejection;
@@ -37,6 +38,14 @@ pub enum Error {
         /// The region that has none.
         source_region: RegionName,
     },
+    /// Two regions say that one epoch began in them: somebody gave it out twice.
+    #[error("{0}: a person must look, and find which of them the control store names")]
+    Forked(#[from] Forked),
+    /// This copy cannot become the primary.
+    #[error(
+        "this copy is not whole, and cannot be the primary: {0}; promote another region, or wait until it is whole"
+    )]
+    Partial(String),
     /// A peer's word is not taken: the peer must begin anew, or somebody must look.
     #[error(transparent)]
     Peer(#[from] PeerRefused),
@@ -61,6 +70,14 @@ pub enum Error {
         table: String,
         /// What is not so.
         reason: String,
+    },
+    /// Records of an epoch that is over, and nobody has told yet where it was cut: ask again when a later epoch has begun.
+    #[error("epoch {ended} is over, and where it was cut is known when an epoch from {sealed} on has begun")]
+    Sealed {
+        /// The records' epoch.
+        ended: Epoch,
+        /// The epoch that the fence knows.
+        sealed: Epoch,
     },
     /// Some of what was asked for is gone from the log: begin anew from a snapshot.
     #[error(

@@ -35,10 +35,14 @@ pub struct Lost {
     pub placement: Placement,
     /// The row as it was, in canonical form; none when it was a deletion.
     pub row: Option<String>,
-    /// The rule by which it lost: `lww`, `first_wins`, `home_wins` or `column_lww`.
+    /// The rule by which it lost: `lww`, `first_wins`, `home_wins` or `column_lww`; `epoch` past a cut, `source` when a
+    /// copy began anew.
     pub rule: String,
     /// Whose it is.
     pub tenant: Option<TenantName>,
+    /// Of a record past its epoch's cut, the transaction that wrote it: `region/epoch.number`. What it wrote was lost together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transaction: Option<String>,
     /// The version that lost.
     pub version: Version,
     /// The version that won; of a row that was merged, the higher of both.
@@ -95,7 +99,7 @@ impl Lost {
 
 /// The columns of [`lost`].
 pub(crate) const LOST: &str = "c.table_name, c.key, c.tenant, c.row, c.winner, c.lost_epoch, c.lost_v, c.lost_origin, \
-    c.won_epoch, c.won_v, c.won_origin, c.rule, c.kind, c.id, c.at_us, c.placement";
+    c.won_epoch, c.won_v, c.won_origin, c.rule, c.kind, c.id, c.at_us, c.placement, c.written_by";
 
 impl Store {
     /// Losers that are kept.
@@ -213,6 +217,7 @@ impl Store {
                 row: image(&found.loser),
                 rule: found.rule.to_owned(),
                 tenant: found.tenant.clone(),
+                transaction: None,
                 version: found.lost.clone(),
                 winner: found.won.clone(),
                 winner_row: image(&found.winner),
@@ -233,7 +238,7 @@ pub(crate) fn name(id: &RowId, lost: &Version, won: &Version) -> String {
 /// Keeps one, unless it is there.
 pub(crate) async fn keep(session: &mut Session, kept: &Lost) -> Result<(), Error> {
     let (lost, won) = (&kept.version, &kept.winner);
-    let args: [Value; 16] = [
+    let args: [Value; 17] = [
         kept.id.table.as_str().into(),
         kept.id.key.as_str().into(),
         lost.epoch.0.into(),
@@ -250,11 +255,12 @@ pub(crate) async fn keep(session: &mut Session, kept: &Lost) -> Result<(), Error
         kept.row.clone().into(),
         kept.winner_row.clone().into(),
         kept.at_us.into(),
+        kept.transaction.clone().into(),
     ];
     // One image of a version is kept once, whatever it lost to.
     let sql = "INSERT INTO portolan_conflict (table_name, key, lost_epoch, lost_v, lost_origin, won_epoch, won_v, won_origin, \
-        id, rule, kind, tenant, placement, row, winner, at_us) \
-        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16 \
+        id, rule, kind, tenant, placement, row, winner, at_us, written_by) \
+        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17 \
         WHERE NOT EXISTS (SELECT 1 FROM portolan_conflict c WHERE c.table_name = $1 AND c.key = $2 AND c.lost_epoch = $3 \
         AND c.lost_v = $4 AND c.lost_origin = $5 AND coalesce(c.row, '') = coalesce($14, '')) ON CONFLICT DO NOTHING";
     session.run(sql, &args).await.map(drop)
@@ -272,6 +278,7 @@ pub(crate) fn lost(row: &Row) -> Result<Lost, Error> {
         row: row.text_or_null(3)?,
         rule: row.text(11)?,
         tenant: tenant_of(row, 2)?,
+        transaction: row.text_or_null(16)?,
         version: version(row, 5)?.ok_or_else(none)?,
         winner: version(row, 8)?.ok_or_else(none)?,
         winner_row: row.text_or_null(4)?,

@@ -12,7 +12,12 @@
 //! reached its position.
 //!
 //! A region's copy does that with [`Store::begin_copy`] and [`Store::copy`], which also take away what its source does not have, and then
-//! [`Store::apply_under`] the source's epoch.
+//! follows the logs of all other regions that have the shard ([`Store::apply_under`]).
+//!
+//! # Ending an epoch
+//! Whoever is to begin the next has all other copies sealed ([`Store::seal_epoch`]), takes what one of them has more ([`Store::tail`]), and
+//! begins ([`Store::begin_epoch`]). What it had of others' logs counts; what lies past that is stranded wherever it surfaces, kept,
+//! and taken out of the rows ([`Store::learn`], [`Store::mend`]).
 //!
 //! # Keeping the log short
 //! Who follows calls [`Store::begin_peer`] at the source with the position that it read, *before* it copies rows, and
@@ -73,6 +78,7 @@ mod erase;
 mod error;
 mod inspect;
 mod ledger;
+mod lineage;
 mod login;
 mod maintain;
 mod marks;
@@ -99,10 +105,12 @@ pub use erase::Erased;
 pub use error::Error;
 pub use inspect::Inspection;
 pub use ledger::{Conflicts, Cursor, Lost};
+pub use lineage::{Learned, Sealed};
 pub use login::{Access, Passwords, Tls, reader};
 pub use maintain::{Maintenance, Purpose};
 pub use model::fence::{Closed, Fence, Lease, Outcome, Refused, TenantState};
 pub use model::kind::ConflictKind;
+pub use model::lineage::{Cut, Forked, Lineage, Term};
 pub use model::peer::{Peer, PeerRefused};
 pub use model::progress::Progress;
 pub use model::record::{BadBatch, Batch, Change, Record, RowChange, RowId};

@@ -81,6 +81,16 @@ impl Store {
             .collect())
     }
 
+    /// Up to here all peers have applied this log that have not lost their place; none while there are none.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn peers_have(&self) -> Result<Option<Position>, Error> {
+        let mut session = self.acquire(Role::Owner).await?;
+        let peers = peers(&mut session).await?;
+        Ok(peers.iter().filter(|peer| peer.needs_snapshot_us.is_none()).map(|peer| peer.applied).min())
+    }
+
     /// A peer will not come back: nothing waits for it any more. Returns whether there was one.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use crate::adopt;
 use crate::database::{Dialect, Row, Session, Value};
 use crate::defaults::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 use crate::error::Error;
+use crate::lineage::{heads, lineage};
 use crate::model::reader::cut;
 use crate::model::record::{Batch, Change, Record, RowChange, RowId};
 use crate::store::{Role, Store, identity_now, trimmed};
@@ -66,12 +67,15 @@ const BATCH: &str = "WITH due AS (SELECT epoch, tx, seq, {row_bytes} AS bytes{pi
     AND fit.records < $4 AND (fit.bytes <= $5 OR fit.records = 1) ORDER BY fit.epoch, fit.tx, fit.seq";
 
 impl Store {
-    /// Has this log what lies at a position?
+    /// Is what lies at a position here? Of an epoch that began elsewhere, what its cut lets count is.
     ///
     /// # Errors
     /// When the database does not answer.
     pub async fn reached(&self, wanted: Position) -> Result<Reached, Error> {
         let mut session = self.acquire(Role::Applier).await?;
+        if let Some(reached) = self.reached_elsewhere(&mut session, wanted).await? {
+            return Ok(reached);
+        }
         let sql = "SELECT f.epoch, l.epoch, l.tx, l.seq FROM portolan_fence f LEFT JOIN (SELECT epoch, tx, seq FROM \
             (SELECT epoch, tx, seq FROM portolan_log WHERE epoch <= $1 ORDER BY epoch DESC, tx DESC, seq DESC LIMIT 1) there \
             UNION ALL SELECT epoch, tx, seq FROM portolan_trimmed WHERE epoch <= $1 \
@@ -91,6 +95,25 @@ impl Store {
         } else {
             Reached::Lost(newest)
         })
+    }
+
+    /// The same of a position in another region's log; none when it is of this one, or of an epoch of which nothing is known.
+    async fn reached_elsewhere(
+        &self,
+        session: &mut Session,
+        wanted: Position,
+    ) -> Result<Option<Reached>, Error> {
+        let lineage = lineage(session).await?;
+        let term = lineage.term(wanted.epoch).filter(|term| term.region != *self.origin());
+        let Some(term) = term else { return Ok(None) };
+        let here = heads(session).await?.into_iter().find(|head| head.region == term.region);
+        let at = here.as_ref().map_or(Position::START, |head| head.at);
+        let bound = here.and_then(|head| lineage.bound((&head.region, &head.identity), wanted.epoch));
+        Ok(Some(match bound {
+            Some(bound) if wanted > bound => Reached::Lost(bound),
+            _ if wanted <= at => Reached::Here,
+            _ => Reached::Ahead(at),
+        }))
     }
 
     /// Reads what comes after a position. An empty batch says that nothing does yet.

@@ -19,7 +19,7 @@ use crate::sqlite::{self, Files};
 use crate::table::Declared;
 
 /// The lock that writers share and a demotion takes alone: "portolan" as a number.
-const FENCE_LOCK: i64 = 0x706f_7274_6f6c_616e;
+pub(crate) const FENCE_LOCK: i64 = 0x706f_7274_6f6c_616e;
 /// The locks of tenants, as pairs of this and a hash: "port".
 const TENANT_LOCK: i64 = 0x706f_7274;
 
@@ -331,11 +331,12 @@ impl Store {
         rows.first().map_or(Ok(0), |row| row.number(0))
     }
 
-    /// A new lease is held here until the database's clock says `deadline_us`, or another region holds it (`deadline_us` 0).
-    /// Waits for writers of the one before.
+    /// A new lease is held here until the database's clock says `deadline_us`. Waits for writers of the one before. What has come here of
+    /// others' logs counts from now on, and nothing else of earlier epochs ([`crate::model::lineage`]).
     ///
     /// # Errors
-    /// [`Error::Refused`] unless the epoch rises, [`Error::Writers`] when writers of the lease before are still inside.
+    /// [`Error::Refused`] unless the epoch rises, [`Error::Writers`] when writers of the lease before are still inside,
+    /// [`Error::Partial`] when this copy is not whole.
     pub async fn begin_epoch(&self, epoch: Epoch, deadline_us: u64) -> Result<(), Error> {
         let mut session = self.begin(Role::Keeper).await?;
         alone(&mut session, FENCE_LOCK, None).await?;
@@ -344,6 +345,7 @@ impl Store {
         if self.is_cut(&mut session, &row).await? {
             self.renew_identity(&mut session).await?;
         }
+        self.begin_term(&mut session, epoch).await?;
         session
             .run(
                 "UPDATE portolan_fence SET epoch = $1, deadline_us = $2",
@@ -355,7 +357,7 @@ impl Store {
     }
 
     /// From here on this is another log, with a history of its own.
-    async fn renew_identity(&self, session: &mut Session) -> Result<(), Error> {
+    pub(crate) async fn renew_identity(&self, session: &mut Session) -> Result<(), Error> {
         match &self.0.place {
             Place::Postgres(_) => {
                 session
@@ -606,7 +608,7 @@ pub(crate) fn fence(row: &Row) -> Result<Fence, Error> {
 }
 
 /// A row of [`FENCE`].
-fn identity(row: &Row) -> Result<Identity, Error> {
+pub(crate) fn identity(row: &Row) -> Result<Identity, Error> {
     if row.number(3)? == 1 {
         return Err(Closed::Cut.into());
     }
@@ -690,7 +692,7 @@ async fn lock_timeout(session: &mut Session, patience: Option<Duration>) -> Resu
 }
 
 /// Waits until no writer is inside. SQLite's transactions that write are alone anyway.
-async fn alone(session: &mut Session, lock: i64, patience: Option<Duration>) -> Result<(), Error> {
+pub(crate) async fn alone(session: &mut Session, lock: i64, patience: Option<Duration>) -> Result<(), Error> {
     if session.dialect() == Dialect::Sqlite {
         return Ok(());
     }

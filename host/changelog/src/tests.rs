@@ -13,6 +13,7 @@ mod applying;
 mod auditing;
 mod capture;
 mod fence;
+mod lineage;
 mod login;
 mod moving;
 mod place;
@@ -75,6 +76,11 @@ const CASES: &[Case] = cases![
     fence::the_deadline_holds_at_commit,
     fence::the_deadline_stops_direct_writers,
     fence::the_loop_flag_is_the_appliers_alone,
+    lineage::a_copy_that_had_more_takes_it_back,
+    lineage::a_sealed_primary_writes_no_more,
+    lineage::an_epoch_that_is_given_out_twice_is_told,
+    lineage::what_is_not_kept_any_more_is_copied_anew,
+    lineage::what_only_a_dead_primary_had_is_stranded_and_kept,
     moving::a_hold_ends_by_itself_unless_it_is_sealed,
     moving::a_tenant_is_taken_in_under_its_stamp,
     moving::rows_come_in_the_order_of_their_tables,

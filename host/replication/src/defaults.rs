@@ -34,6 +34,16 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const RETRY_MIN: Duration = Duration::from_millis(100);
 /// As [`RETRY_MIN`] says.
 pub const RETRY_MAX: Duration = Duration::from_secs(10);
+/// How long a copy that seals waits for its writers before it ends them, and then again.
+pub const SEAL_PATIENCE: Duration = Duration::from_secs(1);
+/// How long whoever is to begin an epoch waits for a copy to seal: writers are ended twice in it, and a link is made.
+pub const SEAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it takes what another copy has more: a lag that is larger is not caught up with before writers wait too long.
+pub const PULL_TIMEOUT: Duration = Duration::from_secs(10);
+/// From one try to apply what came of an epoch that is over, and whose cut is not told yet, to the next.
+pub const SEALED_RETRY: Duration = Duration::from_millis(200);
+/// How often it is tried before the link ends: as long as an epoch takes to begin.
+pub const SEALED_TRIES: u32 = 150;
 /// Rows of one piece of a snapshot.
 pub const PAGE_ROWS: usize = 1_000;
 /// Links that a node answers at once: shards times regions, with room for those that are being replaced.

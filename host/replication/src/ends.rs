@@ -3,10 +3,14 @@
 
 use std::future::Future;
 
-use portolan_changelog::{Applied, Batch, Copying, Error, Horizon, Limits, Progress, Record, RowId, Store};
+use portolan_changelog::{
+    Applied, Batch, Copying, Counts, Cut, Error, Horizon, Learned, Limits, Progress, Record, RowId, Sealed,
+    Store, Term,
+};
 use portolan_core::ids::RegionName;
 use portolan_core::log::{Epoch, Identity, Position};
 
+use crate::defaults::SEAL_PATIENCE;
 use crate::wire::Has;
 
 /// A shard's log and rows, as a source has them.
@@ -17,7 +21,7 @@ pub trait Log: Send + Sync {
     fn schema(&self) -> impl Future<Output = Result<u64, Error>> + Send;
     /// A position such that every row shows what lies before it.
     fn settled(&self) -> impl Future<Output = Result<Position, Error>> + Send;
-    /// A follower begins after a settled position: what comes after it is kept for it.
+    /// A follower begins after a position: what comes after it is kept for it.
     fn begins(
         &self,
         follower: &RegionName,
@@ -37,6 +41,8 @@ pub trait Log: Send + Sync {
         identity: &Identity,
         has: Has,
     ) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Up to where all followers have applied it.
+    fn kept(&self) -> impl Future<Output = Result<Option<Position>, Error>> + Send;
     /// What comes after a position.
     fn read(&self, after: Position) -> impl Future<Output = Result<Batch, Error>> + Send;
     /// What readers wait for.
@@ -47,20 +53,48 @@ pub trait Log: Send + Sync {
         after: Option<&RowId>,
         max: usize,
     ) -> impl Future<Output = Result<Vec<Record>, Error>> + Send;
+    /// Rows by their names.
+    fn named(&self, ids: &[RowId]) -> impl Future<Output = Result<Vec<Record>, Error>> + Send;
+    /// The epochs that are known to have begun.
+    fn terms(&self) -> impl Future<Output = Result<Vec<Term>, Error>> + Send;
+    /// How far each region's log has come here, its own included.
+    fn heads(&self) -> impl Future<Output = Result<Vec<Cut>, Error>> + Send;
+    /// What has come here of another region's log, after a position.
+    fn tail(
+        &self,
+        of: &RegionName,
+        identity: &Identity,
+        after: Position,
+    ) -> impl Future<Output = Result<Batch, Error>> + Send;
+    /// From here on nothing of an earlier epoch is written, or taken without being known to count.
+    fn seal(&self, epoch: Epoch) -> impl Future<Output = Result<Sealed, Error>> + Send;
 }
 
 /// A shard's copy, as a follower has it.
 pub trait Replica: Send + Sync {
+    /// Are all rows here?
+    fn is_whole(&self) -> impl Future<Output = Result<bool, Error>> + Send;
+    /// All rows are to be copied anew. Returns whether that was noted.
+    fn begin_anew(&self) -> impl Future<Output = Result<bool, Error>> + Send;
     /// How far a region's log has been applied.
     fn progress(&self, source: &RegionName) -> impl Future<Output = Result<Option<Progress>, Error>> + Send;
+    /// How far each region's log has come here, its own included.
+    fn heads(&self) -> impl Future<Output = Result<Vec<Cut>, Error>> + Send;
+    /// Begins to follow a region's log from its start.
+    fn follow(
+        &self,
+        source: &RegionName,
+        identity: &Identity,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
     /// How far a region's rows have been copied, while they are.
     fn copying(&self, source: &RegionName) -> impl Future<Output = Result<Option<Copying>, Error>> + Send;
-    /// Begins to copy rows anew, of this log, and to follow it from a position when they are there.
+    /// Begins to copy rows anew, of this log, and to follow it from a position when they are there, others' from theirs.
     fn begin_copy(
         &self,
         source: &RegionName,
         identity: &Identity,
         from: Position,
+        others: &[Cut],
     ) -> impl Future<Output = Result<(), Error>> + Send;
     /// Takes the rows that come after one, or the last.
     fn copy(
@@ -70,15 +104,27 @@ pub trait Replica: Send + Sync {
         records: &[Record],
         ends: bool,
     ) -> impl Future<Output = Result<(), Error>> + Send;
-    /// Applies what comes next of a log, unless a later epoch than this has been seen here.
+    /// Applies what comes next of a log, as far as it counts; `keeps` it for other copies.
     fn apply(
         &self,
         source: &RegionName,
-        epoch: Epoch,
         batch: &Batch,
+        keeps: bool,
     ) -> impl Future<Output = Result<Applied, Error>> + Send;
     /// Tries again what waits alone; gives how many still do.
     fn retry(&self) -> impl Future<Output = Result<u64, Error>> + Send;
+    /// Hears of epochs.
+    fn learn(&self, terms: &[Term]) -> impl Future<Output = Result<Learned, Error>> + Send;
+    /// Rows that were taken past a cut, some of them.
+    fn stale(&self) -> impl Future<Output = Result<Vec<RowId>, Error>> + Send;
+    /// Puts such rows right with the primary's.
+    fn mend(&self, ids: &[RowId], records: &[Record]) -> impl Future<Output = Result<Counts, Error>> + Send;
+    /// Nobody asks for what came of a log up to here.
+    fn trim_tail(
+        &self,
+        source: &RegionName,
+        through: Position,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
 impl Log for Store {
@@ -107,6 +153,10 @@ impl Log for Store {
         self.peer_acknowledges(follower, identity, has.received, has.applied).await
     }
 
+    async fn kept(&self) -> Result<Option<Position>, Error> {
+        self.peers_have().await
+    }
+
     async fn read(&self, after: Position) -> Result<Batch, Error> {
         Self::read(self, after, Limits::default()).await
     }
@@ -118,11 +168,47 @@ impl Log for Store {
     async fn rows(&self, after: Option<&RowId>, max: usize) -> Result<Vec<Record>, Error> {
         Self::rows(self, None, after, max).await
     }
+
+    async fn named(&self, ids: &[RowId]) -> Result<Vec<Record>, Error> {
+        self.records_named(ids).await
+    }
+
+    async fn terms(&self) -> Result<Vec<Term>, Error> {
+        Ok(self.lineage().await?.terms().to_vec())
+    }
+
+    async fn heads(&self) -> Result<Vec<Cut>, Error> {
+        Self::heads(self).await
+    }
+
+    async fn tail(&self, of: &RegionName, identity: &Identity, after: Position) -> Result<Batch, Error> {
+        Self::tail(self, of, identity, after).await
+    }
+
+    async fn seal(&self, epoch: Epoch) -> Result<Sealed, Error> {
+        self.seal_epoch(epoch, SEAL_PATIENCE).await
+    }
 }
 
 impl Replica for Store {
+    async fn is_whole(&self) -> Result<bool, Error> {
+        self.is_complete().await
+    }
+
+    async fn begin_anew(&self) -> Result<bool, Error> {
+        Self::begin_anew(self).await
+    }
+
     async fn progress(&self, source: &RegionName) -> Result<Option<Progress>, Error> {
         Self::progress(self, source.as_str()).await
+    }
+
+    async fn heads(&self) -> Result<Vec<Cut>, Error> {
+        Self::heads(self).await
+    }
+
+    async fn follow(&self, source: &RegionName, identity: &Identity) -> Result<(), Error> {
+        Self::follow(self, source.as_str(), identity, Position::START).await
     }
 
     async fn copying(&self, source: &RegionName) -> Result<Option<Copying>, Error> {
@@ -134,8 +220,9 @@ impl Replica for Store {
         source: &RegionName,
         identity: &Identity,
         from: Position,
+        others: &[Cut],
     ) -> Result<(), Error> {
-        Self::begin_copy(self, source, identity, from).await
+        Self::begin_copy(self, source, identity, from, others).await
     }
 
     async fn copy(
@@ -148,11 +235,27 @@ impl Replica for Store {
         Self::copy(self, source, after, records, ends).await.map(drop)
     }
 
-    async fn apply(&self, source: &RegionName, epoch: Epoch, batch: &Batch) -> Result<Applied, Error> {
-        Self::apply_under(self, source.as_str(), epoch, batch).await
+    async fn apply(&self, source: &RegionName, batch: &Batch, keeps: bool) -> Result<Applied, Error> {
+        self.apply_under(source, batch, keeps).await
     }
 
     async fn retry(&self) -> Result<u64, Error> {
         self.retry_parked().await
+    }
+
+    async fn learn(&self, terms: &[Term]) -> Result<Learned, Error> {
+        Self::learn(self, terms).await
+    }
+
+    async fn stale(&self) -> Result<Vec<RowId>, Error> {
+        Self::stale(self).await
+    }
+
+    async fn mend(&self, ids: &[RowId], records: &[Record]) -> Result<Counts, Error> {
+        Self::mend(self, ids, records).await
+    }
+
+    async fn trim_tail(&self, source: &RegionName, through: Position) -> Result<(), Error> {
+        Self::trim_tail(self, source, through).await
     }
 }

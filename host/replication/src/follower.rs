@@ -3,19 +3,25 @@
 //! What wakes it: the source's words, time. What it reads: how far it has come, which is in the copy's own database. What it writes: the
 //! copy, with how far it has come, in one transaction each. On failure it pauses and asks again; what it has is never asked for twice in
 //! vain, and what comes twice is taken once.
+//!
+//! A copy follows the logs of all regions that have the shard. The primary's feed alone brings rows, when all of them are missing, and
+//! puts those right that were taken past a cut; the others wait until the rows are there.
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use portolan_changelog::{Applied, Change, Error, Progress, Record, RowId};
+use portolan_changelog::{Applied, Batch, Change, Error, Progress, Record, RowId, Term};
 use portolan_core::backoff::full_jitter;
 use portolan_core::ids::{RegionName, ShardName};
-use portolan_core::log::{Epoch, Identity, Position};
+use portolan_core::log::{Identity, Position};
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::{clock, random};
 
-use crate::defaults::{CREDIT_BYTES, PROTOCOL, PROTOCOL_MIN, RETRY_MAX, RETRY_MIN, SILENCE};
+use crate::defaults::{
+    CREDIT_BYTES, PROTOCOL, PROTOCOL_MIN, RETRY_MAX, RETRY_MIN, SEALED_RETRY, SEALED_TRIES, SILENCE,
+};
 use crate::ends::Replica;
 use crate::link::{Broken, Ear, Mouth};
 use crate::report::{Cell, State};
@@ -34,8 +40,12 @@ pub struct Feed<R, C> {
     pub cell: Arc<Cell>,
     /// How the source is reached.
     pub connect: C,
-    /// The lease under which the source writes.
-    pub epoch: Epoch,
+    /// May all rows of the copy be read? One of all feeds of a shard.
+    pub fit: Arc<AtomicBool>,
+    /// What comes is kept for other copies, which may lack it when the source is gone.
+    pub keeps: bool,
+    /// Its source is the shard's primary.
+    pub primary: bool,
     /// The copy.
     pub replica: R,
     /// The shard.
@@ -59,6 +69,16 @@ pub(crate) enum Ended {
     /// The log has to be followed anew.
     #[error("the copy begins anew: {0}")]
     Anew(String),
+    /// Rows come first, from the primary.
+    #[error("the rows of the shard's primary come first")]
+    Early,
+}
+
+/// What a link is for.
+enum Turn {
+    Copy,
+    Mend(Vec<RowId>),
+    Follow(Option<Progress>),
 }
 
 impl<R: Replica, C: Connect> Feed<R, C> {
@@ -66,22 +86,20 @@ impl<R: Replica, C: Connect> Feed<R, C> {
     pub async fn run(self, shutdown: Shutdown) {
         // How many links in a row brought nothing of the log.
         let mut failures = 0_u32;
-        let mut anew = false;
         loop {
             let ended = tokio::select! {
                 // Cancel-safe: each piece is taken as a whole or not at all.
-                ended = self.link(&mut anew) => ended,
+                ended = self.link() => ended,
                 () = shutdown.begun() => return,
             };
             if self.cell.has_moved() {
                 failures = 0;
             }
             let pause = match ended {
-                // All rows are here: the log comes next.
+                // What was to be done before the log is followed is done.
                 Ok(()) => Duration::ZERO,
                 Err(error) => {
-                    anew |= matches!(error, Ended::Anew(_));
-                    if self.cell.fail(error.to_string()) {
+                    if self.cell.fail(error.to_string()) && !matches!(error, Ended::Early) {
                         tracing::warn!(shard = %self.shard, source = %self.source, "{error}");
                     }
                     failures = failures.saturating_add(1);
@@ -95,44 +113,63 @@ impl<R: Replica, C: Connect> Feed<R, C> {
         }
     }
 
-    /// Follows over one link, until it ends: well when all rows are copied, else for a reason.
-    async fn link(&self, anew: &mut bool) -> Result<(), Ended> {
-        let progress = if *anew { None } else { self.replica.progress(&self.source).await? };
+    /// Does over one link what comes next. Ends well when something else does then.
+    async fn link(&self) -> Result<(), Ended> {
+        let turn = self.turn().await?;
         let (mouth, mut ear) = self.connect.connect().await?;
-        match progress {
-            Some(progress) => self.follow(progress, &mouth, &mut ear).await,
-            None => self.copy(anew, &mouth, &mut ear).await,
+        let done = match turn {
+            Turn::Copy => self.copy(&mouth, &mut ear).await,
+            Turn::Mend(ids) => self.mend(ids, &mouth, &mut ear).await,
+            Turn::Follow(progress) => self.follow(progress, &mouth, &mut ear).await,
+        };
+        match done {
+            // Some of its log is gone.
+            Err(Ended::Refused(source, Refused::Snapshot(why))) => {
+                self.fit.store(false, Ordering::Release);
+                let noted = self.replica.begin_anew().await?;
+                Err(if noted { Ended::Anew(why) } else { Ended::Refused(source, Refused::Snapshot(why)) })
+            }
+            done => done,
         }
+    }
+
+    async fn turn(&self) -> Result<Turn, Ended> {
+        match (self.replica.is_whole().await?, self.primary) {
+            (false, true) => return Ok(Turn::Copy),
+            (false, false) => return Err(Ended::Early),
+            (true, false) => {}
+            (true, true) => {
+                let stale = self.replica.stale().await?;
+                if !stale.is_empty() {
+                    return Ok(Turn::Mend(stale));
+                }
+                self.fit.store(true, Ordering::Release);
+            }
+        }
+        Ok(Turn::Follow(self.replica.progress(&self.source).await?))
     }
 
     async fn ask(&self, what: What, mouth: &Mouth, ear: &mut Ear) -> Result<Welcome, Ended> {
-        let ask = Ask {
-            protocols: (PROTOCOL_MIN, PROTOCOL),
-            shard: self.shard.as_str().to_owned(),
-            credit_bytes: CREDIT_BYTES,
-            what,
-        };
-        mouth.say(&Frame::Ask(ask)).await?;
-        match self.hear(ear).await? {
-            (Frame::Welcome(welcome), _) => Ok(welcome),
-            _ => Err(Broken::Turn("something else than its welcome").into()),
+        let welcome = ask(&self.source, &self.shard, what, mouth, ear).await?;
+        // Before anything of it is taken: what lies past a cut does not count.
+        self.learn(&welcome.terms).await?;
+        Ok(welcome)
+    }
+
+    /// Hears of epochs. Returns whether rows are stale since.
+    async fn learn(&self, terms: &[Term]) -> Result<bool, Ended> {
+        let learned = self.replica.learn(terms).await?;
+        if learned.stranded > 0 || learned.anew.is_some() {
+            self.fit.store(false, Ordering::Release);
+        }
+        match learned.anew {
+            Some(why) => Err(Ended::Anew(why)),
+            None => Ok(learned.stranded > 0),
         }
     }
 
-    /// The next word, of a source that is not silent for long.
-    async fn hear(&self, ear: &mut Ear) -> Result<(Frame, u64), Ended> {
-        let heard = tokio::time::timeout(SILENCE, ear.hear()).await;
-        let silent = || Broken::Gone(format!("nothing was heard for {SILENCE:?}"));
-        let heard = heard.map_err(|_| silent())??;
-        match heard.ok_or_else(|| Broken::Gone("the source ended it".to_owned()))? {
-            (Frame::Refused(Refused::Snapshot(why)), _) => Err(Ended::Anew(why)),
-            (Frame::Refused(why), _) => Err(Ended::Refused(self.source.clone(), why)),
-            heard => Ok(heard),
-        }
-    }
-
-    async fn copy(&self, anew: &mut bool, mouth: &Mouth, ear: &mut Ear) -> Result<(), Ended> {
-        let before = if *anew { None } else { self.replica.copying(&self.source).await? };
+    async fn copy(&self, mouth: &Mouth, ear: &mut Ear) -> Result<(), Ended> {
+        let before = self.replica.copying(&self.source).await?;
         // Before the first row is before all.
         let before = before.filter(|copying| copying.after.is_some());
         let what = What::Rows {
@@ -144,17 +181,19 @@ impl<R: Replica, C: Connect> Feed<R, C> {
         match before {
             Some(before) if before.identity == welcome.identity => self.cell.copied(before.rows),
             // The rows that come are those after the last of another log: from the first, then.
-            Some(_) => return Err(Ended::Anew("the source is another log now".to_owned())),
+            Some(_) => {
+                let why = "the source is another log now".to_owned();
+                return Err(Ended::Refused(self.source.clone(), Refused::Snapshot(why)));
+            }
             None => {
-                self.replica.begin_copy(&self.source, &welcome.identity, welcome.from).await?;
+                let Welcome { identity, from, others, .. } = &welcome;
+                self.replica.begin_copy(&self.source, identity, *from, others).await?;
                 self.cell.copied(0);
-                // From here on the copy's own database says so.
-                *anew = false;
             }
         }
         self.cell.turn(State::Copying);
         loop {
-            match self.hear(ear).await? {
+            match hear(&self.source, ear).await? {
                 (Frame::Rows(rows), bytes) => {
                     self.replica.copy(&self.source, after.as_ref(), &rows.records, rows.ends).await?;
                     after = last(&rows.records).or(after);
@@ -172,17 +211,36 @@ impl<R: Replica, C: Connect> Feed<R, C> {
         }
     }
 
-    async fn follow(&self, progress: Progress, mouth: &Mouth, ear: &mut Ear) -> Result<(), Ended> {
-        let Progress { identity, applied, .. } = progress.clone();
-        let what = What::Log { identity, after: progress.received(), applied };
+    async fn mend(&self, ids: Vec<RowId>, mouth: &Mouth, ear: &mut Ear) -> Result<(), Ended> {
+        self.cell.turn(State::Mending);
+        self.ask(What::Named(ids.clone()), mouth, ear).await?;
+        let (Frame::Rows(rows), _) = hear(&self.source, ear).await? else {
+            return Err(Broken::Turn("something else than rows").into());
+        };
+        self.replica.mend(&ids, &rows.records).await?;
+        Ok(())
+    }
+
+    async fn follow(&self, progress: Option<Progress>, mouth: &Mouth, ear: &mut Ear) -> Result<(), Ended> {
+        let mut has = progress
+            .as_ref()
+            .map_or((Position::START, Position::START), |there| (there.received(), there.applied));
+        let identity = progress.map(|progress| progress.identity);
+        let what = What::Log { identity: identity.clone(), after: has.0, applied: has.1 };
         let welcome = self.ask(what, mouth, ear).await?;
-        self.same(&progress.identity, &welcome.identity)?;
-        let mut has = (progress.received(), progress.applied);
+        match identity {
+            None => self.replica.follow(&self.source, &welcome.identity).await?,
+            Some(followed) => self.same(&followed, &welcome.identity)?,
+        }
+        if self.primary && !self.replica.stale().await?.is_empty() {
+            return Ok(());
+        }
         self.cell.turn(State::Following);
+        let mut trimmed = Position::START;
         loop {
-            match self.hear(ear).await? {
+            match hear(&self.source, ear).await? {
                 (Frame::Batch(batch), bytes) => {
-                    match self.replica.apply(&self.source, self.epoch, &batch).await? {
+                    match self.apply(&batch).await? {
                         Applied::Done(counts) => {
                             has = (batch.through, batch.through);
                             self.cell.applied(&batch, counts, bytes, clock::now());
@@ -193,24 +251,53 @@ impl<R: Replica, C: Connect> Feed<R, C> {
                         Applied::Gap(_) => {
                             return Err(Broken::Gone("the copy has gone on without it".to_owned()).into());
                         }
-                        Applied::Other => return Err(Ended::Anew("the copy follows another log".to_owned())),
+                        Applied::Other => {
+                            return Err(Broken::Gone("the copy follows another log by now".to_owned()).into());
+                        }
                     }
                     mouth.say(&Frame::Has(Has { bytes, received: has.0, applied: has.1 })).await?;
                 }
                 (Frame::Beat(beat), _) => {
-                    self.beat(&beat, has.1).await?;
+                    self.beat(&beat, has.1, &mut trimmed).await?;
                     mouth.say(&Frame::Has(Has { bytes: 0, received: has.0, applied: has.1 })).await?;
+                }
+                (Frame::Terms(terms), _) => {
+                    if self.learn(&terms).await? || self.is_unfit() {
+                        return Ok(());
+                    }
                 }
                 _ => return Err(Broken::Turn("something else than its log").into()),
             }
         }
     }
 
-    /// Nothing came: what waits alone is tried again.
-    async fn beat(&self, beat: &Beat, applied: Position) -> Result<(), Ended> {
+    /// Has another feed of the shard found rows that only this one puts right?
+    fn is_unfit(&self) -> bool {
+        self.primary && !self.fit.load(Ordering::Acquire)
+    }
+
+    /// Applies what came. While an epoch is over and nobody has told where it was cut, it waits for a while: that is told by whoever
+    /// begins the next.
+    async fn apply(&self, batch: &Batch) -> Result<Applied, Error> {
+        for _ in 0..SEALED_TRIES {
+            match self.replica.apply(&self.source, batch, self.keeps).await {
+                Err(Error::Sealed { .. }) => tokio::time::sleep(SEALED_RETRY).await,
+                done => return done,
+            }
+        }
+        self.replica.apply(&self.source, batch, self.keeps).await
+    }
+
+    /// Nothing came: what waits alone is tried again, and what all have is kept no longer.
+    async fn beat(&self, beat: &Beat, applied: Position, trimmed: &mut Position) -> Result<(), Ended> {
         self.cell.beat(beat, applied, clock::now());
         if self.cell.parked() > 0 {
             self.cell.set_parked(self.replica.retry().await?);
+        }
+        let kept = beat.kept.min(applied);
+        if self.keeps && kept > *trimmed {
+            self.replica.trim_tail(&self.source, kept).await?;
+            *trimmed = kept;
         }
         Ok(())
     }
@@ -219,7 +306,45 @@ impl<R: Replica, C: Connect> Feed<R, C> {
         if followed == now {
             return Ok(());
         }
-        Err(Ended::Anew(format!("the log is {now}, and {followed} was followed")))
+        let why = format!("the log is {now}, and {followed} was followed");
+        Err(Ended::Refused(self.source.clone(), Refused::Snapshot(why)))
+    }
+}
+
+/// Asks a region for something of a shard.
+pub(crate) async fn ask(
+    source: &RegionName,
+    shard: &ShardName,
+    what: What,
+    mouth: &Mouth,
+    ear: &mut Ear,
+) -> Result<Welcome, Ended> {
+    say(shard, what, mouth).await?;
+    match hear(source, ear).await? {
+        (Frame::Welcome(welcome), _) => Ok(welcome),
+        _ => Err(Broken::Turn("something else than its welcome").into()),
+    }
+}
+
+/// Says what is wanted of a shard.
+pub(crate) async fn say(shard: &ShardName, what: What, mouth: &Mouth) -> Result<(), Broken> {
+    let ask = Ask {
+        protocols: (PROTOCOL_MIN, PROTOCOL),
+        shard: shard.as_str().to_owned(),
+        credit_bytes: CREDIT_BYTES,
+        what,
+    };
+    mouth.say(&Frame::Ask(ask)).await.map(drop)
+}
+
+/// The next word, of a source that is not silent for long.
+pub(crate) async fn hear(source: &RegionName, ear: &mut Ear) -> Result<(Frame, u64), Ended> {
+    let heard = tokio::time::timeout(SILENCE, ear.hear()).await;
+    let silent = || Broken::Gone(format!("nothing was heard for {SILENCE:?}"));
+    let heard = heard.map_err(|_| silent())??;
+    match heard.ok_or_else(|| Broken::Gone("the source ended it".to_owned()))? {
+        (Frame::Refused(why), _) => Err(Ended::Refused(source.clone(), why)),
+        heard => Ok(heard),
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use portolan_changelog::Store;
 use portolan_core::ids::{RegionName, ShardName};
-use portolan_core::log::Epoch;
 use portolan_core::time::Moment;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::tls::{PeerIdentity, peer_region};
@@ -21,15 +21,15 @@ use crate::follower::{Connect, Feed};
 use crate::link::{self, Broken, Ear, Mouth};
 use crate::report::{Cell, FeedReport};
 use crate::source;
-use crate::wire::Refused;
+use crate::wire::{Refused, What};
 
 /// Which logs this node gives to whom.
 pub trait Sources: fmt::Debug + Send + Sync {
-    /// The database of a shard, for a follower in a region.
+    /// The database of a shard, for what a follower in a region asks for. Rows are the primary's to give.
     ///
     /// # Errors
-    /// When this region does not write it now, or that region may not have it.
-    fn source(&self, shard: &str, follower: &RegionName) -> Result<Store, Refused>;
+    /// When that region may not have it, or this one cannot give it now.
+    fn source(&self, shard: &str, follower: &RegionName, what: &What) -> Result<Store, Refused>;
 }
 
 /// A feed that is to be followed.
@@ -37,8 +37,10 @@ pub trait Sources: fmt::Debug + Send + Sync {
 pub struct Followed {
     /// Where the source's gateways are, `host:port`.
     pub addresses: Vec<String>,
-    /// The lease under which the source writes.
-    pub epoch: Epoch,
+    /// What comes is kept for other copies.
+    pub keeps: bool,
+    /// The source is the shard's primary.
+    pub primary: bool,
     /// The copy.
     pub store: Store,
 }
@@ -59,13 +61,17 @@ struct Running {
     addresses: Vec<String>,
     cell: Arc<Cell>,
     end: Shutdown,
-    epoch: Epoch,
+    fit: Arc<AtomicBool>,
+    keeps: bool,
+    primary: bool,
     store: Store,
 }
 
 impl Running {
     fn is(&self, feed: &Followed) -> bool {
-        self.epoch == feed.epoch && self.addresses == feed.addresses && self.store.is(&feed.store)
+        self.primary == feed.primary
+            && self.keeps == feed.keeps
+            && self.addresses == feed.addresses && self.store.is(&feed.store)
     }
 }
 
@@ -87,31 +93,52 @@ impl Feeds {
         let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.retain(|name, there| feeds.get(name).is_some_and(|feed| there.is(feed)));
         for (name, feed) in feeds {
-            running.entry(name.clone()).or_insert_with(|| self.begin(name, feed));
+            if running.contains_key(&name) {
+                continue;
+            }
+            let beside = running.iter().find(|((shard, _), _)| *shard == name.0);
+            let fit = beside.map_or_else(Arc::default, |(_, running)| Arc::clone(&running.fit));
+            let begun = self.begin(name.clone(), feed, fit);
+            running.insert(name, begun);
         }
     }
 
-    fn begin(&self, (shard, source): (ShardName, RegionName), feed: Followed) -> Running {
-        let cell = Arc::new(Cell::new(shard.clone(), source.clone()));
-        let end = self.0.shutdown.child();
-        let Followed { addresses, epoch, store } = feed;
-        let connect = Gateways {
-            addresses: addresses.clone(),
-            identity: self.0.identity.clone(),
-            region: source.clone(),
-        };
-        let replica = store.clone();
-        let feed = Feed { cell: Arc::clone(&cell), connect, epoch, replica, shard, source };
-        task::spawn("replication-follower", feed.run(end.clone()));
-        Running { addresses, cell, end, epoch, store }
+    /// The gateways of a region.
+    #[must_use]
+    pub fn gateways(&self, region: &RegionName, addresses: Vec<String>) -> Gateways {
+        Gateways { addresses, identity: self.0.identity.clone(), region: region.clone() }
     }
 
-    /// How the feed of a shard's primary stands; none while there is no such feed.
+    fn begin(
+        &self,
+        (shard, source): (ShardName, RegionName),
+        feed: Followed,
+        fit: Arc<AtomicBool>,
+    ) -> Running {
+        let cell = Arc::new(Cell::new(shard.clone(), source.clone()));
+        let end = self.0.shutdown.child();
+        let Followed { addresses, keeps, primary, store } = feed;
+        let connect = self.gateways(&source, addresses.clone());
+        let feed = Feed {
+            cell: Arc::clone(&cell),
+            connect,
+            fit: Arc::clone(&fit),
+            keeps,
+            primary,
+            replica: store.clone(),
+            shard,
+            source,
+        };
+        task::spawn("replication-follower", feed.run(end.clone()));
+        Running { addresses, cell, end, fit, keeps, primary, store }
+    }
+
+    /// How the feed of a shard's primary stands; none while there is no such feed, or some rows must not be read.
     #[must_use]
     pub fn report(&self, shard: &ShardName, now: Moment) -> Option<FeedReport> {
         let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, feed) = running.iter().find(|((name, _), _)| name == shard)?;
-        Some(feed.cell.report(now))
+        let (_, feed) = running.iter().find(|((name, _), feed)| name == shard && feed.primary)?;
+        feed.fit.load(Ordering::Acquire).then(|| feed.cell.report(now))
     }
 
     /// How they stand.
@@ -223,7 +250,7 @@ async fn give(sources: Arc<dyn Sources>, follower: RegionName, mouth: Mouth, mut
     let given = async {
         let ask = source::asked(&mut ear).await?;
         let shard = ask.shard.clone();
-        match sources.source(&shard, &follower) {
+        match sources.source(&shard, &follower, &ask.what) {
             Ok(store) => source::serve(&store, &follower, ask, &mouth, &mut ear).await,
             Err(why) => source::refuse(&mouth, why).await,
         }

@@ -5,8 +5,13 @@
 //! where it is: that is in the copy's own database, and moves in the transaction that applies a batch. So nothing that breaks
 //! in between costs more than asking again.
 //!
-//! A copy that is empty, or whose source is another log than the one it followed, begins with the rows as they are: in pages, each of which
-//! is all that there is between two keys, so that what the source does not have goes, and is kept as a loser unless the source took it away.
+//! Every region that has a copy follows the logs of all others that have one, so that whoever becomes the primary is followed already.
+//! A copy that is empty, or whose source is another log than the one it followed, begins with the primary's rows as they are: in pages, each
+//! of which is all that there is between two keys, so that what the source does not have goes, and is kept as a loser unless the source took
+//! it away.
+//!
+//! Whoever is to begin an epoch has all other copies seal it ([`gather`]), takes what they have more, and writes down where every log is
+//! cut. What a copy took past that is kept as stranded, and its rows become what the new primary has before they are read again.
 //!
 //! # What is not promised
 //! A copy is behind its source by as much as its report says. A link that is lost tells nothing about the source's region: whether that has
@@ -18,6 +23,7 @@ mod follower;
 mod gateway;
 pub mod link;
 mod report;
+mod seal;
 pub mod source;
 pub mod wire;
 
@@ -25,7 +31,8 @@ pub use ends::{Log, Replica};
 pub use follower::{Connect, Feed};
 pub use gateway::{Feeds, Followed, Gateways, Sources, listen};
 pub use report::{Cell, FeedReport, State};
-pub use wire::Refused;
+pub use seal::{Gathered, gather};
+pub use wire::{Refused, What};
 
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,8 @@ pub enum State {
     Seeking,
     /// It copies rows: nothing of the copy may be used yet.
     Copying,
+    /// It asks for rows that were taken past a cut: nothing of the copy may be used yet.
+    Mending,
     /// It follows the log.
     Following,
 }
@@ -123,7 +125,7 @@ impl Cell {
             (inside.report.problem, inside.report.failures) = (None, 0);
             match state {
                 // What was known of the copy is over: some of its rows are others by now.
-                State::Copying => inside.heard = None,
+                State::Copying | State::Mending => inside.heard = None,
                 State::Following => inside.report.copied_rows = None,
                 State::Seeking => {}
             }

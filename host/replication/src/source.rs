@@ -1,11 +1,11 @@
 //! One end of a feed: sends a log, or rows, to a follower that asks.
 //!
-//! What wakes it: the follower's words, room to send, time. What it reads: the shard's database. What it writes: nothing. On failure it
-//! says why and ends; the follower asks again, from where it is.
+//! What wakes it: the follower's words, room to send, time. What it reads: the shard's database. What it writes: how far the follower has
+//! come, and that an epoch is sealed. On failure it says why and ends; the follower asks again, from where it is.
 
 use std::time::Duration;
 
-use portolan_changelog::{Change, Closed, Error, PeerRefused, RowId};
+use portolan_changelog::{Change, Closed, Cut, Error, PeerRefused, RowId, Term};
 use portolan_core::ids::RegionName;
 use portolan_core::log::{Identity, Position};
 use portolan_foundation::clock;
@@ -58,17 +58,20 @@ pub async fn serve<L: Log>(
         );
         return refuse(mouth, Refused::Protocol(why)).await;
     }
+    if let What::Seal(epoch) = ask.what {
+        return match log.seal(epoch).await {
+            Ok(sealed) => mouth.say(&Frame::Sealed(sealed)).await.map(drop),
+            Err(error) => refuse(mouth, Refused::Away(error.to_string())).await,
+        };
+    }
     let (room, has) = (watch::Sender::new(ask.credit_bytes), watch::Sender::new(None));
-    let followed = match &ask.what {
-        What::Log { identity, .. } => Some(identity.clone()),
-        What::Rows { .. } => None,
-    };
-    let noting = note(log, follower, followed, has.subscribe());
+    let follows = matches!(ask.what, What::Log { .. });
+    let noting = note(log, follower, has.subscribe());
     let sending = Sending { log, mouth, follower, protocol, room: room.subscribe(), sent: 0 };
     tokio::select! {
         // Whoever says its last has gone, and whoever sends the last waits for that.
         heard = hear(ear, &room, &has) => heard,
-        refused = noting => refuse(mouth, refused).await,
+        refused = noting, if follows => refuse(mouth, refused).await,
         sent = sending.run(ask.what) => match sent {
             Ok(Sent::All) => Ok(()),
             Ok(Sent::Refused(why)) => refuse(mouth, why).await,
@@ -91,20 +94,20 @@ async fn hear(
 }
 
 /// Writes down what a follower of a log has, now and then. Ends only with a reason for it to begin anew.
-async fn note<L: Log>(
-    log: &L,
-    follower: &RegionName,
-    followed: Option<Identity>,
-    mut news: watch::Receiver<Option<Has>>,
-) -> Refused {
-    let Some(identity) = followed else { return std::future::pending().await };
+async fn note<L: Log>(log: &L, follower: &RegionName, mut news: watch::Receiver<Option<Has>>) -> Refused {
     loop {
         if news.changed().await.is_err() {
             return std::future::pending().await;
         }
         let has = *news.borrow_and_update();
-        if let Some(has) = has
-            && let Err(error) = log.acknowledged(follower, &identity, has).await
+        let noted = async {
+            match has {
+                // What a follower has is of the log that it was welcomed to: another's is refused.
+                Some(has) => log.acknowledged(follower, &log.identity().await?, has).await,
+                None => Ok(()),
+            }
+        };
+        if let Err(error) = noted.await
             && let Halt::Refused(why) = Halt::from(error)
         {
             return why;
@@ -132,8 +135,11 @@ enum Sent {
 impl<L: Log> Sending<'_, L> {
     async fn run(mut self, what: What) -> Result<Sent, Broken> {
         let done = match what {
-            What::Log { identity, after, applied } => self.log(&identity, after, applied).await,
+            What::Log { identity, after, applied } => self.log(identity, after, applied).await,
             What::Rows { identity, after } => self.rows(identity, after).await,
+            What::Named(ids) => self.named(&ids).await,
+            What::Tail { of, identity, after } => self.tail(&of, &identity, after).await,
+            What::Seal(_) => Ok(()),
         };
         match done {
             Ok(()) => Ok(Sent::All),
@@ -142,11 +148,13 @@ impl<L: Log> Sending<'_, L> {
         }
     }
 
-    async fn welcome(&self, from: Position) -> Result<(), Halt> {
-        let (identity, schema) = (self.log.identity().await?, self.log.schema().await?);
-        let welcome = Welcome { protocol: self.protocol, identity, from, schema };
+    /// Says what it will send. Gives the terms that it has told.
+    async fn welcome(&self, identity: Identity, from: Position, others: Vec<Cut>) -> Result<Vec<Term>, Halt> {
+        let (schema, terms) = (self.log.schema().await?, self.log.terms().await?);
+        let welcome =
+            Welcome { protocol: self.protocol, identity, from, schema, terms: terms.clone(), others };
         self.mouth.say(&Frame::Welcome(welcome)).await?;
-        Ok(())
+        Ok(terms)
     }
 
     /// Says a frame that takes room, once there is some. One that is larger than all of it waits until all of it is there.
@@ -159,8 +167,9 @@ impl<L: Log> Sending<'_, L> {
     }
 
     async fn rows(&mut self, before: Option<Identity>, mut after: Option<RowId>) -> Result<(), Halt> {
-        // What is written while rows are read comes with the log, from here.
-        let (identity, from) = (self.log.identity().await?, self.log.settled().await?);
+        // What is written while rows are read comes with the logs, from here.
+        let (others, identity, from) =
+            (self.log.heads().await?, self.log.identity().await?, self.log.settled().await?);
         if let Some(before) = before.filter(|_| after.is_some()) {
             if before != identity || !self.log.keeps(self.follower, &before).await? {
                 let why = "what came while its rows were copied is kept no longer: it begins with the first";
@@ -169,7 +178,7 @@ impl<L: Log> Sending<'_, L> {
         } else {
             self.log.begins(self.follower, &identity, from).await?;
         }
-        self.welcome(from).await?;
+        self.welcome(identity, from, others).await?;
         loop {
             let records = self.log.rows(after.as_ref(), PAGE_ROWS).await?;
             let ends = records.is_empty();
@@ -183,30 +192,78 @@ impl<L: Log> Sending<'_, L> {
         }
     }
 
-    async fn log(&mut self, identity: &Identity, mut after: Position, applied: Position) -> Result<(), Halt> {
-        let there = self.log.identity().await?;
-        if there != *identity {
-            let why =
-                format!("the log is {there}, and {identity} was followed: it was restored or promoted since");
+    /// Says which epochs are known by now, if they are not those that it has told.
+    async fn tell(&self, told: &mut Vec<Term>) -> Result<(), Halt> {
+        let terms = self.log.terms().await?;
+        if terms != *told {
+            self.mouth.say(&Frame::Terms(terms.clone())).await?;
+            *told = terms;
+        }
+        Ok(())
+    }
+
+    async fn named(&mut self, ids: &[RowId]) -> Result<(), Halt> {
+        // What comes of other logs later is judged by the follower.
+        let (identity, from) = (self.log.identity().await?, self.log.settled().await?);
+        self.welcome(identity, from, Vec::new()).await?;
+        let records = self.log.named(ids).await?;
+        self.send(&Frame::Rows(Rows { records, ends: true })).await?;
+        std::future::pending().await
+    }
+
+    async fn tail(&mut self, of: &RegionName, identity: &Identity, mut after: Position) -> Result<(), Halt> {
+        let mut batch = self.log.tail(of, identity, after).await?;
+        self.welcome(identity.clone(), after, Vec::new()).await?;
+        while !batch.records.is_empty() {
+            after = batch.through;
+            self.send(&Frame::Batch(batch)).await?;
+            batch = self.log.tail(of, identity, after).await?;
+        }
+        let beat = Beat { at_us: batch.at_us, through: after, waiting_us: 0, kept: Position::START };
+        self.mouth.say(&Frame::Beat(beat)).await?;
+        std::future::pending().await
+    }
+
+    async fn log(
+        &mut self,
+        followed: Option<Identity>,
+        mut after: Position,
+        applied: Position,
+    ) -> Result<(), Halt> {
+        let identity = self.log.identity().await?;
+        if let Some(followed) = followed.filter(|followed| *followed != identity) {
+            let why = format!(
+                "the log is {identity}, and {followed} was followed: it was restored or promoted since"
+            );
             return Err(Halt::Refused(Refused::Snapshot(why)));
         }
-        let has = Has { bytes: 0, received: after, applied };
-        self.log.acknowledged(self.follower, identity, has).await?;
-        self.welcome(after).await?;
+        if self.log.keeps(self.follower, &identity).await? {
+            let has = Has { bytes: 0, received: after, applied };
+            self.log.acknowledged(self.follower, &identity, has).await?;
+        } else {
+            // It has come here by another region's rows, or begins with the first record.
+            self.log.begins(self.follower, &identity, applied).await?;
+        }
+        let mut told = self.welcome(identity, after, Vec::new()).await?;
         let (mut beaten, mut pause) = (None, LOOK_MIN);
         loop {
             let batch = self.log.read(after).await?;
             let now = clock::now();
+            let due = beaten.is_none_or(|beaten| now.since(beaten) >= BEAT);
+            if due {
+                self.tell(&mut told).await?;
+                beaten = Some(now);
+            }
             if !batch.records.is_empty() {
                 (after, pause) = (batch.through, LOOK_MIN);
                 self.send(&Frame::Batch(batch)).await?;
                 continue;
             }
-            if beaten.is_none_or(|beaten| now.since(beaten) >= BEAT) {
+            if due {
                 let waiting_us = self.log.horizon().await?.waiting_us;
-                let beat = Beat { at_us: batch.at_us, through: after, waiting_us };
+                let kept = self.log.kept().await?.unwrap_or(Position::START);
+                let beat = Beat { at_us: batch.at_us, through: after, waiting_us, kept };
                 self.mouth.say(&Frame::Beat(beat)).await?;
-                beaten = Some(now);
             }
             tokio::time::sleep(pause).await;
             pause = longer(pause);

@@ -16,6 +16,7 @@ use self::shard::Shard;
 use crate::follower::{Connect, Feed};
 use crate::link::{self, Broken, Ear, Mouth};
 use crate::report::{Cell, State};
+use crate::seal::gather;
 use crate::source;
 
 mod shard;
@@ -34,6 +35,7 @@ fn region(name: &str) -> RegionName {
 #[derive(Clone, Debug)]
 struct Near {
     cut: Arc<AtomicBool>,
+    follower: RegionName,
     links: Arc<AtomicUsize>,
     shutdown: Arc<std::sync::Mutex<Shutdown>>,
     store: Store,
@@ -41,7 +43,18 @@ struct Near {
 
 impl Near {
     fn new(store: &Store) -> Self {
-        Self { cut: Arc::default(), links: Arc::default(), shutdown: Arc::default(), store: store.clone() }
+        Self::to(store, "us")
+    }
+
+    /// Links of a region's to a store.
+    fn to(store: &Store, follower: &str) -> Self {
+        Self {
+            cut: Arc::default(),
+            follower: region(follower),
+            links: Arc::default(),
+            shutdown: Arc::default(),
+            store: store.clone(),
+        }
     }
 
     /// Ends the links that are there.
@@ -58,12 +71,13 @@ impl Connect for Near {
         self.links.fetch_add(1, Ordering::Relaxed);
         let (near, far): (DuplexStream, DuplexStream) = tokio::io::duplex(64 * 1024);
         let (store, shutdown) = (self.store.clone(), self.shutdown.lock().unwrap().clone());
+        let follower = self.follower.clone();
         task::spawn("far end", async move {
             let answer = move |mouth, mut ear| {
-                let store = store.clone();
+                let (store, follower) = (store.clone(), follower.clone());
                 async move {
                     let Ok(ask) = source::asked(&mut ear).await else { return };
-                    let _ended = source::serve(&store, &region("us"), ask, &mouth, &mut ear).await;
+                    let _ended = source::serve(&store, &follower, ask, &mouth, &mut ear).await;
                 }
             };
             link::answer(far, &shutdown, answer).await;
@@ -79,14 +93,21 @@ struct Follower {
 }
 
 impl Follower {
-    fn start(near: &Near, source: &str, replica: &Store, epoch: u64) -> Self {
+    fn start(near: &Near, source: &str, replica: &Store) -> Self {
+        Self::beside(near, source, replica, true, &Arc::default())
+    }
+
+    /// One of several feeds of a copy.
+    fn beside(near: &Near, source: &str, replica: &Store, primary: bool, fit: &Arc<AtomicBool>) -> Self {
         let shard = ShardName::new("s1").unwrap();
         let cell = Arc::new(Cell::new(shard.clone(), region(source)));
         let end = Shutdown::new();
         let feed = Feed {
             cell: Arc::clone(&cell),
             connect: near.clone(),
-            epoch: Epoch(epoch),
+            fit: Arc::clone(fit),
+            keeps: true,
+            primary,
             replica: replica.clone(),
             shard,
             source: region(source),
@@ -115,7 +136,7 @@ async fn a_copy_begins_follows_and_goes_on_after_a_cut(place: Place) {
     let (source, copy) = (Shard::primary(&place, "eu").await, Shard::replica(&place, "us").await);
     source.fill(1..=2_500).await;
     let near = Near::new(&source.store);
-    let follower = Follower::start(&near, "eu", &copy.store, 1);
+    let follower = Follower::start(&near, "eu", &copy.store);
     until("the copy", async || copy.rows().await == source.rows().await).await;
     source.write("UPDATE notes SET body = 'seen' WHERE id <= 10").await;
     source.write("DELETE FROM notes WHERE id > 2400").await;
@@ -145,7 +166,7 @@ async fn a_copy_that_is_cut_within_its_rows_goes_on(place: Place) {
     let (source, copy) = (Shard::primary(&place, "eu").await, Shard::replica(&place, "us").await);
     source.fill(1..=5_000).await;
     let near = Near::new(&source.store);
-    let follower = Follower::start(&near, "eu", &copy.store, 1);
+    let follower = Follower::start(&near, "eu", &copy.store);
     until("some rows", async || {
         copy.store.copying(&region("eu")).await.unwrap().is_some_and(|copying| copying.rows > 0)
     })
@@ -158,14 +179,15 @@ async fn a_copy_that_is_cut_within_its_rows_goes_on(place: Place) {
 
 /// What a source does not have goes, and is kept where nobody knows why.
 async fn another_log_is_copied_anew(place: Place) {
-    let (old, new) = (Shard::primary(&place, "eu").await, Shard::primary(&place, "ap").await);
+    let (old, mut new) = (Shard::primary(&place, "eu").await, Shard::replica(&place, "ap").await);
+    new.begin(2).await;
     let copy = Shard::replica(&place, "us").await;
     old.fill(1..=1_200).await;
-    let follower = Follower::start(&Near::new(&old.store), "eu", &copy.store, 1);
+    let follower = Follower::start(&Near::new(&old.store), "eu", &copy.store);
     until("the old rows", async || copy.rows().await == old.rows().await).await;
     drop(follower);
     new.fill(1_100..=2_000).await;
-    let _follower = Follower::start(&Near::new(&new.store), "ap", &copy.store, 2);
+    let _follower = Follower::start(&Near::new(&new.store), "ap", &copy.store);
     until("the new rows", async || copy.rows().await == new.rows().await).await;
     let (mut lost, mut wanted) = (Vec::new(), Conflicts::all(500));
     loop {
@@ -183,7 +205,7 @@ async fn a_copy_of_the_same_log_begins_anew_without_losers(place: Place) {
     let (source, copy) = (Shard::primary(&place, "eu").await, Shard::replica(&place, "us").await);
     source.fill(1..=1_500).await;
     let near = Near::new(&source.store);
-    let follower = Follower::start(&near, "eu", &copy.store, 1);
+    let follower = Follower::start(&near, "eu", &copy.store);
     until("the copy", async || copy.rows().await == source.rows().await).await;
     until("the log", async || copy.store.progress("eu").await.unwrap().is_some()).await;
     drop(follower);
@@ -191,7 +213,7 @@ async fn a_copy_of_the_same_log_begins_anew_without_losers(place: Place) {
     source.forget_deletions().await;
     assert!(source.store.drop_peer(&region("us")).await.unwrap());
     source.fill(2_000..=2_050).await;
-    let follower = Follower::start(&near, "eu", &copy.store, 1);
+    let follower = Follower::start(&near, "eu", &copy.store);
     until("the rows that are left", async || {
         follower.cell.report(clock::now()).problem.is_none() && copy.rows().await == source.rows().await
     })
@@ -205,7 +227,7 @@ async fn a_page_that_does_not_come_next_is_not_taken(place: Place) {
     source.fill(1..=30).await;
     let (eu, store) = (region("eu"), &copy.store);
     store
-        .begin_copy(&eu, &source.store.identity().await.unwrap(), source.store.settled().await.unwrap())
+        .begin_copy(&eu, &source.store.identity().await.unwrap(), source.store.settled().await.unwrap(), &[])
         .await
         .unwrap();
     let page = async |after: Option<&RowId>| source.store.rows(None, after, 10).await.unwrap();
@@ -229,13 +251,14 @@ async fn a_page_that_does_not_come_next_is_not_taken(place: Place) {
 }
 
 async fn a_source_without_rows_takes_none_away(place: Place) {
-    let (old, empty) = (Shard::primary(&place, "eu").await, Shard::primary(&place, "ap").await);
+    let (old, mut empty) = (Shard::primary(&place, "eu").await, Shard::replica(&place, "ap").await);
+    empty.begin(2).await;
     let copy = Shard::replica(&place, "us").await;
     old.fill(1..=20).await;
-    let follower = Follower::start(&Near::new(&old.store), "eu", &copy.store, 1);
+    let follower = Follower::start(&Near::new(&old.store), "eu", &copy.store);
     until("the rows", async || copy.rows().await == old.rows().await).await;
     drop(follower);
-    let follower = Follower::start(&Near::new(&empty.store), "ap", &copy.store, 2);
+    let follower = Follower::start(&Near::new(&empty.store), "ap", &copy.store);
     until("the refusal", async || {
         let problem = follower.cell.report(clock::now()).problem;
         problem.is_some_and(|problem| problem.contains("has no rows at all"))
@@ -244,20 +267,55 @@ async fn a_source_without_rows_takes_none_away(place: Place) {
     assert_eq!(copy.rows().await, old.rows().await);
 }
 
-async fn what_comes_after_a_later_epoch_is_refused(place: Place) {
-    let (source, copy) = (Shard::primary(&place, "eu").await, Shard::replica(&place, "us").await);
-    source.fill(1..=3).await;
-    let follower = Follower::start(&Near::new(&source.store), "eu", &copy.store, 1);
-    until("the copy", async || copy.rows().await == source.rows().await).await;
-    until("the log", async || copy.store.progress("eu").await.unwrap().is_some()).await;
-    copy.store.begin_epoch(Epoch(2), copy.store.clock().await.unwrap() + 3_600_000_000).await.unwrap();
-    let before = copy.rows().await;
-    source.fill(4..=6).await;
-    until("the refusal", async || follower.cell.report(clock::now()).problem.is_some()).await;
-    assert_eq!(copy.rows().await, before);
-    let progress = copy.store.progress("eu").await.unwrap().unwrap();
-    let batch = source.store.read(progress.received(), portolan_changelog::Limits::default()).await.unwrap();
-    assert!(matches!(copy.store.apply_under("eu", Epoch(1), &batch).await, Err(Error::Refused(_))));
+/// Three regions, each following both others: the primary goes with what only it has, another takes over from the furthest copy, and the
+/// first comes back.
+async fn an_epoch_ends(place: Place) {
+    let eu = Shard::primary(&place, "eu").await;
+    let (mut us, ap) = (Shard::replica(&place, "us").await, Shard::replica(&place, "ap").await);
+    eu.fill(1..=30).await;
+    let [from_eu_to_us, from_eu_to_ap] = [Near::to(&eu.store, "us"), Near::to(&eu.store, "ap")];
+    let fit = Arc::default();
+    let to_us = Follower::beside(&from_eu_to_us, "eu", &us.store, true, &fit);
+    let to_ap = Follower::start(&from_eu_to_ap, "eu", &ap.store);
+    until("the copies", async || us.rows().await.len() == 30 && ap.rows().await.len() == 30).await;
+    until("the logs", async || {
+        us.store.progress("eu").await.unwrap().is_some() && ap.store.progress("eu").await.unwrap().is_some()
+    })
+    .await;
+    drop(to_us);
+    eu.write("UPDATE notes SET body = 'in two' WHERE id <= 10").await;
+    until("what two have", async || ap.rows().await == eu.rows().await).await;
+    drop(to_ap);
+    eu.write("UPDATE notes SET body = 'in one' WHERE id <= 5").await;
+    eu.fill(90..=99).await;
+
+    let shard = ShardName::new("s1").unwrap();
+    let cut = Near::to(&eu.store, "us");
+    cut.cut.store(true, Ordering::Relaxed);
+    let ways = [(region("eu"), cut), (region("ap"), Near::to(&ap.store, "us"))].into();
+    let gathered = gather(&shard, Epoch(2), &us.store, ways).await.unwrap();
+    assert_eq!(gathered.sealed.keys().collect::<Vec<_>>(), [&region("ap")]);
+    assert!(gathered.missing.contains_key(&region("eu")) && gathered.left.is_empty(), "{gathered:?}");
+    assert_eq!(gathered.taken, 10);
+    us.begin(2).await;
+    assert_eq!(us.rows().await.iter().filter(|row| row.ends_with("/in two")).count(), 10);
+    us.write("UPDATE notes SET body = 'after' WHERE id = 1").await;
+
+    // The others follow the new primary without copying a row.
+    let (us_to_ap, us_to_eu) = (Near::to(&us.store, "ap"), Near::to(&us.store, "eu"));
+    let to_ap = Follower::start(&us_to_ap, "us", &ap.store);
+    until("the new primary's", async || ap.rows().await == us.rows().await).await;
+    let to_eu = Follower::start(&us_to_eu, "us", &eu.store);
+    until("the old primary's return", async || eu.rows().await == us.rows().await).await;
+    for follower in [&to_ap, &to_eu] {
+        assert_eq!(follower.cell.report(clock::now()).copied_rows, None);
+    }
+    assert_eq!(eu.rows().await.len(), 30);
+    // What only it had is kept by all that hear of it.
+    let _back = Follower::beside(&Near::to(&eu.store, "us"), "eu", &us.store, false, &fit);
+    until("what was lost", async || us.stranded().await == 15).await;
+    assert_eq!((eu.stranded().await, ap.stranded().await), (15, 0));
+    assert_eq!(us.rows().await, eu.rows().await);
 }
 
 async fn run(place: Place) {
@@ -267,7 +325,7 @@ async fn run(place: Place) {
     a_page_that_does_not_come_next_is_not_taken(place.clone()).await;
     a_source_without_rows_takes_none_away(place.clone()).await;
     another_log_is_copied_anew(place.clone()).await;
-    what_comes_after_a_later_epoch_is_refused(place).await;
+    an_epoch_ends(place).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,11 +7,14 @@
 mod message;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use portolan_changelog::{Batch, Record, RowId};
-use portolan_core::log::{Identity, Position};
+use portolan_changelog::{Batch, Cut, Record, RowId, Sealed, Term};
+use portolan_core::ids::RegionName;
+use portolan_core::log::{Epoch, Identity, Position};
 use prost::Message;
 
-use self::message::{WireAsk, WireBatch, WireBeat, WireHas, WireRefused, WireRows, WireWelcome};
+use self::message::{
+    WireAsk, WireBatch, WireBeat, WireHas, WireRefused, WireRows, WireSealed, WireTerms, WireWelcome,
+};
 use crate::defaults::{FRAME_BYTES_MAX, UNPACKED_BYTES_MAX, ZSTD_LEVEL};
 
 /// What one end says to the other.
@@ -31,6 +34,10 @@ pub enum Frame {
     Rows(Rows),
     /// Nothing happened; where the log is.
     Beat(Beat),
+    /// A source has heard of more epochs.
+    Terms(Vec<Term>),
+    /// A copy has sealed an epoch.
+    Sealed(Sealed),
 }
 
 /// What a follower asks for.
@@ -46,13 +53,13 @@ pub struct Ask {
     pub what: What,
 }
 
-/// A log or rows.
+/// A log, rows, or a promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     /// The log after a position of that log, and up to where it has been applied.
     Log {
-        /// Which log it followed.
-        identity: Identity,
+        /// Which log it followed; none when it begins with whichever there is.
+        identity: Option<Identity>,
         /// What it has.
         after: Position,
         /// What of that it has applied.
@@ -65,6 +72,19 @@ pub enum What {
         /// The last that it has.
         after: Option<RowId>,
     },
+    /// These rows, tombstones among them; those of which nothing is known are left out.
+    Named(Vec<RowId>),
+    /// What has come to the source of another region's log, after a position of that log.
+    Tail {
+        /// Which region's.
+        of: RegionName,
+        /// Which log of it.
+        identity: Identity,
+        /// What the follower has.
+        after: Position,
+    },
+    /// Nothing of an earlier epoch is taken any more, and how far it had come.
+    Seal(Epoch),
 }
 
 /// What a follower has.
@@ -89,6 +109,10 @@ pub struct Welcome {
     pub from: Position,
     /// The version of the tenants' schema.
     pub schema: u64,
+    /// The epochs that it knows of.
+    pub terms: Vec<Term>,
+    /// For rows: how far other regions' logs had come to it before the first of them.
+    pub others: Vec<Cut>,
 }
 
 /// Why a source sends nothing.
@@ -126,6 +150,8 @@ pub struct Beat {
     pub through: Position,
     /// How long the oldest record that may not be read yet has been waiting for an open transaction, in microseconds.
     pub waiting_us: u64,
+    /// Up to here all that follow it have applied its log.
+    pub kept: Position,
 }
 
 /// Why bytes are no frame.
@@ -149,6 +175,8 @@ const REFUSED: u8 = 4;
 const BATCH: u8 = 5;
 const ROWS: u8 = 6;
 const BEAT: u8 = 7;
+const TERMS: u8 = 8;
+const SEALED: u8 = 9;
 /// The length, and what it is.
 const HEAD_BYTES: usize = 5;
 
@@ -166,6 +194,8 @@ impl Frame {
             Self::Batch(batch) => (BATCH, pack(&WireBatch::from(batch).encode_to_vec())?),
             Self::Rows(rows) => (ROWS, pack(&WireRows::from(rows).encode_to_vec())?),
             Self::Beat(beat) => (BEAT, WireBeat::from(beat).encode_to_vec()),
+            Self::Terms(terms) => (TERMS, WireTerms::from(terms.as_slice()).encode_to_vec()),
+            Self::Sealed(sealed) => (SEALED, WireSealed::from(sealed).encode_to_vec()),
         };
         if body.len() > FRAME_BYTES_MAX {
             return Err(Garbled::Long(body.len()));
@@ -203,6 +233,8 @@ impl Frame {
                 BATCH => Self::Batch(read::<WireBatch>(&unpack(&body)?)?.try_into()?),
                 ROWS => Self::Rows(read::<WireRows>(&unpack(&body)?)?.try_into()?),
                 BEAT => Self::Beat(read::<WireBeat>(&body)?.try_into()?),
+                TERMS => Self::Terms(read::<WireTerms>(&body)?.try_into()?),
+                SEALED => Self::Sealed(read::<WireSealed>(&body)?.try_into()?),
                 _ => continue,
             };
             return Ok(Some((frame, (HEAD_BYTES + length) as u64)));

@@ -170,6 +170,33 @@ CREATE TABLE portolan.staged (
     PRIMARY KEY (source, epoch, tx, seq)
 );
 
+-- Epochs that have begun, here or elsewhere, each with up to where of every log what was written before it counts.
+CREATE TABLE portolan.term (
+    epoch bigint PRIMARY KEY,
+    term  text NOT NULL
+);
+
+-- What came of others' logs, batch by batch, as long as some copy may lack it or must take it back.
+CREATE TABLE portolan.tail (
+    source text NOT NULL,
+    epoch  bigint NOT NULL,
+    tx     bigint NOT NULL,
+    seq    bigint NOT NULL,
+    batch  text NOT NULL,
+    PRIMARY KEY (source, epoch, tx, seq)
+);
+
+-- Rows that were taken past a cut, in which version, until the present primary has said what they are.
+CREATE TABLE portolan.stale (
+    table_name text NOT NULL COLLATE "C",
+    key        text NOT NULL COLLATE "C",
+    tenant     text,
+    epoch      bigint NOT NULL,
+    v          bigint NOT NULL,
+    origin     text NOT NULL COLLATE "C",
+    PRIMARY KEY (table_name, key)
+);
+
 -- How far the rows of others' shards have been copied here, and from where their logs are followed then. `clean`: all that was here came from
 -- that very log.
 CREATE TABLE portolan.copying (
@@ -183,7 +210,9 @@ CREATE TABLE portolan.copying (
     clean       bigint NOT NULL CHECK (clean IN (0, 1)),
     table_name  text   NOT NULL COLLATE "C",
     key         text   NOT NULL COLLATE "C",
-    rows        bigint NOT NULL
+    rows        bigint NOT NULL,
+    -- How far that source had come through the others' logs.
+    others      text   NOT NULL
 );
 
 -- Rows that were not among those, and go with the last.
@@ -191,6 +220,7 @@ CREATE TABLE portolan.gone (
     source     text NOT NULL,
     table_name text NOT NULL COLLATE "C",
     key        text NOT NULL COLLATE "C",
+    tenant     text,
     PRIMARY KEY (source, table_name, key)
 );
 
@@ -213,6 +243,8 @@ CREATE TABLE portolan.conflict (
     row         text,
     winner      text,
     at_us       bigint NOT NULL,
+    -- The transaction that wrote it, of a record past its epoch's cut.
+    written_by  text,
     PRIMARY KEY (table_name, key, lost_epoch, lost_v, lost_origin, won_epoch, won_v, won_origin)
 );
 

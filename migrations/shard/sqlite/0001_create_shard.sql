@@ -153,6 +153,33 @@ CREATE TABLE portolan_staged (
     PRIMARY KEY (source, epoch, tx, seq)
 ) STRICT, WITHOUT ROWID;
 
+-- Epochs that have begun, here or elsewhere, each with up to where of every log what was written before it counts.
+CREATE TABLE portolan_term (
+    epoch INTEGER PRIMARY KEY,
+    term  TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- What came of others' logs, batch by batch, as long as some copy may lack it or must take it back.
+CREATE TABLE portolan_tail (
+    source TEXT NOT NULL,
+    epoch  INTEGER NOT NULL,
+    tx     INTEGER NOT NULL,
+    seq    INTEGER NOT NULL,
+    batch  TEXT NOT NULL,
+    PRIMARY KEY (source, epoch, tx, seq)
+) STRICT, WITHOUT ROWID;
+
+-- Rows that were taken past a cut, in which version, until the present primary has said what they are.
+CREATE TABLE portolan_stale (
+    table_name TEXT NOT NULL,
+    key        TEXT NOT NULL,
+    tenant     TEXT,
+    epoch      INTEGER NOT NULL,
+    v          INTEGER NOT NULL,
+    origin     TEXT NOT NULL,
+    PRIMARY KEY (table_name, key)
+) STRICT, WITHOUT ROWID;
+
 -- How far the rows of others' shards have been copied here, and from where their logs are followed then. `clean`: all that was here came from
 -- that very log.
 CREATE TABLE portolan_copying (
@@ -166,7 +193,9 @@ CREATE TABLE portolan_copying (
     clean       INTEGER NOT NULL CHECK (clean IN (0, 1)),
     table_name  TEXT    NOT NULL,
     key         TEXT    NOT NULL,
-    rows        INTEGER NOT NULL
+    rows        INTEGER NOT NULL,
+    -- How far that source had come through the others' logs.
+    others      TEXT    NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- Rows that were not among those, and go with the last.
@@ -174,6 +203,7 @@ CREATE TABLE portolan_gone (
     source     TEXT NOT NULL,
     table_name TEXT NOT NULL,
     key        TEXT NOT NULL,
+    tenant     TEXT,
     PRIMARY KEY (source, table_name, key)
 ) STRICT, WITHOUT ROWID;
 
@@ -196,6 +226,8 @@ CREATE TABLE portolan_conflict (
     row         TEXT,
     winner      TEXT,
     at_us       INTEGER NOT NULL,
+    -- The transaction that wrote it, of a record past its epoch's cut.
+    written_by  TEXT,
     PRIMARY KEY (table_name, key, lost_epoch, lost_v, lost_origin, won_epoch, won_v, won_origin)
 ) STRICT, WITHOUT ROWID;
 

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use portolan_changelog::{Access, Dialect, Engine, Lease, PostgresConfig, Store, Value};
+use portolan_changelog::{Access, ConflictKind, Conflicts, Dialect, Engine, Lease, PostgresConfig, Store, Value};
 use portolan_core::ids::TenantName;
 use portolan_core::log::Epoch;
 use portolan_core::tenant_table::{ConflictRule, Identifier, Tables, TenantTable, Writers};
@@ -15,6 +15,8 @@ use super::region;
 const LONG_US: u64 = 3_600_000_000;
 
 pub(super) struct Shard {
+    /// Under which lease it writes.
+    epoch: u64,
     pub(super) store: Store,
 }
 
@@ -43,20 +45,32 @@ impl Shard {
             writers: Writers::Primary,
         };
         store.declare(&Tables::new(vec![notes]).unwrap(), 1).await.unwrap();
-        Self { store }
+        Self { epoch: 0, store }
     }
 
     pub(super) async fn primary(place: &Place, origin: &str) -> Self {
-        let shard = Self::replica(place, origin).await;
-        let deadline = shard.store.clock().await.unwrap() + LONG_US;
-        shard.store.begin_epoch(Epoch(1), deadline).await.unwrap();
+        let mut shard = Self::replica(place, origin).await;
+        shard.begin(1).await;
         shard
+    }
+
+    /// It is the primary from here on.
+    pub(super) async fn begin(&mut self, epoch: u64) {
+        let deadline = self.store.clock().await.unwrap() + LONG_US;
+        self.store.begin_epoch(Epoch(epoch), deadline).await.unwrap();
+        self.epoch = epoch;
+    }
+
+    /// Losers that lie past a cut.
+    pub(super) async fn stranded(&self) -> usize {
+        let kept = self.store.conflicts(&Conflicts::all(500)).await.unwrap();
+        kept.iter().filter(|lost| lost.kind == ConflictKind::Stranded).count()
     }
 
     /// Runs a statement of the tenant `acme`.
     pub(super) async fn write(&self, sql: &str) {
         let (now, hour) = (clock::now(), std::time::Duration::from_hours(1));
-        let lease = Lease::granted(Epoch(1), now, hour, std::time::Duration::ZERO);
+        let lease = Lease::granted(Epoch(self.epoch), now, hour, std::time::Duration::ZERO);
         let acme = TenantName::new("acme").unwrap();
         let mut transaction = self.store.write(&acme, &lease, now).await.unwrap();
         transaction.execute(sql, &[]).await.unwrap();

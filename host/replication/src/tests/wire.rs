@@ -1,7 +1,7 @@
 //! Frames: what is said is heard, and nothing else is.
 
 use bytes::BytesMut;
-use portolan_changelog::{Batch, Change, Record, RowChange, RowId};
+use portolan_changelog::{Batch, Change, Cut, Record, RowChange, RowId, Sealed, Term};
 use portolan_core::balance::splitmix;
 use portolan_core::ids::TenantName;
 use portolan_core::log::{Epoch, Identity, Placement, Position, Version};
@@ -43,16 +43,22 @@ fn record(seed: u64) -> Record {
     }
 }
 
+fn asks(what: What) -> Ask {
+    Ask { protocols: (1, 1), shard: "s1".into(), credit_bytes: 9, what }
+}
+
 fn frames() -> Vec<Frame> {
     let identity = Identity { system: "7-1".into(), timeline: 3, incarnation: "abc".into() };
     let (records, at) =
         ((0..50).map(|number| record(splitmix(number) >> 2)).collect::<Vec<_>>(), Position::new(4, 5, 6));
+    let cut = Cut { region: region("eu"), identity: identity.clone(), at };
+    let term = Term { epoch: Epoch(2), region: region("us"), cuts: vec![cut] };
     vec![
         Frame::Ask(Ask {
             protocols: (1, 2),
             shard: "s1".into(),
             credit_bytes: 9,
-            what: What::Log { identity: identity.clone(), after: at, applied: Position::START },
+            what: What::Log { identity: Some(identity.clone()), after: at, applied: Position::START },
         }),
         Frame::Ask(Ask {
             protocols: (1, 1),
@@ -61,7 +67,20 @@ fn frames() -> Vec<Frame> {
             what: What::Rows { identity: None, after: Some(RowId { table: "t".into(), key: "[1]".into() }) },
         }),
         Frame::Has(Has { bytes: 12, received: at, applied: at }),
-        Frame::Welcome(Welcome { protocol: 1, identity: identity.clone(), from: at, schema: 3 }),
+        Frame::Welcome(Welcome {
+            protocol: 1,
+            identity: identity.clone(),
+            from: at,
+            schema: 3,
+            terms: vec![term.clone()],
+            others: term.cuts.clone(),
+        }),
+        Frame::Terms(vec![term.clone()]),
+        Frame::Sealed(Sealed { before: Epoch(1), heads: term.cuts.clone(), terms: vec![term] }),
+        Frame::Ask(asks(What::Seal(Epoch(7)))),
+        Frame::Ask(asks(What::Tail { of: region("us"), identity: identity.clone(), after: at })),
+        Frame::Ask(asks(What::Named(vec![RowId { table: "notes".into(), key: "[1]".into() }]))),
+        Frame::Ask(asks(What::Log { identity: None, after: Position::START, applied: Position::START })),
         Frame::Refused(Refused::Snapshot("it was trimmed".into())),
         Frame::Batch(Batch {
             identity,
@@ -72,7 +91,7 @@ fn frames() -> Vec<Frame> {
             records: records.clone(),
         }),
         Frame::Rows(Rows { records, ends: true }),
-        Frame::Beat(Beat { at_us: 1, through: at, waiting_us: 0 }),
+        Frame::Beat(Beat { at_us: 1, through: at, waiting_us: 0, kept: Position::START }),
     ]
 }
 
@@ -95,7 +114,7 @@ fn what_is_said_is_heard_in_whatever_pieces_it_comes() {
 
 #[test]
 fn what_a_later_release_says_is_passed_over() {
-    let beat = Frame::Beat(Beat { at_us: 1, through: Position::START, waiting_us: 0 });
+    let beat = Frame::Beat(Beat { at_us: 1, through: Position::START, waiting_us: 0, kept: Position::START });
     let mut bytes = BytesMut::from(&[0, 0, 0, 3, 250, 1, 2, 3][..]);
     bytes.extend_from_slice(&beat.encode().unwrap());
     let (heard, _) = Frame::decode(&mut bytes).unwrap().unwrap();

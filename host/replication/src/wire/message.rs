@@ -1,6 +1,6 @@
 //! The messages of Protocol Buffers that stand for [frames](super::Frame): both ways between them and what they mean.
 
-use portolan_changelog::{Batch, Change, Record, RowChange, RowId};
+use portolan_changelog::{Batch, Change, Cut, Record, RowChange, RowId, Sealed, Term};
 use portolan_core::ids::{RegionName, TenantName};
 use portolan_core::log::{Epoch, Identity, Placement, Position, Version};
 use prost::Message;
@@ -90,6 +90,49 @@ pub(super) struct WireAsk {
     rows: bool,
     #[prost(message, optional, tag = "9")]
     after_row: Option<WireRowId>,
+    /// Another region, whose log is meant.
+    #[prost(string, optional, tag = "10")]
+    of: Option<String>,
+    #[prost(uint64, optional, tag = "11")]
+    seal: Option<u64>,
+    #[prost(message, repeated, tag = "12")]
+    named: Vec<WireRowId>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct WireCut {
+    #[prost(string, tag = "1")]
+    region: String,
+    #[prost(message, optional, tag = "2")]
+    identity: Option<WireIdentity>,
+    #[prost(message, optional, tag = "3")]
+    at: Option<WirePosition>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct WireTerm {
+    #[prost(uint64, tag = "1")]
+    epoch: u64,
+    #[prost(string, tag = "2")]
+    region: String,
+    #[prost(message, repeated, tag = "3")]
+    cuts: Vec<WireCut>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct WireTerms {
+    #[prost(message, repeated, tag = "1")]
+    terms: Vec<WireTerm>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct WireSealed {
+    #[prost(uint64, tag = "1")]
+    before: u64,
+    #[prost(message, repeated, tag = "2")]
+    heads: Vec<WireCut>,
+    #[prost(message, repeated, tag = "3")]
+    terms: Vec<WireTerm>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -112,6 +155,10 @@ pub(super) struct WireWelcome {
     from: Option<WirePosition>,
     #[prost(uint64, tag = "4")]
     schema: u64,
+    #[prost(message, repeated, tag = "5")]
+    terms: Vec<WireTerm>,
+    #[prost(message, repeated, tag = "6")]
+    others: Vec<WireCut>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -154,6 +201,8 @@ pub(super) struct WireBeat {
     through: Option<WirePosition>,
     #[prost(uint64, tag = "3")]
     waiting_us: u64,
+    #[prost(message, optional, tag = "4")]
+    kept: Option<WirePosition>,
 }
 
 impl From<Position> for WirePosition {
@@ -183,6 +232,81 @@ impl From<WireIdentity> for Identity {
     }
 }
 
+fn region(name: &str) -> Result<RegionName, Garbled> {
+    RegionName::new(name).map_err(|_| Garbled::Field("region"))
+}
+
+fn terms(wire: Vec<WireTerm>) -> Result<Vec<Term>, Garbled> {
+    wire.into_iter().map(TryInto::try_into).collect()
+}
+
+fn cuts(wire: Vec<WireCut>) -> Result<Vec<Cut>, Garbled> {
+    wire.into_iter().map(TryInto::try_into).collect()
+}
+
+impl From<&Cut> for WireCut {
+    fn from(cut: &Cut) -> Self {
+        let region = cut.region.as_str().to_owned();
+        Self { region, identity: Some((&cut.identity).into()), at: Some(cut.at.into()) }
+    }
+}
+
+impl TryFrom<WireCut> for Cut {
+    type Error = Garbled;
+
+    fn try_from(wire: WireCut) -> Result<Self, Garbled> {
+        let identity = wire.identity.ok_or(Garbled::Field("identity"))?.into();
+        Ok(Self { region: region(&wire.region)?, identity, at: position(wire.at) })
+    }
+}
+
+impl From<&Term> for WireTerm {
+    fn from(term: &Term) -> Self {
+        let region = term.region.as_str().to_owned();
+        Self { epoch: term.epoch.0, region, cuts: term.cuts.iter().map(Into::into).collect() }
+    }
+}
+
+impl TryFrom<WireTerm> for Term {
+    type Error = Garbled;
+
+    fn try_from(wire: WireTerm) -> Result<Self, Garbled> {
+        Ok(Self { epoch: Epoch(wire.epoch), region: region(&wire.region)?, cuts: cuts(wire.cuts)? })
+    }
+}
+
+impl From<&[Term]> for WireTerms {
+    fn from(terms: &[Term]) -> Self {
+        Self { terms: terms.iter().map(Into::into).collect() }
+    }
+}
+
+impl TryFrom<WireTerms> for Vec<Term> {
+    type Error = Garbled;
+
+    fn try_from(wire: WireTerms) -> Result<Self, Garbled> {
+        terms(wire.terms)
+    }
+}
+
+impl From<&Sealed> for WireSealed {
+    fn from(sealed: &Sealed) -> Self {
+        Self {
+            before: sealed.before.0,
+            heads: sealed.heads.iter().map(Into::into).collect(),
+            terms: sealed.terms.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<WireSealed> for Sealed {
+    type Error = Garbled;
+
+    fn try_from(wire: WireSealed) -> Result<Self, Garbled> {
+        Ok(Self { before: Epoch(wire.before), heads: cuts(wire.heads)?, terms: terms(wire.terms)? })
+    }
+}
+
 impl From<&Version> for WireVersion {
     fn from(version: &Version) -> Self {
         Self { epoch: version.epoch.0, v: version.v, origin: version.origin.as_str().to_owned() }
@@ -193,7 +317,7 @@ impl TryFrom<WireVersion> for Version {
     type Error = Garbled;
 
     fn try_from(wire: WireVersion) -> Result<Self, Garbled> {
-        let origin = RegionName::new(&wire.origin).map_err(|_| Garbled::Field("origin"))?;
+        let origin = region(&wire.origin)?;
         Ok(Self { epoch: Epoch(wire.epoch), v: wire.v, origin })
     }
 }
@@ -274,7 +398,7 @@ impl From<&Ask> for WireAsk {
         };
         match &ask.what {
             What::Log { identity, after, applied } => Self {
-                identity: Some(identity.into()),
+                identity: identity.as_ref().map(Into::into),
                 after: Some((*after).into()),
                 applied: Some((*applied).into()),
                 ..base
@@ -285,6 +409,14 @@ impl From<&Ask> for WireAsk {
                 after_row: after.as_ref().map(Into::into),
                 ..base
             },
+            What::Named(ids) => Self { rows: true, named: ids.iter().map(Into::into).collect(), ..base },
+            What::Tail { of, identity, after } => Self {
+                of: Some(of.as_str().to_owned()),
+                identity: Some(identity.into()),
+                after: Some((*after).into()),
+                ..base
+            },
+            What::Seal(epoch) => Self { seal: Some(epoch.0), ..base },
         }
     }
 }
@@ -293,10 +425,17 @@ impl TryFrom<WireAsk> for Ask {
     type Error = Garbled;
 
     fn try_from(wire: WireAsk) -> Result<Self, Garbled> {
-        let what = if wire.rows {
+        let what = if let Some(epoch) = wire.seal {
+            What::Seal(Epoch(epoch))
+        } else if let Some(of) = wire.of {
+            let identity = wire.identity.ok_or(Garbled::Field("identity"))?.into();
+            What::Tail { of: region(&of)?, identity, after: position(wire.after) }
+        } else if !wire.named.is_empty() {
+            What::Named(wire.named.into_iter().map(Into::into).collect())
+        } else if wire.rows {
             What::Rows { identity: wire.identity.map(Into::into), after: wire.after_row.map(Into::into) }
         } else {
-            let identity = wire.identity.ok_or(Garbled::Field("identity"))?.into();
+            let identity = wire.identity.map(Into::into);
             What::Log { identity, after: position(wire.after), applied: position(wire.applied) }
         };
         let protocols = (wire.protocol_min, wire.protocol_max);
@@ -325,6 +464,8 @@ impl From<&Welcome> for WireWelcome {
             identity: Some((&welcome.identity).into()),
             from: Some(welcome.from.into()),
             schema: welcome.schema,
+            terms: welcome.terms.iter().map(Into::into).collect(),
+            others: welcome.others.iter().map(Into::into).collect(),
         }
     }
 }
@@ -334,7 +475,14 @@ impl TryFrom<WireWelcome> for Welcome {
 
     fn try_from(wire: WireWelcome) -> Result<Self, Garbled> {
         let identity = wire.identity.ok_or(Garbled::Field("identity"))?.into();
-        Ok(Self { protocol: wire.protocol, identity, from: position(wire.from), schema: wire.schema })
+        Ok(Self {
+            protocol: wire.protocol,
+            identity,
+            from: position(wire.from),
+            schema: wire.schema,
+            terms: terms(wire.terms)?,
+            others: cuts(wire.others)?,
+        })
     }
 }
 
@@ -406,7 +554,12 @@ impl TryFrom<WireRows> for Rows {
 
 impl From<&Beat> for WireBeat {
     fn from(beat: &Beat) -> Self {
-        Self { at_us: beat.at_us, through: Some(beat.through.into()), waiting_us: beat.waiting_us }
+        Self {
+            at_us: beat.at_us,
+            through: Some(beat.through.into()),
+            waiting_us: beat.waiting_us,
+            kept: Some(beat.kept.into()),
+        }
     }
 }
 
@@ -414,6 +567,11 @@ impl TryFrom<WireBeat> for Beat {
     type Error = Garbled;
 
     fn try_from(wire: WireBeat) -> Result<Self, Garbled> {
-        Ok(Self { at_us: wire.at_us, through: position(wire.through), waiting_us: wire.waiting_us })
+        Ok(Self {
+            at_us: wire.at_us,
+            through: position(wire.through),
+            waiting_us: wire.waiting_us,
+            kept: position(wire.kept),
+        })
     }
 }

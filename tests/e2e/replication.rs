@@ -8,6 +8,7 @@ use portolan_test_postgres::Cluster;
 use portolan_tests::client::{Answer, Client};
 use portolan_tests::node::{self, Node, run};
 use portolan_tests::until;
+use rustix::process::Signal;
 use portolan_tests::upstream::Upstream;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
@@ -60,6 +61,20 @@ impl World {
     fn of(&self, region: &str) -> &Node {
         let at = REGIONS.iter().position(|name| *name == region).unwrap();
         &self.nodes[at]
+    }
+
+    /// Ends a region's node at once.
+    fn kill(&self, region: &str) {
+        let at = REGIONS.iter().position(|name| *name == region).unwrap();
+        self.nodes[at].signal(Signal::KILL);
+    }
+
+    /// Starts a region's node that has ended, and tells the others where it is now.
+    async fn restart(&mut self, region: &str) {
+        let at = REGIONS.iter().position(|name| *name == region).unwrap();
+        let node = self.nodes.remove(at).restarted(&[]).await;
+        self.nodes.insert(at, node);
+        self.share().await;
     }
 
     fn store(&self, region: &str) -> String {
@@ -179,7 +194,11 @@ async fn copies_follow_and_change_sides(cluster: Option<Cluster>) {
     world.are_alike("what came by another region").await;
     let (code, text) = says(world.of("us").folder(), &["sync", "status"]).await;
     assert!(code == 0 && text.starts_with("s1 from eu: following, "), "{text}");
-    assert_eq!(feeds(world.of("eu").folder()).await, Vec::<Value>::new(), "the primary follows nobody");
+    until("the primary follows its copies as well", async || {
+        let feeds = feeds(world.of("eu").folder()).await;
+        feeds.len() == 2 && feeds.iter().all(|feed| feed["state"] == "following" && feed["primary"] == false)
+    })
+    .await;
     until("the primary knows who follows it", async || {
         let (_, text) = says(world.of("eu").folder(), &["sync", "status"]).await;
         ["ap", "us"].iter().all(|region| text.contains(&format!("s1 to {region}: has applied ")))
@@ -215,10 +234,72 @@ async fn copies_follow_and_change_sides(cluster: Option<Cluster>) {
     world.are_alike("the copies of the new primary").await;
     until("the old primary follows", async || {
         let feeds = feeds(world.of("eu").folder()).await;
-        feeds.len() == 1 && feeds[0]["source"] == "us" && feeds[0]["state"] == "following"
+        let from_us = feeds.iter().find(|feed| feed["source"] == "us");
+        from_us.is_some_and(|feed| feed["state"] == "following" && feed["primary"] == true)
     })
     .await;
     assert_eq!(world.rows("eu").await.len(), 51);
+    // Everybody was there: nobody waited for a lease to run out, and nobody copied a row again.
+    let log = world.of("us").log();
+    assert!(log.contains("the copies in ap, eu have sealed") && !log.contains("will be lost"), "{log}");
+    for region in REGIONS {
+        let log = world.of(region).log();
+        assert!(!log.contains("begins anew"), "{log}");
+    }
+}
+
+/// Some of what a failed region wrote had reached one copy, and some nobody.
+async fn what_a_failed_region_wrote_is_kept(cluster: Option<Cluster>) {
+    let mut world = World::start(cluster).await;
+    world.write("eu", 1..=20).await;
+    world.are_alike("the copies").await;
+    world.kill("us");
+    world.write("eu", 21..=25).await;
+    until("one copy", async || world.rows("ap").await.len() == 25).await;
+    world.kill("ap");
+    world.write("eu", 26..=30).await;
+    world.kill("eu");
+    world.restart("us").await;
+    world.restart("ap").await;
+    let (code, text) = says(world.of("us").folder(), &["shard", "promote", "s1", "--to", "us"]).await;
+    assert_eq!(code, 0, "{text}");
+    world.write("us", 41..=45).await;
+    let rows = world.rows("us").await;
+    assert!(rows.len() == 30 && rows.contains(&"25/25.50".to_owned()), "{rows:?}");
+    until("the other copy", async || world.rows("ap").await == rows).await;
+
+    // It comes back, gives way, and nothing that it wrote is gone for good.
+    world.restart("eu").await;
+    world.are_alike("the failed region's return").await;
+    assert_eq!(world.rows("eu").await, rows);
+    let list = ["conflicts", "list", "s1", "--json"];
+    until("what was lost is known", async || {
+        let (_, text) = says(world.of("us").folder(), &list).await;
+        text.lines().count() == 5
+    })
+    .await;
+    let (_, text) = says(world.of("us").folder(), &list).await;
+    let lost: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lost.iter().all(|lost| lost["kind"] == "stranded" && lost["transaction"].is_string()), "{text}");
+    let name = lost.iter().find(|lost| lost["lost"]["id"] == 27).unwrap()["conflict"].as_str().unwrap();
+    let (code, text) = says(world.of("us").folder(), &["conflicts", "restore", "s1", name]).await;
+    assert_eq!(code, 0, "{text}");
+    until("the row that was put back", async || world.rows("eu").await.contains(&"27/27.50".to_owned())).await;
+    world.are_alike("the row that was put back").await;
+    for region in REGIONS {
+        let log = world.of(region).log();
+        assert!(!log.contains("begins anew"), "{region} copies rows: {log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_failed_region_wrote_is_kept_on_sqlite() {
+    what_a_failed_region_wrote_is_kept(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_failed_region_wrote_is_kept_on_postgres() {
+    what_a_failed_region_wrote_is_kept(Some(Cluster::start().await)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -105,7 +105,7 @@ pub use erase::Erased;
 pub use error::Error;
 pub use inspect::Inspection;
 pub use ledger::{Conflicts, Cursor, Lost};
-pub use lineage::{Learned, Sealed};
+pub use lineage::{Gathered, Learned, Sealed};
 pub use login::{Access, Passwords, Tls, reader};
 pub use maintain::{Maintenance, Purpose};
 pub use model::fence::{Closed, Fence, Lease, Outcome, Refused, TenantState};

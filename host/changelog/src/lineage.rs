@@ -40,6 +40,19 @@ pub struct Sealed {
     pub terms: Vec<Term>,
 }
 
+/// What came of having other copies seal an epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gathered {
+    /// Where a copy has more of a log than this one could take, and why.
+    pub left: Vec<String>,
+    /// Regions that did not answer, or refused, and why.
+    pub missing: BTreeMap<RegionName, String>,
+    /// Copies that have sealed, and which epoch each of them knew before.
+    pub sealed: BTreeMap<RegionName, Epoch>,
+    /// Records that were taken of them.
+    pub taken: u64,
+}
+
 /// What terms brought that were news.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Learned {

@@ -115,9 +115,9 @@ impl Feeds {
         feed: Followed,
         fit: Arc<AtomicBool>,
     ) -> Running {
-        let cell = Arc::new(Cell::new(shard.clone(), source.clone()));
-        let end = self.0.shutdown.child();
         let Followed { addresses, keeps, primary, store } = feed;
+        let cell = Arc::new(Cell::new(shard.clone(), source.clone(), primary));
+        let end = self.0.shutdown.child();
         let connect = self.gateways(&source, addresses.clone());
         let feed = Feed {
             cell: Arc::clone(&cell),

@@ -31,7 +31,7 @@ pub use ends::{Log, Replica};
 pub use follower::{Connect, Feed};
 pub use gateway::{Feeds, Followed, Gateways, Sources, listen};
 pub use report::{Cell, FeedReport, State};
-pub use seal::{Gathered, gather};
+pub use seal::gather;
 pub use wire::{Refused, What};
 
 #[cfg(test)]

@@ -44,6 +44,8 @@ pub struct FeedReport {
     pub lag_ms: Option<u64>,
     /// Changes that wait alone, since this node started.
     pub parked: u64,
+    /// Is its source the shard's primary, by whose log reads are as fresh as they are?
+    pub primary: bool,
     /// What is wrong, if anything.
     pub problem: Option<String>,
     /// Records that were applied since this node started.
@@ -81,7 +83,7 @@ struct Inside {
 impl Cell {
     /// Of a feed that has not begun.
     #[must_use]
-    pub fn new(shard: ShardName, source: RegionName) -> Self {
+    pub fn new(shard: ShardName, source: RegionName, primary: bool) -> Self {
         let report = FeedReport {
             applied: None,
             bytes: 0,
@@ -90,6 +92,7 @@ impl Cell {
             failures: 0,
             lag_ms: None,
             parked: 0,
+            primary,
             problem: None,
             records: 0,
             shard,

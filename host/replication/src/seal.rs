@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use portolan_changelog::{Applied, Cut, Error, Sealed};
+use portolan_changelog::{Applied, Cut, Error, Gathered, Sealed};
 use portolan_core::ids::{RegionName, ShardName};
 use portolan_core::log::{Epoch, Position};
 use tokio::task::JoinSet;
@@ -16,19 +16,6 @@ use crate::ends::Replica;
 use crate::follower::{Connect, Ended, ask, hear, say};
 use crate::link::Broken;
 use crate::wire::{Frame, Has, What};
-
-/// What came of sealing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Gathered {
-    /// Regions that did not answer, or refused, and why.
-    pub missing: BTreeMap<RegionName, String>,
-    /// Where a copy has more of a log than this one could take, and why.
-    pub left: Vec<String>,
-    /// Copies that have sealed, and which epoch each of them knew before.
-    pub sealed: BTreeMap<RegionName, Epoch>,
-    /// Records that were taken.
-    pub taken: u64,
-}
 
 /// Has other regions seal an epoch of a shard, and takes into this copy what they have more.
 ///
@@ -50,8 +37,8 @@ where
     for (region, way) in &others {
         let (shard, region, way) = (shard.clone(), region.clone(), Arc::clone(way));
         asked.spawn(async move {
-            let sealed = tokio::time::timeout(SEAL_TIMEOUT, seal(&shard, epoch, &region, way.as_ref())).await;
-            let sealed = match sealed {
+            let sealed = seal(&shard, epoch, &region, way.as_ref());
+            let sealed = match tokio::time::timeout(SEAL_TIMEOUT, sealed).await {
                 Ok(sealed) => sealed.map_err(|error| error.to_string()),
                 Err(_) => Err(format!("no answer within {SEAL_TIMEOUT:?}")),
             };
@@ -80,7 +67,10 @@ where
         match pulled {
             Ok(Ok(records)) => gathered.taken += records,
             Ok(Err(error)) => gathered.left.push(format!("of `{}`, from `{at}`: {error}", head.region)),
-            Err(_) => gathered.left.push(format!("of `{}`, from `{at}`: not within {PULL_TIMEOUT:?}", head.region)),
+            Err(_) => {
+                let why = format!("of `{}`, from `{at}`: not within {PULL_TIMEOUT:?}", head.region);
+                gathered.left.push(why);
+            }
         }
     }
     Ok(gathered)

@@ -100,7 +100,7 @@ impl Follower {
     /// One of several feeds of a copy.
     fn beside(near: &Near, source: &str, replica: &Store, primary: bool, fit: &Arc<AtomicBool>) -> Self {
         let shard = ShardName::new("s1").unwrap();
-        let cell = Arc::new(Cell::new(shard.clone(), region(source)));
+        let cell = Arc::new(Cell::new(shard.clone(), region(source), primary));
         let end = Shutdown::new();
         let feed = Feed {
             cell: Arc::clone(&cell),

@@ -1,6 +1,6 @@
 //! What a region is to keep, and what requests to it may take.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -26,14 +26,14 @@ pub struct Intent {
 /// A shard of this region.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kept {
-    /// Does no other region keep it?
-    pub alone: bool,
     /// Where it is.
     pub engine: Engine,
     /// The lease under which it is written.
     pub epoch: Epoch,
     /// How full its place may be.
     pub marks: Watermarks,
+    /// The other regions that keep it.
+    pub others: BTreeSet<RegionName>,
     /// The region that writes it.
     pub primary: RegionName,
 }

@@ -8,7 +8,8 @@
 //! A renewal reads the database's clock, then asks what is intended *now*, and only then extends the deadline to that
 //! reading plus [`LEASE`](crate::defaults::LEASE). So a deadline never reaches further than that time past a moment at which the epoch was this
 //! region's. A region that is given the next epoch begins it at once if it held the one before, because its own fence waits
-//! for the writers of that; otherwise it waits for the lease's time and a margin after it first saw the new epoch.
+//! for the writers of that, or if all other copies have sealed it, that of the one before among them; otherwise it waits for the lease's
+//! time and a margin after it first saw the new epoch.
 
 use std::fmt;
 use std::future::Future;
@@ -16,7 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portolan_changelog::{Error, Lease, Standing, Store};
+use portolan_changelog::{Error, Gathered, Lease, Lineage, Standing, Store};
 use portolan_core::backoff::full_jitter;
 use portolan_core::ids::{RegionName, ShardName};
 use portolan_core::log::Epoch;
@@ -40,6 +41,33 @@ pub trait Intended: fmt::Debug + Send + Sync {
 
 /// What is intended, once the store has answered, or why it does not.
 pub type Asking = Pin<Box<dyn Future<Output = Result<Option<(Epoch, RegionName)>, String>> + Send>>;
+
+/// The copies of a shard in other regions.
+pub trait Others: fmt::Debug + Send + Sync {
+    /// Has each of them seal an epoch that is to begin here, and takes into this copy what they have more.
+    fn seal(&self, shard: ShardName, epoch: Epoch, copy: Store) -> Sealing;
+}
+
+/// What comes of it, or why this copy takes nothing.
+pub type Sealing = Pin<Box<dyn Future<Output = Result<Gathered, Error>> + Send>>;
+
+/// No other region has a copy.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Alone;
+
+impl Others for Alone {
+    fn seal(&self, _: ShardName, _: Epoch, _: Store) -> Sealing {
+        Box::pin(std::future::ready(Ok(Gathered::default())))
+    }
+}
+
+/// What a keeper asks.
+#[derive(Clone, Debug)]
+pub(crate) struct Around {
+    pub(crate) intended: Arc<dyn Intended>,
+    pub(crate) others: Arc<dyn Others>,
+    pub(crate) space: Arc<dyn Space>,
+}
 
 /// What a keeper is to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,36 +115,27 @@ impl Task {
 pub(crate) fn start(
     cell: Arc<Cell>,
     first: Task,
-    intended: Arc<dyn Intended>,
-    space: Arc<dyn Space>,
+    around: Around,
     shutdown: &Shutdown,
 ) -> Handle {
     let shard = cell.name();
     let (task, tasks) = watch::channel(first);
     let end = shutdown.child();
-    let keeper = Keeper {
-        cell: Arc::clone(&cell),
-        demoted: None,
-        failures: 0,
-        first_seen: None,
-        intended,
-        shard,
-        space,
-    };
+    let keeper =
+        Keeper { around, cell: Arc::clone(&cell), demoted: None, failures: 0, first_seen: None, shard };
     task::spawn("keep a shard", keeper.run(tasks, end.clone()));
     Handle { cell, end, task }
 }
 
 struct Keeper {
+    around: Around,
     cell: Arc<Cell>,
     /// The epoch of another region for which what was held here is known to be over.
     demoted: Option<Epoch>,
     failures: u32,
     /// The newest epoch and its primary that were seen, and since when.
     first_seen: Option<(Epoch, RegionName, Moment)>,
-    intended: Arc<dyn Intended>,
     shard: ShardName,
-    space: Arc<dyn Space>,
 }
 
 impl Keeper {
@@ -232,12 +251,16 @@ impl Keeper {
 
     /// Holds the lease for another while.
     async fn renew(&mut self, task: &Task, store: &Store) -> Result<(), Halt> {
-        let sent = clock::now();
-        let deadline_us = store.clock().await? + micros(LEASE);
-        let epoch = self.confirm(task).await?;
+        let mut sent = clock::now();
+        let mut deadline_us = store.clock().await? + micros(LEASE);
+        let mut epoch = self.confirm(task).await?;
         let there = store.standing().await?;
         if there.fence.epoch < epoch {
-            self.may_begin(task, &there)?;
+            self.may_begin(task, &there, store).await?;
+            // That may have taken a while, in which the epoch may have become another's.
+            sent = clock::now();
+            deadline_us = store.clock().await? + micros(LEASE);
+            epoch = self.confirm(task).await?;
             store.begin_epoch(epoch, deadline_us).await?;
             tracing::info!(shard = %self.shard, epoch = epoch.0, "a new epoch begins here");
         } else {
@@ -250,7 +273,7 @@ impl Keeper {
 
     /// Is the epoch still this region's, by the store of intent?
     async fn confirm(&self, task: &Task) -> Result<Epoch, Halt> {
-        let intended = self.intended.lease(self.shard.clone()).await;
+        let intended = self.around.intended.lease(self.shard.clone()).await;
         let intended = intended
             .map_err(|why| Halt::of(format!("the store of intent does not confirm the lease: {why}")))?;
         match intended {
@@ -261,12 +284,22 @@ impl Keeper {
         }
     }
 
-    /// May a later epoch begin already?
-    fn may_begin(&self, task: &Task, there: &Standing) -> Result<(), Halt> {
+    /// Has other copies seal a later epoch, and takes what they have more. May it begin already?
+    async fn may_begin(&self, task: &Task, there: &Standing, store: &Store) -> Result<(), Halt> {
         let (epoch, before) = (task.kept.epoch, there.fence.epoch);
+        let gathered = self.around.others.seal(self.shard.clone(), epoch, store.clone()).await?;
+        tell(&self.shard, epoch, &gathered);
+        let lineage = store.lineage().await?;
+        if epoch.0 > 1 && before.0 == 0 && !task.kept.others.is_empty() && !store.is_complete().await? {
+            return Err(Halt::of(
+                "this copy has nothing of the shard yet: promote a region that has, or wait until its rows are copied"
+                    .to_owned(),
+            ));
+        }
         // The fence of a copy speaks of another database, which may still be written.
         let mine = !there.cut && there.fence.deadline_us > 0 && epoch.0 == before.0 + 1;
-        let first = before.0 == 0 && epoch.0 == 1 && task.kept.alone;
+        let alone = before.0 == 0 && epoch.0 == 1 && task.kept.others.is_empty();
+        let first = alone || nobody_else_can_write(task, &lineage, &gathered);
         let waited =
             self.first_seen.as_ref().map_or(Duration::ZERO, |(.., since)| clock::now().since(*since));
         let wait = LEASE + LEASE_MARGIN;
@@ -304,7 +337,7 @@ impl Keeper {
 
     /// What else is to be looked at: whether passwords have changed, and how full the shard's place is.
     async fn look_after(&self, task: &Task, store: &Store) -> Result<(), Halt> {
-        let used = space::used(&task.kept, store, self.space.as_ref()).await;
+        let used = space::used(&task.kept, store, self.around.space.as_ref()).await;
         let used = used.map_err(|why| Halt::of(format!("how full its place is, nobody knows: {why}")))?;
         if self.cell.fullness.note(used, task.kept.marks) {
             let (full, used) = (self.cell.fullness.is_full(), used.unwrap_or_default());
@@ -316,6 +349,35 @@ impl Keeper {
             return Err(Halt::of(format!("its place is used to {} %: {help}", used.unwrap_or_default())));
         }
         Ok(())
+    }
+}
+
+/// Is it known that no lease of another region lasts? So it is when all copies have sealed, and among them the one whose epoch was the
+/// last: whoever comes back later finds that it is over.
+fn nobody_else_can_write(task: &Task, lineage: &Lineage, gathered: &Gathered) -> bool {
+    let Task { kept, region, .. } = task;
+    let sealed = |region: &RegionName| gathered.sealed.contains_key(region);
+    if kept.others.is_empty() || !kept.others.iter().all(sealed) {
+        return false;
+    }
+    let before = Epoch(kept.epoch.0.saturating_sub(1));
+    match lineage.term(before) {
+        Some(term) => term.region == *region || sealed(&term.region),
+        None => before == Epoch(0) && gathered.sealed.values().all(|before| *before == Epoch(0)),
+    }
+}
+
+fn tell(shard: &ShardName, epoch: Epoch, gathered: &Gathered) {
+    if !gathered.sealed.is_empty() || gathered.taken > 0 {
+        let sealed: Vec<_> = gathered.sealed.keys().map(RegionName::as_str).collect();
+        let (epoch, taken) = (epoch.0, gathered.taken);
+        tracing::info!(%shard, epoch, taken, "the copies in {} have sealed", sealed.join(", "));
+    }
+    for (region, why) in &gathered.missing {
+        tracing::warn!(%shard, epoch = epoch.0, %region, "what only it has will be lost to the shard: {why}");
+    }
+    for left in &gathered.left {
+        tracing::warn!(%shard, epoch = epoch.0, "some of a log will be lost to the shard: {left}");
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::config::{Intent, Limits};
 use crate::copies::{Copies, Freshness};
 use crate::data::Catalogue;
-use crate::keeper::{self, Intended};
+use crate::keeper::{self, Intended, Others};
 use crate::newest::Newest;
 use crate::room::Room;
 use crate::space::{Fullness, Space};
@@ -128,7 +128,12 @@ impl Shards {
     ///
     /// What wakes it: another intent. What it reads: that. What it writes: a keeper for each shard. Nothing here fails;
     /// keepers retry by themselves.
-    pub async fn run(self, intended: Arc<dyn Intended>, shutdown: Shutdown) {
+    pub async fn run(
+        self,
+        intended: Arc<dyn Intended>,
+        others: Arc<dyn Others>,
+        shutdown: Shutdown,
+    ) {
         let mut intents = self.0.intent.subscribe();
         let mut keepers: BTreeMap<ShardName, keeper::Handle> = BTreeMap::new();
         loop {
@@ -144,9 +149,13 @@ impl Shards {
                     match keepers.get(name) {
                         Some(keeper) => keeper.follow(task),
                         None => {
-                            let (intended, space) = (Arc::clone(&intended), Arc::clone(&self.0.space));
+                            let around = keeper::Around {
+                                intended: Arc::clone(&intended),
+                                others: Arc::clone(&others),
+                                space: Arc::clone(&self.0.space),
+                            };
                             let cell = self.cell_of(name, &task);
-                            let keeper = keeper::start(cell, task, intended, space, &shutdown);
+                            let keeper = keeper::start(cell, task, around, &shutdown);
                             keepers.insert(name.clone(), keeper);
                         }
                     }

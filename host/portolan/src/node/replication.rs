@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portolan_core::ids::{RegionName, ShardName};
-use portolan_core::log::Epoch;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::tls::PeerIdentity;
 use portolan_foundation::{clock, task};
-use portolan_replication::{FeedReport, Feeds, Followed, Refused, Sources, listen};
+use portolan_replication::{FeedReport, Feeds, Followed, Refused, Sources, What, listen};
 use portolan_sharding::{Freshness, Store};
 use tokio::net::TcpListener;
 
@@ -20,16 +19,16 @@ use crate::config::Config;
 /// From one look at which copies are open to the next.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Shards of which this region keeps a copy, and where they are written.
+/// Shards that this region keeps, and where others do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Copies(BTreeMap<ShardName, Source>);
+pub(super) struct Copies(BTreeMap<ShardName, Others>);
 
-/// Where a shard is written.
+/// The other regions that keep a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Source {
-    addresses: Vec<String>,
-    epoch: Epoch,
-    region: RegionName,
+struct Others {
+    /// Where their gateways are.
+    addresses: BTreeMap<RegionName, Vec<String>>,
+    primary: RegionName,
 }
 
 /// How fresh copies are, by the feeds that they follow.
@@ -42,33 +41,42 @@ pub(super) struct Followers(BTreeMap<ShardName, Vec<RegionName>>);
 
 impl Copies {
     pub(super) fn of(config: &Config) -> Self {
-        let copies = config
-            .shards
-            .iter()
-            .filter(|(_, shard)| shard.primary != config.local && shard.stores.contains_key(&config.local));
-        let source = |primary: &RegionName| {
-            let region = config.regions.get(primary);
+        let here = config.shards.iter().filter(|(_, shard)| shard.stores.contains_key(&config.local));
+        let addresses = |region: &RegionName| {
+            let region = config.regions.get(region);
             region
                 .map_or_else(Vec::new, |region| region.replication.iter().map(|at| at.text.clone()).collect())
         };
-        let copies = copies.map(|(name, shard)| {
-            let (addresses, region) = (source(&shard.primary), shard.primary.clone());
-            (name.clone(), Source { addresses, epoch: shard.epoch, region })
+        let copies = here.map(|(name, shard)| {
+            let others = shard.stores.keys().filter(|region| **region != config.local);
+            let addresses = others.map(|region| (region.clone(), addresses(region))).collect();
+            (name.clone(), Others { addresses, primary: shard.primary.clone() })
         });
         Self(copies.collect())
     }
 
-    /// The feeds of the copies that are open.
+    /// Where the other regions' gateways are that keep a shard.
+    pub(super) fn sources(&self, shard: &ShardName) -> BTreeMap<RegionName, Vec<String>> {
+        self.0.get(shard).map_or_else(BTreeMap::new, |others| others.addresses.clone())
+    }
+
+    /// The feeds of the shards that are open: of each other region that keeps one.
     fn feeds(
         &self,
         open: impl Fn(&ShardName) -> Option<Store>,
     ) -> BTreeMap<(ShardName, RegionName), Followed> {
-        let feed = |(name, source): (&ShardName, &Source)| {
-            let followed =
-                Followed { addresses: source.addresses.clone(), epoch: source.epoch, store: open(name)? };
-            Some(((name.clone(), source.region.clone()), followed))
-        };
-        self.0.iter().filter_map(feed).collect()
+        let mut feeds = BTreeMap::new();
+        for (name, others) in &self.0 {
+            let Some(store) = open(name) else { continue };
+            // What comes is kept for third regions, where there are any.
+            let keeps = others.addresses.len() > 1;
+            for (region, addresses) in &others.addresses {
+                let (addresses, primary) = (addresses.clone(), *region == others.primary);
+                let followed = Followed { addresses, keeps, primary, store: store.clone() };
+                feeds.insert((name.clone(), region.clone()), followed);
+            }
+        }
+        feeds
     }
 }
 
@@ -138,15 +146,33 @@ impl portolan_sharding::Copies for ByFeeds {
 }
 
 impl Sources for Shards {
-    fn source(&self, shard: &str, follower: &RegionName) -> Result<Store, Refused> {
+    fn source(&self, shard: &str, follower: &RegionName, what: &What) -> Result<Store, Refused> {
         let name = ShardName::new(shard).map_err(|error| Refused::Forbidden(error.to_string()))?;
         match self.followers().0.get(&name) {
             Some(regions) if regions.contains(follower) => {}
             Some(_) => return Err(Refused::Forbidden(format!("shard `{name}` has no copy in `{follower}`"))),
             None => return Err(Refused::Away(format!("shard `{name}` is not kept here"))),
         }
-        let written = self.written(&name).map(|(store, _)| store);
-        written.ok_or_else(|| Refused::Away(format!("this node has no lease of shard `{name}` now")))
+        match what {
+            What::Rows { .. } | What::Named(_) => {
+                let written = self.written(&name).map(|(store, _)| store);
+                return written
+                    .ok_or_else(|| Refused::Away(format!("this node has no lease of shard `{name}` now")));
+            }
+            What::Seal(epoch) => {
+                let meant = self.meant(&name);
+                let other = meant.filter(|(there, primary)| {
+                    there > epoch || there == epoch && primary != follower
+                });
+                if let Some((there, primary)) = other {
+                    let why = format!("epoch {there} of shard `{name}` is of `{primary}`, as is known here");
+                    return Err(Refused::Forbidden(why));
+                }
+            }
+            What::Log { .. } | What::Tail { .. } => {}
+        }
+        let open = self.open(&name).map(|(store, _)| store);
+        open.ok_or_else(|| Refused::Away(format!("this node has not opened shard `{name}` yet")))
     }
 }
 

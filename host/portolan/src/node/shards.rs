@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use portolan_admin::{Caller, Scope, TOKEN_KIND, of_token, token_record};
-use portolan_changelog::Lease;
+use portolan_changelog::{Gathered, Lease};
 use portolan_control::Key;
 use portolan_core::directory::{Access as Open, Shard};
 use portolan_core::ids::{RegionName, ShardName, TenantName};
@@ -21,9 +21,10 @@ use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::task;
 use portolan_proxy::Services;
 use portolan_query::{Asked, QUERY_PATH};
-use portolan_replication::{FeedReport, Feeds};
+use portolan_replication::{FeedReport, Feeds, gather};
 use portolan_sharding::{
-    Access, Asking, Authenticate, DATA_PATH, Disks, Intended, Kept, Limits, Service, ShardReport, Store,
+    Access, Asking, Authenticate, DATA_PATH, Disks, Intended, Kept, Limits, Others, Sealing, Service, ShardReport,
+    Store,
     Unauthentic,
 };
 
@@ -87,10 +88,10 @@ impl Shards {
             Some((
                 name.clone(),
                 Kept {
-                    alone: shard.stores.len() == 1,
                     engine,
                     epoch: shard.epoch,
                     marks: shard.marks.get(&config.local).copied().unwrap_or_default(),
+                    others: shard.stores.keys().filter(|region| **region != config.local).cloned().collect(),
                     primary: shard.primary.clone(),
                 },
             ))
@@ -142,6 +143,11 @@ impl Shards {
         self.shards.read_copies(copies);
     }
 
+    /// Who is meant to write a shard, and under which epoch, as this node knows it.
+    pub(super) fn meant(&self, shard: &ShardName) -> Option<(Epoch, RegionName)> {
+        self.leases.load().get(shard).cloned()
+    }
+
     /// How the feeds of copies stand.
     pub(crate) fn feeds(&self) -> Vec<FeedReport> {
         self.feeds.load().as_ref().map_or_else(Vec::new, |feeds| feeds.reports(clock::now()))
@@ -159,7 +165,7 @@ impl Shards {
 
     /// Keeps them until shutdown.
     pub(crate) fn start(&self, shutdown: &Shutdown) {
-        task::spawn("shards", self.shards.clone().run(Arc::new(self.clone()), shutdown.clone()));
+        task::spawn("shards", self.shards.clone().run(Arc::new(self.clone()), Arc::new(self.clone()), shutdown.clone()));
         task::spawn("logs", retention::run(self.clone(), self.peers.clone(), shutdown.clone()));
         task::spawn("shards-herald", self.clone().tell_others(shutdown.clone()));
     }
@@ -301,6 +307,25 @@ impl Intended for Shards {
                 }
             }),
         }
+    }
+}
+
+impl Others for Shards {
+    fn seal(&self, shard: ShardName, epoch: Epoch, copy: Store) -> Sealing {
+        let (copies, feeds) = (self.copies(), self.feeds.load_full());
+        Box::pin(async move {
+            let addresses = copies.sources(&shard);
+            let Some(feeds) = feeds else {
+                let why = "this node has no certificate for other regions: set `[peer]`";
+                let missing = addresses.into_keys().map(|region| (region, why.to_owned())).collect();
+                return Ok(Gathered { missing, ..Gathered::default() });
+            };
+            let ways = addresses.into_iter().map(|(region, addresses)| {
+                let way = feeds.gateways(&region, addresses);
+                (region, way)
+            });
+            gather(&shard, epoch, &copy, ways.collect()).await
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! A region's shards with a keeper each, a control store that says what it is told to, and requests to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 use crate::schema::tests::place::engine;
 use crate::{
-    Access, Asking, Authenticate, Intended, Intent, Kept, Limits, Service, ShardReport, Shards, Space,
+    Access, Alone, Asking, Authenticate, Intended, Intent, Kept, Limits, Service, ShardReport, Shards, Space,
     Unauthentic, Watermarks,
 };
 
@@ -85,7 +85,7 @@ impl World {
         let service = Arc::new(Service::new(shards.clone(), region.clone(), callers, runtime));
         let intent = Intent { region, shards: BTreeMap::new(), tables: Tables::new(vec![notes()]).unwrap() };
         let asked = Arc::clone(&meant) as Arc<dyn Intended>;
-        task::spawn("shards", shards.clone().run(asked, shutdown.clone()));
+        task::spawn("shards", shards.clone().run(asked, Arc::new(Alone), shutdown.clone()));
         let folder = tempfile::tempdir().unwrap();
         Self { disk, folder, intent: Mutex::new(intent), meant, service, shards, shutdown }
     }
@@ -101,7 +101,7 @@ impl World {
         migration.execute(SCHEMA, &[]).await.unwrap();
         migration.finish().await.unwrap();
         store.declare(&Tables::new(vec![notes()]).unwrap(), 1).await.unwrap();
-        let kept = Kept { alone: true, engine, epoch: Epoch(1), marks, primary: region("eu") };
+        let kept = Kept { engine, epoch: Epoch(1), marks, others: BTreeSet::new(), primary: region("eu") };
         self.intend(name, kept);
         self.until(name, |report| report.lease_ms.is_some() && report.problem.is_none()).await;
     }

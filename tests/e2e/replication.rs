@@ -8,8 +8,8 @@ use portolan_test_postgres::Cluster;
 use portolan_tests::client::{Answer, Client};
 use portolan_tests::node::{self, Node, run};
 use portolan_tests::until;
-use rustix::process::Signal;
 use portolan_tests::upstream::Upstream;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 use tempfile::TempDir;
@@ -284,7 +284,8 @@ async fn what_a_failed_region_wrote_is_kept(cluster: Option<Cluster>) {
     let name = lost.iter().find(|lost| lost["lost"]["id"] == 27).unwrap()["conflict"].as_str().unwrap();
     let (code, text) = says(world.of("us").folder(), &["conflicts", "restore", "s1", name]).await;
     assert_eq!(code, 0, "{text}");
-    until("the row that was put back", async || world.rows("eu").await.contains(&"27/27.50".to_owned())).await;
+    until("the row that was put back", async || world.rows("eu").await.contains(&"27/27.50".to_owned()))
+        .await;
     world.are_alike("the row that was put back").await;
     for region in REGIONS {
         let log = world.of(region).log();

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
+pub use crate::audits::{AuditOrder, Audits};
 pub use crate::conflicts::{Conflicts, WantedConflicts};
 pub use crate::moves::{MoveOrder, Moves, Ordered};
 use crate::plugins::Plugins;
@@ -25,6 +26,8 @@ pub use crate::rollouts::{
 /// All that handlers stand on.
 #[derive(Clone, Debug)]
 pub struct Backends {
+    /// Copies that are compared.
+    pub audits: Arc<dyn Audits>,
     /// What lost and is kept.
     pub conflicts: Arc<dyn Conflicts>,
     /// What is intended.

@@ -115,6 +115,8 @@ words! {
         RolloutWrite = "rollout:write",
         /// Move tenants from one shard to another.
         ShardMove = "shard:move",
+        /// Compare copies of shards with their primaries, and put them right.
+        ShardRepair = "shard:repair",
         /// See how nodes stand.
         StatusRead = "status:read",
         /// Listen to requests as they are decided.
@@ -170,6 +172,7 @@ pub const MATRIX: &[(Role, &[Scope])] = &[
             Scope::RolloutRead,
             Scope::RolloutWrite,
             Scope::ShardMove,
+            Scope::ShardRepair,
             Scope::StatusRead,
             Scope::TailRead,
             Scope::TenantRead,

@@ -8,6 +8,7 @@
 #![expect(unused_qualifications, reason = "utoipa's macro qualifies the parameters that it is given")]
 
 mod api;
+pub mod audits;
 mod authentic;
 pub mod backend;
 mod caller;

@@ -5,8 +5,6 @@ use std::fmt;
 use async_trait::async_trait;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use http::header::LOCATION;
-use http::{HeaderValue, StatusCode};
 use portolan_core::ids::{ShardName, TenantName};
 use serde::Deserialize;
 use serde_json::Value;
@@ -126,12 +124,8 @@ async fn move_tenant(
         Ordered::Looked(found) => Ok(axum::Json(found).into_response()),
         Ordered::Ready(start) => {
             let progress = api.operations().begin("move", &caller)?;
-            let (id, operation) = (progress.id(), progress.operation());
+            let response = progress.accepted();
             start(progress);
-            let mut response = (StatusCode::ACCEPTED, axum::Json(operation)).into_response();
-            if let Ok(place) = HeaderValue::try_from(format!("/api/v1/operations/{id}")) {
-                response.headers_mut().insert(LOCATION, place);
-            }
             Ok(response)
         }
     }

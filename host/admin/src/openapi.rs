@@ -31,6 +31,7 @@ pub(crate) fn routes() -> Routes {
         crate::rollouts::add,
         crate::shards::add,
         crate::conflicts::add,
+        crate::audits::add,
         crate::moves::add,
         crate::status::add,
         crate::tail::add,

@@ -4,8 +4,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::State;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
+use http::header::LOCATION;
+use http::{HeaderValue, StatusCode};
 use portolan_core::ids::TenantName;
 use portolan_foundation::{clock, random};
 use serde::{Deserialize, Serialize};
@@ -198,6 +200,17 @@ impl Progress {
     #[must_use]
     pub fn operation(&self) -> Operation {
         self.current.borrow().clone()
+    }
+
+    /// That it has begun, and where it is to be found.
+    pub(crate) fn accepted(&self) -> Response {
+        let operation = self.operation();
+        let place = HeaderValue::try_from(format!("/api/v1/operations/{}", operation.id));
+        let mut response = (StatusCode::ACCEPTED, axum::Json(operation)).into_response();
+        if let Ok(place) = place {
+            response.headers_mut().insert(LOCATION, place);
+        }
+        response
     }
 
     /// The stage before has ended well, this one begins.

@@ -1,6 +1,7 @@
 //! The API over an in-memory twin of a node: who may what, what is told when not, and what a hostile caller gets.
 
 mod access;
+mod audits;
 mod changing;
 mod conflicts;
 mod identity;
@@ -62,6 +63,7 @@ impl Bench {
     pub(super) fn new(settings: Settings) -> Self {
         let twin = Arc::new(Twin::default());
         let backends = Backends {
+            audits: Arc::clone(&twin) as _,
             conflicts: Arc::clone(&twin) as _,
             intent: Arc::clone(&twin) as _,
             moves: Arc::clone(&twin) as _,

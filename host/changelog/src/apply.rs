@@ -11,9 +11,9 @@ use portolan_core::tenant_table::ConflictRule;
 use serde_json::json;
 
 use crate::adopt;
+use crate::copying::raise_placements;
 use crate::database::{Dialect, Row, Session, Value};
 use crate::defaults::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, CHUNK_RECORDS};
-use crate::copying::raise_placements;
 use crate::error::Error;
 use crate::lineage::{Sieve, keep_stranded, keep_tail};
 use crate::model::gate::{Ground, Plan, RowState, Why, Write};

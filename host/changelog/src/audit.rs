@@ -5,7 +5,7 @@
 //! other side had written is a fault. It is mended at the side that is wrong, with rows of the other ([`Store::records_named`],
 //! [`Store::repair`]). Rows that have no version at all, because somebody wrote past the triggers, are not seen by this.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
 use portolan_core::audit::{Digests, Form, RowDigest, bucket_of};
@@ -41,7 +41,7 @@ pub struct DigestPage {
     pub next: Option<String>,
 }
 
-/// Rows of one bucket.
+/// Rows of some buckets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BucketPage {
     /// Where the next page begins; none after the last.
@@ -84,19 +84,19 @@ impl Store {
         Ok(DigestPage { digests, next })
     }
 
-    /// The rows of one of so many buckets, among the next after a key (`""` for the first): up to `max` are looked at, in one state.
+    /// The rows of some of so many buckets, among the next after a key (`""` for the first): up to `max` are looked at, in one state.
     ///
     /// # Errors
     /// As [`Self::digests`].
     pub async fn bucket_rows(
         &self,
         scope: &Scope<'_>,
-        (bucket, buckets): (u32, NonZeroU32),
+        (wanted, buckets): (&BTreeSet<u32>, NonZeroU32),
         after: &str,
         max: usize,
     ) -> Result<BucketPage, Error> {
         let (mut rows, next) = self.row_digests(scope, after, max).await?;
-        rows.retain(|row| bucket_of(&row.key, buckets) == bucket);
+        rows.retain(|row| wanted.contains(&bucket_of(&row.key, buckets)));
         Ok(BucketPage { next, rows })
     }
 

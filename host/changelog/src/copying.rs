@@ -162,6 +162,36 @@ impl Store {
         Ok(counts)
     }
 
+    /// Takes rows away of which the primary knows nothing, and keeps them as losers. Those that members wrote, and tombstones, stay.
+    /// Returns how many went.
+    ///
+    /// # Errors
+    /// As [`Store::apply`].
+    pub async fn withdraw(&self, rows: &[RowId], primary: &RegionName) -> Result<u64, Error> {
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        let mut session = self.begin(Role::Applier).await?;
+        self.enter_applying(&mut session).await?;
+        let sql = "SELECT r.table_name, r.key, r.tenant, r.placement, r.deleted, r.epoch, r.v, r.origin FROM {each} \
+            JOIN portolan_row r ON r.table_name = each.value ->> 't' AND r.key = each.value ->> 'k' \
+            WHERE r.deleted = 0 AND r.epoch > 0";
+        let found = session.query(sql, &[ids(rows.iter()).into()]).await?;
+        let found = found.iter().map(state_here).collect::<Result<Vec<_>, _>>()?;
+        self.keep_stranded(&mut session, &found, primary).await?;
+        for table in self.declared().iter().rev() {
+            let of = found.iter().filter(|own| own.id.table == table.table.name.as_str());
+            let keys: Vec<String> = of.map(|own| own.id.key.clone()).collect();
+            if !keys.is_empty() {
+                session.execute(&table.delete(session.dialect()), &[array(&keys).into()]).await?;
+            }
+        }
+        session.run(FORGET_STATES, &[ids(found.iter().map(|own| &own.id)).into()]).await?;
+        leave_applying(&mut session).await?;
+        session.commit().await?;
+        Ok(found.len() as u64)
+    }
+
     /// What is here between two rows and is not on the page, or is there in a lower version.
     async fn make_way(
         &self,
@@ -294,16 +324,17 @@ async fn here(session: &mut Session, after: &RowId, through: Option<&RowId>) -> 
         "SELECT table_name, key, tenant, placement, deleted, epoch, v, origin FROM portolan_row \
          WHERE (table_name, key) > ($1, $2) {bound} ORDER BY table_name, key LIMIT $3"
     );
-    let here = |row: &Row| {
-        Ok(Here {
-            deleted: row.number(4)? == 1,
-            id: RowId { table: row.text(0)?, key: row.text(1)? },
-            placement: Placement(row.number(3)?),
-            tenant: tenant_of(row, 2)?,
-            version: version(row, 5)?.ok_or_else(|| Error::Damaged("a row without a version".to_owned()))?,
-        })
-    };
-    session.query(&sql, &args).await?.iter().map(here).collect()
+    session.query(&sql, &args).await?.iter().map(state_here).collect()
+}
+
+fn state_here(row: &Row) -> Result<Here, Error> {
+    Ok(Here {
+        deleted: row.number(4)? == 1,
+        id: RowId { table: row.text(0)?, key: row.text(1)? },
+        placement: Placement(row.number(3)?),
+        tenant: tenant_of(row, 2)?,
+        version: version(row, 5)?.ok_or_else(|| Error::Damaged("a row without a version".to_owned()))?,
+    })
 }
 
 /// The copy is over: its log is followed.

@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::adopt;
 use crate::apply::leave_applying;
-use crate::lineage::{kept, print};
-use crate::model::record::{Batch, Change, Record};
 use crate::database::{Dialect, Row, Session, Value};
 use crate::defaults::{CHUNK_RECORDS, COMPACTION_TIMEOUT, ERASURE_PATIENCE};
 use crate::error::Error;
+use crate::lineage::{kept, print};
+use crate::model::record::{Batch, Change, Record};
 use crate::store::{Role, Store, captured, enter_log, tenant_alone};
 
 /// What was taken out, in numbers.
@@ -157,7 +157,8 @@ impl Store {
             }
             if erased > 0 {
                 let sql = "UPDATE portolan_tail SET batch = $5 WHERE source = $1 AND epoch = $2 AND tx = $3 AND seq = $4";
-                let here = [&[source.as_str().into()], at(after).as_slice(), &[print(&batch)?.into()]].concat();
+                let here =
+                    [&[source.as_str().into()], at(after).as_slice(), &[print(&batch)?.into()]].concat();
                 session.run(sql, &here).await?;
             }
             session.commit().await?;
@@ -197,7 +198,8 @@ impl Store {
 async fn vacuum(session: &mut Session) -> Result<(), Error> {
     let limit = COMPACTION_TIMEOUT.as_millis();
     session.execute(&format!("SET statement_timeout = {limit}"), &[]).await?;
-    let own = ["log", "row", "conflict", "parked", "staged", "tail", "move"].map(|name| format!("portolan.{name}"));
+    let own =
+        ["log", "row", "conflict", "parked", "staged", "tail", "move"].map(|name| format!("portolan.{name}"));
     let captured = captured(session).await?.into_iter().map(|name| format!("public.\"{name}\""));
     for table in own.into_iter().chain(captured) {
         session.execute(&format!("VACUUM {table}"), &[]).await?;

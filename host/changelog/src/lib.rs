@@ -28,7 +28,7 @@
 //! # Comparing copies
 //! Both sides' [`Store::digests`] are joined and compared ([`portolan_core::audit`]), then [`Store::bucket_rows`] of buckets that differ. What still
 //! differs once the replica has applied what the source had written is a fault: [`Store::begin_repair`] at the side that is wrong,
-//! [`Store::records_named`] at the other, [`Store::repair`]. Replicas of another engine are not compared.
+//! [`Store::records_named`] at the other, [`Store::repair`], and [`Store::withdraw`] for rows that the other knows nothing of. Replicas of another engine are not compared.
 //!
 //! # Holding the lease
 //! Read [`Store::clock`], ask for the lease or its renewal, and when it is granted call [`Store::begin_epoch`] or

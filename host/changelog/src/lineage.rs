@@ -213,13 +213,18 @@ impl Store {
             let cut = news.iter().map(|term| term.cut(&log.region, &log.identity)).min();
             let cut = cut.unwrap_or(log.at);
             // Only who was a primary has written under a lease, and is followed by whoever comes after.
-            let led = after.terms().iter().any(|term| term.region == log.region && term.epoch < after.epoch());
+            let led =
+                after.terms().iter().any(|term| term.region == log.region && term.epoch < after.epoch());
             let named = news.iter().any(|term| term.cut(&log.region, &log.identity) > Position::START);
             if cut >= log.at || !led && !named {
                 continue;
             }
             if !named {
-                let why = format!("whoever began epoch {} had nothing of this log of `{}`", after.epoch(), log.region);
+                let why = format!(
+                    "whoever began epoch {} had nothing of this log of `{}`",
+                    after.epoch(),
+                    log.region
+                );
                 learned.anew = Some(why);
                 break;
             }
@@ -278,10 +283,16 @@ impl Store {
             let records = if log.region == *self.origin() {
                 own(session, at).await?
             } else {
-                tail(session, &log.region, at).await?.filter(|batch| batch.identity == log.identity).map(|batch| batch.records)
+                tail(session, &log.region, at)
+                    .await?
+                    .filter(|batch| batch.identity == log.identity)
+                    .map(|batch| batch.records)
             };
             let Some(records) = records else {
-                let why = format!("what came of `{}` after {at} is not kept any more, and some of it does not count", log.region);
+                let why = format!(
+                    "what came of `{}` after {at} is not kept any more, and some of it does not count",
+                    log.region
+                );
                 return Ok(Some(why));
             };
             let Some(last) = records.last() else { break };
@@ -377,7 +388,12 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Trimmed`] when that log is not the one that is followed here, or what came after the position is not kept any more.
-    pub async fn tail(&self, source: &RegionName, identity: &Identity, after: Position) -> Result<Batch, Error> {
+    pub async fn tail(
+        &self,
+        source: &RegionName,
+        identity: &Identity,
+        after: Position,
+    ) -> Result<Batch, Error> {
         let mut session = self.acquire(Role::Applier).await?;
         let there = heads(&mut session).await?.into_iter().find(|head| head.region == *source);
         let through = there.filter(|head| head.identity == *identity).map_or(Position::START, |head| head.at);
@@ -463,12 +479,12 @@ pub(crate) async fn lineage(session: &mut Session) -> Result<Lineage, Error> {
 
 /// How far others' logs have been applied here. What is followed under another name than a region's is no log of a region.
 pub(crate) async fn heads(session: &mut Session) -> Result<Vec<Cut>, Error> {
-    let sql = "SELECT source, system, timeline, incarnation, epoch, tx, seq FROM portolan_progress ORDER BY source";
+    let sql =
+        "SELECT source, system, timeline, incarnation, epoch, tx, seq FROM portolan_progress ORDER BY source";
     let mut heads = Vec::new();
     for row in session.query(sql, &[]).await? {
         let Ok(region) = RegionName::new(&row.text(0)?) else { continue };
-        let identity =
-            Identity { system: row.text(1)?, timeline: row.number(2)?, incarnation: row.text(3)? };
+        let identity = Identity { system: row.text(1)?, timeline: row.number(2)?, incarnation: row.text(3)? };
         let at = Position::new(row.number(4)?, row.number(5)?, row.number(6)?);
         heads.push(Cut { region, identity, at });
     }
@@ -572,7 +588,8 @@ async fn states(
         JOIN portolan_stale s ON s.table_name = each.value ->> 't' AND s.key = each.value ->> 'k' \
         LEFT JOIN portolan_row r ON r.table_name = s.table_name AND r.key = s.key";
     let state = |row: &Row| {
-        let stale = version(row, 2)?.ok_or_else(|| Error::Damaged("a stale row without a version".to_owned()))?;
+        let stale =
+            version(row, 2)?.ok_or_else(|| Error::Damaged("a stale row without a version".to_owned()))?;
         Ok((RowId { table: row.text(0)?, key: row.text(1)? }, (stale, version(row, 5)?)))
     };
     session.query(sql, &[named.into()]).await?.iter().map(state).collect()

@@ -18,7 +18,7 @@ pub(crate) use self::conflicts::Conflicts;
 pub(crate) use self::migrate::{Fleet, Migrate};
 pub(crate) use self::query::{QUERY_WORKER, Query, QueryFormat};
 pub(crate) use self::shard::{Add, Adopt, Plan, Rebalance, Remove, Shard};
-pub(crate) use self::sync::Sync;
+pub(crate) use self::sync::{Audit, Sync};
 use crate::{doctor, plugin};
 
 /// The name of the hidden command that compiles a component.
@@ -96,7 +96,7 @@ pub(crate) enum Command {
     /// See what lost where two writes met, and write it back.
     #[command(subcommand)]
     Conflicts(Conflicts),
-    /// See how copies of other regions' shards stand.
+    /// See how copies of other regions' shards stand, and compare them.
     #[command(subcommand)]
     Sync(Sync),
     /// Make tenants, suspend them, say what is theirs, and show their own side of their policies.

@@ -14,11 +14,11 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use portolan_admin::backend::{
-    Backends, Conflicts, MoveOrder, Moves, Node, Ordered, Question, Tail, TailFilter, TenantSide,
-    WantedConflicts,
+    AuditOrder, Audits, Backends, Conflicts, MoveOrder, Moves, Node, Ordered, Question, Tail, TailFilter,
+    TenantSide, WantedConflicts,
 };
 use portolan_admin::plugins::NoPlugins;
-use portolan_admin::{Api, Code, Events, Page, Peer, Problem, Router, Settings};
+use portolan_admin::{Api, Code, Events, Page, Peer, Problem, Progress, Router, Settings};
 use portolan_control::Store;
 use portolan_core::ids::{ShardName, TenantName};
 use portolan_foundation::{task, tls};
@@ -394,8 +394,9 @@ async fn here(path: &Path, local: &config::Local, socket: PathBuf) -> anyhow::Re
     let placing = Placing::new(None, tokio::runtime::Handle::current());
     let changes = Changes::new(intended, None, placing, path.to_owned(), environment());
     let node = Arc::new(Nobody { socket });
-    let (conflicts, intent, moves) = (Arc::clone(&node), Arc::new(changes), Arc::clone(&node));
-    let backends = Backends { conflicts, intent, moves, node, plugins, rollouts };
+    let (audits, conflicts) = (Arc::clone(&node), Arc::clone(&node));
+    let (intent, moves) = (Arc::new(changes), Arc::clone(&node));
+    let backends = Backends { audits, conflicts, intent, moves, node, plugins, rollouts };
     Ok(Router::new(Api::new(backends, Events::default(), Settings::default())))
 }
 
@@ -463,6 +464,13 @@ impl Node for Nobody {
     }
 
     fn tail(&self, _: TailFilter) -> Result<Tail, Problem> {
+        Err(self.problem())
+    }
+}
+
+#[async_trait]
+impl Audits for Nobody {
+    async fn audit(&self, _: AuditOrder) -> Result<Box<dyn FnOnce(Progress) + Send>, Problem> {
         Err(self.problem())
     }
 }

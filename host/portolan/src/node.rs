@@ -1,6 +1,7 @@
 //! `portolan serve`: one node. Wires the services together, and owns nothing that a service could own.
 
 pub(crate) mod admin;
+mod audits;
 pub(crate) mod break_glass;
 pub(crate) mod changes;
 mod conflicts;

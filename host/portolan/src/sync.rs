@@ -2,18 +2,24 @@
 
 use std::process::ExitCode;
 
+use anyhow::bail;
+use portolan_admin::Operation;
 use serde_json::{Value, json};
 
-use crate::cli::Sync;
-use crate::client::Client;
-use crate::print;
+use crate::cli::{Audit, Sync};
+use crate::client::{Client, encode};
+use crate::{operation, print};
 
 /// Does what is asked.
 ///
 /// # Errors
 /// When no node answers.
 pub(crate) fn run(command: &Sync) -> anyhow::Result<ExitCode> {
-    let Sync::Status(status) = command;
+    let status = match command {
+        Sync::Status(status) => status,
+        Sync::Audit(audit) => return compare(audit, false),
+        Sync::Repair(audit) => return compare(audit, true),
+    };
     let told: Value = Client::open(&status.target)?.get("/api/v1/shards")?;
     let shards = told.get("items").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let (follows, followers) = (all(shards, "follows"), all(shards, "followers"));
@@ -30,6 +36,56 @@ pub(crate) fn run(command: &Sync) -> anyhow::Result<ExitCode> {
     let wrong = follows.iter().any(|feed| feed.get("problem").is_some_and(Value::is_string))
         || followers.iter().any(|follower| follower.get("needs_snapshot") == Some(&Value::Bool(true)));
     Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Has a copy compared with its primary, and put right if it is to be.
+fn compare(command: &Audit, repair: bool) -> anyhow::Result<ExitCode> {
+    let client = Client::open(&command.target)?;
+    let path = format!("/api/v1/shards/{}/audit", encode(&command.shard));
+    let asked = json!({ "repair": repair, "table": command.table, "tenant": command.tenant });
+    let operation: Operation = client.post(&path, &asked)?;
+    let ended = operation::followed(&client, operation, !command.json)?;
+    let Some(result) = ended.result else {
+        bail!(
+            "{}",
+            ended.problem.map_or_else(|| "it ended without a result".to_owned(), |why| why.detail.clone())
+        );
+    };
+    if command.json {
+        print(&serde_json::to_string_pretty(&result)?)?;
+    } else {
+        fault_lines(&result).iter().try_for_each(|line| print(line))?;
+    }
+    Ok(if ended.problem.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// The rows that differed, a line each, and how many there were.
+fn fault_lines(result: &Value) -> Vec<String> {
+    let number = |name: &str| result.get(name).and_then(Value::as_u64).unwrap_or_default();
+    let text = |name: &str| result.get(name).and_then(Value::as_str).unwrap_or("-").to_owned();
+    let mut lines = Vec::new();
+    for (table, found) in result.get("tables").and_then(Value::as_object).into_iter().flatten() {
+        for (key, fault) in found.get("faults").and_then(Value::as_object).into_iter().flatten() {
+            lines.push(format!("{table} {key}: {}", fault.as_str().unwrap_or("-")));
+        }
+        if found.get("more") == Some(&Value::Bool(true)) {
+            lines.push(format!("{table}: there are more; run it again when these are put right"));
+        }
+    }
+    let (faults, mended) = (number("faults"), number("mended"));
+    lines.push(match (faults, mended) {
+        (0, _) => format!("{}: this copy is as in {}", text("shard"), text("primary")),
+        (faults, 0) => format!(
+            "{}: {faults} rows are not as in {}; put them right: portolan sync repair {}",
+            text("shard"),
+            text("primary"),
+            text("shard")
+        ),
+        (faults, mended) => {
+            format!("{}: {faults} rows were not as in {}, {mended} put right", text("shard"), text("primary"))
+        }
+    });
+    lines
 }
 
 /// What shards list under a name, with the shard's own.
@@ -110,6 +166,22 @@ mod tests {
         let lost = json!({ "shard": "s1", "region": "us", "applied": "1.2.3", "behind_bytes": 9, "needs_snapshot": true });
         assert!(
             follower_line(&lost).ends_with("\n  LOST ITS PLACE it begins its copy anew when it comes back")
+        );
+    }
+
+    #[test]
+    fn a_comparison_names_what_differs() {
+        let alike = json!({ "shard": "s1", "primary": "eu", "faults": 0, "mended": 0, "tables": { "orders": { "faults": {} } } });
+        assert_eq!(fault_lines(&alike), ["s1: this copy is as in eu"]);
+        let found = json!({ "shard": "s1", "primary": "eu", "faults": 1, "mended": 0,
+            "tables": { "orders": { "faults": { "[\"acme\", 1]": "missing" }, "more": true } } });
+        assert_eq!(
+            fault_lines(&found),
+            [
+                "orders [\"acme\", 1]: missing",
+                "orders: there are more; run it again when these are put right",
+                "s1: 1 rows are not as in eu; put them right: portolan sync repair s1"
+            ]
         );
     }
 

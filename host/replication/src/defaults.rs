@@ -1,5 +1,6 @@
 //! The limits of replication, with their reasons.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// The newest protocol between regions that this program speaks.
@@ -44,6 +45,16 @@ pub const PULL_TIMEOUT: Duration = Duration::from_secs(10);
 pub const SEALED_RETRY: Duration = Duration::from_millis(200);
 /// How often it is tried before the link ends: as long as an epoch takes to begin.
 pub const SEALED_TRIES: u32 = 150;
+/// Into how many buckets a table's keys fall when copies are compared: of a million rows some hundreds are told again where one differs.
+pub const AUDIT_BUCKETS: NonZeroU32 = NonZeroU32::new(4_096).unwrap();
+/// Buckets whose rows are told at once.
+pub const AUDIT_BUCKETS_MAX: usize = 1_024;
+/// Rows that are looked at twice in one comparison of a table.
+pub const AUDIT_ROWS_MAX: usize = 10_000;
+/// Rows of one page of a comparison.
+pub const AUDIT_PAGE: usize = 1_000;
+/// How long a comparison waits for the copy to have what the primary had.
+pub const AUDIT_CATCH_UP: Duration = Duration::from_secs(30);
 /// Rows of one piece of a snapshot.
 pub const PAGE_ROWS: usize = 1_000;
 /// Links that a node answers at once: shards times regions, with room for those that are being replaced.

@@ -16,12 +16,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use crate::audit;
 use crate::defaults::{CONNECT_TIMEOUT, LINKS_MAX};
 use crate::follower::{Connect, Feed};
 use crate::link::{self, Broken, Ear, Mouth};
 use crate::report::{Cell, FeedReport};
 use crate::source;
-use crate::wire::{Refused, What};
+use crate::wire::{Ask, Refused, What};
 
 /// Which logs this node gives to whom.
 pub trait Sources: fmt::Debug + Send + Sync {
@@ -71,7 +72,8 @@ impl Running {
     fn is(&self, feed: &Followed) -> bool {
         self.primary == feed.primary
             && self.keeps == feed.keeps
-            && self.addresses == feed.addresses && self.store.is(&feed.store)
+            && self.addresses == feed.addresses
+            && self.store.is(&feed.store)
     }
 }
 
@@ -251,11 +253,25 @@ async fn give(sources: Arc<dyn Sources>, follower: RegionName, mouth: Mouth, mut
         let ask = source::asked(&mut ear).await?;
         let shard = ask.shard.clone();
         match sources.source(&shard, &follower, &ask.what) {
-            Ok(store) => source::serve(&store, &follower, ask, &mouth, &mut ear).await,
+            Ok(store) => answer(&store, &follower, ask, &mouth, &mut ear).await,
             Err(why) => source::refuse(&mouth, why).await,
         }
     };
     if let Err(error) = given.await {
         tracing::debug!(%follower, "a follower's link ended: {error}");
+    }
+}
+
+/// Gives a region what it asked for of a shard.
+pub(crate) async fn answer(
+    store: &Store,
+    follower: &RegionName,
+    ask: Ask,
+    mouth: &Mouth,
+    ear: &mut Ear,
+) -> Result<(), Broken> {
+    match ask.what.clone() {
+        What::Compare(wanted) => audit::serve(store, &ask, &wanted, mouth, ear).await,
+        _ => source::serve(store, follower, ask, mouth, ear).await,
     }
 }

@@ -17,6 +17,7 @@
 //! A copy is behind its source by as much as its report says. A link that is lost tells nothing about the source's region: whether that has
 //! failed is not decided here.
 
+mod audit;
 pub mod defaults;
 mod ends;
 mod follower;
@@ -27,6 +28,7 @@ mod seal;
 pub mod source;
 pub mod wire;
 
+pub use audit::{Audited, Comparison, Failed, Told, Wanted};
 pub use ends::{Log, Replica};
 pub use follower::{Connect, Feed};
 pub use gateway::{Feeds, Followed, Gateways, Sources, listen};

@@ -36,6 +36,19 @@ pub async fn refuse(mouth: &Mouth, why: Refused) -> Result<(), Broken> {
     mouth.say(&Frame::Refused(why)).await.map(drop)
 }
 
+/// The newest protocol that both speak.
+pub(crate) fn agreed(ask: &Ask) -> Result<u32, Refused> {
+    let protocol = PROTOCOL.min(ask.protocols.1);
+    if protocol < PROTOCOL_MIN.max(ask.protocols.0) {
+        let why = format!(
+            "the follower speaks protocols {} to {}, this node {PROTOCOL_MIN} to {PROTOCOL}: upgrade the older one",
+            ask.protocols.0, ask.protocols.1
+        );
+        return Err(Refused::Protocol(why));
+    }
+    Ok(protocol)
+}
+
 /// Sends what a region asked for, until it goes, and keeps what it will ask for next.
 ///
 /// # Errors
@@ -50,14 +63,10 @@ pub async fn serve<L: Log>(
     mouth: &Mouth,
     ear: &mut Ear,
 ) -> Result<(), Broken> {
-    let protocol = PROTOCOL.min(ask.protocols.1);
-    if protocol < PROTOCOL_MIN.max(ask.protocols.0) {
-        let why = format!(
-            "the follower speaks protocols {} to {}, this node {PROTOCOL_MIN} to {PROTOCOL}: upgrade the older one",
-            ask.protocols.0, ask.protocols.1
-        );
-        return refuse(mouth, Refused::Protocol(why)).await;
-    }
+    let protocol = match agreed(&ask) {
+        Ok(protocol) => protocol,
+        Err(why) => return refuse(mouth, why).await,
+    };
     if let What::Seal(epoch) = ask.what {
         return match log.seal(epoch).await {
             Ok(sealed) => mouth.say(&Frame::Sealed(sealed)).await.map(drop),
@@ -139,7 +148,7 @@ impl<L: Log> Sending<'_, L> {
             What::Rows { identity, after } => self.rows(identity, after).await,
             What::Named(ids) => self.named(&ids).await,
             What::Tail { of, identity, after } => self.tail(&of, &identity, after).await,
-            What::Seal(_) => Ok(()),
+            What::Seal(_) | What::Compare(_) => Ok(()),
         };
         match done {
             Ok(()) => Ok(Sent::All),
@@ -203,8 +212,10 @@ impl<L: Log> Sending<'_, L> {
     }
 
     async fn named(&mut self, ids: &[RowId]) -> Result<(), Halt> {
-        // What comes of other logs later is judged by the follower.
-        let (identity, from) = (self.log.identity().await?, self.log.settled().await?);
+        // Whoever has applied its own log up to here has all that was written before.
+        let identity = self.log.identity().await?;
+        let own = self.log.heads().await?.into_iter().find(|head| head.identity == identity);
+        let from = own.map_or(Position::START, |head| head.at);
         self.welcome(identity, from, Vec::new()).await?;
         let records = self.log.named(ids).await?;
         self.send(&Frame::Rows(Rows { records, ends: true })).await?;

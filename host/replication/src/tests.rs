@@ -13,7 +13,9 @@ use portolan_test_postgres::Place;
 use tokio::io::DuplexStream;
 
 use self::shard::Shard;
+use crate::audit::Comparison;
 use crate::follower::{Connect, Feed};
+use crate::gateway::answer;
 use crate::link::{self, Broken, Ear, Mouth};
 use crate::report::{Cell, State};
 use crate::seal::gather;
@@ -77,7 +79,7 @@ impl Connect for Near {
                 let (store, follower) = (store.clone(), follower.clone());
                 async move {
                     let Ok(ask) = source::asked(&mut ear).await else { return };
-                    let _ended = source::serve(&store, &follower, ask, &mouth, &mut ear).await;
+                    let _ended = answer(&store, &follower, ask, &mouth, &mut ear).await;
                 }
             };
             link::answer(far, &shutdown, answer).await;
@@ -318,8 +320,39 @@ async fn an_epoch_ends(place: Place) {
     assert_eq!(us.rows().await, eu.rows().await);
 }
 
+/// Rows that somebody wrote past the log are found while both sides are written, and put right.
+async fn a_copy_is_compared_and_put_right(place: Place) {
+    let (source, copy) = (Shard::primary(&place, "eu").await, Shard::replica(&place, "us").await);
+    source.fill(1..=3_000).await;
+    let near = Near::new(&source.store);
+    let _follower = Follower::start(&near, "eu", &copy.store);
+    until("the log", async || copy.store.progress("eu").await.unwrap().is_some()).await;
+    let (shard, primary) = (ShardName::new("s1").unwrap(), region("eu"));
+    let compared = Comparison { copy: &copy.store, primary: &primary, shard: &shard, way: &near };
+    let alike = compared.run("notes", None, true).await.unwrap();
+    assert_eq!((alike.rows, alike.faults.len(), alike.mended, alike.more), (3_000, 0, 0, false));
+    copy.tamper("UPDATE notes SET body = 'bad' WHERE id IN (6, 7)").await;
+    copy.tamper("DELETE FROM notes WHERE id = 8").await;
+    copy.forget(12).await;
+    source.forget(10).await;
+    source.write("UPDATE notes SET body = 'later' WHERE id % 2 = 1").await;
+    let found = compared.run("notes", None, false).await.unwrap();
+    let faults: Vec<String> =
+        found.faults.values().map(|fault| format!("{fault:?}").to_lowercase()).collect();
+    assert_eq!(found.faults.len(), 4, "{found:?}: the seventh was written anew, and is right by that");
+    assert!(faults.contains(&"extra".to_owned()) && faults.contains(&"different".to_owned()), "{faults:?}");
+    let mended = compared.run("notes", None, true).await.unwrap();
+    assert_eq!(mended.mended, 4);
+    assert_eq!(compared.run("notes", None, false).await.unwrap().faults.len(), 0);
+    assert_eq!(copy.rows().await, source.rows().await);
+    assert_eq!(copy.stranded().await, 1, "what the primary knew nothing of is kept");
+    let refused = compared.run("plans", None, false).await.unwrap_err().to_string();
+    assert!(refused.contains("plans"), "{refused}");
+}
+
 async fn run(place: Place) {
     a_copy_begins_follows_and_goes_on_after_a_cut(place.clone()).await;
+    a_copy_is_compared_and_put_right(place.clone()).await;
     a_copy_of_the_same_log_begins_anew_without_losers(place.clone()).await;
     a_copy_that_is_cut_within_its_rows_goes_on(place.clone()).await;
     a_page_that_does_not_come_next_is_not_taken(place.clone()).await;

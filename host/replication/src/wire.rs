@@ -15,6 +15,7 @@ use prost::Message;
 use self::message::{
     WireAsk, WireBatch, WireBeat, WireHas, WireRefused, WireRows, WireSealed, WireTerms, WireWelcome,
 };
+use crate::audit::{Told, Wanted};
 use crate::defaults::{FRAME_BYTES_MAX, UNPACKED_BYTES_MAX, ZSTD_LEVEL};
 
 /// What one end says to the other.
@@ -38,6 +39,8 @@ pub enum Frame {
     Terms(Vec<Term>),
     /// A copy has sealed an epoch.
     Sealed(Sealed),
+    /// Digests, for a comparison.
+    Told(Told),
 }
 
 /// What a follower asks for.
@@ -85,6 +88,8 @@ pub enum What {
     },
     /// Nothing of an earlier epoch is taken any more, and how far it had come.
     Seal(Epoch),
+    /// What a copy is to be compared with.
+    Compare(Wanted),
 }
 
 /// What a follower has.
@@ -105,7 +110,7 @@ pub struct Welcome {
     pub protocol: u32,
     /// Which log.
     pub identity: Identity,
-    /// For rows: follow the log from here. For a log: from where it comes.
+    /// For rows: follow the log from here. For a log: from where it comes. For rows by name: the newest record before them.
     pub from: Position,
     /// The version of the tenants' schema.
     pub schema: u64,
@@ -177,6 +182,7 @@ const ROWS: u8 = 6;
 const BEAT: u8 = 7;
 const TERMS: u8 = 8;
 const SEALED: u8 = 9;
+const TOLD: u8 = 10;
 /// The length, and what it is.
 const HEAD_BYTES: usize = 5;
 
@@ -196,6 +202,7 @@ impl Frame {
             Self::Beat(beat) => (BEAT, WireBeat::from(beat).encode_to_vec()),
             Self::Terms(terms) => (TERMS, WireTerms::from(terms.as_slice()).encode_to_vec()),
             Self::Sealed(sealed) => (SEALED, WireSealed::from(sealed).encode_to_vec()),
+            Self::Told(told) => (TOLD, pack(&json(told)?)?),
         };
         if body.len() > FRAME_BYTES_MAX {
             return Err(Garbled::Long(body.len()));
@@ -235,6 +242,10 @@ impl Frame {
                 BEAT => Self::Beat(read::<WireBeat>(&body)?.try_into()?),
                 TERMS => Self::Terms(read::<WireTerms>(&body)?.try_into()?),
                 SEALED => Self::Sealed(read::<WireSealed>(&body)?.try_into()?),
+                TOLD => {
+                    let told = serde_json::from_slice(&unpack(&body)?);
+                    Self::Told(told.map_err(|error| Garbled::Message(error.to_string()))?)
+                }
                 _ => continue,
             };
             return Ok(Some((frame, (HEAD_BYTES + length) as u64)));
@@ -244,6 +255,11 @@ impl Frame {
 
 fn read<M: Message + Default>(body: &[u8]) -> Result<M, Garbled> {
     M::decode(body).map_err(|error| Garbled::Message(error.to_string()))
+}
+
+/// What is said seldom, as JSON.
+fn json(told: &Told) -> Result<Vec<u8>, Garbled> {
+    serde_json::to_vec(told).map_err(|error| Garbled::Message(error.to_string()))
 }
 
 fn pack(body: &[u8]) -> Result<Vec<u8>, Garbled> {

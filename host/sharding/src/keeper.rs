@@ -112,12 +112,7 @@ impl Task {
 }
 
 /// Starts a keeper.
-pub(crate) fn start(
-    cell: Arc<Cell>,
-    first: Task,
-    around: Around,
-    shutdown: &Shutdown,
-) -> Handle {
+pub(crate) fn start(cell: Arc<Cell>, first: Task, around: Around, shutdown: &Shutdown) -> Handle {
     let shard = cell.name();
     let (task, tasks) = watch::channel(first);
     let end = shutdown.child();

@@ -128,12 +128,7 @@ impl Shards {
     ///
     /// What wakes it: another intent. What it reads: that. What it writes: a keeper for each shard. Nothing here fails;
     /// keepers retry by themselves.
-    pub async fn run(
-        self,
-        intended: Arc<dyn Intended>,
-        others: Arc<dyn Others>,
-        shutdown: Shutdown,
-    ) {
+    pub async fn run(self, intended: Arc<dyn Intended>, others: Arc<dyn Others>, shutdown: Shutdown) {
         let mut intents = self.0.intent.subscribe();
         let mut keepers: BTreeMap<ShardName, keeper::Handle> = BTreeMap::new();
         loop {

@@ -201,12 +201,14 @@ mod tests {
             term(3, "ap", &[cut("eu", Position::new(1, 40, 0)), cut("us", Position::new(2, 7, 7))]),
         ])
         .unwrap();
-        let judge = |name: &str, at: Position, fence: u64| {
-            match lineage.judge((&region(name), &identity(name)), &record(at, at.epoch.0), Epoch(fence)) {
-                Verdict::Counts => "counts".to_owned(),
-                Verdict::Stranded(term) => format!("stranded by {}", term.epoch),
-                Verdict::Waits => "waits".to_owned(),
-            }
+        let judge = |name: &str, at: Position, fence: u64| match lineage.judge(
+            (&region(name), &identity(name)),
+            &record(at, at.epoch.0),
+            Epoch(fence),
+        ) {
+            Verdict::Counts => "counts".to_owned(),
+            Verdict::Stranded(term) => format!("stranded by {}", term.epoch),
+            Verdict::Waits => "waits".to_owned(),
         };
         for (name, at, fence, stands) in [
             ("eu", Position::new(1, 40, 0), 3, "counts"),

@@ -30,7 +30,7 @@ async fn digests(store: &Store, scope: &Scope<'_>) -> Digests {
 async fn rows(store: &Store, bucket: u32) -> Vec<RowDigest> {
     let (mut rows, mut after) = (Vec::new(), Some(String::new()));
     while let Some(from) = after {
-        let page = store.bucket_rows(&ALL, (bucket, buckets()), &from, 7).await.unwrap();
+        let page = store.bucket_rows(&ALL, (&[bucket].into(), buckets()), &from, 7).await.unwrap();
         rows.extend(page.rows);
         after = page.next;
     }

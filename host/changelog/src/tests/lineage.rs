@@ -8,7 +8,9 @@ use portolan_core::log::{Epoch, Position};
 use super::applying::follow;
 use super::capture::{NOTES, notes, settled};
 use super::place::{Place, Shard};
-use crate::{Applied, ConflictKind, Conflicts, Cut, Error, Limits, Lost, Reached, RowId, Sealed, Store, Term};
+use crate::{
+    Applied, ConflictKind, Conflicts, Cut, Error, Limits, Lost, Reached, RowId, Sealed, Store, Term,
+};
 
 const HOUR_US: u64 = 3_600_000_000;
 const SOON: Duration = Duration::from_secs(1);
@@ -50,7 +52,8 @@ async fn take(source: &Store, copy: &Store) -> Result<u64, Error> {
 /// Three regions: `eu` writes some notes, which `us` and `ap` have; then one that `ap` has as well, and one that nobody has.
 async fn three(place: &Place) -> [Shard; 3] {
     let eu = place.shard("eu", NOTES, &[notes()]).await;
-    let [us, ap] = [place.replica("us", NOTES, &[notes()]).await, place.replica("ap", NOTES, &[notes()]).await];
+    let [us, ap] =
+        [place.replica("us", NOTES, &[notes()]).await, place.replica("ap", NOTES, &[notes()]).await];
     let mut direct = place.direct(&eu, "acme").await;
     for id in 1..=4 {
         direct.ok(&format!("INSERT INTO notes VALUES ('acme', {id}, 'all have it')")).await;
@@ -217,7 +220,8 @@ pub(super) async fn a_sealed_primary_writes_no_more(place: Place) {
         sealed.heads,
         [Cut { region: region("eu"), identity: eu.store.identity().await.unwrap(), at: tip }]
     );
-    let refused = place.direct(&eu, "acme").await.refused("INSERT INTO notes VALUES ('acme', 2, 'after')").await;
+    let refused =
+        place.direct(&eu, "acme").await.refused("INSERT INTO notes VALUES ('acme', 2, 'after')").await;
     assert!(matches!(refused, Error::Closed(_)), "{refused}");
     assert!(matches!(eu.store.extend(Epoch(1), HOUR_US).await, Err(Error::Refused(_))));
     // It may be asked again, and for later epochs, and never for earlier ones.

@@ -9,10 +9,31 @@ use super::Target;
 pub(crate) enum Sync {
     /// Tell how this region's copies of other regions' shards stand: how far behind they are, what waits, what is wrong.
     Status(Status),
+    /// Compare this region's copy of a shard with its primary, while both are used, and name the rows that differ.
+    Audit(Audit),
+    /// The same, and put right what differs with what the primary has.
+    Repair(Audit),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    /// The shard.
+    pub(crate) shard: String,
+    /// Compare this table alone.
+    #[arg(long)]
+    pub(crate) table: Option<String>,
+    /// Compare this tenant's rows alone.
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
     #[command(flatten)]
     pub(crate) target: Target,
     /// Print JSON.

@@ -48,9 +48,16 @@ pub(super) fn start(
     let placing = admin.placing.clone();
     let changes = Changes::new(intended, Some(engine), placing, path.to_owned(), environment.to_vec());
     let moves = Arc::new(admin.moves.clone());
-    let conflicts = Arc::new(admin.shards.clone());
-    let backends =
-        Backends { conflicts, intent: Arc::new(changes), moves, node: Arc::new(admin), plugins, rollouts };
+    let (audits, conflicts) = (Arc::new(admin.shards.clone()), Arc::new(admin.shards.clone()));
+    let backends = Backends {
+        audits,
+        conflicts,
+        intent: Arc::new(changes),
+        moves,
+        node: Arc::new(admin),
+        plugins,
+        rollouts,
+    };
     let api = Api::new(backends, events, settings(&config.admin)?);
     let router = Router::new(api);
     if let Some(listener) = listener {

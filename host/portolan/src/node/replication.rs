@@ -55,6 +55,13 @@ impl Copies {
         Self(copies.collect())
     }
 
+    /// The region that writes a shard, and where its gateways are; none when that is this one.
+    pub(super) fn primary(&self, shard: &ShardName) -> Option<(RegionName, Vec<String>)> {
+        let others = self.0.get(shard)?;
+        let addresses = others.addresses.get(&others.primary)?;
+        Some((others.primary.clone(), addresses.clone()))
+    }
+
     /// Where the other regions' gateways are that keep a shard.
     pub(super) fn sources(&self, shard: &ShardName) -> BTreeMap<RegionName, Vec<String>> {
         self.0.get(shard).map_or_else(BTreeMap::new, |others| others.addresses.clone())
@@ -154,16 +161,15 @@ impl Sources for Shards {
             None => return Err(Refused::Away(format!("shard `{name}` is not kept here"))),
         }
         match what {
-            What::Rows { .. } | What::Named(_) => {
+            What::Rows { .. } | What::Named(_) | What::Compare(_) => {
                 let written = self.written(&name).map(|(store, _)| store);
                 return written
                     .ok_or_else(|| Refused::Away(format!("this node has no lease of shard `{name}` now")));
             }
             What::Seal(epoch) => {
                 let meant = self.meant(&name);
-                let other = meant.filter(|(there, primary)| {
-                    there > epoch || there == epoch && primary != follower
-                });
+                let other =
+                    meant.filter(|(there, primary)| there > epoch || there == epoch && primary != follower);
                 if let Some((there, primary)) = other {
                     let why = format!("epoch {there} of shard `{name}` is of `{primary}`, as is known here");
                     return Err(Refused::Forbidden(why));

@@ -21,11 +21,10 @@ use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::task;
 use portolan_proxy::Services;
 use portolan_query::{Asked, QUERY_PATH};
-use portolan_replication::{FeedReport, Feeds, gather};
+use portolan_replication::{FeedReport, Feeds, Gateways, gather};
 use portolan_sharding::{
-    Access, Asking, Authenticate, DATA_PATH, Disks, Intended, Kept, Limits, Others, Sealing, Service, ShardReport,
-    Store,
-    Unauthentic,
+    Access, Asking, Authenticate, DATA_PATH, Disks, Intended, Kept, Limits, Others, Sealing, Service,
+    ShardReport, Store, Unauthentic,
 };
 
 use serde_json::{Value, json};
@@ -148,6 +147,13 @@ impl Shards {
         self.leases.load().get(shard).cloned()
     }
 
+    /// How the region is reached that writes a shard; none when that is this one, or no other is known.
+    pub(super) fn way_to_primary(&self, shard: &ShardName) -> Option<(RegionName, Gateways)> {
+        let (primary, addresses) = self.copies().primary(shard)?;
+        let way = self.feeds.load().as_ref()?.gateways(&primary, addresses);
+        Some((primary, way))
+    }
+
     /// How the feeds of copies stand.
     pub(crate) fn feeds(&self) -> Vec<FeedReport> {
         self.feeds.load().as_ref().map_or_else(Vec::new, |feeds| feeds.reports(clock::now()))
@@ -165,7 +171,10 @@ impl Shards {
 
     /// Keeps them until shutdown.
     pub(crate) fn start(&self, shutdown: &Shutdown) {
-        task::spawn("shards", self.shards.clone().run(Arc::new(self.clone()), Arc::new(self.clone()), shutdown.clone()));
+        task::spawn(
+            "shards",
+            self.shards.clone().run(Arc::new(self.clone()), Arc::new(self.clone()), shutdown.clone()),
+        );
         task::spawn("logs", retention::run(self.clone(), self.peers.clone(), shutdown.clone()));
         task::spawn("shards-herald", self.clone().tell_others(shutdown.clone()));
     }

@@ -2,7 +2,9 @@
 
 use std::ops::RangeInclusive;
 
-use portolan_changelog::{Access, ConflictKind, Conflicts, Dialect, Engine, Lease, PostgresConfig, Store, Value};
+use portolan_changelog::{
+    Access, ConflictKind, Conflicts, Dialect, Engine, Lease, PostgresConfig, Store, Value,
+};
 use portolan_core::ids::TenantName;
 use portolan_core::log::Epoch;
 use portolan_core::tenant_table::{ConflictRule, Identifier, Tables, TenantTable, Writers};
@@ -109,6 +111,36 @@ impl Shard {
     pub(super) async fn forget_deletions(&self) {
         let mut owner = self.store.maintain().await.unwrap();
         owner.execute(&format!("DELETE FROM {} WHERE deleted = 1", self.own("row")), &[]).await.unwrap();
+        owner.finish().await.unwrap();
+    }
+
+    /// Writes past triggers.
+    pub(super) async fn tamper(&self, sql: &str) {
+        let (sees, statements) = match self.store.dialect() {
+            Dialect::Postgres => (
+                "SELECT set_config('portolan.maintenance', 'on', true)",
+                ["ALTER TABLE notes DISABLE TRIGGER USER", sql, "ALTER TABLE notes ENABLE TRIGGER USER"],
+            ),
+            Dialect::Sqlite => (
+                "SELECT 1",
+                ["INSERT INTO portolan_session (id, applying) VALUES (1, 1)", sql, "DELETE FROM portolan_session"],
+            ),
+        };
+        let mut owner = self.store.maintain().await.unwrap();
+        owner.fetch(sees, &[]).await.unwrap();
+        for sql in statements {
+            owner.execute(sql, &[]).await.unwrap();
+        }
+        owner.finish().await.unwrap();
+    }
+
+    /// Loses a row with all that is known of it.
+    pub(super) async fn forget(&self, id: u32) {
+        self.tamper(&format!("DELETE FROM notes WHERE id = {id}")).await;
+        let mut owner = self.store.maintain().await.unwrap();
+        let sql =
+            format!("DELETE FROM {} WHERE key IN ('[\"acme\",{id}]', '[\"acme\", {id}]')", self.own("row"));
+        owner.execute(&sql, &[]).await.unwrap();
         owner.finish().await.unwrap();
     }
 

@@ -97,6 +97,9 @@ pub(super) struct WireAsk {
     seal: Option<u64>,
     #[prost(message, repeated, tag = "12")]
     named: Vec<WireRowId>,
+    /// What is wanted for a comparison, as JSON.
+    #[prost(string, optional, tag = "13")]
+    compare: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -417,6 +420,7 @@ impl From<&Ask> for WireAsk {
                 ..base
             },
             What::Seal(epoch) => Self { seal: Some(epoch.0), ..base },
+            What::Compare(wanted) => Self { compare: serde_json::to_string(wanted).ok(), ..base },
         }
     }
 }
@@ -427,6 +431,8 @@ impl TryFrom<WireAsk> for Ask {
     fn try_from(wire: WireAsk) -> Result<Self, Garbled> {
         let what = if let Some(epoch) = wire.seal {
             What::Seal(Epoch(epoch))
+        } else if let Some(wanted) = wire.compare {
+            What::Compare(serde_json::from_str(&wanted).map_err(|_| Garbled::Field("comparison"))?)
         } else if let Some(of) = wire.of {
             let identity = wire.identity.ok_or(Garbled::Field("identity"))?.into();
             What::Tail { of: region(&of)?, identity, after: position(wire.after) }

@@ -248,6 +248,69 @@ async fn copies_follow_and_change_sides(cluster: Option<Cluster>) {
     }
 }
 
+/// A region is given a copy by one command, has it compared and put right, and gives it back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_joins_and_leaves() {
+    let world = World::start(None).await;
+    world.write("eu", 1..=40).await;
+    // The shard is the API's from here on, and `ap` has no copy of it.
+    let path = "/api/v1/objects/shard/s1";
+    let shard = world.of("eu").ask_plain("GET", path, Value::Null).await.unwrap();
+    let mut body = serde_json::from_slice::<Value>(&shard.body).unwrap()["body"].clone();
+    body["store"].as_object_mut().unwrap().remove("ap");
+    let seen = [("if-match", shard.header("etag"))];
+    let taken = world.of("eu").ask_with("PUT", &format!("{path}?detach=true"), &seen, body).await.unwrap();
+    assert_eq!(taken.status, 200, "{}", taken.text());
+    let folder = world.of("ap").folder();
+    until("the copy is let go", async || feeds(folder).await.is_empty()).await;
+
+    let file = world.place.path().join("joined.db");
+    let add = ["replica", "add", "s1", "ap", "--sqlite", file.to_str().unwrap()];
+    let (code, text) = says(world.of("us").folder(), &add).await;
+    assert!(code == 1 && text.contains("run it in `ap`"), "{text}");
+    let (code, text) = says(folder, &add).await;
+    assert_eq!(code, 0, "{text}");
+    for said in ["1/4", "2/4 it has version 0001", "3/4", "4/4 compared with eu: alike"] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    world.write("us", 41..=45).await;
+    let copied = async || {
+        let mut store = SqliteConnection::connect(file.to_str().unwrap()).await.unwrap();
+        sqlx::query_scalar::<_, String>(ROWS).fetch_all(&mut store).await.unwrap()
+    };
+    until("the new copy", async || copied().await == world.rows("eu").await).await;
+
+    // Somebody writes past the log.
+    let mut store = SqliteConnection::connect(file.to_str().unwrap()).await.unwrap();
+    let tampered = "BEGIN IMMEDIATE; INSERT INTO portolan_session (id, applying) VALUES (1, 1); \
+        UPDATE orders SET total = '6.66' WHERE id = 7; DELETE FROM portolan_session; COMMIT";
+    sqlx::raw_sql(tampered).execute(&mut store).await.unwrap();
+    let (code, text) = says(folder, &["sync", "audit", "s1"]).await;
+    assert!(code == 1 && text.contains("orders [\"acme\",7]: different"), "{text}");
+    let (code, text) = says(folder, &["sync", "repair", "s1", "--table", "orders"]).await;
+    assert!(code == 0 && text.contains("1 rows were not as in eu, 1 put right"), "{text}");
+    assert_eq!(copied().await, world.rows("eu").await);
+    let (code, text) = says(folder, &["sync", "audit", "s1", "--tenant", "acme"]).await;
+    assert!(code == 0 && text.contains("s1: this copy is as in eu"), "{text}");
+    let (code, text) = says(world.of("eu").folder(), &["sync", "audit", "s1"]).await;
+    assert!(code == 5 && text.contains("this region writes shard `s1`"), "{text}");
+
+    for (region, why) in [("eu", "promote another first"), ("sa", "keeps no copy")] {
+        let (code, text) = says(folder, &["replica", "remove", "s1", region]).await;
+        assert!(code == 1 && text.contains(why), "{text}");
+    }
+    let (code, text) = says(folder, &["replica", "remove", "s1", "ap"]).await;
+    assert_eq!(code, 0, "{text}");
+    until("it follows no more", async || feeds(folder).await.is_empty()).await;
+    until("nothing is kept for it", async || {
+        let (_, text) = says(world.of("eu").folder(), &["sync", "status"]).await;
+        text.contains("s1 to us") && !text.contains("s1 to ap")
+    })
+    .await;
+    let (code, text) = says(folder, &["region", "remove", "us"]).await;
+    assert!(code == 1 && text.contains("portolan replica remove s1 us"), "{text}");
+}
+
 /// Some of what a failed region wrote had reached one copy, and some nobody.
 async fn what_a_failed_region_wrote_is_kept(cluster: Option<Cluster>) {
     let mut world = World::start(cluster).await;

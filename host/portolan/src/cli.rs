@@ -5,6 +5,7 @@ mod conflicts;
 mod migrate;
 pub(crate) mod moving;
 mod query;
+mod replica;
 mod shard;
 mod sync;
 pub(crate) mod tenant;
@@ -17,6 +18,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use self::conflicts::Conflicts;
 pub(crate) use self::migrate::{Fleet, Migrate};
 pub(crate) use self::query::{QUERY_WORKER, Query, QueryFormat};
+pub(crate) use self::replica::{
+    Add as AddReplica, AddRegion, Region, Remove as RemoveReplica, RemoveRegion, Replica,
+};
 pub(crate) use self::shard::{Add, Adopt, Plan, Rebalance, Remove, Shard};
 pub(crate) use self::sync::{Audit, Sync};
 use crate::{doctor, plugin};
@@ -96,6 +100,12 @@ pub(crate) enum Command {
     /// See what lost where two writes met, and write it back.
     #[command(subcommand)]
     Conflicts(Conflicts),
+    /// Give regions copies of shards, and take them away.
+    #[command(subcommand)]
+    Replica(Replica),
+    /// Add regions, and take them away.
+    #[command(subcommand)]
+    Region(Region),
     /// See how copies of other regions' shards stand, and compare them.
     #[command(subcommand)]
     Sync(Sync),

@@ -28,6 +28,7 @@ mod query;
 mod recordings;
 mod registry;
 mod replay;
+mod replica;
 mod rollout;
 mod shard;
 mod status;
@@ -155,6 +156,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::QueryWorker => return Ok(portolan_query::worker::work()),
         Command::Shard(command) => return shard::run(&command),
         Command::Conflicts(command) => return conflicts::run(&command),
+        Command::Replica(command) => return replica::run(&command),
+        Command::Region(command) => return replica::run_region(&command),
         Command::Sync(command) => return sync::run(&command),
         Command::Tenant(command) => return tenant::run(&command),
         Command::Usage(command) => return tenant::usage(&command),

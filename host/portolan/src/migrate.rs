@@ -149,6 +149,25 @@ async fn open(config: &Config, names: &[String]) -> anyhow::Result<Vec<Shard>> {
     Ok(shards)
 }
 
+/// Brings one shard's database in this region to the newest version of the tenants' schema that the folder has, and captures the tables.
+/// Returns that version.
+///
+/// # Errors
+/// When the database refuses, or the folder has no migrations that fit.
+pub(crate) async fn bring_up(config: &Config, name: &ShardName) -> anyhow::Result<u64> {
+    let Some(migrations) = migrations(config)? else { bail!("the migrations do not read") };
+    let shards = open(config, &[name.to_string()]).await?;
+    let elsewhere = elsewhere(config, &shards).await?;
+    let fleet =
+        Fleet { elsewhere: &elsewhere, migrations: &migrations, shards: &shards, tables: &config.tables };
+    let report = fleet.apply(&Options::default(), &Progress::default()).await?;
+    if show_report(&report)? != ExitCode::SUCCESS {
+        bail!("the schema is not there yet: mend what is told above, and run it again");
+    }
+    let shard = shards.first().context("open the shard")?;
+    Ok(shard.store.schema().await?)
+}
+
 /// Copies in other regions. What nobody has told of them is taken for the oldest, so that nothing is taken away from them.
 async fn elsewhere(config: &Config, here: &[Shard]) -> anyhow::Result<Vec<Seen>> {
     let several = config.shards.values().any(|shard| shard.stores.len() > 1);

@@ -3,6 +3,8 @@
 mod fleet;
 mod rebalance;
 
+pub(crate) use self::rebalance::change;
+
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};

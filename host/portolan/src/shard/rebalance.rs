@@ -276,7 +276,7 @@ fn line(stand: &Stand) -> String {
 }
 
 /// Makes a change of several objects, all of it or nothing; only if it follows a generation, where one is given.
-pub(super) fn change(
+pub(crate) fn change(
     client: &Client,
     wishes: &[Value],
     generation: Option<u64>,

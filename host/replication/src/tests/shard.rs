@@ -123,7 +123,11 @@ impl Shard {
             ),
             Dialect::Sqlite => (
                 "SELECT 1",
-                ["INSERT INTO portolan_session (id, applying) VALUES (1, 1)", sql, "DELETE FROM portolan_session"],
+                [
+                    "INSERT INTO portolan_session (id, applying) VALUES (1, 1)",
+                    sql,
+                    "DELETE FROM portolan_session",
+                ],
             ),
         };
         let mut owner = self.store.maintain().await.unwrap();

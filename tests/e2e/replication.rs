@@ -328,7 +328,8 @@ async fn what_a_failed_region_wrote_is_kept(cluster: Option<Cluster>) {
     assert_eq!(code, 0, "{text}");
     world.write("us", 41..=45).await;
     let rows = world.rows("us").await;
-    assert!(rows.len() == 30 && rows.contains(&"25/25.50".to_owned()), "{rows:?}");
+    let taken = rows.len() == 30 && rows.contains(&"25/25.50".to_owned());
+    assert!(taken, "{rows:?}\n{}", world.of("us").log());
     until("the other copy", async || world.rows("ap").await == rows).await;
 
     // It comes back, gives way, and nothing that it wrote is gone for good.

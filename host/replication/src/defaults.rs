@@ -55,6 +55,8 @@ pub const AUDIT_ROWS_MAX: usize = 10_000;
 pub const AUDIT_PAGE: usize = 1_000;
 /// How long a comparison waits for the copy to have what the primary had.
 pub const AUDIT_CATCH_UP: Duration = Duration::from_secs(30);
+/// How long a feed waits for the rows that the primary's brings before it looks again.
+pub const EARLY: Duration = Duration::from_millis(500);
 /// Rows of one piece of a snapshot.
 pub const PAGE_ROWS: usize = 1_000;
 /// Links that a node answers at once: shards times regions, with room for those that are being replaced.

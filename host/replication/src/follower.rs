@@ -20,7 +20,7 @@ use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::{clock, random};
 
 use crate::defaults::{
-    CREDIT_BYTES, PROTOCOL, PROTOCOL_MIN, RETRY_MAX, RETRY_MIN, SEALED_RETRY, SEALED_TRIES, SILENCE,
+    CREDIT_BYTES, EARLY, PROTOCOL, PROTOCOL_MIN, RETRY_MAX, RETRY_MIN, SEALED_RETRY, SEALED_TRIES, SILENCE,
 };
 use crate::ends::Replica;
 use crate::link::{Broken, Ear, Mouth};
@@ -98,8 +98,13 @@ impl<R: Replica, C: Connect> Feed<R, C> {
             let pause = match ended {
                 // What was to be done before the log is followed is done.
                 Ok(()) => Duration::ZERO,
+                // That is no failure: another feed brings the rows.
+                Err(Ended::Early) => {
+                    self.cell.turn(State::Seeking);
+                    EARLY
+                }
                 Err(error) => {
-                    if self.cell.fail(error.to_string()) && !matches!(error, Ended::Early) {
+                    if self.cell.fail(error.to_string()) {
                         tracing::warn!(shard = %self.shard, source = %self.source, "{error}");
                     }
                     failures = failures.saturating_add(1);

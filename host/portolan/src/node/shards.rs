@@ -223,7 +223,9 @@ impl Shards {
         let (reports, feeds) = (self.reports(clock::now()), self.feeds());
         let show = |shard: &Shard| {
             let here = reports.iter().find(|report| report.name == shard.name);
-            let follows: Vec<&FeedReport> = feeds.iter().filter(|feed| feed.shard == shard.name).collect();
+            let mut follows: Vec<&FeedReport> =
+                feeds.iter().filter(|feed| feed.shard == shard.name).collect();
+            follows.sort_by_key(|feed| !feed.primary);
             json!({
                 "follows": follows, "followers": self.peers.shown(&shard.name),
                 "name": shard.name, "primary": shard.primary, "epoch": shard.epoch.0, "replicas": shard.replicas,

@@ -410,6 +410,18 @@ impl Store {
         Ok(batch)
     }
 
+    /// A region's log that is followed here has nothing more up to a position.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn reach_in(&self, source: &RegionName, at: Position) -> Result<(), Error> {
+        let mut session = self.acquire(Role::Applier).await?;
+        let sql = "UPDATE portolan_progress SET epoch = $2, tx = $3, seq = $4 \
+            WHERE source = $1 AND staged_epoch IS NULL AND (epoch, tx, seq) < ($2, $3, $4)";
+        let [epoch, tx, seq] = [at.epoch.0, at.transaction, at.sequence].map(Into::into);
+        session.run(sql, &[source.as_str().into(), epoch, tx, seq]).await.map(drop)
+    }
+
     /// All copies have what lies up to here of a region's log, and it counts: nobody will ask for it.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ pub(crate) use self::replica::{
     Add as AddReplica, AddRegion, Region, Remove as RemoveReplica, RemoveRegion, Replica,
 };
 pub(crate) use self::shard::{Add, Adopt, Plan, Rebalance, Remove, Shard};
-pub(crate) use self::sync::{Audit, Sync};
+pub(crate) use self::sync::{Compare, Sync};
 use crate::{doctor, plugin};
 
 /// The name of the hidden command that compiles a component.

@@ -17,7 +17,7 @@ use crate::cli::{self, Region, Replica};
 use crate::client::{Client, encode};
 use crate::config::{self, Config, Loaded, intent};
 use crate::leases::SHARD_KIND;
-use crate::shard::change;
+use crate::shard::change_objects as change;
 use crate::{migrate, node, operation, print};
 
 const REGION_KIND: &str = "region";

@@ -3,7 +3,7 @@
 mod fleet;
 mod rebalance;
 
-pub(crate) use self::rebalance::change;
+pub(crate) use self::rebalance::change as change_objects;
 
 use std::process::ExitCode;
 

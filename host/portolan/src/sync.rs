@@ -6,7 +6,7 @@ use anyhow::bail;
 use portolan_admin::Operation;
 use serde_json::{Value, json};
 
-use crate::cli::{Audit, Sync};
+use crate::cli::{Compare, Sync};
 use crate::client::{Client, encode};
 use crate::{operation, print};
 
@@ -39,7 +39,7 @@ pub(crate) fn run(command: &Sync) -> anyhow::Result<ExitCode> {
 }
 
 /// Has a copy compared with its primary, and put right if it is to be.
-fn compare(command: &Audit, repair: bool) -> anyhow::Result<ExitCode> {
+fn compare(command: &Compare, repair: bool) -> anyhow::Result<ExitCode> {
     let client = Client::open(&command.target)?;
     let path = format!("/api/v1/shards/{}/audit", encode(&command.shard));
     let asked = json!({ "repair": repair, "table": command.table, "tenant": command.tenant });

@@ -57,6 +57,9 @@ pub const AUDIT_PAGE: usize = 1_000;
 pub const AUDIT_CATCH_UP: Duration = Duration::from_secs(30);
 /// How long a feed waits for the rows that the primary's brings before it looks again.
 pub const EARLY: Duration = Duration::from_millis(500);
+/// From one time that followers of an idle log move on with it, without a record, to the next: a copy that has just been made can take what
+/// another has more only from where both have come.
+pub const MOVE_ON: Duration = Duration::from_secs(30);
 /// Rows of one piece of a snapshot.
 pub const PAGE_ROWS: usize = 1_000;
 /// Links that a node answers at once: shards times regions, with room for those that are being replaced.

@@ -263,6 +263,10 @@ impl<R: Replica, C: Connect> Feed<R, C> {
                     mouth.say(&Frame::Has(Has { bytes, received: has.0, applied: has.1 })).await?;
                 }
                 (Frame::Beat(beat), _) => {
+                    if beat.through > has.0 && has.0 == has.1 {
+                        self.replica.reach(&self.source, beat.through).await?;
+                        has = (beat.through, beat.through);
+                    }
                     self.beat(&beat, has.1, &mut trimmed).await?;
                     mouth.say(&Frame::Has(Has { bytes: 0, received: has.0, applied: has.1 })).await?;
                 }

@@ -8,10 +8,11 @@ use std::time::Duration;
 use portolan_changelog::{Change, Closed, Cut, Error, PeerRefused, RowId, Term};
 use portolan_core::ids::RegionName;
 use portolan_core::log::{Identity, Position};
+use portolan_core::time::Moment;
 use portolan_foundation::clock;
 use tokio::sync::watch;
 
-use crate::defaults::{BEAT, LOOK_MAX, LOOK_MIN, NOTE, PAGE_ROWS, PROTOCOL, PROTOCOL_MIN, SILENCE};
+use crate::defaults::{BEAT, LOOK_MAX, LOOK_MIN, MOVE_ON, NOTE, PAGE_ROWS, PROTOCOL, PROTOCOL_MIN, SILENCE};
 use crate::ends::Log;
 use crate::link::{Broken, Ear, Mouth};
 use crate::wire::{Ask, Beat, Frame, Has, Refused, Rows, Welcome, What};
@@ -256,11 +257,14 @@ impl<L: Log> Sending<'_, L> {
             self.log.begins(self.follower, &identity, applied).await?;
         }
         let mut told = self.welcome(identity, after, Vec::new()).await?;
-        let (mut beaten, mut pause) = (None, LOOK_MIN);
+        let (mut beaten, mut moved, mut pause) = (None, None, LOOK_MIN);
         loop {
-            let batch = self.log.read(after).await?;
             let now = clock::now();
-            let due = beaten.is_none_or(|beaten| now.since(beaten) >= BEAT);
+            let due = |last: Option<Moment>, every| last.is_none_or(|last| now.since(last) >= every);
+            let (due, moves) = (due(beaten, BEAT), due(moved, MOVE_ON));
+            // All that lies before this is in what is read after it.
+            let settled = if due && moves { self.log.settled().await? } else { Position::START };
+            let batch = self.log.read(after).await?;
             if due {
                 self.tell(&mut told).await?;
                 beaten = Some(now);
@@ -271,6 +275,9 @@ impl<L: Log> Sending<'_, L> {
                 continue;
             }
             if due {
+                if moves {
+                    (after, moved) = (after.max(settled), Some(now));
+                }
                 let waiting_us = self.log.horizon().await?.waiting_us;
                 let kept = self.log.kept().await?.unwrap_or(Position::START);
                 let beat = Beat { at_us: batch.at_us, through: after, waiting_us, kept };

@@ -151,7 +151,7 @@ pub struct Rows {
 pub struct Beat {
     /// The source's database's clock, in microseconds.
     pub at_us: u64,
-    /// The newest record that may be read; all before it has been sent.
+    /// All of its log up to here has been sent: the follower has come as far.
     pub through: Position,
     /// How long the oldest record that may not be read yet has been waiting for an open transaction, in microseconds.
     pub waiting_us: u64,

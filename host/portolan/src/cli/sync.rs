@@ -10,9 +10,9 @@ pub(crate) enum Sync {
     /// Tell how this region's copies of other regions' shards stand: how far behind they are, what waits, what is wrong.
     Status(Status),
     /// Compare this region's copy of a shard with its primary, while both are used, and name the rows that differ.
-    Audit(Audit),
+    Audit(Compare),
     /// The same, and put right what differs with what the primary has.
-    Repair(Audit),
+    Repair(Compare),
 }
 
 #[derive(Debug, Args)]
@@ -25,7 +25,7 @@ pub(crate) struct Status {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Audit {
+pub(crate) struct Compare {
     /// The shard.
     pub(crate) shard: String,
     /// Compare this table alone.

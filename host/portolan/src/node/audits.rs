@@ -46,7 +46,7 @@ impl Audits for Shards {
             return Err(Problem::not_found(format!("table `{table}`, which no `[table.NAME]` declares")));
         }
         let work = Work { copy, primary, repair, shard, tables, tenant, way };
-        Ok(Box::new(move |progress| task::spawn("audit", work.run(progress))))
+        Ok(Box::new(move |progress| drop(task::spawn("audit", work.run(progress)))))
     }
 }
 

@@ -56,8 +56,8 @@ def say(text):
 
 
 def conflicts():
-    """What eu has kept of what it lost."""
-    lines = portolan("conflicts", "list", "main", "--json", "--config", "eu.toml").splitlines()
+    """What us, which writes, knows to be lost."""
+    lines = portolan("conflicts", "list", "main", "--json", "--config", "us.toml").splitlines()
     return [json.loads(line) for line in lines]
 
 
@@ -88,6 +88,7 @@ def write_past_a_cut(shop):
 def lose_a_region(shop):
     say("eu is lost, and us takes over as soon as eu's lease has ended for sure (some 16 seconds)")
     stop("eu")
+    start("link")
     print(portolan("shard", "promote", "main", "--to", "us", "--config", "us.toml"))
     until("us writes", lambda: writes("us"))
     shop.write("us", "PATCH", "/orders/1", {"status": "cancelled"})
@@ -95,26 +96,33 @@ def lose_a_region(shop):
 
 
 def bring_it_back(shop):
-    say("eu is back, and follows us; what it alone had is in its ledger")
-    start("link")
+    say("eu is back, and gives way; what it alone had is in the ledger, also in us")
     start("eu")
     until("eu follows us", lambda: follows("eu", "us"))
     until("eu has what us has", lambda: shop.local("eu", "/orders/1")[0]["status"] == "cancelled")
     lost = until("both orders are in the ledger", lambda: (found := conflicts()) and len(found) == 2 and found)
-    print(portolan("conflicts", "list", "main", "--config", "eu.toml"))
+    print(portolan("conflicts", "list", "main", "--config", "us.toml"))
     return next(entry for entry in lost if entry["lost"]["item"] == "coffee")
 
 
 def restore(shop, entry):
-    say("eu writes again, and the order that nobody else knew is written back")
-    print(portolan("conflicts", "show", "main", entry["conflict"], "--config", "eu.toml"))
-    print(portolan("shard", "promote", "main", "--to", "eu", "--config", "eu.toml"))
-    until("eu writes", lambda: writes("eu"))
-    print(portolan("conflicts", "restore", "main", entry["conflict"], "--config", "eu.toml"))
+    say("the order that nobody else knew is written back")
+    print(portolan("conflicts", "show", "main", entry["conflict"], "--config", "us.toml"))
+    print(portolan("conflicts", "restore", "main", entry["conflict"], "--config", "us.toml"))
     for region in GATEWAYS:
         row = until(f"{region} has order 2", lambda: shop.local(region, "/orders/2")[0])
         assert row["item"] == "coffee", row
     print("all regions have order 2 again; order 1 stays as it is: whoever looks at the list decides")
+
+
+def go_back(shop):
+    say("eu writes again, at once: all regions are there, and nobody waits for a lease to end")
+    print(portolan("shard", "promote", "main", "--to", "eu", "--config", "eu.toml"))
+    until("eu writes", lambda: writes("eu"))
+    shop.write("ap", "PUT", "/orders/3", {"item": "cocoa", "status": "open"})
+    for region in GATEWAYS:
+        until(f"{region} has order 3", lambda: shop.local(region, "/orders/3")[0])
+    print("order 3 was sent to ap, made in eu, and is everywhere")
 
 
 def main():
@@ -124,6 +132,7 @@ def main():
     lose_a_region(shop)
     entry = bring_it_back(shop)
     restore(shop, entry)
+    go_back(shop)
 
 
 if __name__ == "__main__":

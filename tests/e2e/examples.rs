@@ -74,6 +74,33 @@ impl Copy {
     }
 }
 
+/// The processes of `replicated`, which outlive the commands that start them.
+struct Regions(PathBuf);
+
+impl Regions {
+    /// Runs one of the example's scripts, with the program under test in its path.
+    fn command(&self, script: &str, argument: Option<&str>) -> std::process::Command {
+        let programs = node::program().parent().unwrap().display().to_string();
+        let mut command = std::process::Command::new("python3");
+        command.arg(script).args(argument).current_dir(&self.0).stdin(Stdio::null());
+        command.env("PATH", format!("{programs}:/usr/local/bin:/usr/bin:/bin"));
+        command
+    }
+
+    async fn run(&self, script: &str, argument: Option<&str>) -> String {
+        let output = Command::from(self.command(script, argument)).output().await.unwrap();
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{text}");
+        text.into_owned()
+    }
+}
+
+impl Drop for Regions {
+    fn drop(&mut self) {
+        self.command("regions.py", Some("down")).status().unwrap();
+    }
+}
+
 /// Who answered.
 async fn region(address: SocketAddr, host: &str) -> Option<String> {
     let answer = client::get(address, host, "/orders").await.ok()?;
@@ -192,4 +219,15 @@ async fn tenants_have_their_shards_as_their_readme_says() {
     for load in loads {
         load.await;
     }
+}
+
+#[tokio::test]
+async fn copies_follow_and_losers_come_back_as_their_readme_says() {
+    let ports = [7441, 7442, 7443, 7451, 7452, 7453, 8081, 8082, 8083, 8441, 8442, 8443];
+    let copy = Copy::of("replicated", &ports);
+    let regions = Regions(copy.folder.path().to_owned());
+    let text = regions.run("regions.py", Some("up")).await;
+    assert!(text.contains("eu writes; us and ap follow it"), "{text}");
+    let text = regions.run("tour.py", None).await;
+    assert!(text.contains("written back, at ") && text.contains("all regions have order 2 again"), "{text}");
 }

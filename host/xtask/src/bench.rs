@@ -55,12 +55,12 @@ pub(crate) fn run(root: &Path, name: &str, json: Option<&Path>, check: bool) -> 
             release(root)?;
             proxy::run(root)?
         }
-        "shards" => {
+        "replication" | "shards" => {
             tools::postgresql()?;
             release(root)?;
             target(root, name)?
         }
-        _ => bail!("there is no benchmark `{name}`: there are platform, policy, proxy, shards"),
+        _ => bail!("there is no benchmark `{name}`: there are platform, policy, proxy, replication, shards"),
     };
     for (name, value) in &report.figures {
         println!("{name:48} {value:>14.2}");

@@ -15,6 +15,8 @@
 )]
 
 mod capture;
+#[path = "../cpu.rs"]
+mod cpu;
 mod data;
 mod directory;
 mod moves;

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::cpu::{children, cpu};
 use crate::shop::{folder, start};
 use crate::{Figures, Size, note};
 
@@ -105,14 +106,6 @@ async fn watch(node: &Node) -> u64 {
     }
 }
 
-fn children(pid: u32) -> Vec<u32> {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
-    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    lists
-        .flat_map(|list| list.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<_>>())
-        .collect()
-}
-
 fn peak_of(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -142,25 +135,6 @@ impl Spent {
         self.cpu += other.cpu;
         self.wall += other.wall;
     }
-}
-
-/// Processor time of a process, of its children that have ended, and of those that run.
-fn cpu(pid: u32) -> f64 {
-    let of = |pid: u32, ended: bool| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // The name may have blanks; what follows its bracket has none.
-        let fields: Vec<u64> = stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .split_whitespace()
-            .map(|field| field.parse().unwrap_or_default())
-            .collect();
-        fields.get(11..if ended { 15 } else { 13 }).unwrap_or_default().iter().sum::<u64>()
-    };
-    let running: u64 = children(pid).into_iter().map(|child| of(child, false)).sum();
-    let ticks = rustix::param::clock_ticks_per_second();
-    (of(pid, true) + running) as f64 / ticks as f64
 }
 
 /// A node whose shards are reached over a line that counts.

@@ -50,14 +50,35 @@ pub(crate) fn run(command: &Conflicts) -> anyhow::Result<ExitCode> {
 fn line(entry: &Value) -> String {
     let text = |name: &str| entry.get(name).and_then(Value::as_str).unwrap_or("-");
     let shown = |name: &str| entry.get(name).map_or_else(String::new, Value::to_string);
+    // What lies past a cut lost to no row.
+    let by = match (text("rule"), entry.pointer("/won_version/epoch")) {
+        ("epoch", Some(epoch)) => format!("never came to epoch {epoch}"),
+        _ => format!("stays {}", shown("won")),
+    };
     format!(
-        "{} {} {} {} by {}: lost {}, stays {}",
+        "{} {} {} {} by {}: lost {}, {by}",
         text("conflict"),
         text("table"),
         shown("key"),
         text("kind"),
         text("rule"),
         shown("lost"),
-        shown("won")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_says_what_stays() {
+        let entry = json!({ "conflict": "a1", "table": "notes", "key": ["acme", 1], "kind": "insert_exists", "rule": "lww",
+            "lost": { "id": 1 }, "won": { "id": 2 }, "won_version": { "epoch": 0 } });
+        let said = r#"a1 notes ["acme",1] insert_exists by lww: lost {"id":1}, stays {"id":2}"#;
+        assert_eq!(line(&entry), said);
+        let entry = json!({ "conflict": "a1", "table": "notes", "key": ["acme", 1], "kind": "stranded", "rule": "epoch",
+            "lost": { "id": 1 }, "won": null, "won_version": { "epoch": 2 } });
+        let said = r#"a1 notes ["acme",1] stranded by epoch: lost {"id":1}, never came to epoch 2"#;
+        assert_eq!(line(&entry), said);
+    }
 }

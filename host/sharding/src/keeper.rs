@@ -369,6 +369,10 @@ fn tell(shard: &ShardName, epoch: Epoch, gathered: &Gathered) {
         tracing::info!(%shard, epoch, taken, "the copies in {} have sealed", sealed.join(", "));
     }
     for (region, why) in &gathered.missing {
+        if epoch == Epoch(1) {
+            tracing::info!(%shard, %region, "its copy is not reached yet: {why}");
+            continue;
+        }
         tracing::warn!(%shard, epoch = epoch.0, %region, "what only it has will be lost to the shard: {why}");
     }
     for left in &gathered.left {

@@ -25,6 +25,10 @@ pub const BEAT: Duration = Duration::from_millis(500);
 pub const LOOK_MIN: Duration = Duration::from_millis(5);
 /// And up to here: what an idle shard's first record waits, against a query a pause on every idle shard.
 pub const LOOK_MAX: Duration = Duration::from_millis(160);
+/// A batch of fewer records than this is not followed by another at once.
+pub const FEW_RECORDS: usize = 100;
+/// How long a source then lets records gather: each batch is some twenty statements at the copy, and this is the lag that it costs.
+pub const GATHER: Duration = Duration::from_millis(10);
 /// From one time that what a follower has is written down at its source to the next: its log is kept so much longer than it must be.
 pub const NOTE: Duration = Duration::from_millis(500);
 /// How long a follower hears nothing before it takes the link for dead.

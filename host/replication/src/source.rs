@@ -12,7 +12,9 @@ use portolan_core::time::Moment;
 use portolan_foundation::clock;
 use tokio::sync::watch;
 
-use crate::defaults::{BEAT, LOOK_MAX, LOOK_MIN, MOVE_ON, NOTE, PAGE_ROWS, PROTOCOL, PROTOCOL_MIN, SILENCE};
+use crate::defaults::{
+    BEAT, FEW_RECORDS, GATHER, LOOK_MAX, LOOK_MIN, MOVE_ON, NOTE, PAGE_ROWS, PROTOCOL, PROTOCOL_MIN, SILENCE,
+};
 use crate::ends::Log;
 use crate::link::{Broken, Ear, Mouth};
 use crate::wire::{Ask, Beat, Frame, Has, Refused, Rows, Welcome, What};
@@ -271,7 +273,12 @@ impl<L: Log> Sending<'_, L> {
             }
             if !batch.records.is_empty() {
                 (after, pause) = (batch.through, LOOK_MIN);
+                let few = batch.records.len() < FEW_RECORDS;
                 self.send(&Frame::Batch(batch)).await?;
+                if few {
+                    // A batch costs both databases much the same, whatever is in it.
+                    tokio::time::sleep(GATHER).await;
+                }
                 continue;
             }
             if due {

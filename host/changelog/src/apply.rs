@@ -143,6 +143,10 @@ impl Store {
     ) -> Result<Applied, Error> {
         batch.check(BATCH_RECORDS_MAX)?;
         let mut session = self.begin(Role::Applier).await?;
+        if under.is_some() {
+            // No epoch begins, and none is heard of, while this is held: it comes before all other locks.
+            enter_log(&mut session).await?;
+        }
         let before = progress(&mut session, source, &format!("{PROGRESS} {{lock}}")).await?;
         let admission = before.as_ref().map_or(Admission::Other, |before| before.admit(batch));
         let (Some(before), Admission::Apply | Admission::Finish | Admission::Stage) = (before, admission)
@@ -156,8 +160,6 @@ impl Store {
         };
         let mut sieve = None;
         if let Some((region, keeps)) = under {
-            // No epoch begins while this is held.
-            enter_log(&mut session).await?;
             sieve = Some(Sieve::of(&mut session, region, &batch.identity).await?);
             if keeps {
                 keep_tail(&mut session, region, batch).await?;

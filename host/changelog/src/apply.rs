@@ -146,6 +146,10 @@ impl Store {
         if under.is_some() {
             // No epoch begins, and none is heard of, while this is held: it comes before all other locks.
             enter_log(&mut session).await?;
+            if !session.query("SELECT 1 FROM portolan_copying LIMIT 1", &[]).await?.is_empty() {
+                session.rollback().await?;
+                return Err(Error::Busy("rows are being copied, and come first".to_owned()));
+            }
         }
         let before = progress(&mut session, source, &format!("{PROGRESS} {{lock}}")).await?;
         let admission = before.as_ref().map_or(Admission::Other, |before| before.admit(batch));
@@ -552,12 +556,27 @@ pub(crate) async fn lock(
             Change::Forget => None,
         })
         .collect();
-    for table in declared {
-        let own = table.table.tenant.as_ref().is_some_and(|tenant| table.table.key.contains(tenant));
-        if forgets || named.contains(table.table.name.as_str()) && !(moves && own) {
-            let sql = format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", table.name(Dialect::Postgres));
-            session.execute(&sql, &[]).await?;
-        }
+    let wanted = |name: &str| forgets || named.contains(name);
+    let moved = |table: &Declared| {
+        moves && table.table.tenant.as_ref().is_some_and(|tenant| table.table.key.contains(tenant))
+    };
+    let fixed: Vec<Declared> = declared.iter().filter(|table| !moved(table)).cloned().collect();
+    let all = if forgets { declared } else { &fixed };
+    lock_tables(session, all, wanted).await
+}
+
+/// Nobody else writes these tables until the transaction ends. All take them in one order.
+pub(crate) async fn lock_tables(
+    session: &mut Session,
+    declared: &[Declared],
+    wanted: impl Fn(&str) -> bool,
+) -> Result<(), Error> {
+    if session.dialect() == Dialect::Sqlite {
+        return Ok(());
+    }
+    for table in declared.iter().filter(|table| wanted(table.table.name.as_str())) {
+        let sql = format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", table.name(Dialect::Postgres));
+        session.execute(&sql, &[]).await?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use portolan_core::ids::{RegionName, TenantName};
 use portolan_core::log::{Epoch, Identity, Placement, Position, Version};
 use serde_json::json;
 
-use crate::apply::{Counts, array, leave_applying};
+use crate::apply::{Counts, array, leave_applying, lock_tables};
 use crate::database::{Row, Session, Value};
 use crate::defaults::CHUNK_RECORDS;
 use crate::error::Error;
@@ -17,7 +17,7 @@ use crate::model::kind::ConflictKind;
 use crate::model::lineage::Cut;
 use crate::model::record::{Change, Record, RowId};
 use crate::read::{tenant_of, version};
-use crate::store::{FENCE, Role, Store};
+use crate::store::{FENCE, FENCE_LOCK, Role, Store, alone};
 
 /// How far another region's rows have been copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +72,7 @@ impl Store {
         others: &[Cut],
     ) -> Result<(), Error> {
         let mut session = self.begin(Role::Owner).await?;
+        alone(&mut session, FENCE_LOCK, None).await?;
         let name = source.as_str();
         let same = "SELECT 1 FROM portolan_progress WHERE source = $1 AND system = $2 AND timeline = $3 AND incarnation = $4 \
             UNION ALL SELECT 1 FROM portolan_copying WHERE source = $1 AND system = $2 AND timeline = $3 AND incarnation = $4 AND clean = 1";
@@ -82,7 +83,7 @@ impl Store {
             identity.incarnation.as_str().into(),
         ];
         let clean = !session.query(same, &log).await?.is_empty();
-        for table in ["staged", "progress", "copying", "gone", "tail"] {
+        for table in ["progress", "staged", "copying", "gone", "tail"] {
             session.run(&format!("DELETE FROM portolan_{table}"), &[]).await?;
         }
         if session.one(FENCE, &[]).await?.number(3)? == 1 {
@@ -167,7 +168,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::apply`].
-    pub async fn withdraw(&self, rows: &[RowId], primary: &RegionName) -> Result<u64, Error> {
+    pub async fn withdraw(&self, rows: &[(RowId, Version)], primary: &RegionName) -> Result<u64, Error> {
         if rows.is_empty() {
             return Ok(0);
         }
@@ -176,10 +177,15 @@ impl Store {
         let sql = "SELECT r.table_name, r.key, r.tenant, r.placement, r.deleted, r.epoch, r.v, r.origin FROM {each} \
             JOIN portolan_row r ON r.table_name = each.value ->> 't' AND r.key = each.value ->> 'k' \
             WHERE r.deleted = 0 AND r.epoch > 0";
-        let found = session.query(sql, &[ids(rows.iter()).into()]).await?;
-        let found = found.iter().map(state_here).collect::<Result<Vec<_>, _>>()?;
+        let declared = self.declared();
+        let named: std::collections::BTreeSet<&str> = rows.iter().map(|(id, _)| id.table.as_str()).collect();
+        lock_tables(&mut session, &declared, |table| named.contains(table)).await?;
+        let found = session.query(sql, &[ids(rows.iter().map(|(id, _)| id)).into()]).await?;
+        let mut found = found.iter().map(state_here).collect::<Result<Vec<_>, _>>()?;
+        // What has been written since is another row.
+        found.retain(|own| rows.iter().any(|(id, version)| *id == own.id && *version == own.version));
         self.keep_stranded(&mut session, &found, primary).await?;
-        for table in self.declared().iter().rev() {
+        for table in declared.iter().rev() {
             let of = found.iter().filter(|own| own.id.table == table.table.name.as_str());
             let keys: Vec<String> = of.map(|own| own.id.key.clone()).collect();
             if !keys.is_empty() {
@@ -345,7 +351,8 @@ async fn follow_from(session: &mut Session, source: &RegionName, here: &RegionNa
         .map_err(|error| Error::Damaged(format!("how far others' logs had come: {error}")))?;
     for Cut { region, identity, at } in others.iter().filter(|cut| ![source, here].contains(&&cut.region)) {
         let sql = "INSERT INTO portolan_progress (source, system, timeline, incarnation, epoch, tx, seq) \
-            VALUES ($1, $2, $3, $4, $5, $6, $7)";
+            VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (source) DO UPDATE SET system = excluded.system, \
+            timeline = excluded.timeline, incarnation = excluded.incarnation, epoch = excluded.epoch, tx = excluded.tx, seq = excluded.seq";
         let args = [
             region.as_str().into(),
             identity.system.as_str().into(),

@@ -82,6 +82,6 @@ pub const PATH_MAX: usize = 32;
 /// Epochs that are remembered: more than begin while a copy is away that then goes on. One takes some hundred bytes for each region.
 pub const TERMS_MAX: u64 = 128;
 /// Stale rows that are asked for at once.
-pub const STALE_MAX: usize = 1_000;
+pub const STALE_MAX: usize = 200;
 /// Batches of others' logs that are thrown away at once.
 pub const TAIL_BATCHES: u64 = 200;

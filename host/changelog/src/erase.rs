@@ -60,6 +60,10 @@ impl Store {
         }
         erased.records = self.erase_tail(tenant, placement).await?;
         self.forget(tenant, placement).await?;
+        // What has come between is of a tenant that is forgotten by now, and comes no more.
+        erased.losers +=
+            self.delete(Role::Applier, "DELETE FROM portolan_conflict WHERE tenant = $1", tenant).await?;
+        erased.records += self.erase_tail(tenant, placement).await?;
         erased.records += self.erase_records(tenant).await?;
         Ok(erased)
     }

@@ -13,7 +13,7 @@ use portolan_core::ids::RegionName;
 use portolan_core::log::{Epoch, Identity, Position, Version};
 use serde_json::json;
 
-use crate::apply::{Counts, array, leave_applying, lock, save_states, write};
+use crate::apply::{Counts, array, ground, leave_applying, lock, save_states, write};
 use crate::audit::whole;
 use crate::database::{Row, Session};
 use crate::defaults::{CHUNK_RECORDS, STALE_MAX, TAIL_BATCHES, TERMS_MAX};
@@ -120,15 +120,22 @@ impl Store {
         lineage(&mut *self.acquire(Role::Applier).await?).await
     }
 
-    /// How far this database has come through each region's log, its own included.
+    /// How far this database has come through each region's log, its own included unless that may have been cut.
     ///
     /// # Errors
-    /// [`Closed::Cut`](crate::Closed::Cut) when its own log may have been cut.
+    /// When the database does not answer.
     pub async fn heads(&self) -> Result<Vec<Cut>, Error> {
         let mut session = self.acquire(Role::Applier).await?;
         let mut heads = heads(&mut session).await?;
-        let (identity, at) = (identity_now(&mut session).await?, tip(&mut session).await?);
-        heads.push(Cut { region: self.origin().clone(), identity, at });
+        match identity_now(&mut session).await {
+            Ok(identity) => {
+                let at = tip(&mut session).await?;
+                heads.push(Cut { region: self.origin().clone(), identity, at });
+            }
+            // What it says of itself is worth nothing until it begins an epoch.
+            Err(Error::Closed(_)) => {}
+            Err(error) => return Err(error),
+        }
         Ok(heads)
     }
 
@@ -176,7 +183,8 @@ impl Store {
         let mut cuts = heads(session).await?;
         let (identity, at) = (identity_now(session).await?, tip(session).await?);
         cuts.push(Cut { region: self.origin().clone(), identity, at });
-        let term = Term { epoch, region: self.origin().clone(), cuts };
+        let over = lineage(session).await?.epoch();
+        let term = Term { epoch, region: self.origin().clone(), over, cuts };
         save_terms(session, &[term]).await
     }
 
@@ -209,6 +217,22 @@ impl Store {
             logs.push(Cut { region: self.origin().clone(), identity, at });
         }
         let mut learned = Learned::default();
+        let own = self.origin();
+        let leads = after.terms().last().is_some_and(|term| term.region == *own);
+        // What is only told late changes nothing, and nobody takes anything back from the last term.
+        if leads || after.epoch() == before.epoch() {
+            session.commit().await?;
+            return Ok(learned);
+        }
+        let led = before.terms().iter().any(|term| term.region == *own);
+        if self.is_cut(&mut session, &row).await? && led {
+            learned.anew = Some("its own history may have been cut, and some of it may not count".to_owned());
+            logs.clear();
+        } else if before.epoch() > Epoch(0) && !after.rests_on(before.epoch()) {
+            let (last, known) = (after.epoch(), before.epoch());
+            learned.anew = Some(format!("epoch {last} was begun without knowing of epoch {known}"));
+            logs.clear();
+        }
         for log in &logs {
             let cut = news.iter().map(|term| term.cut(&log.region, &log.identity)).min();
             let cut = cut.unwrap_or(log.at);
@@ -260,6 +284,7 @@ impl Store {
     /// When the database does not answer.
     pub async fn begin_anew(&self) -> Result<bool, Error> {
         let mut session = self.begin(Role::Owner).await?;
+        alone(&mut session, FENCE_LOCK, None).await?;
         let lineage = lineage(&mut session).await?;
         if lineage.terms().last().is_some_and(|term| term.region == *self.origin()) {
             session.rollback().await?;
@@ -410,18 +435,6 @@ impl Store {
         Ok(batch)
     }
 
-    /// A region's log that is followed here has nothing more up to a position.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn reach_in(&self, source: &RegionName, at: Position) -> Result<(), Error> {
-        let mut session = self.acquire(Role::Applier).await?;
-        let sql = "UPDATE portolan_progress SET epoch = $2, tx = $3, seq = $4 \
-            WHERE source = $1 AND staged_epoch IS NULL AND (epoch, tx, seq) < ($2, $3, $4)";
-        let [epoch, tx, seq] = [at.epoch.0, at.transaction, at.sequence].map(Into::into);
-        session.run(sql, &[source.as_str().into(), epoch, tx, seq]).await.map(drop)
-    }
-
     /// All copies have what lies up to here of a region's log, and it counts: nobody will ask for it.
     ///
     /// # Errors
@@ -458,7 +471,14 @@ pub(crate) async fn keep_stranded(
         return Ok(());
     }
     let at_us = session.one("SELECT {now}", &[]).await?.number(0)?;
-    for (record, term) in stranded {
+    let records: Vec<&Record> = stranded.iter().map(|(record, _)| *record).collect();
+    let forgotten = ground(session, &records).await?.forgotten;
+    // Of a tenant that has gone nothing is kept.
+    let gone = |record: &Record| {
+        let forgotten = record.tenant.as_ref().and_then(|tenant| forgotten.get(tenant));
+        forgotten.is_some_and(|forgotten| record.placement < *forgotten)
+    };
+    for (record, term) in stranded.iter().filter(|(record, _)| !gone(record)) {
         let Change::Row(change) = &record.change else { continue };
         let winner = Version { epoch: term.epoch, v: 0, origin: term.region.clone() };
         let at = record.position;
@@ -514,7 +534,7 @@ async fn close_below(session: &mut Session, there: Epoch, epoch: Epoch) -> Resul
 
 /// Nothing is known of how far others' logs have come, and rows are missing.
 async fn forget_place(session: &mut Session) -> Result<(), Error> {
-    for table in ["staged", "progress", "copying", "gone", "tail"] {
+    for table in ["progress", "staged", "copying", "gone", "tail"] {
         session.run(&format!("DELETE FROM portolan_{table}"), &[]).await?;
     }
     let sql = "INSERT INTO portolan_copying (source, system, timeline, incarnation, epoch, tx, seq, clean, table_name, key, rows, others) \

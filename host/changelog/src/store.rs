@@ -285,7 +285,7 @@ impl Store {
 
     /// Is its history cut, or has that not been noticed yet? A promotion and another file in the place of this one begin another
     /// log while connections go on.
-    async fn is_cut(&self, session: &mut Session, row: &Row) -> Result<bool, Error> {
+    pub(crate) async fn is_cut(&self, session: &mut Session, row: &Row) -> Result<bool, Error> {
         if row.number(3)? == 1 {
             return Ok(true);
         }

@@ -17,7 +17,7 @@ use portolan_foundation::clock;
 use serde::{Deserialize, Serialize};
 
 use crate::defaults::{
-    AUDIT_BUCKETS, AUDIT_BUCKETS_MAX, AUDIT_CATCH_UP, AUDIT_PAGE, AUDIT_ROWS_MAX, BEAT, LOOK_MAX,
+    AUDIT_BUCKETS, AUDIT_BUCKETS_MAX, AUDIT_CATCH_UP, AUDIT_PAGE, AUDIT_ROWS_MAX, BEAT, BUCKETS_MAX, LOOK_MAX,
 };
 use crate::follower::{Connect, Ended, ask, hear};
 use crate::link::{Broken, Ear, Mouth};
@@ -193,7 +193,9 @@ impl<C: Connect> Comparison<'_, C> {
             let Some(fault) = fault else { continue };
             audited.faults.insert(id.key.clone(), fault);
             match (fault, theirs.get(id)) {
-                (Difference::Extra, _) => extra.push(id.clone()),
+                (Difference::Extra, _) => {
+                    extra.extend(ours.get(id).map(|(version, ..)| (id.clone(), (*version).clone())));
+                }
                 (_, Some((.., record))) => wrong.push((*record).clone()),
                 (_, None) => {}
             }
@@ -278,6 +280,10 @@ pub(crate) async fn serve(
         Ok(protocol) => protocol,
         Err(why) => return source::refuse(mouth, why).await,
     };
+    if wanted.buckets.get() > BUCKETS_MAX {
+        let why = format!("{} buckets are asked for, of at most {BUCKETS_MAX}", wanted.buckets);
+        return source::refuse(mouth, Refused::Forbidden(why)).await;
+    }
     let telling = async {
         let told = tell(store, wanted, protocol, mouth).await;
         match told {

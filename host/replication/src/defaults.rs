@@ -59,11 +59,14 @@ pub const AUDIT_ROWS_MAX: usize = 10_000;
 pub const AUDIT_PAGE: usize = 1_000;
 /// How long a comparison waits for the copy to have what the primary had.
 pub const AUDIT_CATCH_UP: Duration = Duration::from_secs(30);
+/// From one try to take what another copy has more to the next.
+pub const PULL_RETRY: Duration = Duration::from_millis(100);
+/// Buckets that a region may ask for in a comparison.
+pub const BUCKETS_MAX: u32 = 65_536;
+/// Rows that a region may ask for by name at once.
+pub const NAMED_MAX: usize = 1_000;
 /// How long a feed waits for the rows that the primary's brings before it looks again.
 pub const EARLY: Duration = Duration::from_millis(500);
-/// From one time that followers of an idle log move on with it, without a record, to the next: a copy that has just been made can take what
-/// another has more only from where both have come.
-pub const MOVE_ON: Duration = Duration::from_secs(30);
 /// Rows of one piece of a snapshot.
 pub const PAGE_ROWS: usize = 1_000;
 /// Links that a node answers at once: shards times regions, with room for those that are being replaced.

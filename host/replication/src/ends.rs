@@ -111,10 +111,6 @@ pub trait Replica: Send + Sync {
         batch: &Batch,
         keeps: bool,
     ) -> impl Future<Output = Result<Applied, Error>> + Send;
-    /// A region's log has nothing more up to a position. A copy that does not note it loses nothing but its place in others' tails.
-    fn reach(&self, _source: &RegionName, _at: Position) -> impl Future<Output = Result<(), Error>> + Send {
-        async { Ok(()) }
-    }
     /// Tries again what waits alone; gives how many still do.
     fn retry(&self) -> impl Future<Output = Result<u64, Error>> + Send;
     /// Hears of epochs.
@@ -241,10 +237,6 @@ impl Replica for Store {
 
     async fn apply(&self, source: &RegionName, batch: &Batch, keeps: bool) -> Result<Applied, Error> {
         self.apply_under(source, batch, keeps).await
-    }
-
-    async fn reach(&self, source: &RegionName, at: Position) -> Result<(), Error> {
-        self.reach_in(source, at).await
     }
 
     async fn retry(&self) -> Result<u64, Error> {

@@ -44,6 +44,8 @@ pub struct Feed<R, C> {
     pub fit: Arc<AtomicBool>,
     /// What comes is kept for other copies, which may lack it when the source is gone.
     pub keeps: bool,
+    /// This region is the shard's primary.
+    pub leads: bool,
     /// Its source is the shard's primary.
     pub primary: bool,
     /// The copy.
@@ -122,20 +124,34 @@ impl<R: Replica, C: Connect> Feed<R, C> {
     async fn link(&self) -> Result<(), Ended> {
         let turn = self.turn().await?;
         let (mouth, mut ear) = self.connect.connect().await?;
+        let followed = matches!(&turn, Turn::Follow(Some(_)));
         let done = match turn {
             Turn::Copy => self.copy(&mouth, &mut ear).await,
             Turn::Mend(ids) => self.mend(ids, &mouth, &mut ear).await,
             Turn::Follow(progress) => self.follow(progress, &mouth, &mut ear).await,
         };
         match done {
-            // Some of its log is gone.
-            Err(Ended::Refused(source, Refused::Snapshot(why))) => {
-                self.fit.store(false, Ordering::Release);
-                let noted = self.replica.begin_anew().await?;
-                Err(if noted { Ended::Anew(why) } else { Ended::Refused(source, Refused::Snapshot(why)) })
+            // It is another log by now, or has lost sight of this copy: what it has is taken from its start, and what comes twice once.
+            Err(Ended::Refused(_, Refused::Snapshot(_))) if followed && !self.primary => {
+                let (mouth, mut ear) = self.connect.connect().await?;
+                match self.follow(None, &mouth, &mut ear).await {
+                    Err(Ended::Refused(source, Refused::Snapshot(why))) => self.anew(source, why).await,
+                    done => done,
+                }
             }
+            // Some of its log is gone.
+            Err(Ended::Refused(source, Refused::Snapshot(why))) => self.anew(source, why).await,
             done => done,
         }
+    }
+
+    /// All rows come anew, unless this region is the one that others copy.
+    async fn anew(&self, source: RegionName, why: String) -> Result<(), Ended> {
+        if self.leads || !self.replica.begin_anew().await? {
+            return Err(Ended::Refused(source, Refused::Snapshot(why)));
+        }
+        self.fit.store(false, Ordering::Release);
+        Err(Ended::Anew(why))
     }
 
     async fn turn(&self) -> Result<Turn, Ended> {
@@ -146,9 +162,9 @@ impl<R: Replica, C: Connect> Feed<R, C> {
             (true, true) => {
                 let stale = self.replica.stale().await?;
                 if !stale.is_empty() {
+                    self.fit.store(false, Ordering::Release);
                     return Ok(Turn::Mend(stale));
                 }
-                self.fit.store(true, Ordering::Release);
             }
         }
         Ok(Turn::Follow(self.replica.progress(&self.source).await?))
@@ -222,8 +238,13 @@ impl<R: Replica, C: Connect> Feed<R, C> {
         let (Frame::Rows(rows), _) = hear(&self.source, ear).await? else {
             return Err(Broken::Turn("something else than rows").into());
         };
-        self.replica.mend(&ids, &rows.records).await?;
-        Ok(())
+        match self.replica.mend(&ids, &rows.records).await {
+            // Some of them cannot be put right without others.
+            Err(error @ (Error::Damaged(_) | Error::Rejected(_))) => {
+                self.anew(self.source.clone(), error.to_string()).await
+            }
+            done => Ok(done.map(drop)?),
+        }
     }
 
     async fn follow(&self, progress: Option<Progress>, mouth: &Mouth, ear: &mut Ear) -> Result<(), Ended> {
@@ -237,7 +258,7 @@ impl<R: Replica, C: Connect> Feed<R, C> {
             None => self.replica.follow(&self.source, &welcome.identity).await?,
             Some(followed) => self.same(&followed, &welcome.identity)?,
         }
-        if self.primary && !self.replica.stale().await?.is_empty() {
+        if self.primary && !self.is_fit().await? {
             return Ok(());
         }
         self.cell.turn(State::Following);
@@ -263,15 +284,15 @@ impl<R: Replica, C: Connect> Feed<R, C> {
                     mouth.say(&Frame::Has(Has { bytes, received: has.0, applied: has.1 })).await?;
                 }
                 (Frame::Beat(beat), _) => {
-                    if beat.through > has.0 && has.0 == has.1 {
-                        self.replica.reach(&self.source, beat.through).await?;
-                        has = (beat.through, beat.through);
+                    // Another node of this region may have found rows that must not be read.
+                    if self.primary && !self.is_fit().await? {
+                        return Ok(());
                     }
                     self.beat(&beat, has.1, &mut trimmed).await?;
                     mouth.say(&Frame::Has(Has { bytes: 0, received: has.0, applied: has.1 })).await?;
                 }
                 (Frame::Terms(terms), _) => {
-                    if self.learn(&terms).await? || self.is_unfit() {
+                    if self.learn(&terms).await? {
                         return Ok(());
                     }
                 }
@@ -280,9 +301,11 @@ impl<R: Replica, C: Connect> Feed<R, C> {
         }
     }
 
-    /// Has another feed of the shard found rows that only this one puts right?
-    fn is_unfit(&self) -> bool {
-        self.primary && !self.fit.load(Ordering::Acquire)
+    /// May all rows of the copy be read, as its database has it now?
+    async fn is_fit(&self) -> Result<bool, Error> {
+        let fit = self.replica.is_whole().await? && self.replica.stale().await?.is_empty();
+        self.fit.store(fit, Ordering::Release);
+        Ok(fit)
     }
 
     /// Applies what came. While an epoch is over and nobody has told where it was cut, it waits for a while: that is told by whoever

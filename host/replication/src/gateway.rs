@@ -40,6 +40,8 @@ pub struct Followed {
     pub addresses: Vec<String>,
     /// What comes is kept for other copies.
     pub keeps: bool,
+    /// This region is the shard's primary.
+    pub leads: bool,
     /// The source is the shard's primary.
     pub primary: bool,
     /// The copy.
@@ -64,6 +66,7 @@ struct Running {
     end: Shutdown,
     fit: Arc<AtomicBool>,
     keeps: bool,
+    leads: bool,
     primary: bool,
     store: Store,
 }
@@ -71,6 +74,7 @@ struct Running {
 impl Running {
     fn is(&self, feed: &Followed) -> bool {
         self.primary == feed.primary
+            && self.leads == feed.leads
             && self.keeps == feed.keeps
             && self.addresses == feed.addresses
             && self.store.is(&feed.store)
@@ -117,7 +121,7 @@ impl Feeds {
         feed: Followed,
         fit: Arc<AtomicBool>,
     ) -> Running {
-        let Followed { addresses, keeps, primary, store } = feed;
+        let Followed { addresses, keeps, leads, primary, store } = feed;
         let cell = Arc::new(Cell::new(shard.clone(), source.clone(), primary));
         let end = self.0.shutdown.child();
         let connect = self.gateways(&source, addresses.clone());
@@ -126,13 +130,14 @@ impl Feeds {
             connect,
             fit: Arc::clone(&fit),
             keeps,
+            leads,
             primary,
             replica: store.clone(),
             shard,
             source,
         };
         task::spawn("replication-follower", feed.run(end.clone()));
-        Running { addresses, cell, end, fit, keeps, primary, store }
+        Running { addresses, cell, end, fit, keeps, leads, primary, store }
     }
 
     /// How the feed of a shard's primary stands; none while there is no such feed, or some rows must not be read.

@@ -6,16 +6,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use portolan_changelog::{Applied, Cut, Error, Gathered, Sealed};
+use portolan_changelog::{Applied, Cut, Error, Gathered, Progress, Sealed};
 use portolan_core::ids::{RegionName, ShardName};
-use portolan_core::log::{Epoch, Position};
+use portolan_core::log::Epoch;
 use tokio::task::JoinSet;
 
-use crate::defaults::{PULL_TIMEOUT, SEAL_TIMEOUT};
+use crate::defaults::{PULL_RETRY, PULL_TIMEOUT, SEAL_TIMEOUT};
 use crate::ends::Replica;
 use crate::follower::{Connect, Ended, ask, hear, say};
 use crate::link::Broken;
-use crate::wire::{Frame, Has, What};
+use crate::wire::{Frame, Has, Refused, What};
 
 /// Has other regions seal an epoch of a shard, and takes into this copy what they have more.
 ///
@@ -66,6 +66,10 @@ where
         let pulled = tokio::time::timeout(PULL_TIMEOUT, pull(shard, replica, &at, way.as_ref(), &head)).await;
         match pulled {
             Ok(Ok(records)) => gathered.taken += records,
+            // Asking again does not help: it is not kept there any more.
+            Ok(Err(error @ Ended::Refused(..))) => {
+                gathered.missing.insert(at, format!("what it has more of `{}`: {error}", head.region));
+            }
             Ok(Err(error)) => gathered.left.push(format!("of `{}`, from `{at}`: {error}", head.region)),
             Err(_) => {
                 let why = format!("of `{}`, from `{at}`: not within {PULL_TIMEOUT:?}", head.region);
@@ -106,7 +110,7 @@ fn furthest(answers: &BTreeMap<RegionName, Sealed>, here: &[Cut]) -> Vec<(Region
     here.iter().filter_map(more).collect()
 }
 
-/// Takes of a log what a region has more of it.
+/// Takes of a log what a region has more of it. The feed of that log may go on beside this, and links may break: it ends when all is here.
 async fn pull<R: Replica, C: Connect>(
     shard: &ShardName,
     replica: &R,
@@ -115,10 +119,36 @@ async fn pull<R: Replica, C: Connect>(
     head: &Cut,
 ) -> Result<u64, Ended> {
     let mut taken = 0;
+    loop {
+        let progress = replica.progress(&head.region).await?;
+        let Some(progress) = progress.filter(|there| there.identity == head.identity) else {
+            return Ok(taken);
+        };
+        if progress.applied >= head.at {
+            return Ok(taken);
+        }
+        match pull_some(shard, replica, at, way, (head, &progress)).await {
+            Ok(records) => taken += records,
+            // It has it no more.
+            Err(error @ Ended::Refused(_, Refused::Snapshot(_) | Refused::Forbidden(_))) => {
+                return Err(error);
+            }
+            Err(error) => tracing::debug!(%shard, %at, "what it has more is asked for again: {error}"),
+        }
+        tokio::time::sleep(PULL_RETRY).await;
+    }
+}
+
+/// The same over one link, until there is no more, or another was faster.
+async fn pull_some<R: Replica, C: Connect>(
+    shard: &ShardName,
+    replica: &R,
+    at: &RegionName,
+    way: &C,
+    (head, progress): (&Cut, &Progress),
+) -> Result<u64, Ended> {
+    let (mut received, mut applied, mut taken) = (progress.received(), progress.applied, 0);
     let (mouth, mut ear) = way.connect().await?;
-    let progress = replica.progress(&head.region).await?;
-    let Some(progress) = progress.filter(|there| there.identity == head.identity) else { return Ok(0) };
-    let (mut received, mut applied) = (progress.received(), progress.applied);
     let identity = head.identity.clone();
     let what = if *at == head.region {
         What::Log { identity: Some(identity), after: received, applied }
@@ -132,21 +162,13 @@ async fn pull<R: Replica, C: Connect>(
                 match replica.apply(&head.region, &batch, true).await? {
                     Applied::Done(_) => (received, applied) = (batch.through, batch.through),
                     Applied::Staged => received = batch.through,
-                    Applied::Duplicate => {}
-                    // The feed of that log goes on beside this: from where it is, then.
-                    Applied::Gap(_) | Applied::Other => {
-                        let now = replica.progress(&head.region).await?;
-                        applied = now.map_or(Position::START, |now| now.applied);
-                        if applied < head.at {
-                            return Err(Broken::Gone("the copy has gone on without it".to_owned()).into());
-                        }
-                    }
+                    Applied::Duplicate | Applied::Gap(_) | Applied::Other => return Ok(taken),
                 }
                 taken += batch.records.len() as u64;
                 mouth.say(&Frame::Has(Has { bytes, received, applied })).await?;
             }
-            // All that there is has come.
-            (Frame::Beat(_), _) => break,
+            // All that may be read by now has come.
+            (Frame::Beat(_), _) => return Ok(taken),
             (Frame::Terms(_), _) => {}
             _ => return Err(Broken::Turn("something else than the log").into()),
         }

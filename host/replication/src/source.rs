@@ -13,7 +13,8 @@ use portolan_foundation::clock;
 use tokio::sync::watch;
 
 use crate::defaults::{
-    BEAT, FEW_RECORDS, GATHER, LOOK_MAX, LOOK_MIN, MOVE_ON, NOTE, PAGE_ROWS, PROTOCOL, PROTOCOL_MIN, SILENCE,
+    BEAT, FEW_RECORDS, GATHER, LOOK_MAX, LOOK_MIN, NAMED_MAX, NOTE, PAGE_ROWS, PROTOCOL, PROTOCOL_MIN,
+    SILENCE,
 };
 use crate::ends::Log;
 use crate::link::{Broken, Ear, Mouth};
@@ -215,6 +216,10 @@ impl<L: Log> Sending<'_, L> {
     }
 
     async fn named(&mut self, ids: &[RowId]) -> Result<(), Halt> {
+        if ids.len() > NAMED_MAX {
+            let why = format!("{} rows are asked for by name, of at most {NAMED_MAX}", ids.len());
+            return Err(Halt::Refused(Refused::Forbidden(why)));
+        }
         // Whoever has applied its own log up to here has all that was written before.
         let identity = self.log.identity().await?;
         let own = self.log.heads().await?.into_iter().find(|head| head.identity == identity);
@@ -251,21 +256,22 @@ impl<L: Log> Sending<'_, L> {
             );
             return Err(Halt::Refused(Refused::Snapshot(why)));
         }
-        if self.log.keeps(self.follower, &identity).await? {
-            let has = Has { bytes: 0, received: after, applied };
-            self.log.acknowledged(self.follower, &identity, has).await?;
-        } else {
+        let has = Has { bytes: 0, received: after, applied };
+        let knows = self.log.keeps(self.follower, &identity).await?
+            && match self.log.acknowledged(self.follower, &identity, has).await {
+                // It has copied rows of another region since, which had not come as far.
+                Err(Error::Peer(PeerRefused::Back { .. })) => false,
+                done => done.map(|()| true)?,
+            };
+        if !knows {
             // It has come here by another region's rows, or begins with the first record.
             self.log.begins(self.follower, &identity, applied).await?;
         }
         let mut told = self.welcome(identity, after, Vec::new()).await?;
-        let (mut beaten, mut moved, mut pause) = (None, None, LOOK_MIN);
+        let (mut beaten, mut pause): (Option<Moment>, _) = (None, LOOK_MIN);
         loop {
             let now = clock::now();
-            let due = |last: Option<Moment>, every| last.is_none_or(|last| now.since(last) >= every);
-            let (due, moves) = (due(beaten, BEAT), due(moved, MOVE_ON));
-            // All that lies before this is in what is read after it.
-            let settled = if due && moves { self.log.settled().await? } else { Position::START };
+            let due = beaten.is_none_or(|beaten| now.since(beaten) >= BEAT);
             let batch = self.log.read(after).await?;
             if due {
                 self.tell(&mut told).await?;
@@ -282,9 +288,6 @@ impl<L: Log> Sending<'_, L> {
                 continue;
             }
             if due {
-                if moves {
-                    (after, moved) = (after.max(settled), Some(now));
-                }
                 let waiting_us = self.log.horizon().await?.waiting_us;
                 let kept = self.log.kept().await?.unwrap_or(Position::START);
                 let beat = Beat { at_us: batch.at_us, through: after, waiting_us, kept };

@@ -109,6 +109,7 @@ impl Follower {
             connect: near.clone(),
             fit: Arc::clone(fit),
             keeps: true,
+            leads: false,
             primary,
             replica: replica.clone(),
             shard,

@@ -132,3 +132,5 @@ pub const COMPRESSION_LEVEL: i32 = 3;
 pub const BACKUP_SETTLE: Duration = Duration::from_secs(10);
 /// From one look at them to the next.
 pub const BACKUP_LOOK: Duration = Duration::from_millis(50);
+/// How long an epoch waits for what another copy has more, before writers have waited long enough.
+pub const LEFT_PATIENCE: Duration = Duration::from_secs(60);

@@ -29,7 +29,7 @@ use tokio::sync::watch;
 
 use crate::config::Kept;
 use crate::data::Catalogue;
-use crate::defaults::{DEMOTION, LEASE, LEASE_MARGIN, RENEWAL, RETRY_MAX, RETRY_MIN};
+use crate::defaults::{DEMOTION, LEASE, LEASE_MARGIN, LEFT_PATIENCE, RENEWAL, RETRY_MAX, RETRY_MIN};
 use crate::shards::{Cell, Open, Role};
 use crate::space::{self, Space};
 
@@ -294,9 +294,13 @@ impl Keeper {
         // The fence of a copy speaks of another database, which may still be written.
         let mine = !there.cut && there.fence.deadline_us > 0 && epoch.0 == before.0 + 1;
         let alone = before.0 == 0 && epoch.0 == 1 && task.kept.others.is_empty();
-        let first = alone || nobody_else_can_write(task, &lineage, &gathered);
-        let waited =
-            self.first_seen.as_ref().map_or(Duration::ZERO, |(.., since)| clock::now().since(*since));
+        let first = alone || !there.cut && nobody_else_can_write(task, &lineage, &gathered);
+        // What a copy that answers has more is taken first, within reason.
+        if let Some(left) = gathered.left.first().filter(|_| self.waited() < LEFT_PATIENCE) {
+            let why = format!("epoch {} begins when what another copy has more is here: {left}", epoch.0);
+            return Err(Halt::of(why));
+        }
+        let waited = self.waited();
         let wait = LEASE + LEASE_MARGIN;
         if mine || first || waited >= wait {
             return Ok(());
@@ -307,6 +311,11 @@ impl Keeper {
             why: format!("epoch {} begins in {left:.1?}, when no other region's lease can last", epoch.0),
             retry_after: Some(left),
         })
+    }
+
+    /// How long ago the epoch that is meant was first seen.
+    fn waited(&self) -> Duration {
+        self.first_seen.as_ref().map_or(Duration::ZERO, |(.., since)| clock::now().since(*since))
     }
 
     /// Another region writes: what this one held is over. Until that is certain, it is tried again.

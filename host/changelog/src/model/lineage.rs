@@ -30,6 +30,9 @@ pub struct Term {
     pub epoch: Epoch,
     /// Where.
     pub region: RegionName,
+    /// The last epoch that was known there to have begun before; 0 when none was. Those between were given out and never known: what was
+    /// written under them counts nowhere.
+    pub over: Epoch,
     /// What had come there, its own log included. Of a log that is not named nothing had.
     pub cuts: Vec<Cut>,
 }
@@ -114,7 +117,8 @@ impl Lineage {
     /// Where an epoch began.
     #[must_use]
     pub fn term(&self, epoch: Epoch) -> Option<&Term> {
-        self.0.iter().find(|term| term.epoch == epoch)
+        let at = self.0.binary_search_by_key(&epoch, |term| term.epoch).ok()?;
+        self.0.get(at)
     }
 
     /// How a record of a region's log stands at a copy whose fence is at `fence`.
@@ -129,8 +133,9 @@ impl Lineage {
             return Verdict::Counts;
         }
         let at = record.position;
-        let mut after = self.0.iter().skip_while(|term| term.epoch <= at.epoch);
-        let ended = after.find(|term| at > term.cut(region, identity));
+        let after = self.chain().take_while(|term| term.epoch > at.epoch);
+        // The first of them that cut it off.
+        let ended = after.filter(|term| at > term.cut(region, identity)).last();
         match ended {
             Some(term) => Verdict::Stranded(term),
             None if at.epoch < fence && self.epoch() < fence => Verdict::Waits,
@@ -141,8 +146,20 @@ impl Lineage {
     /// Up to where a log counts of what was written under an epoch, by the epochs after it; none while none of them is known.
     #[must_use]
     pub fn bound(&self, (region, identity): (&RegionName, &Identity), epoch: Epoch) -> Option<Position> {
-        let after = self.0.iter().skip_while(|term| term.epoch <= epoch);
+        let after = self.chain().take_while(|term| term.epoch > epoch);
         after.map(|term| term.cut(region, identity)).min()
+    }
+
+    /// The terms of which each was begun over the next, from the last on. Others that are known were begun where nobody heard of it in
+    /// time, and cut nothing.
+    fn chain(&self) -> impl Iterator<Item = &Term> {
+        std::iter::successors(self.0.last(), |term| self.term(term.over))
+    }
+
+    /// Does the last term rest on this one?
+    #[must_use]
+    pub fn rests_on(&self, epoch: Epoch) -> bool {
+        self.chain().any(|term| term.epoch == epoch)
     }
 
     /// Those of these terms that are not known.
@@ -181,7 +198,7 @@ mod tests {
     }
 
     fn term(epoch: u64, name: &str, cuts: &[Cut]) -> Term {
-        Term { epoch: Epoch(epoch), region: region(name), cuts: cuts.to_vec() }
+        Term { epoch: Epoch(epoch), region: region(name), over: Epoch(epoch - 1), cuts: cuts.to_vec() }
     }
 
     fn record(at: Position, version: u64) -> Record {
@@ -229,6 +246,22 @@ mod tests {
         assert_eq!(lineage.judge(log, &record(Position::new(1, 90, 1), 0), Epoch(4)), Verdict::Counts);
         assert_eq!(lineage.bound(log, Epoch(1)), Some(Position::new(1, 40, 0)));
         assert_eq!(lineage.bound(log, Epoch(3)), None);
+    }
+
+    #[test]
+    fn a_term_that_nobody_heard_of_in_time_cuts_nothing() {
+        let first = term(1, "eu", &[cut("eu", Position::START)]);
+        let unheard = term(2, "us", &[cut("eu", Position::new(1, 5, 5))]);
+        let third = [cut("eu", Position::new(1, 90, 9)), cut("us", Position::START)];
+        let third = Term { over: Epoch(1), ..term(3, "eu", &third) };
+        let lineage = Lineage::new([first, unheard, third]).unwrap();
+        let judge = |name: &str, at: Position| {
+            lineage.judge((&region(name), &identity(name)), &record(at, at.epoch.0), Epoch(3)).clone()
+        };
+        assert_eq!(judge("eu", Position::new(1, 50, 1)), Verdict::Counts);
+        let Verdict::Stranded(by) = judge("us", Position::new(2, 1, 1)) else { panic!("it counts") };
+        assert_eq!(by.epoch, Epoch(3), "what was written under it counts nowhere");
+        assert!(lineage.rests_on(Epoch(1)) && !lineage.rests_on(Epoch(2)));
     }
 
     #[test]

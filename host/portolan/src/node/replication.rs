@@ -16,6 +16,8 @@ use super::listen::tcp;
 use super::shards::Shards;
 use crate::config::Config;
 
+/// How many epochs a shard may be ahead of what this node knows.
+const EPOCHS_AHEAD: u64 = 16;
 /// From one look at which copies are open to the next.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -28,6 +30,7 @@ pub(super) struct Copies(BTreeMap<ShardName, Others>);
 struct Others {
     /// Where their gateways are.
     addresses: BTreeMap<RegionName, Vec<String>>,
+    leads: bool,
     primary: RegionName,
 }
 
@@ -50,7 +53,8 @@ impl Copies {
         let copies = here.map(|(name, shard)| {
             let others = shard.stores.keys().filter(|region| **region != config.local);
             let addresses = others.map(|region| (region.clone(), addresses(region))).collect();
-            (name.clone(), Others { addresses, primary: shard.primary.clone() })
+            let leads = shard.primary == config.local;
+            (name.clone(), Others { addresses, leads, primary: shard.primary.clone() })
         });
         Self(copies.collect())
     }
@@ -79,7 +83,8 @@ impl Copies {
             let keeps = others.addresses.len() > 1;
             for (region, addresses) in &others.addresses {
                 let (addresses, primary) = (addresses.clone(), *region == others.primary);
-                let followed = Followed { addresses, keeps, primary, store: store.clone() };
+                let (leads, store) = (others.leads, store.clone());
+                let followed = Followed { addresses, keeps, leads, primary, store };
                 feeds.insert((name.clone(), region.clone()), followed);
             }
         }
@@ -167,10 +172,11 @@ impl Sources for Shards {
                     .ok_or_else(|| Refused::Away(format!("this node has no lease of shard `{name}` now")));
             }
             What::Seal(epoch) => {
-                let meant = self.meant(&name);
-                let other =
-                    meant.filter(|(there, primary)| there > epoch || there == epoch && primary != follower);
-                if let Some((there, primary)) = other {
+                // This node may not have heard of the last ones yet; nobody gives out many at once.
+                let unknown = || Refused::Away(format!("who writes shard `{name}` is not known here yet"));
+                let (there, primary) = self.meant(&name).ok_or_else(unknown)?;
+                let far = epoch.0 > there.0.saturating_add(EPOCHS_AHEAD);
+                if there > *epoch || there == *epoch && primary != *follower || far {
                     let why = format!("epoch {there} of shard `{name}` is of `{primary}`, as is known here");
                     return Err(Refused::Forbidden(why));
                 }

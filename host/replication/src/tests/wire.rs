@@ -52,7 +52,7 @@ fn frames() -> Vec<Frame> {
     let (records, at) =
         ((0..50).map(|number| record(splitmix(number) >> 2)).collect::<Vec<_>>(), Position::new(4, 5, 6));
     let cut = Cut { region: region("eu"), identity: identity.clone(), at };
-    let term = Term { epoch: Epoch(2), region: region("us"), cuts: vec![cut] };
+    let term = Term { epoch: Epoch(2), region: region("us"), over: Epoch(1), cuts: vec![cut] };
     vec![
         Frame::Ask(Ask {
             protocols: (1, 2),

@@ -120,6 +120,8 @@ pub(super) struct WireTerm {
     region: String,
     #[prost(message, repeated, tag = "3")]
     cuts: Vec<WireCut>,
+    #[prost(uint64, tag = "4")]
+    over: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -266,7 +268,8 @@ impl TryFrom<WireCut> for Cut {
 impl From<&Term> for WireTerm {
     fn from(term: &Term) -> Self {
         let region = term.region.as_str().to_owned();
-        Self { epoch: term.epoch.0, region, cuts: term.cuts.iter().map(Into::into).collect() }
+        let cuts = term.cuts.iter().map(Into::into).collect();
+        Self { epoch: term.epoch.0, region, cuts, over: term.over.0 }
     }
 }
 
@@ -274,7 +277,8 @@ impl TryFrom<WireTerm> for Term {
     type Error = Garbled;
 
     fn try_from(wire: WireTerm) -> Result<Self, Garbled> {
-        Ok(Self { epoch: Epoch(wire.epoch), region: region(&wire.region)?, cuts: cuts(wire.cuts)? })
+        let (epoch, over) = (Epoch(wire.epoch), Epoch(wire.over));
+        Ok(Self { epoch, region: region(&wire.region)?, over, cuts: cuts(wire.cuts)? })
     }
 }
 

@@ -1,5 +1,7 @@
 //! What may be lost with a region: writes that wait for another one, and a shard that is written only while little would be lost.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use bytes::Bytes;
 use http::{Method, Request};
 use portolan_tests::client::{Answer, Client};
@@ -90,6 +92,15 @@ async fn write(node: &Node, acme: &str, id: u64) -> Answer {
     ask(node, acme, Method::POST, "/-/data/orders", json!({ "id": id, "total": "1.50" })).await
 }
 
+/// Writes one after the other, from a number on, until one is done.
+async fn written(node: &Node, acme: &str, from: u64) {
+    let next = AtomicU64::new(from);
+    until("a write is confirmed", async || {
+        write(node, acme, next.fetch_add(1, Ordering::Relaxed)).await.status == 201
+    })
+    .await;
+}
+
 /// A request of an application that may change something.
 async fn application(node: &Node, method: &str) -> Answer {
     let mut client = Client::connect(node.public(), "shop.test").await.unwrap();
@@ -123,8 +134,7 @@ async fn writes_wait_for_another_region_and_end_without_one() {
 
     let us = world.start("us").await;
     // Until the copy is there, writes are refused, or written and not confirmed.
-    let mut next = 2..;
-    until("a write is confirmed", async || write(&eu, &acme, next.next().unwrap()).await.status == 201).await;
+    written(&eu, &acme, 2).await;
     let (code, told) = status(&eu).await;
     assert!(code == 0 && told["exposed"][0]["exposed_ms"].as_u64().is_some_and(|ms| ms <= 3_000), "{told}");
     assert_eq!(application(&eu, "POST").await.status, 200);
@@ -153,8 +163,7 @@ async fn writes_wait_for_another_region_and_end_without_one() {
 
     // It comes back, takes what was not confirmed, and writes go on.
     let us = us.restarted(&[]).await;
-    let mut next = 2_000..;
-    until("writes go on", async || write(&eu, &acme, next.next().unwrap()).await.status == 201).await;
+    written(&eu, &acme, 2_000).await;
     until("the copy has it", async || {
         let mut client = Client::connect(us.public(), "shop.test").await.unwrap();
         let request = Request::get("/-/data/orders/1000").header("authorization", format!("Bearer {acme}"));

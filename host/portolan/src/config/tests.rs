@@ -305,7 +305,7 @@ fn what_may_be_lost_is_bounded_where_other_regions_keep_it() {
     let config = |shard: &str, table: &str| {
         good(
             &[
-                &first,
+                GOOD,
                 &both.replace("[table", &format!("{shard}\n[table")),
                 &format!("[table.notes]\ntenant = \"t\"\nkey = [\"t\"]\n{table}"),
             ],

@@ -167,7 +167,7 @@ impl Positions for Closed {
 
 #[tokio::test]
 async fn what_may_write_a_shard_that_may_not_be_is_refused_or_waits() {
-    let slow = Admission::Slow(std::time::Duration::from_millis(200));
+    let slow = Admission::Slow(Duration::from_millis(200));
     for (admission, primary, stateless, method, refused) in [
         (Admission::Refuse, "eu", false, "POST", true),
         (Admission::Refuse, "eu", false, "DELETE", true),

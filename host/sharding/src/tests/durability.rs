@@ -93,9 +93,8 @@ async fn a_write_is_done_when_others_have_it(engine: Engine) {
     }
     store.unheard(&region("ap"));
     let _following = Followers::at_another_node(&other, &["us"]);
-    let (begun, sent) =
-        (tokio::time::Instant::now(), world.check("a", "POST /notes", &note(4), 500, "unconfirmed"));
-    let unconfirmed = sent.await;
+    let begun = tokio::time::Instant::now();
+    let unconfirmed = world.check("a", "POST /notes", &note(4), 500, "unconfirmed").await;
     assert!(begun.elapsed() >= crate::defaults::CONFIRM_WAIT, "{unconfirmed:?}");
     let token = unconfirmed.header("portolan-token");
     assert!(token.starts_with("v1;a=") && unconfirmed.text.contains(token), "{unconfirmed:?}");
@@ -174,7 +173,8 @@ async fn places_of_those_who_wait_are_bounded() {
     world.keep("a", world.sqlite("a"), Watermarks::default()).await;
     let store = world.keep_elsewhere("a", &["us"], None, Durability::OneRegion).await;
     begin(&store, &["us"]).await;
-    let first = world.send("a", "acme", "POST /notes", &note(1));
+    let one = note(1);
+    let first = world.send("a", "acme", "POST /notes", &one);
     let others = async {
         // The first is at work or waits, until somebody has it.
         while world.send("a", "acme", "GET /notes/1", "").await.status != 200 {}

@@ -10,7 +10,7 @@ use portolan_core::log::Position;
 
 use super::world::{Watcher, World, acme, lives, rows};
 use crate::relocate::{Error, Event, Replicas, Seat};
-use crate::schema::tests::place::Place;
+use crate::schema::tests::place::{PATIENCE, Place};
 
 /// Receives all that a shard has, in another region, until it is over.
 async fn replica(store: Store, over: Arc<AtomicBool>) {
@@ -37,6 +37,8 @@ pub(super) async fn a_target_that_may_lose_little_is_copied_first(place: Place) 
     assert!(!watcher.seen.lock().unwrap().contains(&Event::Held), "nobody was held for it");
     lives(&world.one, &two, 20).await;
 
+    let replicas = Replicas { patience: PATIENCE, regions: [us.clone()].into() };
+    let two = Seat { replicas: Some(replicas), ..two };
     let over = Arc::new(AtomicBool::new(false));
     let following = tokio::spawn(replica(two.store.clone(), Arc::clone(&over)));
     let before = rows(&world.one).await;

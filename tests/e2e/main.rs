@@ -17,6 +17,7 @@ mod hostile;
 mod hot;
 mod languages;
 mod life;
+mod loss;
 mod moves;
 mod placement;
 mod preview;

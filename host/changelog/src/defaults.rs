@@ -12,6 +12,9 @@ pub const CHUNK_RECORDS: usize = 1_000;
 pub const PRUNE_SLICES: usize = 4;
 /// Peers that may follow one log: more regions than a platform has, and few enough to hold each record against.
 pub const PEERS_MAX: usize = 64;
+/// From one look at what peers have written down as received to the next, while somebody waits for it: less than a person notices, and ten
+/// small queries a second at most, however many wait.
+pub const RECEIPTS_LOOK: Duration = Duration::from_millis(100);
 /// Records of one piece of SQLite's log: measured, and later forgotten, within some tens of milliseconds.
 pub const PIECE_RECORDS: u64 = 5_000;
 /// Slices that one trim measures or deletes in SQLite, each in a transaction of its own, so that writers get in between.

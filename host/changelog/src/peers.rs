@@ -43,6 +43,7 @@ impl Store {
         }
         let (log, now_us) = extent(&mut session).await?;
         save(&mut session, &Peer::begin(&log, name, identity, at, now_us)?).await?;
+        self.unheard(name);
         session.commit().await
     }
 
@@ -99,6 +100,7 @@ impl Store {
         let mut session = self.begin(Role::Owner).await?;
         let gone = session.run("DELETE FROM portolan_peer WHERE name = $1", &[name.as_str().into()]).await?;
         session.commit().await?;
+        self.unheard(name);
         Ok(gone == 1)
     }
 }

@@ -15,6 +15,7 @@ use crate::defaults::{KEEPER_STATEMENT, SILENCE};
 use crate::error::Error;
 use crate::model::fence::{Closed, Fence, Refused, TenantState};
 use crate::postgres::{self, PostgresConfig, Roles};
+use crate::receipts::Receipts;
 use crate::sqlite::{self, Files};
 use crate::table::Declared;
 
@@ -41,6 +42,7 @@ struct Inner {
     declared: RwLock<Arc<Vec<Declared>>>,
     origin: RegionName,
     place: Place,
+    receipts: Receipts,
 }
 
 #[derive(Debug)]
@@ -82,7 +84,12 @@ impl Store {
             Engine::Postgres(config) => Place::Postgres(Box::new(postgres::open(config).await?)),
             Engine::Sqlite(path) => Place::Sqlite { files: sqlite::open(path).await?, path: path.clone() },
         };
-        let store = Self(Arc::new(Inner { declared: RwLock::default(), origin, place }));
+        let store = Self(Arc::new(Inner {
+            declared: RwLock::default(),
+            origin,
+            place,
+            receipts: Receipts::default(),
+        }));
         let mut session = store.begin(Role::Owner).await?;
         // What another region held is a copy of its database here.
         let sql = "UPDATE portolan_fence SET origin = $1, cut = CASE WHEN origin <> '' AND epoch > 0 THEN 1 ELSE cut END \
@@ -585,6 +592,10 @@ impl Store {
             (Place::Postgres(roles), Role::Owner) => &roles.owner,
             (Place::Postgres(roles), Role::Writer) => &roles.writer,
         }
+    }
+
+    pub(crate) fn receipts(&self) -> &Receipts {
+        &self.0.receipts
     }
 
     pub(crate) async fn acquire(&self, role: Role) -> Result<Box<Session>, Error> {

@@ -17,6 +17,7 @@ mod lineage;
 mod login;
 mod moving;
 mod place;
+mod receiving;
 mod retaining;
 mod rules;
 mod sweeping;
@@ -86,6 +87,8 @@ const CASES: &[Case] = cases![
     moving::rows_come_in_the_order_of_their_tables,
     moving::tenants_are_listed_where_they_live,
     moving::what_is_open_lies_after_what_is_settled,
+    receiving::what_nobody_has_received_is_as_old_as_its_oldest,
+    receiving::what_others_have_is_heard_or_read,
     retaining::a_log_goes_when_all_have_it,
     retaining::a_peer_that_is_too_far_behind_loses_its_place,
     retaining::a_peers_word_is_held_against_the_log,

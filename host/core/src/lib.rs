@@ -8,7 +8,7 @@
 //! [`endpoint`], [`health`], [`breaker`] and [`balance`] what is observed meanwhile. [`recording`] is how a decision is kept and
 //! decided again, [`rollout`] how a version takes over from another, and [`evidence`] on what grounds it may not.
 //! [`log`] names what a shard's log holds, [`token`] what a client brings of it, [`tenant_table`] which tables a shard has.
-//! [`directory`] says on which shard a tenant's data are, [`placement`] what a policy may make of that.
+//! [`loss`] says which writes wait for other regions. [`directory`] says on which shard a tenant's data are, [`placement`] what a policy may make of that.
 
 pub mod attribute;
 pub mod audit;
@@ -25,6 +25,7 @@ pub mod health;
 pub mod ids;
 pub mod lane;
 pub mod log;
+pub mod loss;
 pub mod placement;
 pub mod plan;
 pub mod preview;

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::loss::Durability;
+
 /// The longest name of a table or column: PostgreSQL cuts identifiers at 63 bytes.
 pub const IDENTIFIER_BYTES_MAX: usize = 63;
 /// Columns of a primary key; SQLite and PostgreSQL take more, nobody needs more.
@@ -155,6 +157,9 @@ pub struct TenantTable {
     pub conflict: ConflictRule,
     /// Who writes it.
     pub writers: Writers,
+    /// Who must have received a write of the data API before it is answered as done.
+    #[serde(default)]
+    pub durability: Durability,
 }
 
 /// Why a declaration is not taken.
@@ -257,6 +262,7 @@ mod tests {
             key: key.iter().map(|column| Identifier::new(column)).collect::<Result<_, _>>()?,
             conflict: ConflictRule::default(),
             writers: Writers::Primary,
+            durability: Durability::Local,
         })
     }
 

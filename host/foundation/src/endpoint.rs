@@ -11,6 +11,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use portolan_core::ids::{RegionName, ShardName, TenantName};
 use portolan_core::log::{Epoch, Position};
+use portolan_core::loss::Admission;
 use portolan_core::topology::Topology;
 
 /// A content on its way between the data plane and a service.
@@ -78,8 +79,13 @@ pub trait Endpoint: fmt::Debug + Send + Sync {
     }
 }
 
-/// Who knows where the logs of shards are.
+/// Who knows where the logs of shards are, and how they stand to those of other regions.
 pub trait Positions: fmt::Debug + Send + Sync {
+    /// What becomes of a request that may write a shard which this region writes.
+    fn admits(&self, _shard: &ShardName) -> Admission {
+        Admission::Pass
+    }
+
     /// The newest record of a shard that this region writes, as it is some time after this was called; nothing when the region
     /// has not its lease, or its database does not tell.
     fn newest(&self, shard: &ShardName) -> Telling;

@@ -23,18 +23,22 @@ pub(crate) fn run(command: &Sync) -> anyhow::Result<ExitCode> {
     let told: Value = Client::open(&status.target)?.get("/api/v1/shards")?;
     let shards = told.get("items").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let (follows, followers) = (all(shards, "follows"), all(shards, "followers"));
+    let exposed: Vec<&Value> = shards.iter().filter(|shard| is_exposed(shard)).collect();
     if status.json {
-        print(&serde_json::to_string_pretty(&json!({ "follows": follows, "followers": followers }))?)?;
-    } else if follows.is_empty() && followers.is_empty() {
+        let told = json!({ "exposed": exposed.iter().map(|shard| exposure(shard)).collect::<Vec<_>>(), "follows": follows, "followers": followers });
+        print(&serde_json::to_string_pretty(&told)?)?;
+    } else if follows.is_empty() && followers.is_empty() && exposed.is_empty() {
         print(
             "nobody follows anybody here: a shard's copy is a `[shard.NAME.store.REGION]` in a region that does not write it",
         )?;
     } else {
         follows.iter().try_for_each(|feed| print(&line(feed)))?;
         followers.iter().try_for_each(|follower| print(&follower_line(follower)))?;
+        exposed.iter().try_for_each(|shard| print(&exposed_line(&exposure(shard))))?;
     }
     let wrong = follows.iter().any(|feed| feed.get("problem").is_some_and(Value::is_string))
-        || followers.iter().any(|follower| follower.get("needs_snapshot") == Some(&Value::Bool(true)));
+        || followers.iter().any(|follower| follower.get("needs_snapshot") == Some(&Value::Bool(true)))
+        || exposed.iter().any(|shard| exposure(shard).get("past_max_loss") == Some(&Value::Bool(true)));
     Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -118,6 +122,34 @@ fn follower_line(follower: &Value) -> String {
     )
 }
 
+/// Is it written here, and kept elsewhere?
+fn is_exposed(shard: &Value) -> bool {
+    exposure(shard).get("exposed_ms").is_some_and(Value::is_u64)
+}
+
+/// What of a shard would be lost with the region that writes it.
+fn exposure(shard: &Value) -> Value {
+    let here = |name: &str| shard.get("here").and_then(|here| here.get(name)).cloned().unwrap_or_default();
+    json!({
+        "shard": shard.get("name"), "exposed_ms": here("exposed_ms"), "past_max_loss": here("past_max_loss"),
+        "unconfirmed": here("unconfirmed"),
+    })
+}
+
+/// One shard that is written here, with what would be lost with this region.
+fn exposed_line(exposure: &Value) -> String {
+    let exposed = exposure.get("exposed_ms").and_then(Value::as_u64).unwrap_or_default();
+    let past = if exposure.get("past_max_loss") == Some(&Value::Bool(true)) {
+        "\n  PAST MAX_LOSS writes are refused or slowed until a copy has caught up"
+    } else {
+        ""
+    };
+    format!(
+        "{} would lose at most {exposed} ms of writes with this region{past}",
+        exposure.get("shard").and_then(Value::as_str).unwrap_or("-")
+    )
+}
+
 /// One feed, with what is wrong below it.
 pub(crate) fn line(feed: &Value) -> String {
     let text = |name: &str| feed.get(name).and_then(Value::as_str).unwrap_or("-");
@@ -182,6 +214,21 @@ mod tests {
                 "orders: there are more; run it again when these are put right",
                 "s1: 1 rows are not as in eu; put them right: portolan sync repair s1"
             ]
+        );
+    }
+
+    #[test]
+    fn a_shard_tells_what_would_be_lost() {
+        let shard = |here: Value| json!({ "name": "s1", "here": here });
+        assert!(!is_exposed(&shard(Value::Null)) && !is_exposed(&shard(json!({ "exposed_ms": null }))));
+        let near = shard(json!({ "exposed_ms": 120, "past_max_loss": false, "unconfirmed": 0 }));
+        assert!(is_exposed(&near));
+        assert_eq!(exposed_line(&exposure(&near)), "s1 would lose at most 120 ms of writes with this region");
+        let far = shard(json!({ "exposed_ms": 12_000, "past_max_loss": true, "unconfirmed": 3 }));
+        assert_eq!(
+            exposed_line(&exposure(&far)),
+            "s1 would lose at most 12000 ms of writes with this region\n  \
+             PAST MAX_LOSS writes are refused or slowed until a copy has caught up"
         );
     }
 

@@ -53,6 +53,10 @@ pub(crate) enum Error {
     NotUtf8,
     #[error("the tenant's policy answers only what its operator does not allow")]
     OutOfBounds,
+    #[error(
+        "the shard's log is in no other region for longer than it may be: send the request again in a while"
+    )]
+    PastMaxLoss,
     #[error("the policy failed, and nobody passes without it")]
     PolicyFailed(Undecided),
     #[error("the word in portolan-preview does not hold: {0}")]
@@ -84,7 +88,9 @@ impl Error {
             | Self::NotUtf8
             | Self::Preview(_)
             | Self::UnknownTenant => Source::Downstream,
-            Self::Loop | Self::PreviewSoon | Self::Settling | Self::Stale => Source::Gateway,
+            Self::Loop | Self::PastMaxLoss | Self::PreviewSoon | Self::Settling | Self::Stale => {
+                Source::Gateway
+            }
             Self::NoAllowedRegion
             | Self::NoAnswer
             | Self::OutOfBounds
@@ -115,6 +121,7 @@ impl Error {
             Self::NoAnswer
             | Self::NoEndpoint
             | Self::OutOfBounds
+            | Self::PastMaxLoss
             | Self::PolicyFailed(_)
             | Self::PreviewSoon
             | Self::Settling => StatusCode::SERVICE_UNAVAILABLE,
@@ -138,6 +145,7 @@ impl Error {
             Self::NoEndpoint => "no-endpoint",
             Self::NotUtf8 => "not-utf8",
             Self::OutOfBounds => "out-of-bounds",
+            Self::PastMaxLoss => "past-max-loss",
             Self::PolicyFailed(_) => "policy-failed",
             Self::Preview(_) => "preview-refused",
             Self::PreviewSoon => "preview-soon",
@@ -184,6 +192,7 @@ impl Error {
             | Self::UpstreamBroke
             | Self::NoAnswer
             | Self::OutOfBounds
+            | Self::PastMaxLoss
             | Self::PolicyFailed(_)
             | Self::PreviewSoon
             | Self::Settling => "14",

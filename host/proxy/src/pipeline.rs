@@ -13,6 +13,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use portolan_core::ids::{PoolName, RegionName};
+use portolan_core::loss::Admission;
 use portolan_core::plan::{Action, RetryClass};
 use portolan_core::snapshot::Snapshot;
 use portolan_core::topology::Topology;
@@ -26,7 +27,7 @@ use crate::defaults;
 use crate::error::Error;
 use crate::forward::{Answered, Attempts, Outbound};
 use crate::headers;
-use crate::inbound::{Downstream, Inbound};
+use crate::inbound::{Downstream, Home, Inbound};
 use crate::peer::{GRANT, Grant};
 use crate::preview;
 use crate::resolve::{Rejection, Route, resolve};
@@ -296,7 +297,7 @@ impl Trip<'_> {
             match resolve(&self.snapshot.topology, self.inbound.residency.as_ref(), region, pool, now) {
                 Err(Rejection::Residency) => forbidden += 1,
                 Err(_) => {}
-                Ok(route) => match self.attempt(choice, region, pool, &route).await {
+                Ok(route) => match self.admitted(choice, region, pool, &route).await {
                     Ok(response) => return Ok(self.with_token(response, region, pool).await),
                     Err(Halt::Final(error)) => return Err(error),
                     Err(Halt::Next(error)) => last = error,
@@ -311,6 +312,33 @@ impl Trip<'_> {
         }
     }
 
+    /// Tries a target, once its shard may be written.
+    async fn admitted(
+        &mut self,
+        choice: &Choice,
+        region: &RegionName,
+        pool: &PoolName,
+        route: &Route,
+    ) -> Result<Response<Body>, Halt> {
+        let admission = self
+            .written_here(region, pool)
+            .map_or(Admission::Pass, |home| self.worker.services().admits(&home.shard));
+        match admission {
+            Admission::Pass => {}
+            Admission::Refuse => return Err(Halt::Final(Error::PastMaxLoss)),
+            Admission::Slow(delay) => tokio::time::sleep(delay).await,
+        }
+        self.attempt(choice, region, pool, route).await
+    }
+
+    /// The shard that the request may write through this target, where this region writes it.
+    fn written_here(&self, region: &RegionName, pool: &PoolName) -> Option<&Home> {
+        let topology = &self.snapshot.topology;
+        let stateless = topology.pool(region, pool).is_none_or(|pool| pool.stateless);
+        let here = *region == topology.local && self.inbound.written_at() == Some(region);
+        self.inbound.home.as_ref().filter(|_| here && !stateless)
+    }
+
     /// Tells whoever may have written where its shard's log is now, where that is this region's to know.
     async fn with_token(
         &self,
@@ -319,9 +347,8 @@ impl Trip<'_> {
         pool: &PoolName,
     ) -> Response<Body> {
         let topology = &self.snapshot.topology;
-        let wanted = topology.pool(region, pool).is_some_and(|pool| pool.token && !pool.stateless);
-        let here = *region == topology.local && self.inbound.written_at() == Some(region);
-        let home = self.inbound.home.as_ref().filter(|_| wanted && here);
+        let wanted = topology.pool(region, pool).is_some_and(|pool| pool.token);
+        let home = self.written_here(region, pool).filter(|_| wanted);
         // An application that knows its own position knows it better.
         let Some(home) = home.filter(|_| !response.headers().contains_key(headers::TOKEN)) else {
             return response;

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, Request, Response, Uri};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use portolan_core::ids::{PoolName, RegionName, ShardName};
+use portolan_core::loss::Admission;
 use portolan_core::snapshot::Snapshot;
 use portolan_core::token::Token;
 use portolan_foundation::endpoint::{Endpoint, Head, Positions, Routed, Work};
@@ -54,6 +55,11 @@ impl Services {
         let position = tokio::time::timeout(defaults::TOKEN_TIMEOUT, newest).await.ok()??;
         let mut token = Token::default();
         token.add(shard.clone(), position).then_some(token)
+    }
+
+    /// What becomes of a request that may write a shard.
+    pub(crate) fn admits(&self, shard: &ShardName) -> Admission {
+        self.positions.as_ref().map_or(Admission::Pass, |positions| positions.admits(shard))
     }
 
     pub(crate) fn find(&self, path: &str) -> Option<&Arc<dyn Endpoint>> {

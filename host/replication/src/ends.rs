@@ -5,7 +5,7 @@ use std::future::Future;
 
 use portolan_changelog::{
     Applied, Batch, Copying, Counts, Cut, Error, Horizon, Learned, Limits, Progress, Record, RowId, Sealed,
-    Store, Term,
+    Store, Term, Wakes,
 };
 use portolan_core::ids::RegionName;
 use portolan_core::log::{Epoch, Identity, Position};
@@ -43,6 +43,14 @@ pub trait Log: Send + Sync {
     ) -> impl Future<Output = Result<(), Error>> + Send;
     /// Up to where all followers have applied it.
     fn kept(&self) -> impl Future<Output = Result<Option<Position>, Error>> + Send;
+    /// A follower says over its link what it has received for good. Known at once, and written down by [`Self::acknowledged`] now and then.
+    fn heard(&self, _follower: &RegionName, _identity: &Identity, _received: Position) {}
+    /// A follower's link has ended.
+    fn unheard(&self, _follower: &RegionName) {}
+    /// Wakes who reads it when somebody waits for what is there; none where nobody does.
+    fn wakes(&self) -> Option<Wakes> {
+        None
+    }
     /// What comes after a position.
     fn read(&self, after: Position) -> impl Future<Output = Result<Batch, Error>> + Send;
     /// What readers wait for.
@@ -155,6 +163,18 @@ impl Log for Store {
 
     async fn kept(&self) -> Result<Option<Position>, Error> {
         self.peers_have().await
+    }
+
+    fn heard(&self, follower: &RegionName, identity: &Identity, received: Position) {
+        Self::heard(self, follower, identity, received);
+    }
+
+    fn unheard(&self, follower: &RegionName) {
+        Self::unheard(self, follower);
+    }
+
+    fn wakes(&self) -> Option<Wakes> {
+        Some(Self::wakes(self))
     }
 
     async fn read(&self, after: Position) -> Result<Batch, Error> {

@@ -262,7 +262,7 @@ async fn give(sources: Arc<dyn Sources>, follower: RegionName, mouth: Mouth, mut
             Err(why) => source::refuse(&mouth, why).await,
         }
     };
-    if let Err(error) = given.await {
+    if let Err(error) = Box::pin(given).await {
         tracing::debug!(%follower, "a follower's link ended: {error}");
     }
 }

@@ -22,6 +22,7 @@ pub mod defaults;
 mod ends;
 mod follower;
 mod gateway;
+mod heard;
 pub mod link;
 mod report;
 mod seal;

@@ -17,6 +17,7 @@ use crate::defaults::{
     SILENCE,
 };
 use crate::ends::Log;
+use crate::heard;
 use crate::link::{Broken, Ear, Mouth};
 use crate::wire::{Ask, Beat, Frame, Has, Refused, Rows, Welcome, What};
 
@@ -80,10 +81,12 @@ pub async fn serve<L: Log>(
     let (room, has) = (watch::Sender::new(ask.credit_bytes), watch::Sender::new(None));
     let follows = matches!(ask.what, What::Log { .. });
     let noting = note(log, follower, has.subscribe());
+    let telling = heard::tell(log, follower, has.subscribe());
     let sending = Sending { log, mouth, follower, protocol, room: room.subscribe(), sent: 0 };
     tokio::select! {
         // Whoever says its last has gone, and whoever sends the last waits for that.
         heard = hear(ear, &room, &has) => heard,
+        never = telling, if follows => match never {},
         refused = noting, if follows => refuse(mouth, refused).await,
         sent = sending.run(ask.what) => match sent {
             Ok(Sent::All) => Ok(()),
@@ -269,6 +272,7 @@ impl<L: Log> Sending<'_, L> {
         }
         let mut told = self.welcome(identity, after, Vec::new()).await?;
         let (mut beaten, mut pause): (Option<Moment>, _) = (None, LOOK_MIN);
+        let mut wakes = self.log.wakes();
         loop {
             let now = clock::now();
             let due = beaten.is_none_or(|beaten| now.since(beaten) >= BEAT);
@@ -293,8 +297,8 @@ impl<L: Log> Sending<'_, L> {
                 let beat = Beat { at_us: batch.at_us, through: after, waiting_us, kept };
                 self.mouth.say(&Frame::Beat(beat)).await?;
             }
-            tokio::time::sleep(pause).await;
-            pause = longer(pause);
+            let woken = heard::pause(&mut wakes, pause).await;
+            pause = if woken { LOOK_MIN } else { longer(pause) };
         }
     }
 }

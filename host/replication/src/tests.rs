@@ -351,6 +351,25 @@ async fn a_copy_is_compared_and_put_right(place: Place) {
     assert!(refused.contains("plans"), "{refused}");
 }
 
+/// Whoever waits for the follower hears it at once, and no more when its link is gone.
+async fn what_a_follower_has_is_heard_at_once(place: Place) {
+    let (source, copy) = (Shard::primary(&place, "eu").await, Shard::replica(&place, "us").await);
+    source.fill(1..=3).await;
+    let near = Near::new(&source.store);
+    let _follower = Follower::start(&near, "eu", &copy.store);
+    let mut watching = source.store.watch_receipts();
+    for id in 10..=20 {
+        source.fill(id..=id).await;
+        let tip = source.store.tip().await.unwrap();
+        until("the receipt", async || watching.now().0.get(&region("us")).is_some_and(|has| *has >= tip))
+            .await;
+        assert_eq!(copy.rows().await, source.rows().await, "what is received is there for good");
+    }
+    near.cut.store(true, Ordering::Relaxed);
+    near.breaks();
+    until("the silence", async || watching.now().0.is_empty()).await;
+}
+
 async fn run(place: Place) {
     a_copy_begins_follows_and_goes_on_after_a_cut(place.clone()).await;
     a_copy_is_compared_and_put_right(place.clone()).await;
@@ -359,7 +378,8 @@ async fn run(place: Place) {
     a_page_that_does_not_come_next_is_not_taken(place.clone()).await;
     a_source_without_rows_takes_none_away(place.clone()).await;
     another_log_is_copied_anew(place.clone()).await;
-    an_epoch_ends(place).await;
+    an_epoch_ends(place.clone()).await;
+    what_a_follower_has_is_heard_at_once(place).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

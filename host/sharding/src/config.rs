@@ -7,6 +7,7 @@ use std::time::Duration;
 use portolan_changelog::Engine;
 use portolan_core::ids::{RegionName, ShardName};
 use portolan_core::log::Epoch;
+use portolan_core::loss::LossLimit;
 use portolan_core::tenant_table::Tables;
 use portolan_core::topology::BreakerLimits;
 
@@ -30,6 +31,8 @@ pub struct Kept {
     pub engine: Engine,
     /// The lease under which it is written.
     pub epoch: Epoch,
+    /// How much of it may be lost with the region that writes it; no matter how much when absent.
+    pub loss: Option<LossLimit>,
     /// How full its place may be.
     pub marks: Watermarks,
     /// The other regions that keep it.
@@ -53,6 +56,8 @@ pub struct Watermarks {
 /// What requests for tenants' rows may take of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Writes at one shard that wait for other regions, or are about to.
+    pub awaiting: usize,
     /// When a shard counts as failing.
     pub breaker: BreakerLimits,
     /// Bytes of contents and answers in memory, of all requests.
@@ -61,7 +66,9 @@ pub struct Limits {
     pub shard_bytes: usize,
     /// How long one statement may take.
     pub statement: Duration,
-    /// Of those of one tenant.
+    /// Of the writes that wait for other regions, those of one tenant.
+    pub tenant_awaiting: usize,
+    /// Of the bytes at one shard, those of one tenant.
     pub tenant_bytes: usize,
     /// Requests of one tenant that wait for the database or are in it.
     pub tenant_turns: usize,
@@ -88,10 +95,12 @@ impl Default for Watermarks {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            awaiting: defaults::AWAITING_MAX,
             breaker: defaults::BREAKER,
             node_bytes: defaults::NODE_BYTES_MAX,
             shard_bytes: defaults::SHARD_BYTES_MAX,
             statement: portolan_changelog::defaults::STATEMENT_TIMEOUT,
+            tenant_awaiting: defaults::TENANT_AWAITING_MAX,
             tenant_bytes: defaults::TENANT_BYTES_MAX,
             tenant_turns: defaults::TENANT_REQUESTS_MAX,
             tenant_work: defaults::TENANT_WORK_MAX,

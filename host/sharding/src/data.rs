@@ -151,7 +151,8 @@ pub fn need(method: &Method, path: &str) -> Result<Need, Problem> {
 }
 
 /// Answers a request of the door's tenant. Its URI's path is what follows [`PREFIX`]. Whatever is sent, this gives an answer:
-/// when it is a problem, nothing was written, unless its code is [`Code::OutcomeUnknown`].
+/// when it is a problem, nothing was written, unless its code is [`Code::OutcomeUnknown`]. An answer to a write of a table that wants
+/// other regions to have it is to be given only then: it has what it waits for as an extension.
 ///
 /// # Cancel safety
 /// Not cancel-safe: when it is dropped, nobody knows whether a write is done.
@@ -242,14 +243,16 @@ async fn one<'a>(
         ("PATCH", key) => maker.update(table, key, &query, content, manner()?)?,
         (_, key) => maker.delete(table, key, &query, manner()?)?,
     };
-    let (mut done, position) = write(door, std::slice::from_ref(&operation), false, clock).await?;
+    let operations = std::slice::from_ref(&operation);
+    let (mut done, position) = write(door, operations, false, clock).await?;
     let done = done.pop().unwrap_or_default();
     let status = match (done.created, operation.answers()) {
         (true, _) => StatusCode::CREATED,
         (false, true) => StatusCode::OK,
         (false, false) => StatusCode::NO_CONTENT,
     };
-    let mut reply = Reply::new(status).of(&done).preferred(prefer, true).token(&door.shard, position);
+    let reply = Reply::new(status).of(&done).preferred(prefer, true).token(&door.shard, position);
+    let mut reply = reply.awaiting(run::durability(operations), position);
     if list {
         reply = reply.count(done.count);
     }
@@ -336,7 +339,8 @@ async fn transact<'a>(
 ) -> Result<Reply, Problem> {
     let operations = batch::operations(maker, content)?;
     let (done, position) = write(door, &operations, true, clock).await?;
-    Ok(Reply::new(StatusCode::OK).json(batch::results(&done, &operations)).token(&door.shard, position))
+    let reply = Reply::new(StatusCode::OK).json(batch::results(&done, &operations));
+    Ok(reply.token(&door.shard, position).awaiting(run::durability(&operations), position))
 }
 
 /// Does operations in one transaction: all of them, or none.

@@ -46,6 +46,19 @@ pub const ANSWER_COPIES: u64 = 3;
 pub const DISK_HIGH_PERCENT: u8 = 95;
 /// Where writes go on, in percent: far enough below, so that it does not change with each pass.
 pub const DISK_LOW_PERCENT: u8 = 90;
+/// How long a write waits for other regions to receive it, where its table asks for that: a link that was cut is given up and made again
+/// in that time, and a person still waits.
+pub const CONFIRM_WAIT: Duration = Duration::from_secs(5);
+/// Writes at one shard that wait for other regions: they hold a few kilobytes each, no connection and no turn.
+pub const AWAITING_MAX: usize = 1_024;
+/// Of those of one tenant: a quarter, as of requests.
+pub const TENANT_AWAITING_MAX: usize = AWAITING_MAX / 4;
+/// From one look at what no other region has received to the next, at least: some small queries.
+pub const EXPOSURE_LOOK: Duration = Duration::from_millis(100);
+/// And at most; a look that takes longer has failed.
+pub const EXPOSURE_LOOK_MAX: Duration = Duration::from_secs(1);
+/// Into how many parts looks divide the time for which a shard may be exposed: what is told between two of them is more than is so by one.
+pub const EXPOSURE_PART: u32 = 10;
 /// How long a read waits for a log that has not reached the reader's token.
 pub const TOKEN_WAIT: Duration = Duration::from_millis(500);
 /// From one look at the log to the next meanwhile.
@@ -116,6 +129,12 @@ pub const MOVE_DOUBTS_MAX: usize = 100_000;
 pub const MOVE_HOLD: Duration = Duration::from_secs(5);
 /// How long a move's hold waits for the tenant's writers that are inside.
 pub const MOVE_WRITERS: Duration = Duration::from_secs(2);
+/// How long a move waits, before it holds the tenant, for a replica of the target to receive what was copied. One that follows is less than
+/// a second behind; rows that came in bulk take some more.
+pub const MOVE_REPLICAS: Duration = Duration::from_secs(30);
+/// How long it waits for that once more while the tenant is held, for the little that came since: what is written down of a replica is up
+/// to half a second old, and the rest of the hold is for the others.
+pub const MOVE_REPLICAS_HELD: Duration = Duration::from_secs(2);
 /// How long a move waits for the control store's answer, before it asks for the move to be closed.
 pub const MOVE_SWITCH: Duration = Duration::from_secs(2);
 /// How often whoever resumes a move looks at its note again when another has changed it.

@@ -2,6 +2,7 @@
 
 use portolan_core::ids::{RegionName, ShardName};
 use portolan_core::log::Position;
+use portolan_core::loss::Durability;
 use portolan_core::tenant::Barred;
 
 use crate::data::{Code, Problem};
@@ -41,6 +42,29 @@ pub(crate) fn storage_full(shard: &ShardName) -> Problem {
         "shard `{shard}` is full: rows are read and deleted, and nothing else is written until its operator makes place"
     );
     Problem::new(Code::StorageFull, detail)
+}
+
+/// Too much of the shard is in no other region.
+pub(crate) fn past_max_loss(shard: &ShardName) -> Problem {
+    let detail = format!(
+        "shard `{shard}` has been written for longer than it may without another region having received it; nothing was written, try \
+         again when its copies are back"
+    );
+    Problem::new(Code::PastMaxLoss, detail)
+}
+
+/// It is written, and that is all that is known.
+pub(crate) fn unconfirmed(wanted: Durability, token: Option<&str>) -> Problem {
+    let who = match wanted {
+        Durability::Majority => "a majority of the regions that keep it has not",
+        Durability::Local | Durability::OneRegion => "no other region has",
+    };
+    let detail = format!(
+        "this is written, and {who} said within {:?} that it was received: it would be lost with this region. Do not write it again; \
+         read it with the token to see it, and it reaches the other regions when they come back",
+        crate::defaults::CONFIRM_WAIT
+    );
+    Problem::new(Code::Unconfirmed, detail).token(token)
 }
 
 pub(crate) fn overloaded() -> Problem {

@@ -15,6 +15,11 @@
 //!
 //! Who resumes takes the move over: a mover that still lives finds its note changed, and stops.
 //!
+//! # Replicas
+//! Where the target may lose only so much with its region ([`Seat::replicas`]), one of its replicas has received what came before the tenant
+//! is held, and the rest before the hold is sealed: else the move is taken back. So a move never makes a tenant's rows less safe than the
+//! target's limit says.
+//!
 //! # Placements
 //! A move raises the tenant's placement by two. What it brings to the target is stamped with the one between, which is above all
 //! that was forgotten there and below all that is written after the move. An attempt that failed bars its placement at the
@@ -29,10 +34,12 @@ mod compare;
 mod model;
 mod noted;
 mod pace;
+mod replicas;
 mod run;
 mod settle;
 pub mod wanted;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::num::NonZeroU32;
@@ -41,7 +48,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use portolan_changelog::Store;
-use portolan_core::ids::{ResidencyName, ShardName, TenantName};
+use portolan_core::ids::{RegionName, ResidencyName, ShardName, TenantName};
 use portolan_core::log::{Epoch, Identity, Placement, Position};
 use portolan_core::time::Moment;
 use portolan_foundation::clock;
@@ -55,12 +62,23 @@ pub use noted::{Noted, abandoned, forget, noted};
 pub struct Seat {
     /// The lease under which it is written.
     pub epoch: Epoch,
+    /// Who must have received what a move brings before the move switches; none where that does not matter.
+    pub replicas: Option<Replicas>,
     /// Of whose tenants it is.
     pub residency: Option<ResidencyName>,
     /// Its name.
     pub shard: ShardName,
     /// Its database.
     pub store: Store,
+}
+
+/// Regions that keep copies of a shard which may lose only so much.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replicas {
+    /// How long a move waits for one of them, before it holds the tenant.
+    pub patience: Duration,
+    /// Which; one is enough.
+    pub regions: BTreeSet<RegionName>,
 }
 
 /// Where a tenant stays, or is to.
@@ -152,6 +170,8 @@ pub enum Event {
     Held,
     /// The move is noted at both shards.
     Noted,
+    /// A replica of the target has received what has come so far.
+    Replicated,
     /// The hold has no end of its own any more.
     Sealed,
     /// The control store says that the tenant has moved.

@@ -15,6 +15,8 @@ use crate::refuse;
 /// The places at one shard.
 #[derive(Debug)]
 pub(crate) struct Room {
+    /// Writes that wait for other regions.
+    awaiting: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     limits: Limits,
     node_bytes: Arc<Semaphore>,
@@ -26,6 +28,7 @@ pub(crate) struct Room {
 /// What one tenant may have of it.
 #[derive(Debug)]
 struct Share {
+    awaiting: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     places: Arc<Semaphore>,
     work: Arc<Semaphore>,
@@ -35,6 +38,12 @@ struct Share {
 #[derive(Debug)]
 pub(crate) struct Turn {
     _permits: [OwnedSemaphorePermit; 3],
+}
+
+/// A write's leave to wait for other regions. It ends with this.
+#[derive(Debug)]
+pub(crate) struct Awaiting {
+    _permits: Option<[OwnedSemaphorePermit; 2]>,
 }
 
 /// The memory of one request, from its content to the last byte of its answer. Clones share it.
@@ -52,6 +61,7 @@ struct Guest {
 impl Room {
     pub(crate) fn new(limits: Limits, node_bytes: Arc<Semaphore>) -> Self {
         Self {
+            awaiting: Arc::new(Semaphore::new(limits.awaiting)),
             bytes: Arc::new(Semaphore::new(limits.shard_bytes)),
             limits,
             node_bytes,
@@ -80,6 +90,7 @@ impl Room {
 impl Share {
     fn new(limits: &Limits) -> Self {
         Self {
+            awaiting: Arc::new(Semaphore::new(limits.tenant_awaiting)),
             bytes: Arc::new(Semaphore::new(limits.tenant_bytes)),
             places: Arc::new(Semaphore::new(limits.tenant_turns)),
             work: Arc::new(Semaphore::new(limits.tenant_work)),
@@ -122,6 +133,18 @@ impl Memory {
         for permit in held.iter_mut() {
             drop(permit.split(permit.num_permits().saturating_sub(bytes)));
         }
+    }
+
+    /// A place among the writes that wait for other regions, before anything is written.
+    ///
+    /// # Errors
+    /// When the tenant or the shard has as many as may.
+    pub(crate) fn await_others(&self) -> Result<Awaiting, Problem> {
+        let Some(guest) = &self.0 else { return Ok(Awaiting { _permits: None }) };
+        let take = |of: &Arc<Semaphore>| Arc::clone(of).try_acquire_owned().ok();
+        let tenant = take(&guest.share.awaiting).ok_or_else(refuse::tenant_busy)?;
+        let shard = take(&guest.room.awaiting).ok_or_else(refuse::busy)?;
+        Ok(Awaiting { _permits: Some([tenant, shard]) })
     }
 
     /// Waits for the request's turn at the database.

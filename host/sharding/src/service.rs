@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use portolan_core::ids::{RegionName, ShardName, TenantName};
+use portolan_core::loss::Admission;
 use portolan_foundation::endpoint::{
     Answering, Body, BoxError, Endpoint, Head, Positions, Routed, Telling, Work, whole,
 };
@@ -20,11 +21,12 @@ use portolan_foundation::{clock, task};
 
 use crate::breaker::Attempt;
 use crate::data::{self, Code, Door, Need, PREFIX, Problem};
+use crate::durable;
 use crate::newest;
 use crate::refuse;
-use crate::room::{Late, Memory};
+use crate::room::{Awaiting, Late, Memory};
 use crate::route::{self, Consistency};
-use crate::shards::Shards;
+use crate::shards::{Cell, Shards};
 
 /// The field of an answer from a copy that says how old what it shows may be, in seconds.
 const STALENESS: HeaderName = HeaderName::from_static("portolan-staleness");
@@ -137,6 +139,10 @@ impl Endpoint for Service {
 }
 
 impl Positions for Service {
+    fn admits(&self, shard: &ShardName) -> Admission {
+        self.shards.cell(shard).map_or(Admission::Pass, |cell| cell.exposure.admit(clock::now()))
+    }
+
     fn newest(&self, shard: &ShardName) -> Telling {
         let cell = self.shards.cell(shard).filter(|cell| cell.lease(clock::now()).is_some());
         let Some(cell) = cell else { return Box::pin(std::future::ready(None)) };
@@ -164,16 +170,14 @@ async fn answer(
     if !cell.breaker.admits(clock::now()) {
         return Err(failing());
     }
-    if need.writes && parts.method != Method::DELETE && cell.fullness.is_full() {
-        return Err(refuse::storage_full(&work.shard));
-    }
     let memory = cell.room.enter(&work.tenant);
+    let place = if need.writes { may_write(&cell, &work.shard, &parts.method, &memory).await? } else { None };
     // Before its turn: a content that comes slowly holds up nobody else.
     let content = read(body, &need, &memory).await?;
     let limits = *shards.limits();
     let turn = memory.turn().await;
     let attempt = Attempt::begin(&cell.breaker, limits.breaker, clock::now()).ok_or_else(failing)?;
-    let _turn = match turn {
+    let turn = match turn {
         Ok(turn) => turn,
         Err(Late::Tenant) => return Err(refuse::tenant_busy()),
         Err(Late::Shard) => {
@@ -217,7 +221,30 @@ async fn answer(
         return Err(refuse::no_lease(&work.shard));
     }
     memory.shrink(response.body().len());
+    // Others have the database meanwhile.
+    drop(turn);
+    let response = durable::confirmed(&cell, &open.store, response).await;
+    drop(place);
     Ok(response.map(|content| Held { content: whole(content), _memory: memory }.boxed_unsync()))
+}
+
+/// May the shard be written now? Writes that are slowed wait here. Where they may have to wait for other regions, they have a place for that.
+async fn may_write(
+    cell: &Cell,
+    shard: &ShardName,
+    method: &Method,
+    memory: &Memory,
+) -> Result<Option<Awaiting>, Problem> {
+    if method != Method::DELETE && cell.fullness.is_full() {
+        return Err(refuse::storage_full(shard));
+    }
+    match cell.exposure.admit(clock::now()) {
+        Admission::Pass => {}
+        Admission::Refuse => return Err(refuse::past_max_loss(shard)),
+        Admission::Slow(delay) => tokio::time::sleep(delay).await,
+    }
+    let awaits = cell.open.load().as_ref().is_some_and(|open| open.catalogue.awaits());
+    if awaits { memory.await_others().map(Some) } else { Ok(None) }
 }
 
 /// Says that a shard's breaker has opened.

@@ -2,21 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use portolan_changelog::{Lease, Store};
 use portolan_core::breaker::Breaker;
 use portolan_core::ids::ShardName;
 use portolan_core::log::Epoch;
+use portolan_core::loss::Admission;
 use portolan_core::tenant_table::Tables;
 use portolan_core::time::Moment;
 use portolan_foundation::shutdown::Shutdown;
+use portolan_foundation::task;
 use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
 
 use crate::config::{Intent, Limits};
 use crate::copies::{Copies, Freshness};
 use crate::data::Catalogue;
+use crate::exposure::{self, Exposure};
 use crate::keeper::{self, Intended, Others};
 use crate::newest::Newest;
 use crate::room::Room;
@@ -43,6 +47,8 @@ struct Inner {
 pub(crate) struct Cell {
     /// How its database answered requests lately.
     pub(crate) breaker: Breaker,
+    /// What of it may be lost with this region.
+    pub(crate) exposure: Exposure,
     /// How full its place is.
     pub(crate) fullness: Fullness,
     /// The lease, while there is one.
@@ -81,6 +87,9 @@ pub enum Role {
 pub struct ShardReport {
     /// The lease that is meant.
     pub epoch: u64,
+    /// How old what no other region has received may be, in milliseconds: what would be lost with this one. Absent where this region does
+    /// not write it, or no other keeps it.
+    pub exposed_ms: Option<u64>,
     /// Has its database been silent or gone too often, so that requests are refused at once?
     pub failing: bool,
     /// How many passes of its keeper in a row did not do what they are for.
@@ -91,12 +100,16 @@ pub struct ShardReport {
     pub lease_ms: Option<u64>,
     /// Its name.
     pub name: ShardName,
+    /// Are writes refused or slowed, because it is exposed for longer than it may be?
+    pub past_max_loss: bool,
     /// What is wrong, if anything, and what to do.
     pub problem: Option<String>,
     /// What this region is to it.
     pub role: Role,
     /// The version of the tenants' schema; absent until it is open.
     pub schema: Option<u64>,
+    /// Writes that no other region had received in time, since this node started.
+    pub unconfirmed: u64,
     /// How much of its place is used, in percent, where that is known.
     pub used_percent: Option<u8>,
 }
@@ -129,6 +142,7 @@ impl Shards {
     /// What wakes it: another intent. What it reads: that. What it writes: a keeper for each shard. Nothing here fails;
     /// keepers retry by themselves.
     pub async fn run(self, intended: Arc<dyn Intended>, others: Arc<dyn Others>, shutdown: Shutdown) {
+        task::spawn("watch what may be lost", exposure::watch(self.clone(), shutdown.clone()));
         let mut intents = self.0.intent.subscribe();
         let mut keepers: BTreeMap<ShardName, keeper::Handle> = BTreeMap::new();
         loop {
@@ -153,6 +167,9 @@ impl Shards {
                             let keeper = keeper::start(cell, task, around, &shutdown);
                             keepers.insert(name.clone(), keeper);
                         }
+                    }
+                    if let Some(keeper) = keepers.get(name) {
+                        keeper.cell().exposure.follow(kept);
                     }
                 }
                 let cells = keepers.iter().map(|(name, keeper)| (name.clone(), Arc::clone(keeper.cell())));
@@ -208,6 +225,10 @@ impl Shards {
         self.0.cells.load().get(name).cloned()
     }
 
+    pub(crate) fn cells(&self) -> Vec<Arc<Cell>> {
+        self.0.cells.load().values().cloned().collect()
+    }
+
     pub(crate) fn limits(&self) -> &Limits {
         &self.0.limits
     }
@@ -222,18 +243,22 @@ impl Cell {
     pub(crate) fn new(name: ShardName, role: Role, epoch: Epoch, room: Room) -> Self {
         let report = ShardReport {
             epoch: epoch.0,
+            exposed_ms: None,
             failing: false,
             failures: 0,
             full: false,
             lease_ms: None,
             name,
+            past_max_loss: false,
             problem: Some("it is being opened".to_owned()),
             role,
             schema: None,
+            unconfirmed: 0,
             used_percent: None,
         };
         Self {
             breaker: Breaker::default(),
+            exposure: Exposure::default(),
             fullness: Fullness::default(),
             lease: ArcSwapOption::empty(),
             newest: Newest::default(),
@@ -259,10 +284,17 @@ impl Cell {
     fn report(&self, now: Moment) -> ShardReport {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let left = self.lease(now).map(|lease| lease.until.since(now));
-        report.lease_ms = left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        report.lease_ms = left.map(milliseconds);
+        report.exposed_ms = self.exposure.exposed(now).map(milliseconds);
+        report.past_max_loss = self.exposure.admit(now) != Admission::Pass;
+        report.unconfirmed = self.exposure.unconfirmed();
         report.failing = self.breaker.is_open();
         report.full = self.fullness.is_full();
         report.used_percent = self.fullness.used_percent();
         report
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

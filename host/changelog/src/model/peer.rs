@@ -13,7 +13,8 @@ pub struct Peer {
     pub name: RegionName,
     /// Through which log its positions are.
     pub identity: Identity,
-    /// What it has received; what of a transaction is only received is not applied.
+    /// What it has received for good; what of a transaction is only received is not applied. Nothing until it has said so: before all
+    /// rows are copied it has none of what lies before its place.
     pub received: Position,
     /// What it has applied.
     pub applied: Position,
@@ -126,7 +127,7 @@ impl Peer {
         Ok(Self {
             name: name.clone(),
             identity: identity.clone(),
-            received: at,
+            received: Position::START,
             applied: at,
             acknowledged_us: now_us,
             needs_snapshot_us: None,

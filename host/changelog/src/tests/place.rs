@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use portolan_core::ids::RegionName;
 use portolan_core::log::Epoch;
+use portolan_core::loss::Durability;
 use portolan_core::tenant_table::{ConflictRule, Identifier, Tables, TenantTable, Writers};
 use portolan_test_postgres::{Addresses, Cluster, Database};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, SqliteConnection};
@@ -172,6 +173,7 @@ pub(super) fn table(name: &str, tenant: Option<&str>, key: &[&str], writers: Wri
         key: key.iter().map(|column| Identifier::new(column).unwrap()).collect(),
         conflict: ConflictRule::LastWriterWins,
         writers,
+        durability: Durability::Local,
     }
 }
 

@@ -52,6 +52,8 @@ pub(crate) const QUOTA_COMPILES_PER_MINUTE: u32 = 20;
 /// Uploads of one tenant that wait or are examined.
 pub(crate) const QUOTA_QUEUED: usize = 8;
 
+/// The least that a shard may be allowed to lose: followers say what they have at least twice a second, and looks divide this.
+pub(crate) const MAX_LOSS_MIN: Duration = Duration::from_secs(1);
 /// How much of the line of hashes one plan of placement may give to other shards, in thousandths: a plan is a step, and the next one
 /// is made when its tenants have moved.
 pub(crate) const LINE_PERMILLE_MAX: u32 = 100;

@@ -12,8 +12,9 @@ use serde::Deserialize;
 
 pub(super) use self::admin::{RawAdmin, RawAdminTls, RawBinding, RawOidc};
 pub(super) use self::shards::{
-    RawAccess, RawColumnRule, RawConflict, RawConflictRule, RawLease, RawMigrations, RawPlace, RawPlacement,
-    RawRowRule, RawRule, RawShard, RawStore, RawStoreTls, RawTable, RawWriters,
+    RawAccess, RawColumnRule, RawConflict, RawConflictRule, RawDurability, RawLease, RawMigrations,
+    RawPastMaxLoss, RawPlace, RawPlacement, RawRowRule, RawRule, RawShard, RawStore, RawStoreTls, RawTable,
+    RawWriters,
 };
 
 /// Everything.

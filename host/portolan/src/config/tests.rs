@@ -294,3 +294,37 @@ placement = 1
     );
     insta::assert_snapshot!(lines(&[&first, SHARDS], &[]));
 }
+
+#[test]
+fn what_may_be_lost_is_bounded_where_other_regions_keep_it() {
+    use portolan_core::loss::{Durability, LossLimit, PastMaxLoss};
+    let first = GOOD.replace("[residency.eu]\nregions = [\"eu-west\"]\n", "");
+    let both = "[control]\nsqlite = \"control.db\"\n[shard.b]\nprimary = \"eu-west\"\n\
+        store = { eu-west.sqlite = \"a.db\", us-east.sqlite = \"b.db\" }\n\
+        [table.orders]\ntenant = \"tenant\"\nkey = [\"tenant\", \"id\"]\n";
+    let config = |shard: &str, table: &str| {
+        good(
+            &[
+                GOOD,
+                &both.replace("[table", &format!("{shard}\n[table")),
+                &format!("[table.notes]\ntenant = \"t\"\nkey = [\"t\"]\n{table}"),
+            ],
+            &[],
+        )
+    };
+    let shard = ShardName::new("b").unwrap();
+    let plain = config("", "");
+    assert_eq!(
+        (plain.shards[&shard].loss, plain.tables.find("notes").unwrap().durability),
+        (None, Durability::Local)
+    );
+    let slow = LossLimit { max: Duration::from_secs(10), past: PastMaxLoss::Slow };
+    let bounded = config("max_loss = \"10s\"", "durability = \"majority\"");
+    assert_eq!(bounded.shards[&shard].loss, Some(slow));
+    assert_eq!(bounded.tables.find("notes").unwrap().durability, Durability::Majority);
+    let refused = config("max_loss = \"10s\"\npast_max_loss = \"refuse\"", "durability = \"one-region\"");
+    assert_eq!(refused.shards[&shard].loss, Some(LossLimit { past: PastMaxLoss::Refuse, ..slow }));
+
+    let alone = "[shard.a]\nmax_loss = \"10ms\"\n[table.orders]\ndurability = \"one-region\"\n[shard.inside]\npast_max_loss = \"slow\"\n";
+    insta::assert_snapshot!(lines(&[&first, SHARDS, alone], &[]));
+}

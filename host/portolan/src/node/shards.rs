@@ -89,6 +89,7 @@ impl Shards {
                 Kept {
                     engine,
                     epoch: shard.epoch,
+                    loss: shard.loss,
                     marks: shard.marks.get(&config.local).copied().unwrap_or_default(),
                     others: shard.stores.keys().filter(|region| **region != config.local).cloned().collect(),
                     primary: shard.primary.clone(),
@@ -265,11 +266,16 @@ pub(crate) fn place(topology: &Topology, tenant: &TenantName) -> Option<Value> {
 /// Writes how shards stand, as Prometheus reads it.
 pub(crate) fn metrics(text: &mut String, shards: &[ShardReport]) {
     type Gauge = (&'static str, &'static str, fn(&ShardReport) -> Option<f64>);
-    let gauges: [Gauge; 7] = [
+    let gauges: [Gauge; 10] = [
         ("open", "Is the shard kept here as it should be?", |shard| {
             Some(f64::from(u8::from(shard.problem.is_none())))
         }),
         ("epoch", "The lease that is meant.", |shard| Some(shard.epoch as f64)),
+        (
+            "exposed_seconds",
+            "How old what no other region has received may be: what would be lost with this one.",
+            |shard| shard.exposed_ms.map(|exposed| exposed as f64 / 1e3),
+        ),
         ("failing", "Are requests refused because its database was silent or gone?", |shard| {
             Some(f64::from(u8::from(shard.failing)))
         }),
@@ -279,7 +285,17 @@ pub(crate) fn metrics(text: &mut String, shards: &[ShardReport]) {
         ("lease_seconds", "How long this region's lease lasts.", |shard| {
             shard.lease_ms.map(|left| left as f64 / 1e3)
         }),
+        (
+            "past_max_loss",
+            "Are writes refused or slowed, because it is exposed for longer than it may be?",
+            |shard| Some(f64::from(u8::from(shard.past_max_loss))),
+        ),
         ("schema", "The version of the tenants' schema.", |shard| shard.schema.map(|version| version as f64)),
+        (
+            "unconfirmed",
+            "Writes that no other region had received in time, since this node started.",
+            |shard| Some(shard.unconfirmed as f64),
+        ),
         ("used_ratio", "How much of its place is used.", |shard| {
             shard.used_percent.map(|used| f64::from(used) / 100.0)
         }),

@@ -3,6 +3,7 @@
 use portolan_core::directory::{Directory, Exceptions, HashKey, Range, Rule, Shard, ShardIndex};
 use portolan_core::ids::ShardName;
 use portolan_core::log::{Epoch, Position};
+use portolan_core::loss::Admission;
 use portolan_foundation::endpoint::{
     Answering, Body as ServiceBody, Endpoint as Service, Head, Positions, Routed, Telling, Work, whole,
 };
@@ -146,6 +147,58 @@ impl Positions for Known {
             Box::pin(std::future::ready(Some(Position::new(4, 77, 1))))
         } else {
             Box::pin(std::future::pending())
+        }
+    }
+}
+
+/// Lets no shard be written.
+#[derive(Debug)]
+struct Closed(Admission);
+
+impl Positions for Closed {
+    fn admits(&self, _: &ShardName) -> Admission {
+        self.0
+    }
+
+    fn newest(&self, _: &ShardName) -> Telling {
+        Box::pin(std::future::ready(None))
+    }
+}
+
+#[tokio::test]
+async fn what_may_write_a_shard_that_may_not_be_is_refused_or_waits() {
+    let slow = Admission::Slow(Duration::from_millis(200));
+    for (admission, primary, stateless, method, refused) in [
+        (Admission::Refuse, "eu", false, "POST", true),
+        (Admission::Refuse, "eu", false, "DELETE", true),
+        (Admission::Refuse, "eu", false, "GET", false),
+        (Admission::Refuse, "eu", true, "POST", false),
+        // Another region's shard is that region's to guard.
+        (Admission::Refuse, "us", false, "POST", false),
+        (slow, "eu", false, "POST", false),
+        (Admission::Pass, "eu", false, "POST", false),
+    ] {
+        let (eu, us) = (upstream("eu").await, upstream("us").await);
+        let mut topology = topology(&[("eu", &[eu]), ("us", &[us])], Protocol::Http1);
+        topology.directory = directory(&topology, primary);
+        for region in topology.regions.values_mut() {
+            for pool in Arc::make_mut(region).pools.values_mut() {
+                Arc::make_mut(pool).stateless = stateless;
+            }
+        }
+        let services = Services::default().telling(Arc::new(Closed(admission)));
+        let gateway = start_with(topology, Policies::default(), services, |_| {});
+        let request = Request::builder().method(method).uri("/a").header("host", "shop.example.com");
+        let begun = tokio::time::Instant::now();
+        let response = send(gateway.address, empty(request.header("x-tenant", "acme"))).await;
+        assert_eq!(
+            response.status().as_u16(),
+            if refused { 503 } else { 200 },
+            "{method} {admission:?} {stateless}"
+        );
+        assert_eq!(response.headers().contains_key("retry-after"), refused);
+        if let Admission::Slow(delay) = admission {
+            assert!(begun.elapsed() >= delay);
         }
     }
 }

@@ -14,6 +14,7 @@ use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
 use portolan_changelog::{Access, Engine, PostgresConfig, Store};
 use portolan_core::ids::RegionName;
+use portolan_core::loss::Durability;
 use portolan_core::tenant_table::{ConflictRule, Identifier, Tables, TenantTable, Writers};
 use portolan_test_postgres::Cluster;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -195,6 +196,7 @@ pub(super) fn tables() -> Vec<TenantTable> {
         key: key.iter().map(|column| name(column)).collect(),
         conflict: ConflictRule::default(),
         writers: Writers::Primary,
+        durability: Durability::Local,
     };
     vec![
         table("orders", Some("tenant"), &["tenant", "id"]),

@@ -7,6 +7,7 @@ use portolan_changelog::{
 };
 use portolan_core::ids::TenantName;
 use portolan_core::log::Epoch;
+use portolan_core::loss::Durability;
 use portolan_core::tenant_table::{ConflictRule, Identifier, Tables, TenantTable, Writers};
 use portolan_foundation::clock;
 use portolan_test_postgres::{Addresses, Database, Place};
@@ -45,6 +46,7 @@ impl Shard {
             key: vec![name("tenant"), name("id")],
             conflict: ConflictRule::default(),
             writers: Writers::Primary,
+            durability: Durability::Local,
         };
         store.declare(&Tables::new(vec![notes]).unwrap(), 1).await.unwrap();
         Self { epoch: 0, store }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use portolan_changelog::{Dialect, Error, Store};
+use portolan_core::loss::Durability;
 use portolan_core::tenant_table::{Tables, TenantTable};
 
 use super::kind::Kind;
@@ -26,6 +27,8 @@ pub struct Catalogue {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     pub(crate) name: String,
+    /// Who must have received a write before it is done.
+    pub(crate) durability: Durability,
     /// The column that says whose a row is, and its type; none for a table that is everybody's.
     pub(crate) tenant: Option<Column>,
     /// The others, in the table's order.
@@ -76,6 +79,11 @@ impl Catalogue {
         self.dialect
     }
 
+    /// Do writes of any table wait for other regions?
+    pub(crate) fn awaits(&self) -> bool {
+        self.tables().any(|table| table.durability > Durability::Local)
+    }
+
     /// All tables, by name.
     pub(crate) fn tables(&self) -> impl Iterator<Item = &Table> {
         self.tables.values()
@@ -121,7 +129,14 @@ impl Table {
             key.push(at);
         }
         let conflict = table.key.iter().map(ToString::to_string).collect();
-        Ok(Self { name: table.name.to_string(), tenant, columns, key, conflict })
+        Ok(Self {
+            name: table.name.to_string(),
+            durability: table.durability,
+            tenant,
+            columns,
+            key,
+            conflict,
+        })
     }
 
     /// The column of this name. The tenant's is none for clients.

@@ -59,6 +59,8 @@ pub enum Code {
     OutcomeUnknown,
     /// The gateway has no memory left for it.
     Overloaded,
+    /// Too much of the shard would be lost with its region.
+    PastMaxLoss,
     /// What is there is not what the client saw.
     PreconditionFailed,
     /// A table that is everybody's is not written by tenants.
@@ -85,6 +87,8 @@ pub enum Code {
     Unauthentic,
     /// The database does not answer.
     Unavailable,
+    /// It is written, and not enough other regions have received it in time.
+    Unconfirmed,
     /// Another row has this already.
     UniqueViolation,
     /// There is no such column.
@@ -124,6 +128,7 @@ impl Code {
         Self::OtherTenant,
         Self::OutcomeUnknown,
         Self::Overloaded,
+        Self::PastMaxLoss,
         Self::PreconditionFailed,
         Self::ReadOnlyTable,
         Self::Refused,
@@ -137,6 +142,7 @@ impl Code {
         Self::TooMany,
         Self::Unauthentic,
         Self::Unavailable,
+        Self::Unconfirmed,
         Self::UniqueViolation,
         Self::UnknownColumn,
         Self::UnknownTable,
@@ -179,6 +185,7 @@ impl Code {
                 ("outcome-unknown", S::INTERNAL_SERVER_ERROR, "Nobody knows whether it was written")
             }
             Self::Overloaded => ("overloaded", S::SERVICE_UNAVAILABLE, "Too much at once"),
+            Self::PastMaxLoss => ("past-max-loss", S::SERVICE_UNAVAILABLE, "Too much would be lost"),
             Self::PreconditionFailed => ("precondition-failed", S::PRECONDITION_FAILED, "It has changed"),
             Self::ReadOnlyTable => ("read-only-table", S::FORBIDDEN, "This table is only read"),
             Self::Refused => ("refused", S::UNPROCESSABLE_ENTITY, "The database refuses"),
@@ -192,6 +199,10 @@ impl Code {
             Self::TooMany => ("too-many", S::PAYLOAD_TOO_LARGE, "Too many at once"),
             Self::Unauthentic => ("unauthentic", S::UNAUTHORIZED, "Who asks?"),
             Self::Unavailable => ("unavailable", S::SERVICE_UNAVAILABLE, "The database does not answer"),
+            // As of an outcome that is unknown: nobody on the way may send it again.
+            Self::Unconfirmed => {
+                ("unconfirmed", S::INTERNAL_SERVER_ERROR, "Written here, and not confirmed elsewhere")
+            }
             Self::UniqueViolation => ("unique-violation", S::CONFLICT, "It is there already"),
             Self::UnknownColumn => ("unknown-column", S::UNPROCESSABLE_ENTITY, "No such column"),
             Self::UnknownTable => ("unknown-table", S::NOT_FOUND, "No such table"),
@@ -265,6 +276,9 @@ pub struct Told {
     /// When to come again, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after_s: Option<u64>,
+    /// What is to be brought to read what was written, where the problem is not that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
     /// The methods that the path has.
     #[serde(skip)]
     allow: Option<&'static str>,
@@ -294,6 +308,7 @@ impl Problem {
             operation: None,
             retry_after_s: matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
                 .then_some(RETRY_AFTER_S),
+            token: None,
             allow: None,
         }))
     }
@@ -309,6 +324,13 @@ impl Problem {
     #[must_use]
     pub(crate) fn retry_after(mut self, left: Duration) -> Self {
         self.0.retry_after_s = Some(left.as_secs().saturating_add(1));
+        self
+    }
+
+    /// The same, of something that is written: by this it is read.
+    #[must_use]
+    pub(crate) fn token(mut self, token: Option<&str>) -> Self {
+        self.0.token = token.map(str::to_owned);
         self
     }
 

@@ -5,10 +5,12 @@ use http::header::{CONTENT_TYPE, ETAG, HeaderName, LINK, LOCATION};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use portolan_core::ids::ShardName;
 use portolan_core::log::Position;
+use portolan_core::loss::Durability;
 use portolan_core::token::Token;
 
 use super::PREFIX;
 use super::run::{Conflict, Done};
+use crate::durable::Awaited;
 
 const COUNT: HeaderName = HeaderName::from_static("portolan-count");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -102,6 +104,14 @@ impl Reply {
             Some(position) if token.add(shard.clone(), position) => self.header(TOKEN, &token.to_string()),
             _ => self,
         }
+    }
+
+    /// It is given only when others have what was written.
+    pub(crate) fn awaiting(mut self, durability: Durability, position: Option<Position>) -> Self {
+        if let Some(position) = position.filter(|_| durability > Durability::Local) {
+            self.0.extensions_mut().insert(Awaited { durability, position });
+        }
+        self
     }
 
     /// Entity tag and place of what was done.

@@ -4,6 +4,7 @@
 
 use portolan_changelog::{Dialect, Row, Transaction, Value};
 use portolan_core::ids::TenantName;
+use portolan_core::loss::Durability;
 
 use super::Door;
 use super::body::Fields;
@@ -38,6 +39,12 @@ impl Operation<'_> {
     pub(crate) const fn answers(&self) -> bool {
         self.returning.is_some() || matches!(self.action, Action::Get { .. })
     }
+}
+
+/// Who must have received what these operations wrote before they are done: the strongest that any table wants that they write.
+pub(crate) fn durability(operations: &[Operation<'_>]) -> Durability {
+    let writes = operations.iter().filter(|operation| !matches!(operation.action, Action::Get { .. }));
+    writes.map(|operation| operation.table.durability).max().unwrap_or_default()
 }
 
 /// What is done.

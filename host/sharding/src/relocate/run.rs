@@ -107,7 +107,11 @@ impl Relocation<'_> {
         let (bytes, doubts) = self.compare_all().await?;
         (done.bytes, done.doubts) = (bytes, Some(doubts));
         self.tell(Event::Checked)?;
-        let base = self.catch_up(course, base, &mut done).await?;
+        let mut base = self.catch_up(course, base, &mut done).await?;
+        if self.replicated().await? {
+            self.tell(Event::Replicated)?;
+            base = self.catch_up(course, base, &mut done).await?;
+        }
         let sealed = self.hold(course, base, &mut done).await?;
         self.switch(&sealed.detail).await?;
         let pause = self.watch.now().since(sealed.held);
@@ -188,6 +192,8 @@ impl Relocation<'_> {
         let rows = self.compare_rest(&done.doubts.take().unwrap_or_default()).await?;
         self.tell(Event::Compared)?;
         in_time("both sides were compared")?;
+        self.replicated_held().await?;
+        in_time("a replica of the target was waited for")?;
         let back =
             Back { identity: self.to.store.identity().await?, position: self.to.store.settled().await? };
         let detail = Detail { back: Some(back), sealed_ms: Some(clock::unix_ms()), ..course.detail.clone() };

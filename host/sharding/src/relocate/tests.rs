@@ -11,6 +11,7 @@ use crate::schema::tests::place::{PATIENCE, Place};
 
 mod crashes;
 mod moves;
+mod replicas;
 mod steps;
 mod unfit;
 mod world;
@@ -39,6 +40,7 @@ const CASES: &[Case] = cases![
     moves::rows_that_refer_to_later_ones_wait,
     moves::there_and_back_again,
     moves::what_differs_is_noticed,
+    replicas::a_target_that_may_lose_little_is_copied_first,
     unfit::shards_must_fit,
 ];
 

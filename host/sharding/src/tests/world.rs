@@ -11,6 +11,7 @@ use http_body_util::BodyExt as _;
 use portolan_changelog::{Engine, Store};
 use portolan_core::ids::{RegionName, ShardName, TenantName};
 use portolan_core::log::Epoch;
+use portolan_core::loss::{Durability, LossLimit};
 use portolan_core::tenant_table::{ConflictRule, Identifier, Tables, TenantTable, Writers};
 use portolan_foundation::endpoint::{Body, Endpoint as _, Work, whole};
 use portolan_foundation::shutdown::Shutdown;
@@ -83,7 +84,7 @@ impl World {
         let runtime = tokio::runtime::Handle::current();
         let callers = Arc::clone(&meant) as Arc<dyn Authenticate>;
         let service = Arc::new(Service::new(shards.clone(), region.clone(), callers, runtime));
-        let intent = Intent { region, shards: BTreeMap::new(), tables: Tables::new(vec![notes()]).unwrap() };
+        let intent = Intent { region, shards: BTreeMap::new(), tables: notes(Durability::Local) };
         let asked = Arc::clone(&meant) as Arc<dyn Intended>;
         task::spawn("shards", shards.clone().run(asked, Arc::new(Alone), shutdown.clone()));
         let folder = tempfile::tempdir().unwrap();
@@ -100,8 +101,15 @@ impl World {
         let mut migration = store.maintain().await.unwrap();
         migration.execute(SCHEMA, &[]).await.unwrap();
         migration.finish().await.unwrap();
-        store.declare(&Tables::new(vec![notes()]).unwrap(), 1).await.unwrap();
-        let kept = Kept { engine, epoch: Epoch(1), marks, others: BTreeSet::new(), primary: region("eu") };
+        store.declare(&notes(Durability::Local), 1).await.unwrap();
+        let kept = Kept {
+            engine,
+            epoch: Epoch(1),
+            loss: None,
+            marks,
+            others: BTreeSet::new(),
+            primary: region("eu"),
+        };
         self.intend(name, kept);
         self.until(name, |report| report.lease_ms.is_some() && report.problem.is_none()).await;
     }
@@ -119,6 +127,32 @@ impl World {
     pub(super) fn keep_marks(&self, name: &str, marks: Watermarks) {
         let kept = self.intent.lock().unwrap().shards[&ShardName::new(name).unwrap()].clone();
         self.intend(name, Kept { marks, ..kept });
+    }
+
+    /// From now on other regions keep the shard, and writes of its table wait for them so.
+    pub(super) async fn keep_elsewhere(
+        &self,
+        name: &str,
+        others: &[&str],
+        loss: Option<LossLimit>,
+        durability: Durability,
+    ) -> Store {
+        let shard = ShardName::new(name).unwrap();
+        let kept = {
+            let mut intent = self.intent.lock().unwrap();
+            intent.tables = notes(durability);
+            intent.shards[&shard].clone()
+        };
+        self.intend(name, Kept { loss, others: others.iter().map(|name| region(name)).collect(), ..kept });
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let there = self.shards.open(&shard).filter(|(_, tables)| *tables == notes(durability));
+            if let Some((store, _)) = there {
+                return store;
+            }
+            assert!(tokio::time::Instant::now() < deadline);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// How often it was read where the shard's log is.
@@ -217,12 +251,14 @@ pub(super) async fn postgres(cluster: &Cluster, name: &str) -> Engine {
     engine(Database::Postgres(name.to_owned(), cluster.database(name).await))
 }
 
-fn notes() -> TenantTable {
-    TenantTable {
+fn notes(durability: Durability) -> Tables {
+    let notes = TenantTable {
         name: Identifier::new("notes").unwrap(),
         tenant: Some(Identifier::new("tenant").unwrap()),
         key: ["tenant", "id"].map(|column| Identifier::new(column).unwrap()).to_vec(),
         conflict: ConflictRule::LastWriterWins,
         writers: Writers::Primary,
-    }
+        durability,
+    };
+    Tables::new(vec![notes]).unwrap()
 }

@@ -11,16 +11,17 @@ use portolan_core::directory::{
 };
 use portolan_core::ids::{RegionName, ResidencyName, ShardName, TenantName};
 use portolan_core::log::Epoch;
+use portolan_core::loss::{Durability, LossLimit, PastMaxLoss};
 use portolan_core::placement::Limits;
 use portolan_core::tenant_table::{Identifier, Tables, TenantTable, Writers};
 use portolan_sharding::{Engine, Passwords, PostgresConfig, StoreAccess, Tls, Watermarks};
 
 use super::{At, Builder, PolicySlot, RegionConfig, TenantConfig, conflict};
-use crate::config::defaults::{self, LINE_PERMILLE_MAX, MOVES_MAX};
+use crate::config::defaults::{self, LINE_PERMILLE_MAX, MAX_LOSS_MIN, MOVES_MAX};
 use crate::config::raw::RawPolicy;
 use crate::config::raw::{
-    RawAccess, RawLease, RawPlace, RawPlacement, RawRule, RawShard, RawStore, RawStoreTls, RawTable,
-    RawWriters,
+    RawAccess, RawDurability, RawLease, RawPastMaxLoss, RawPlace, RawPlacement, RawRule, RawShard, RawStore,
+    RawStoreTls, RawTable, RawWriters,
 };
 use crate::config::shape::suggest;
 
@@ -30,6 +31,8 @@ pub(crate) struct ShardConfig {
     /// How many tenants it may have.
     pub(crate) capacity: Option<u64>,
     pub(crate) epoch: Epoch,
+    /// How much of it may be lost with the region that writes it.
+    pub(crate) loss: Option<LossLimit>,
     pub(crate) primary: RegionName,
     pub(crate) stores: BTreeMap<RegionName, Engine>,
     /// How full each may be.
@@ -112,6 +115,7 @@ impl Builder<'_> {
             shards.insert(shard.name.clone(), config);
             known.push(shard);
         }
+        tables.iter().for_each(|tables| self.durable(tables, &shards));
         let placement = self.placement(raw.placement.as_mut());
         let key = raw.placement.as_ref().map_or(Some([0; 16]), |placement| self.hash_key(&placement.key));
         let moving = self.moving(raw.placement.as_ref());
@@ -219,6 +223,7 @@ impl Builder<'_> {
                 (lease.epoch, self.known_region(&["lease", text, "primary"], &lease.primary, regions))
             }
         };
+        let loss = self.loss(text, raw.max_loss, raw.past_max_loss, raw.store.len() > 1);
         let residency = match raw.residency {
             Some(class) => self.class(&["shard", text, "residency"], &class, classes),
             None => None,
@@ -249,7 +254,52 @@ impl Builder<'_> {
             residency,
             takes_new: !raw.drain,
         };
-        Some((shard, ShardConfig { capacity: raw.capacity, epoch, marks, primary, stores }))
+        Some((shard, ShardConfig { capacity: raw.capacity, epoch, loss, marks, primary, stores }))
+    }
+
+    /// How much of a shard may be lost with the region that writes it.
+    fn loss(
+        &mut self,
+        name: &str,
+        max: Option<String>,
+        past: Option<RawPastMaxLoss>,
+        is_copied: bool,
+    ) -> Option<LossLimit> {
+        let at = ["shard", name, "max_loss"];
+        if max.is_none() && past.is_some() {
+            let help = "say how much may be lost, with `max_loss = \"10s\"`, or take it away";
+            self.problem(&["shard", name, "past_max_loss"], "there is no `max_loss` to be past", help);
+        }
+        let told = max.is_some();
+        let max = self.time(&at, max);
+        if let Some(max) = max.filter(|max| *max < MAX_LOSS_MIN) {
+            let help = "regions tell each other a few times a second what they have: allow a second or more";
+            self.problem(&at, format!("{max:?} is less than can be held to"), help);
+        }
+        if told && !is_copied {
+            let help =
+                format!("add `[shard.{name}.store.REGION]` in another region, or take `max_loss` away");
+            self.problem(&at, "no other region keeps this shard, so that all of it may be lost", help);
+        }
+        let past = match past {
+            Some(RawPastMaxLoss::Refuse) => PastMaxLoss::Refuse,
+            Some(RawPastMaxLoss::Slow) | None => PastMaxLoss::Slow,
+        };
+        max.map(|max| LossLimit { max, past })
+    }
+
+    /// Tables whose writes wait for other regions are on shards that other regions keep.
+    fn durable(&mut self, tables: &Tables, shards: &BTreeMap<ShardName, ShardConfig>) {
+        let waiting = tables.iter().filter(|table| table.durability > Durability::Local);
+        let alone = shards.iter().find(|(_, shard)| shard.stores.len() == 1).map(|(name, _)| name);
+        for (table, shard) in waiting.zip(alone.into_iter().cycle()) {
+            let (name, word) = (table.name.as_str(), table.durability.as_str());
+            self.problem(
+                &["table", name, "durability"],
+                format!("`{word}` waits for another region, and none keeps shard `{shard}`, which has this table too"),
+                format!("add `[shard.{shard}.store.REGION]` in another region, or say `durability = \"local\"`"),
+            );
+        }
     }
 
     fn engine(&mut self, at: At<'_>, raw: RawStore) -> Option<Engine> {
@@ -362,6 +412,11 @@ impl Builder<'_> {
             writers: match raw.writers {
                 RawWriters::Members => Writers::Members,
                 RawWriters::Primary => Writers::Primary,
+            },
+            durability: match raw.durability {
+                RawDurability::Local => Durability::Local,
+                RawDurability::Majority => Durability::Majority,
+                RawDurability::OneRegion => Durability::OneRegion,
             },
         })
     }

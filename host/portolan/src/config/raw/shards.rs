@@ -17,12 +17,27 @@ pub(in crate::config) struct RawShard {
     /// Takes no new tenants (false).
     #[serde(default)]
     pub(in crate::config) drain: bool,
+    /// How old what no other region has received may become, such as `10s`, before writes are slowed or refused (no bound). Other regions
+    /// must keep the shard then.
+    pub(in crate::config) max_loss: Option<String>,
+    /// What becomes of writes through the gateway beyond `max_loss` (slow).
+    pub(in crate::config) past_max_loss: Option<RawPastMaxLoss>,
     /// The region that writes it, unless `[lease.*]` says otherwise: one of those in `store`.
     pub(in crate::config) primary: String,
     /// The residency class of all its tenants. Each region that keeps it must lie inside.
     pub(in crate::config) residency: Option<String>,
     /// Where each region that keeps it has it.
     pub(in crate::config) store: BTreeMap<String, RawStore>,
+}
+
+/// What becomes of writes to a shard of which more would be lost than may.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(in crate::config) enum RawPastMaxLoss {
+    /// They are refused, until another region has caught up.
+    Refuse,
+    /// Each waits the longer, the more would be lost, and two seconds at most.
+    Slow,
 }
 
 /// Who writes a shard now. `portolan shard promote` writes this, and a failover.
@@ -110,6 +125,10 @@ pub(in crate::config) struct RawTable {
     /// for whole rows. What is lost is kept. Only a table that all `members` write may have another rule than `lww`.
     #[serde(default)]
     pub(in crate::config) conflict: RawConflict,
+    /// Who must have received a write of the data API before it is answered as done (local). Whoever writes to the database past the
+    /// gateway waits for nobody.
+    #[serde(default)]
+    pub(in crate::config) durability: RawDurability,
     /// The columns of its primary key.
     pub(in crate::config) key: Vec<String>,
     /// Everybody's, and read-only for tenants (false). Such a table has no `tenant`.
@@ -120,6 +139,19 @@ pub(in crate::config) struct RawTable {
     /// Who writes it (primary).
     #[serde(default)]
     pub(in crate::config) writers: RawWriters,
+}
+
+/// Who must have received a write.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(in crate::config) enum RawDurability {
+    /// Nobody but the region that writes it.
+    #[default]
+    Local,
+    /// So many other regions that they are, with the one that writes it, a majority of those that keep the shard.
+    Majority,
+    /// One other region.
+    OneRegion,
 }
 
 /// What happens in a conflict.

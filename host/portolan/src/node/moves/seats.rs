@@ -7,7 +7,8 @@ use portolan_admin::{Code, Problem};
 use portolan_core::ids::{RegionName, ResidencyName, ShardName};
 use portolan_core::log::Epoch;
 use portolan_core::tenant_table::Tables;
-use portolan_sharding::relocate::Seat;
+use portolan_sharding::defaults::MOVE_REPLICAS;
+use portolan_sharding::relocate::{Replicas, Seat};
 use portolan_sharding::{Engine, Store};
 use tokio::time::timeout;
 
@@ -84,7 +85,9 @@ impl Known {
         let opened = opened.await.map_err(|_| unreachable(&format!("no answer within {OPEN:?}")))?;
         let store = opened.map_err(|error| unreachable(&error.to_string()))?;
         let residency = self.residency.get(name).cloned().flatten();
-        Ok(Seat { epoch, residency, shard: name.clone(), store })
+        let regions = shard.stores.keys().filter(|region| *region != primary).cloned().collect();
+        let replicas = shard.loss.map(|_| Replicas { patience: MOVE_REPLICAS, regions });
+        Ok(Seat { epoch, replicas, residency, shard: name.clone(), store })
     }
 }
 

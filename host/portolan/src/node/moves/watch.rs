@@ -98,14 +98,17 @@ impl Watch for Onlooker {
             Event::Copied { rows } => self.copied(*rows),
             Event::CaughtUp { records } => self.followed(*records),
             Event::Checked => self.note("all rows are compared"),
+            Event::Replicated => self.note("a replica has received them"),
             Event::Held => self.stage("hold"),
             Event::Drained | Event::Compared => self.entry.update(|stand| stand.lag = 0),
             Event::Sealed => self.stage("switch"),
             Event::Switched => self.stage("settle"),
             Event::Did(_) => {}
         }
-        let nobody_is_held =
-            matches!(event, Event::Noted | Event::Copied { .. } | Event::CaughtUp { .. } | Event::Checked);
+        let nobody_is_held = matches!(
+            event,
+            Event::Noted | Event::Copied { .. } | Event::CaughtUp { .. } | Event::Checked | Event::Replicated
+        );
         // Once writes are held, what is left takes less time than a node has to drain.
         if nobody_is_held && self.shutdown.is_begun() {
             ControlFlow::Break(())

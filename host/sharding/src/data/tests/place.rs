@@ -7,6 +7,7 @@ use http::{HeaderMap, Request, StatusCode};
 use portolan_changelog::{Lease, Store};
 use portolan_core::ids::{RegionName, ShardName, TenantName};
 use portolan_core::log::Epoch;
+use portolan_core::loss::Durability;
 use portolan_core::tenant_table::{ConflictRule, Identifier, Tables, TenantTable, Writers};
 use portolan_core::time::Moment;
 
@@ -96,6 +97,7 @@ pub(super) fn table(name: &str, tenant: bool, key: &[&str]) -> TenantTable {
         key: key.iter().map(|column| Identifier::new(column).unwrap()).collect(),
         conflict: ConflictRule::LastWriterWins,
         writers: Writers::Primary,
+        durability: Durability::Local,
     }
 }
 

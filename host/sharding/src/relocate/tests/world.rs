@@ -47,7 +47,7 @@ pub(super) async fn seat_with(place: &Place, schema: &[&str], tables: Vec<Tenant
     }
     migration.finish().await.unwrap();
     shard.store.declare(&Tables::new(tables).unwrap(), 1).await.unwrap();
-    Seat { epoch: Epoch(1), residency: None, shard: shard.name, store: shard.store }
+    Seat { epoch: Epoch(1), replicas: None, residency: None, shard: shard.name, store: shard.store }
 }
 
 /// A connection that is held by triggers alone.

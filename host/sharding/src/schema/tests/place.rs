@@ -11,6 +11,7 @@ use portolan_changelog::{
 };
 use portolan_core::ids::{RegionName, ShardName};
 use portolan_core::log::{Epoch, Position};
+use portolan_core::loss::Durability;
 use portolan_core::tenant_table::{ConflictRule, Identifier, Tables, TenantTable, Writers};
 use portolan_test_postgres::{Addresses, Database};
 
@@ -103,6 +104,7 @@ pub(crate) fn table(name: &str) -> TenantTable {
         key: ["tenant", "id"].map(|column| Identifier::new(column).unwrap()).to_vec(),
         conflict: ConflictRule::LastWriterWins,
         writers: Writers::Primary,
+        durability: Durability::Local,
     }
 }
 

@@ -67,6 +67,16 @@ struct Taken {
     written: u64,
 }
 
+/// How a region's log is taken.
+#[derive(Clone, Copy, Debug)]
+struct Under<'a> {
+    /// An epoch is to begin here.
+    begins: bool,
+    /// What comes is kept for other copies.
+    keeps: bool,
+    source: &'a RegionName,
+}
+
 const PROGRESS: &str = "SELECT system, timeline, incarnation, epoch, tx, seq, staged_epoch, staged_tx, staged_seq \
     FROM portolan_progress WHERE source = $1";
 
@@ -132,14 +142,26 @@ impl Store {
         batch: &Batch,
         keeps: bool,
     ) -> Result<Applied, Error> {
-        self.apply_in(source.as_str(), batch, Some((source, keeps))).await
+        self.apply_in(source.as_str(), batch, Some(Under { source, keeps, begins: false })).await
+    }
+
+    /// Applies a batch of another region's log where an epoch is to begin, as [`Self::apply_under`] does, and keeps it. What is of an epoch
+    /// that is over, and whose cut nobody has told, counts: this copy is about to cut it.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    ///
+    /// # Cancel safety
+    /// As [`Self::apply`].
+    pub async fn apply_before_epoch(&self, source: &RegionName, batch: &Batch) -> Result<Applied, Error> {
+        self.apply_in(source.as_str(), batch, Some(Under { source, keeps: true, begins: true })).await
     }
 
     async fn apply_in(
         &self,
         source: &str,
         batch: &Batch,
-        under: Option<(&RegionName, bool)>,
+        under: Option<Under<'_>>,
     ) -> Result<Applied, Error> {
         batch.check(BATCH_RECORDS_MAX)?;
         let mut session = self.begin(Role::Applier).await?;
@@ -163,10 +185,11 @@ impl Store {
             });
         };
         let mut sieve = None;
-        if let Some((region, keeps)) = under {
-            sieve = Some(Sieve::of(&mut session, region, &batch.identity).await?);
+        if let Some(Under { source, keeps, begins }) = under {
+            let of = Sieve::of(&mut session, source, &batch.identity).await?;
+            sieve = Some(if begins { of.before_epoch() } else { of });
             if keeps {
-                keep_tail(&mut session, region, batch).await?;
+                keep_tail(&mut session, source, batch).await?;
             }
         }
         self.enter_applying(&mut session).await?;

@@ -291,8 +291,10 @@ impl Store {
                 session.execute(&table.delete(session.dialect()), &[array(&keys).into()]).await?;
             }
         }
+        // A tombstone bars what waits for its row, which is older.
         let sql = "DELETE FROM portolan_row WHERE (table_name, key) IN \
-            (SELECT g.table_name, g.key FROM portolan_gone g WHERE g.source = $1)";
+            (SELECT g.table_name, g.key FROM portolan_gone g WHERE g.source = $1) \
+            AND (deleted = 0 OR (table_name, key) NOT IN (SELECT p.table_name, p.key FROM portolan_parked p))";
         session.run(sql, &[source.as_str().into()]).await?;
         session.run("DELETE FROM portolan_gone WHERE source = $1", &[source.as_str().into()]).await.map(drop)
     }

@@ -85,6 +85,11 @@ impl Sieve {
         Ok(Self { fence, identity: identity.clone(), lineage, source: source.clone() })
     }
 
+    /// For a copy where an epoch is to begin: nothing waits to be cut elsewhere.
+    pub(crate) fn before_epoch(self) -> Self {
+        Self { fence: Epoch(0), ..self }
+    }
+
     pub(crate) const fn source(&self) -> &RegionName {
         &self.source
     }

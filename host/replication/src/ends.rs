@@ -119,6 +119,12 @@ pub trait Replica: Send + Sync {
         batch: &Batch,
         keeps: bool,
     ) -> impl Future<Output = Result<Applied, Error>> + Send;
+    /// The same where an epoch is to begin, and kept: what is of an epoch that is over, and whose cut nobody has told, counts.
+    fn apply_before_epoch(
+        &self,
+        source: &RegionName,
+        batch: &Batch,
+    ) -> impl Future<Output = Result<Applied, Error>> + Send;
     /// Tries again what waits alone; gives how many still do.
     fn retry(&self) -> impl Future<Output = Result<u64, Error>> + Send;
     /// Hears of epochs.
@@ -257,6 +263,10 @@ impl Replica for Store {
 
     async fn apply(&self, source: &RegionName, batch: &Batch, keeps: bool) -> Result<Applied, Error> {
         self.apply_under(source, batch, keeps).await
+    }
+
+    async fn apply_before_epoch(&self, source: &RegionName, batch: &Batch) -> Result<Applied, Error> {
+        Self::apply_before_epoch(self, source, batch).await
     }
 
     async fn retry(&self) -> Result<u64, Error> {

@@ -159,7 +159,7 @@ async fn pull_some<R: Replica, C: Connect>(
     while applied < head.at {
         match hear(at, &mut ear).await? {
             (Frame::Batch(batch), bytes) => {
-                match replica.apply(&head.region, &batch, true).await? {
+                match replica.apply_before_epoch(&head.region, &batch).await? {
                     Applied::Done(_) => (received, applied) = (batch.through, batch.through),
                     Applied::Staged => received = batch.through,
                     Applied::Duplicate | Applied::Gap(_) | Applied::Other => return Ok(taken),

@@ -10,6 +10,7 @@ use portolan_core::ids::ShardName;
 use portolan_core::log::Position;
 use portolan_core::loss::{Admission, Durability, LossLimit, PastMaxLoss};
 use portolan_foundation::endpoint::Positions as _;
+use portolan_foundation::task;
 use portolan_test_postgres::Cluster;
 
 use super::world::{World, postgres, region};
@@ -32,7 +33,7 @@ impl Followers {
     fn start(store: &Store, regions: &[&'static str], heard: bool) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let (store, regions, ends) = (store.clone(), regions.to_vec(), Arc::clone(&over));
-        tokio::spawn(async move {
+        task::spawn("a replica", async move {
             let identity = store.identity().await.unwrap();
             while !ends.load(Ordering::Relaxed) {
                 let tip = store.tip().await.unwrap();

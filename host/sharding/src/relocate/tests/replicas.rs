@@ -7,6 +7,7 @@ use std::time::Duration;
 use portolan_changelog::Store;
 use portolan_core::ids::RegionName;
 use portolan_core::log::Position;
+use portolan_foundation::task;
 
 use super::world::{Watcher, World, acme, lives, rows};
 use crate::relocate::{Error, Event, Replicas, Seat};
@@ -40,7 +41,7 @@ pub(super) async fn a_target_that_may_lose_little_is_copied_first(place: Place) 
     let replicas = Replicas { patience: PATIENCE, regions: [us.clone()].into() };
     let two = Seat { replicas: Some(replicas), ..two };
     let over = Arc::new(AtomicBool::new(false));
-    let following = tokio::spawn(replica(two.store.clone(), Arc::clone(&over)));
+    let following = task::spawn("a replica", replica(two.store.clone(), Arc::clone(&over)));
     let before = rows(&world.one).await;
     let watcher = Watcher::default();
     let pause = world.relocation(&world.one, &two, &watcher).run().await.unwrap().pause;

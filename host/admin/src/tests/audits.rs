@@ -37,9 +37,9 @@ async fn a_copy_is_compared_as_an_operation() {
     assert_eq!((&done.body["state"], &done.body["result"]), (&json!("succeeded"), &wanted));
     for (path, body, status) in [
         ("/api/v1/shards/far/audit", json!({}), StatusCode::CONFLICT),
-        ("/api/v1/shards/s1/audit", json!({ "table": "no table" }), StatusCode::UNPROCESSABLE_ENTITY),
-        ("/api/v1/shards/s1/audit", json!({ "tenant": "No Tenant" }), StatusCode::UNPROCESSABLE_ENTITY),
-        ("/api/v1/shards/s1/audit", json!({ "mend": true }), StatusCode::UNPROCESSABLE_ENTITY),
+        ("/api/v1/shards/s1/audit", json!({ "table": "no table" }), StatusCode::BAD_REQUEST),
+        ("/api/v1/shards/s1/audit", json!({ "tenant": "No Tenant" }), StatusCode::BAD_REQUEST),
+        ("/api/v1/shards/s1/audit", json!({ "mend": true }), StatusCode::BAD_REQUEST),
     ] {
         let refused = bench.admin("POST", path, body).await;
         assert_eq!(refused.status, status, "{:?}", refused.body);

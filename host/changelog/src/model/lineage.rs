@@ -256,7 +256,7 @@ mod tests {
         let third = Term { over: Epoch(1), ..term(3, "eu", &third) };
         let lineage = Lineage::new([first, unheard, third]).unwrap();
         let judge = |name: &str, at: Position| {
-            lineage.judge((&region(name), &identity(name)), &record(at, at.epoch.0), Epoch(3)).clone()
+            lineage.judge((&region(name), &identity(name)), &record(at, at.epoch.0), Epoch(3))
         };
         assert_eq!(judge("eu", Position::new(1, 50, 1)), Verdict::Counts);
         let Verdict::Stranded(by) = judge("us", Position::new(2, 1, 1)) else { panic!("it counts") };

@@ -188,7 +188,7 @@ fn own(place: &Path, region: &str) -> String {
     let certs = place.join("certs");
     format!(
         "[node]\nname = \"{region}\"\nregion = \"{region}\"\nthreads = 1\n\
-         [listen]\npublic = [\"127.0.0.1:0\"]\npeer = [\"127.0.0.1:0\"]\n[policies]\ninstances = 100\n\
+         [listen]\npublic = [\"127.0.0.1:0\"]\npeer = [\"127.0.0.1:0\"]\nreplication = [\"127.0.0.1:0\"]\n[policies]\ninstances = 100\n\
          [peer]\ncert = {:?}\nkey = {:?}\nca = [{:?}]\n[control]\nsqlite = {:?}\n",
         certs.join(format!("{region}.crt")),
         certs.join(format!("{region}.key")),
@@ -217,7 +217,8 @@ async fn share(place: &Path, upstream: &Upstream, gateways: [Option<&Node>; 2]) 
         let file = place.join(format!("{region}.db"));
         text.push_str(&format!("[shard.s1.store.{region}]\nsqlite = {file:?}\n[region.{region}]\n"));
         if let Some(node) = gateway {
-            text.push_str(&format!("gateways = [\"{}\"]\n", node.listener(1)));
+            let (peer, replication) = (node.listener(1), node.listener(2));
+            text.push_str(&format!("gateways = [\"{peer}\"]\nreplication = [\"{replication}\"]\n"));
         }
         text.push_str(&format!("[region.{region}.pool.web]\nendpoints = [\"{}\"]\n", upstream.address));
     }
@@ -246,6 +247,11 @@ async fn any_region_takes_a_write_and_only_one_writes_it() {
     assert_eq!((seen.status.as_u16(), &read(&seen)["id"]), (200, &1.into()), "{}", seen.text());
     assert!(write(&us, 2).await.header("portolan-token").starts_with("v1;s1=1."));
 
+    until("the other region has a copy", async || {
+        let (code, text) = says(us.folder(), &["sync", "audit", "s1"]).await;
+        code == 0 && text.contains("this copy is as in eu")
+    })
+    .await;
     // The lease goes to the other region, once the old one cannot last any more.
     let (code, text) = says(us.folder(), &["shard", "promote", "s1", "--to", "us"]).await;
     assert!(code == 0 && text.contains("epoch 2 begins in us"), "{text}");
@@ -259,11 +265,10 @@ async fn any_region_takes_a_write_and_only_one_writes_it() {
     let said = String::from_utf8_lossy(&direct.stderr);
     assert!(!direct.status.success() && said.contains("portolan:"), "{said}");
     open(&us, 2).await;
-    // Nothing was shipped between them yet: the new primary begins with what it has.
     for (node, id) in [(&us, 3), (&eu, 4)] {
         until("writes go on", async || write(node, id).await.status == 201).await;
     }
     let seen = ask(&eu, &acme, Method::GET, "/-/data/orders", Value::Null).await;
     let ids: Vec<Value> = read(&seen).as_array().unwrap().iter().map(|row| row["id"].clone()).collect();
-    assert_eq!(ids, [3, 4]);
+    assert_eq!(ids, [1, 2, 3, 4]);
 }

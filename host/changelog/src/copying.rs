@@ -17,7 +17,8 @@ use crate::model::kind::ConflictKind;
 use crate::model::lineage::Cut;
 use crate::model::record::{Change, Record, RowId};
 use crate::read::{tenant_of, version};
-use crate::store::{FENCE, FENCE_LOCK, Role, Store, alone};
+use crate::store::{FENCE, FENCE_LOCK, Role, Store, alone, tip};
+use crate::trim::note_trimmed;
 
 /// How far another region's rows have been copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,9 +87,12 @@ impl Store {
         for table in ["progress", "staged", "copying", "gone", "tail"] {
             session.run(&format!("DELETE FROM portolan_{table}"), &[]).await?;
         }
-        if session.one(FENCE, &[]).await?.number(3)? == 1 {
-            // What it told before was of a history that is no longer its own.
+        let fence = session.one(FENCE, &[]).await?;
+        if self.is_cut(&mut session, &fence).await? {
+            // What it told before was of a history that is no longer its own: the log of the one that begins now is empty.
+            let told = tip(&mut session).await?;
             self.renew_identity(&mut session).await?;
+            note_trimmed(&mut session, told).await?;
         }
         let others = serde_json::to_string(others)
             .map_err(|error| Error::Damaged(format!("how far others' logs had come: {error}")))?;

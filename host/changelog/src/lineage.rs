@@ -269,13 +269,16 @@ impl Store {
         Ok(learned)
     }
 
-    /// Are all rows here, so that logs are followed? If not, they are copied from the primary first.
+    /// Are all rows here, so that logs are followed? If not, they are copied from the primary first. What may have been cut is not known to
+    /// be here.
     ///
     /// # Errors
     /// When the database does not answer.
     pub async fn is_complete(&self) -> Result<bool, Error> {
         let mut session = self.acquire(Role::Applier).await?;
-        if !session.query("SELECT 1 FROM portolan_copying LIMIT 1", &[]).await?.is_empty() {
+        let fence = session.one(FENCE, &[]).await?;
+        let copying = !session.query("SELECT 1 FROM portolan_copying LIMIT 1", &[]).await?.is_empty();
+        if copying || self.is_cut(&mut session, &fence).await? {
             return Ok(false);
         }
         let led = lineage(&mut session).await?.terms().iter().any(|term| term.region == *self.origin());

@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::model::fence::Closed;
 use crate::model::record::{Change, Record, RowId};
 use crate::read::{Limits, copy, record, tenant_of};
-use crate::store::{Role, Store, changed, enter_log, identity_now, tenant_alone};
+use crate::store::{Role, Store, changed, enter_log, identity_now, newest, tenant_alone, tip};
 
 /// How the target stamps what comes by a move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -470,21 +470,15 @@ const TENANT_RECORDS: &str = "WITH due AS (SELECT epoch, tx, seq, {row_bytes} AS
     WHERE s.epoch = fit.epoch AND s.tx = fit.tx AND s.seq = fit.seq {same_piece} \
     AND (fit.bytes <= $5 OR fit.records = 1) ORDER BY fit.epoch, fit.tx, fit.seq";
 
-/// In PostgreSQL a position between transactions: it need not be a record's.
+/// The last record before which nothing comes any more, or up to where the log was trimmed. Two that ask while nothing is written are told
+/// the same, so that each can go on from where the other is.
 pub(crate) async fn settled(session: &mut Session) -> Result<Position, Error> {
-    match session.dialect() {
-        Dialect::Postgres => {
-            let sql = "SELECT epoch, {horizon} FROM portolan_fence";
-            let row = session.one(sql, &[]).await?;
-            Ok(Position::new(row.number(0)?, row.number(1)?, 0))
-        }
-        Dialect::Sqlite => {
-            let sql = "SELECT f.epoch, f.tx, coalesce(max(l.seq), 0) FROM portolan_fence f LEFT JOIN portolan_log l \
-                ON l.epoch = f.epoch AND l.tx = f.tx GROUP BY f.epoch, f.tx";
-            let row = session.one(sql, &[]).await?;
-            Ok(Position::new(row.number(0)?, row.number(1)?, row.number(2)?))
-        }
+    if session.dialect() == Dialect::Sqlite {
+        return tip(session).await;
     }
+    let sql = "SELECT t.epoch, t.tx, t.seq FROM (SELECT epoch, tx, seq FROM portolan_log WHERE tx < {horizon} \
+        ORDER BY epoch DESC, tx DESC, seq DESC LIMIT 1) t UNION ALL SELECT epoch, tx, seq FROM portolan_trimmed";
+    newest(&session.query(sql, &[]).await?)
 }
 
 async fn step(session: &mut Session, note: &MoveNote, to: &str, detail: &str) -> Result<bool, Error> {

@@ -244,6 +244,14 @@ impl Store {
         tip(&mut *self.acquire(Role::Applier).await?).await
     }
 
+    /// Up to where the log has been trimmed.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn trimmed(&self) -> Result<Position, Error> {
+        trimmed(&mut *self.acquire(Role::Applier).await?).await
+    }
+
     /// Holds the log against what somebody outside remembers of it. A log that has lost what was seen is closed until a new
     /// epoch begins.
     ///
@@ -651,7 +659,7 @@ pub(crate) async fn trimmed(session: &mut Session) -> Result<Position, Error> {
     newest(&session.query("SELECT epoch, tx, seq FROM portolan_trimmed", &[]).await?)
 }
 
-fn newest(rows: &[Row]) -> Result<Position, Error> {
+pub(crate) fn newest(rows: &[Row]) -> Result<Position, Error> {
     let positions = rows.iter().map(|row| Ok(Position::new(row.number(0)?, row.number(1)?, row.number(2)?)));
     Ok(positions.collect::<Result<Vec<_>, Error>>()?.into_iter().max().unwrap_or(Position::START))
 }

@@ -213,7 +213,7 @@ pub(crate) async fn look(session: &mut Session) -> Result<Log, Error> {
 }
 
 /// Notes up to where the log is trimmed, with the last record of each epoch that ends before: what was reached then stays known.
-async fn note_trimmed(session: &mut Session, through: Position) -> Result<(), Error> {
+pub(crate) async fn note_trimmed(session: &mut Session, through: Position) -> Result<(), Error> {
     let mut last = Some(through);
     while let Some(at) = last {
         let [epoch, tx, seq] = [at.epoch.0, at.transaction, at.sequence].map(Into::into);

@@ -51,6 +51,8 @@ pub trait Log: Send + Sync {
     fn wakes(&self) -> Option<Wakes> {
         None
     }
+    /// Up to where it has been trimmed.
+    fn trimmed(&self) -> impl Future<Output = Result<Position, Error>> + Send;
     /// What comes after a position.
     fn read(&self, after: Position) -> impl Future<Output = Result<Batch, Error>> + Send;
     /// What readers wait for.
@@ -88,11 +90,12 @@ pub trait Replica: Send + Sync {
     fn progress(&self, source: &RegionName) -> impl Future<Output = Result<Option<Progress>, Error>> + Send;
     /// How far each region's log has come here, its own included.
     fn heads(&self) -> impl Future<Output = Result<Vec<Cut>, Error>> + Send;
-    /// Begins to follow a region's log from its start.
+    /// Begins to follow a region's log after a position.
     fn follow(
         &self,
         source: &RegionName,
         identity: &Identity,
+        at: Position,
     ) -> impl Future<Output = Result<(), Error>> + Send;
     /// How far a region's rows have been copied, while they are.
     fn copying(&self, source: &RegionName) -> impl Future<Output = Result<Option<Copying>, Error>> + Send;
@@ -183,6 +186,10 @@ impl Log for Store {
         Some(Self::wakes(self))
     }
 
+    async fn trimmed(&self) -> Result<Position, Error> {
+        Self::trimmed(self).await
+    }
+
     async fn read(&self, after: Position) -> Result<Batch, Error> {
         Self::read(self, after, Limits::default()).await
     }
@@ -233,8 +240,8 @@ impl Replica for Store {
         Self::heads(self).await
     }
 
-    async fn follow(&self, source: &RegionName, identity: &Identity) -> Result<(), Error> {
-        Self::follow(self, source.as_str(), identity, Position::START).await
+    async fn follow(&self, source: &RegionName, identity: &Identity, at: Position) -> Result<(), Error> {
+        Self::follow(self, source.as_str(), identity, at).await
     }
 
     async fn copying(&self, source: &RegionName) -> Result<Option<Copying>, Error> {

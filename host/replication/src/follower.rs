@@ -131,16 +131,23 @@ impl<R: Replica, C: Connect> Feed<R, C> {
             Turn::Follow(progress) => self.follow(progress, &mouth, &mut ear).await,
         };
         match done {
-            // It is another log by now, or has lost sight of this copy: what it has is taken from its start, and what comes twice once.
-            Err(Ended::Refused(_, Refused::Snapshot(_))) if followed && !self.primary => {
+            // It is another log by now, or has lost sight of this one, which nobody brings rows: what it has is taken from its start, and what
+            // comes twice once.
+            Err(Ended::Refused(_, Refused::Snapshot(_))) if followed && self.leads => {
                 let (mouth, mut ear) = self.connect.connect().await?;
                 match self.follow(None, &mouth, &mut ear).await {
                     Err(Ended::Refused(source, Refused::Snapshot(why))) => self.anew(source, why).await,
                     done => done,
                 }
             }
-            // Some of its log is gone.
-            Err(Ended::Refused(source, Refused::Snapshot(why))) => self.anew(source, why).await,
+            // Some of its log is gone. What has become of the epochs is heard first: it says what of this one's rows is to be kept.
+            Err(Ended::Refused(source, Refused::Snapshot(why))) => {
+                if self.primary && !self.leads {
+                    let (mouth, mut ear) = self.connect.connect().await?;
+                    self.ask(What::Named(Vec::new()), &mouth, &mut ear).await?;
+                }
+                self.anew(source, why).await
+            }
             done => done,
         }
     }
@@ -255,13 +262,18 @@ impl<R: Replica, C: Connect> Feed<R, C> {
         let what = What::Log { identity: identity.clone(), after: has.0, applied: has.1 };
         let welcome = self.ask(what, mouth, ear).await?;
         match identity {
-            None => self.replica.follow(&self.source, &welcome.identity).await?,
+            None => {
+                has = (welcome.from, welcome.from);
+                self.replica.follow(&self.source, &welcome.identity, welcome.from).await?;
+            }
             Some(followed) => self.same(&followed, &welcome.identity)?,
         }
         if self.primary && !self.is_fit().await? {
             return Ok(());
         }
         self.cell.turn(State::Following);
+        // What waits alone may wait since before this node started.
+        self.cell.set_parked(self.replica.retry().await?);
         let mut trimmed = Position::START;
         loop {
             match hear(&self.source, ear).await? {

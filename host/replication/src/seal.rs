@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use portolan_changelog::{Applied, Cut, Error, Gathered, Progress, Sealed};
 use portolan_core::ids::{RegionName, ShardName};
-use portolan_core::log::Epoch;
+use portolan_core::log::{Epoch, Position};
 use tokio::task::JoinSet;
 
 use crate::defaults::{PULL_RETRY, PULL_TIMEOUT, SEAL_TIMEOUT};
@@ -61,7 +61,16 @@ where
     for answer in answers.values() {
         replica.learn(&answer.terms).await?;
     }
-    for (at, head) in furthest(&answers, &replica.heads().await?) {
+    let mut here = replica.heads().await?;
+    if replica.is_whole().await? {
+        // What was written elsewhere and never heard of here counts as well.
+        let unheard = unheard(&answers, &here);
+        for log in &unheard {
+            replica.follow(&log.region, &log.identity, Position::START).await?;
+        }
+        here.extend(unheard);
+    }
+    for (at, head) in furthest(&answers, &here) {
         let Some(way) = others.get(&at) else { continue };
         let pulled = tokio::time::timeout(PULL_TIMEOUT, pull(shard, replica, &at, way.as_ref(), &head)).await;
         match pulled {
@@ -92,6 +101,16 @@ async fn seal<C: Connect>(
         (Frame::Sealed(sealed), _) => Ok(sealed),
         _ => Err(Broken::Turn("something else than that it has sealed").into()),
     }
+}
+
+/// Logs of which a region that has written tells, and nothing is known here.
+fn unheard(answers: &BTreeMap<RegionName, Sealed>, here: &[Cut]) -> Vec<Cut> {
+    let own = |(region, answer): (&RegionName, &Sealed)| {
+        let log = answer.heads.iter().find(|head| head.region == *region && head.at > Position::START)?;
+        let known = here.iter().any(|head| head.region == *region);
+        (!known).then(|| Cut { at: Position::START, ..log.clone() })
+    };
+    answers.iter().filter_map(own).collect()
 }
 
 /// Who has more of which log, and how far: for each log the one that has most, and the log's own region before others.
@@ -155,7 +174,11 @@ async fn pull_some<R: Replica, C: Connect>(
     } else {
         What::Tail { of: head.region.clone(), identity, after: received }
     };
-    ask(at, shard, what, &mouth, &mut ear).await?;
+    let welcome = ask(at, shard, what, &mouth, &mut ear).await?;
+    if welcome.from != received {
+        let why = format!("what came before {} is kept no longer", welcome.from);
+        return Err(Ended::Refused(at.clone(), Refused::Snapshot(why)));
+    }
     while applied < head.at {
         match hear(at, &mut ear).await? {
             (Frame::Batch(batch), bytes) => {

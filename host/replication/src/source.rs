@@ -123,10 +123,15 @@ async fn note<L: Log>(log: &L, follower: &RegionName, mut news: watch::Receiver<
                 None => Ok(()),
             }
         };
-        if let Err(error) = noted.await
-            && let Halt::Refused(why) = Halt::from(error)
-        {
-            return why;
+        match noted.await {
+            Ok(()) => {}
+            // What it says now it has said before it asked once more: this link is the older one.
+            Err(Error::Peer(error @ PeerRefused::Back { .. })) => return Refused::Away(error.to_string()),
+            Err(error) => {
+                if let Halt::Refused(why) = Halt::from(error) {
+                    return why;
+                }
+            }
         }
         tokio::time::sleep(NOTE).await;
     }
@@ -250,14 +255,22 @@ impl<L: Log> Sending<'_, L> {
         &mut self,
         followed: Option<Identity>,
         mut after: Position,
-        applied: Position,
+        mut applied: Position,
     ) -> Result<(), Halt> {
         let identity = self.log.identity().await?;
-        if let Some(followed) = followed.filter(|followed| *followed != identity) {
-            let why = format!(
-                "the log is {identity}, and {followed} was followed: it was restored or promoted since"
-            );
-            return Err(Halt::Refused(Refused::Snapshot(why)));
+        match followed {
+            Some(followed) if followed != identity => {
+                let why = format!(
+                    "the log is {identity}, and {followed} was followed: it was restored or promoted since"
+                );
+                return Err(Halt::Refused(Refused::Snapshot(why)));
+            }
+            Some(_) => {}
+            // From its start, which is the first record that is kept.
+            None => {
+                after = self.log.trimmed().await?;
+                applied = after;
+            }
         }
         let has = Has { bytes: 0, received: after, applied };
         let knows = self.log.keeps(self.follower, &identity).await?

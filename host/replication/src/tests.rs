@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use portolan_changelog::{Change, ConflictKind, Conflicts, Error, Record, RowId, Store};
 use portolan_core::ids::{RegionName, ShardName};
-use portolan_core::log::Epoch;
+use portolan_core::log::{Epoch, Position};
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::{clock, task};
 use portolan_test_postgres::Place;
@@ -101,6 +101,21 @@ impl Follower {
 
     /// One of several feeds of a copy.
     fn beside(near: &Near, source: &str, replica: &Store, primary: bool, fit: &Arc<AtomicBool>) -> Self {
+        Self::of(near, source, replica, (primary, false), fit)
+    }
+
+    /// A feed of the primary.
+    fn leading(near: &Near, source: &str, replica: &Store) -> Self {
+        Self::of(near, source, replica, (false, true), &Arc::default())
+    }
+
+    fn of(
+        near: &Near,
+        source: &str,
+        replica: &Store,
+        (primary, leads): (bool, bool),
+        fit: &Arc<AtomicBool>,
+    ) -> Self {
         let shard = ShardName::new("s1").unwrap();
         let cell = Arc::new(Cell::new(shard.clone(), region(source), primary));
         let end = Shutdown::new();
@@ -109,7 +124,7 @@ impl Follower {
             connect: near.clone(),
             fit: Arc::clone(fit),
             keeps: true,
-            leads: false,
+            leads,
             primary,
             replica: replica.clone(),
             shard,
@@ -281,10 +296,9 @@ async fn an_epoch_ends(place: Place) {
     let to_us = Follower::beside(&from_eu_to_us, "eu", &us.store, true, &fit);
     let to_ap = Follower::start(&from_eu_to_ap, "eu", &ap.store);
     until("the copies", async || us.rows().await.len() == 30 && ap.rows().await.len() == 30).await;
-    until("the logs", async || {
-        us.store.progress("eu").await.unwrap().is_some() && ap.store.progress("eu").await.unwrap().is_some()
-    })
-    .await;
+    let tip = eu.store.tip().await.unwrap();
+    let has = async |copy: &Shard| copy.store.progress("eu").await.unwrap().is_some_and(|at| at.applied >= tip);
+    until("the logs", async || has(&us).await && has(&ap).await).await;
     drop(to_us);
     eu.write("UPDATE notes SET body = 'in two' WHERE id <= 10").await;
     until("what two have", async || ap.rows().await == eu.rows().await).await;
@@ -319,6 +333,43 @@ async fn an_epoch_ends(place: Place) {
     until("what was lost", async || us.stranded().await == 15).await;
     assert_eq!((eu.stranded().await, ap.stranded().await), (15, 0));
     assert_eq!(us.rows().await, eu.rows().await);
+}
+
+/// Who begins an epoch takes a log that it has never followed from its start; and goes on with one of which the start is gone.
+async fn what_nobody_followed_counts(place: Place) {
+    let (mut eu, mut us) = (Shard::primary(&place, "eu").await, Shard::replica(&place, "us").await);
+    eu.fill(1..=5).await;
+    let (to_us, to_eu) = (Near::to(&eu.store, "us"), Near::to(&us.store, "eu"));
+    let follower = Follower::start(&to_us, "eu", &us.store);
+    let tip = eu.store.tip().await.unwrap();
+    until("the log", async || us.store.progress("eu").await.unwrap().is_some_and(|at| at.applied >= tip)).await;
+    drop(follower);
+    let shard = ShardName::new("s1").unwrap();
+    gather(&shard, Epoch(2), &us.store, [(region("eu"), to_us)].into()).await.unwrap();
+    us.begin(2).await;
+    us.fill(10..=19).await;
+    let gathered = gather(&shard, Epoch(3), &eu.store, [(region("us"), to_eu.clone())].into()).await.unwrap();
+    assert_eq!((gathered.taken, gathered.left.len(), gathered.missing.len()), (10, 0, 0), "{gathered:?}");
+    eu.begin(3).await;
+    assert_eq!(eu.rows().await, us.rows().await);
+
+    // The log of a copy is trimmed past where the primary was, which has nobody to copy rows from.
+    let to_us = Near::to(&eu.store, "us");
+    let _follower = Follower::start(&to_us, "eu", &us.store);
+    until("the new epoch", async || us.store.lineage().await.unwrap().epoch() == Epoch(3)).await;
+    eu.store.follow("us", &us.store.identity().await.unwrap(), Position::START).await.unwrap();
+    us.forget_log().await;
+    let back = Follower::leading(&to_eu, "us", &eu.store);
+    let trimmed = us.store.tip().await.unwrap();
+    until("the log of the copy", async || {
+        eu.store.progress("us").await.unwrap().is_some_and(|at| at.applied == trimmed)
+    })
+    .await;
+    until("that all is well", async || {
+        let report = back.cell.report(clock::now());
+        report.state == State::Following && report.problem.is_none()
+    })
+    .await;
 }
 
 /// Rows that somebody wrote past the log are found while both sides are written, and put right.
@@ -379,7 +430,8 @@ async fn run(place: Place) {
     a_source_without_rows_takes_none_away(place.clone()).await;
     another_log_is_copied_anew(place.clone()).await;
     an_epoch_ends(place.clone()).await;
-    what_a_follower_has_is_heard_at_once(place).await;
+    what_a_follower_has_is_heard_at_once(place.clone()).await;
+    what_nobody_followed_counts(place).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use portolan_core::ids::ShardName;
-use portolan_core::log::Position;
+use portolan_core::log::{Epoch, Position};
 
 use crate::route::Consistency;
 
@@ -24,14 +24,16 @@ pub struct Freshness {
 }
 
 impl Freshness {
-    /// Is it fresh enough? What of a token's time only the primary can judge, the primary is asked for.
-    pub(crate) fn serves(&self, shard: &ShardName, wanted: &Consistency) -> bool {
+    /// Is it fresh enough, while the shard is written under an epoch? What of a token's time only the primary can judge, the primary is
+    /// asked for: of an epoch that is over something may be lost, which a copy may still show.
+    pub(crate) fn serves(&self, shard: &ShardName, epoch: Epoch, wanted: &Consistency) -> bool {
         match wanted {
             Consistency::Primary => false,
             Consistency::Local => true,
             Consistency::MaxStaleness(seconds) => self.behind <= Duration::from_secs(*seconds),
             Consistency::AtLeast(token) => token.position(shard.as_str()).is_none_or(|wanted| {
-                self.applied.is_some_and(|applied| applied.epoch == wanted.epoch && applied >= wanted)
+                let applied = self.applied.filter(|applied| applied.epoch == wanted.epoch && wanted.epoch >= epoch);
+                applied.is_some_and(|applied| applied >= wanted)
             }),
         }
     }
@@ -58,9 +60,12 @@ mod tests {
             (copy(None, 0), at_least("v1;s1=3.1.1"), false),
             // Of an earlier lease, some of which may have been lost.
             (copy(applied, 0), at_least("v1;s1=2.1.1"), false),
+            (copy(Some(Position::new(2, 50, 7)), 0), at_least("v1;s1=2.1.1"), false),
+            // The lease is so new that this node has not heard of it.
+            (copy(Some(Position::new(4, 50, 7)), 0), at_least("v1;s1=4.1.1"), true),
             (copy(None, 0), at_least("v1;s2=3.1.1"), true),
         ] {
-            assert_eq!(copy.serves(&shard, &wanted), serves, "{copy:?} {wanted:?}");
+            assert_eq!(copy.serves(&shard, Epoch(3), &wanted), serves, "{copy:?} {wanted:?}");
         }
     }
 }

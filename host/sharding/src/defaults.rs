@@ -127,6 +127,8 @@ pub const MOVE_ROUNDS_MAX: u64 = 10_000;
 pub const MOVE_DOUBTS_MAX: usize = 100_000;
 /// How long a move holds the tenant's writes at most, until the control store is asked.
 pub const MOVE_HOLD: Duration = Duration::from_secs(5);
+/// From one look whether a tenant that is held may be written to the next.
+pub const HOLD_LOOK: Duration = Duration::from_millis(20);
 /// How long a move's hold waits for the tenant's writers that are inside.
 pub const MOVE_WRITERS: Duration = Duration::from_secs(2);
 /// How long a move waits, before it holds the tenant, for a replica of the target to receive what was copied. One that follows is less than

@@ -12,15 +12,19 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
+use portolan_changelog::Store;
 use portolan_core::ids::{RegionName, ShardName, TenantName};
 use portolan_core::loss::Admission;
 use portolan_foundation::endpoint::{
     Answering, Body, BoxError, Endpoint, Head, Positions, Routed, Telling, Work, whole,
 };
 use portolan_foundation::{clock, task};
+use tokio::time::Instant;
 
 use crate::breaker::Attempt;
+use crate::copies::Freshness;
 use crate::data::{self, Code, Door, Need, PREFIX, Problem};
+use crate::defaults::{HOLD_LOOK, MOVE_HOLD};
 use crate::durable;
 use crate::newest;
 use crate::refuse;
@@ -105,7 +109,7 @@ impl Service {
         let shard = route::shard(head.topology, &tenant, need.writes)?;
         let wanted = if need.writes { Consistency::Primary } else { Consistency::of(head.headers)? };
         let here = shard.primary != self.local
-            && self.shards.freshness(&shard.name).is_some_and(|copy| copy.serves(&shard.name, &wanted));
+            && self.shards.freshness(&shard.name).is_some_and(|copy| copy.serves(&shard.name, shard.epoch, &wanted));
         let region = if here { self.local.clone() } else { shard.primary.clone() };
         let work = Work { epoch: shard.epoch, shard: shard.name.clone(), tenant };
         Ok(Routed::Region(region, work))
@@ -163,69 +167,118 @@ async fn answer(
     let need = data::need(&parts.method, below(parts.uri.path()))?;
     let wanted = if need.writes { Consistency::Primary } else { Consistency::of(&parts.headers)? };
     let cell = shards.cell(&work.shard).ok_or_else(|| refuse::elsewhere(&work.shard, local))?;
-    let failing = || {
-        let ends = cell.breaker.pause_ends().map_or(Duration::ZERO, |ends| ends.since(clock::now()));
-        refuse::failing(&work.shard, ends)
-    };
     if !cell.breaker.admits(clock::now()) {
-        return Err(failing());
+        return Err(failing(&cell, &work.shard));
     }
     let memory = cell.room.enter(&work.tenant);
     let place = if need.writes { may_write(&cell, &work.shard, &parts.method, &memory).await? } else { None };
     // Before its turn: a content that comes slowly holds up nobody else.
     let content = read(body, &need, &memory).await?;
-    let limits = *shards.limits();
-    let turn = memory.turn().await;
-    let attempt = Attempt::begin(&cell.breaker, limits.breaker, clock::now()).ok_or_else(failing)?;
-    let turn = match turn {
-        Ok(turn) => turn,
-        Err(Late::Tenant) => return Err(refuse::tenant_busy()),
-        Err(Late::Shard) => {
-            // Several tenants have all of its turns, and none came free in time.
-            told(&work.shard, attempt.end(Some(Code::Unavailable)));
-            return Err(refuse::busy());
-        }
-    };
-    let open = cell.open.load_full().ok_or_else(|| refuse::not_open(&work.shard))?;
-    // Strong reads need the lease, too: without it another region may have written. One before the request's is over.
-    let lease = cell.lease(clock::now()).filter(|lease| lease.epoch >= work.epoch);
-    let copy =
-        shards.freshness(&work.shard).filter(|copy| lease.is_none() && copy.serves(&work.shard, &wanted));
-    if lease.is_none() && copy.is_none() {
-        return Err(refuse::no_lease(&work.shard));
-    }
-    if lease.is_some_and(|lease| lease.epoch > work.epoch) {
-        return Err(refuse::elsewhere(&work.shard, local));
-    }
     parts.uri = below_uri(&parts.uri)?;
-    let door = Door {
-        catalogue: Arc::clone(&open.catalogue),
-        lease,
-        limits,
-        memory: memory.clone(),
-        shard: work.shard.clone(),
-        store: open.store.clone(),
-        tenant: work.tenant,
-    };
-    // A copy that serves has what is wanted.
-    let reached = if copy.is_some() { Ok(()) } else { wanted.reached(&door).await };
-    let mut response = match reached {
-        Ok(()) => data::answer(&door, Request::from_parts(parts, content), &clock::now).await,
-        Err(problem) => problem.response(),
-    };
-    told(&work.shard, attempt.end(response.extensions().get::<Code>().copied()));
+    let request = Request::from_parts(parts, content);
+    let asked =
+        Asked { cell: &cell, local, memory: &memory, shards, wanted, work: &work, writes: need.writes };
+    let until = Instant::now() + MOVE_HOLD;
+    let mut done = asked.once(request.clone()).await?;
+    // A tenant that moves is held for less than its clients notice, and nothing was written.
+    while done.is_held() && Instant::now() < until {
+        tokio::time::sleep(HOLD_LOOK).await;
+        done = asked.once(request.clone()).await?;
+    }
+    let Done { copy, mut response, store } = done;
     if let Some(copy) = copy {
         let behind = format!("{:.3}", copy.behind.as_secs_f64());
         response.headers_mut().extend(HeaderValue::try_from(behind).ok().map(|behind| (STALENESS, behind)));
     } else if !need.writes && cell.lease(clock::now()).is_none() {
         return Err(refuse::no_lease(&work.shard));
     }
+    drop(request);
     memory.shrink(response.body().len());
-    // Others have the database meanwhile.
-    drop(turn);
-    let response = durable::confirmed(&cell, &open.store, response).await;
+    let response = durable::confirmed(&cell, &store, response).await;
     drop(place);
     Ok(response.map(|content| Held { content: whole(content), _memory: memory }.boxed_unsync()))
+}
+
+/// What a request needs at its shard.
+struct Asked<'a> {
+    cell: &'a Cell,
+    local: &'a RegionName,
+    memory: &'a Memory,
+    shards: &'a Shards,
+    wanted: Consistency,
+    work: &'a Work,
+    writes: bool,
+}
+
+/// What came of it.
+struct Done {
+    /// Of which copy, unless it is the primary's answer.
+    copy: Option<Freshness>,
+    response: Response<Bytes>,
+    store: Store,
+}
+
+impl Done {
+    fn is_held(&self) -> bool {
+        self.response.extensions().get() == Some(&Code::Held)
+    }
+}
+
+impl Asked<'_> {
+    /// Has the database answer, in its turn. Others have it afterwards.
+    async fn once(&self, request: Request<Bytes>) -> Result<Done, Problem> {
+        let Self { cell, work, .. } = *self;
+        let limits = *self.shards.limits();
+        let turn = self.memory.turn().await;
+        let attempt = Attempt::begin(&cell.breaker, limits.breaker, clock::now())
+            .ok_or_else(|| failing(cell, &work.shard))?;
+        let turn = match turn {
+            Ok(turn) => turn,
+            Err(Late::Tenant) => return Err(refuse::tenant_busy()),
+            Err(Late::Shard) => {
+                // Several tenants have all of its turns, and none came free in time.
+                told(&work.shard, attempt.end(Some(Code::Unavailable)));
+                return Err(refuse::busy());
+            }
+        };
+        let open = cell.open.load_full().ok_or_else(|| refuse::not_open(&work.shard))?;
+        // Strong reads need the lease, too: without it another region may have written. One before the request's is over.
+        let lease = cell.lease(clock::now()).filter(|lease| lease.epoch >= work.epoch);
+        let copy = self
+            .shards
+            .freshness(&work.shard)
+            .filter(|copy| lease.is_none() && copy.serves(&work.shard, work.epoch, &self.wanted));
+        if lease.is_none() && copy.is_none() {
+            return Err(refuse::no_lease(&work.shard));
+        }
+        if lease.is_some_and(|lease| lease.epoch > work.epoch) {
+            return Err(refuse::elsewhere(&work.shard, self.local));
+        }
+        let door = Door {
+            catalogue: Arc::clone(&open.catalogue),
+            lease,
+            limits,
+            memory: self.memory.clone(),
+            shard: work.shard.clone(),
+            store: open.store.clone(),
+            tenant: work.tenant.clone(),
+        };
+        // A copy that serves has what is wanted.
+        let reached = if copy.is_some() { Ok(()) } else { self.wanted.reached(&door).await };
+        let response = match reached {
+            Ok(()) => data::answer(&door, request, &clock::now).await,
+            Err(problem) => problem.response(),
+        };
+        told(&work.shard, attempt.end(response.extensions().get::<Code>().copied()));
+        drop(turn);
+        Ok(Done { copy, response, store: door.store })
+    }
+}
+
+/// The shard's breaker is open.
+fn failing(cell: &Cell, shard: &ShardName) -> Problem {
+    let ends = cell.breaker.pause_ends().map_or(Duration::ZERO, |ends| ends.since(clock::now()));
+    refuse::failing(shard, ends)
 }
 
 /// May the shard be written now? Writes that are slowed wait here. Where they may have to wait for other regions, they have a place for that.

@@ -246,7 +246,10 @@ pub(super) async fn a_change_that_lies_is_not_applied(place: Place) {
                 change.row = change.row.as_ref().map(|row| row.replace("\"body\"", "\"extra\""))
             }),
         ),
-        ("from the future", edit(&|_, change| change.version.v = u64::MAX >> 1)),
+        (
+            "from the future",
+            edit(&|_, change| (change.version.epoch, change.version.v) = (Epoch(0), u64::MAX >> 1)),
+        ),
         // Deletes acme's row in bolt's name.
         (
             "another tenant's row",

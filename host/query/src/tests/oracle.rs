@@ -14,10 +14,8 @@ use super::shop::{self, Shop};
 use crate::engine::{self, Place};
 use crate::{Error, Limits, Pushes};
 
-/// Generated queries of a run.
-const QUERIES: usize = 200;
-/// Those of one at length.
-const MANY: usize = 3_000;
+/// Generated queries of each part; `PORTOLAN_ORACLE_QUERIES` is another number.
+const QUERIES: usize = 500;
 
 fn texts(batches: &[RecordBatch], ordered: bool) -> Vec<String> {
     let options = FormatOptions::default().with_null("NULL");
@@ -105,10 +103,21 @@ fn portolan_seed() -> u32 {
     u32::try_from(portolan_foundation::clock::unix_ms() / 3_600_000).unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+fn queries() -> usize {
+    let told = std::env::var("PORTOLAN_ORACLE_QUERIES");
+    told.map_or(QUERIES, |told| told.parse().expect("PORTOLAN_ORACLE_QUERIES is a number"))
+}
+
+#[tokio::test]
 async fn sqlite_shards_are_one_database() {
     let shop = shop::sqlite().await;
-    compare(shop, &shop.shards, seed(), QUERIES).await;
+    compare(shop, &shop.shards, seed(), queries()).await;
+}
+
+#[tokio::test]
+async fn sqlite_shards_are_one_database_with_other_queries() {
+    let shop = shop::sqlite().await;
+    compare(shop, &shop.shards, seed() + 1, queries()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -126,19 +135,22 @@ async fn plain_scans_are_one_database() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn postgres_shards_are_one_database() {
-    let (sqlite, postgres) = tokio::join!(shop::sqlite(), Shop::postgres());
-    compare(&postgres, &postgres.shards, seed(), QUERIES).await;
-    compare(&postgres, &Shop::mixed(sqlite, &postgres), seed() + 1, QUERIES / 2).await;
+    let postgres = Shop::postgres().await;
+    compare(&postgres, &postgres.shards, seed() + 2, queries()).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "minutes; after a change of what is pushed: cargo test -p portolan-query -- --ignored"]
-async fn at_length() {
+#[tokio::test]
+async fn postgres_shards_are_one_database_with_other_queries() {
+    let postgres = Shop::postgres().await;
+    compare(&postgres, &postgres.shards, seed() + 3, queries()).await;
+}
+
+#[tokio::test]
+async fn shards_of_both_engines_are_one_database() {
     let (sqlite, postgres) = tokio::join!(shop::sqlite(), Shop::postgres());
-    compare(sqlite, &sqlite.shards, seed() + 2, MANY).await;
-    compare(&postgres, &postgres.shards, seed() + 3, MANY).await;
+    compare(&postgres, &Shop::mixed(sqlite, &postgres), seed() + 4, queries() / 2).await;
 }
 
 /// Each is answered by PostgreSQL, too, from one database with all rows.

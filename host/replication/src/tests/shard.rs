@@ -116,6 +116,17 @@ impl Shard {
         owner.finish().await.unwrap();
     }
 
+    /// Has the shard trim all of its log, as it does when its followers stay away for too long.
+    pub(super) async fn forget_log(&self) {
+        let tip = self.store.tip().await.unwrap();
+        let mut owner = self.store.maintain().await.unwrap();
+        let [epoch, tx, seq] = [tip.epoch.0, tip.transaction, tip.sequence];
+        let note = format!("INSERT INTO {} (epoch, tx, seq) VALUES ({epoch}, {tx}, {seq})", self.own("trimmed"));
+        owner.execute(&note, &[]).await.unwrap();
+        owner.execute(&format!("DELETE FROM {}", self.own("log")), &[]).await.unwrap();
+        owner.finish().await.unwrap();
+    }
+
     /// Writes past triggers.
     pub(super) async fn tamper(&self, sql: &str) {
         let (sees, statements) = match self.store.dialect() {

@@ -417,7 +417,16 @@ fn verdicts() {
             1,
             Verdict::Wins { conflict: false },
         ),
-        ("from the future", None, (1, NOW + 61_000_000, "a"), None, "acme", 1, Verdict::Park(Why::Ahead)),
+        ("from the future", None, (0, NOW + 61_000_000, "a"), None, "acme", 1, Verdict::Park(Why::Ahead)),
+        (
+            "by a lease whose clock is wrong",
+            None,
+            (1, NOW + 61_000_000, "a"),
+            None,
+            "acme",
+            1,
+            Verdict::Wins { conflict: false },
+        ),
     ];
     for (name, there, version, replaces, tenant, placement, expected) in cases {
         let change = change(version, replaces);

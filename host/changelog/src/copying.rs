@@ -13,11 +13,13 @@ use crate::database::{Row, Session, Value};
 use crate::defaults::CHUNK_RECORDS;
 use crate::error::Error;
 use crate::ledger::{Lost, keep, name};
+use crate::lineage::own;
 use crate::model::kind::ConflictKind;
-use crate::model::lineage::Cut;
+use crate::model::lineage::{Cut, is_leased};
 use crate::model::record::{Change, Record, RowId};
+use crate::peers::hold_for;
 use crate::read::{tenant_of, version};
-use crate::store::{FENCE, FENCE_LOCK, Role, Store, alone, tip};
+use crate::store::{FENCE, FENCE_LOCK, Role, Store, alone, identity_now, tip, trimmed};
 use crate::trim::note_trimmed;
 
 /// How far another region's rows have been copied.
@@ -31,6 +33,16 @@ pub struct Copying {
     pub identity: Identity,
     /// How many came.
     pub rows: u64,
+}
+
+/// How much of this region's own log the source of its rows knows.
+enum Known {
+    /// There is nothing to know.
+    All,
+    /// Nothing that can be gone on with.
+    Nothing,
+    /// What lies up to here, and what comes after it is still there to be told.
+    Through(Position),
 }
 
 /// By which rule a row lost that its source does not have.
@@ -87,13 +99,16 @@ impl Store {
         for table in ["progress", "staged", "copying", "gone", "tail"] {
             session.run(&format!("DELETE FROM portolan_{table}"), &[]).await?;
         }
-        let fence = session.one(FENCE, &[]).await?;
-        if self.is_cut(&mut session, &fence).await? {
-            // What it told before was of a history that is no longer its own: the log of the one that begins now is empty.
-            let told = tip(&mut session).await?;
-            self.renew_identity(&mut session).await?;
-            note_trimmed(&mut session, told).await?;
+        match self.known_there(&mut session, others).await? {
+            // What it writes as a member and its source lacks comes to it by the log, of which nothing may go.
+            Known::Through(at) => {
+                let log = identity_now(&mut session).await?;
+                hold_for(&mut session, source, &log, at).await?;
+            }
+            Known::Nothing => self.begin_log_anew(&mut session).await?,
+            Known::All => {}
         }
+        session.run("UPDATE portolan_fence SET member = 0", &[]).await?;
         let others = serde_json::to_string(others)
             .map_err(|error| Error::Damaged(format!("how far others' logs had come: {error}")))?;
         let rest: [Value; 5] = [
@@ -153,6 +168,12 @@ impl Store {
         raise_placements(&mut session, records).await?;
         if ends {
             self.take_gone(&mut session, source).await?;
+            if !self.take_back(&mut session, source, &mut counts).await? {
+                session.rollback().await?;
+                self.begin_anew().await?;
+                let why = "what was written here is kept no longer, and its source has not heard of it: its rows come anew";
+                return Err(Error::Busy(why.to_owned()));
+            }
             self.retry(&mut session, None, &mut counts).await?;
             follow_from(&mut session, source, self.origin()).await?;
         } else if let Some(last) = last {
@@ -279,6 +300,63 @@ impl Store {
         Ok(())
     }
 
+    /// What this region has written as a member and its source had not taken yet when it began to tell its rows comes there by the log: it is
+    /// no loser, and is here again. Returns whether that is known.
+    async fn take_back(
+        &self,
+        session: &mut Session,
+        source: &RegionName,
+        counts: &mut Counts,
+    ) -> Result<bool, Error> {
+        let others = others(session, source).await?;
+        let mut at = match self.known_there(session, &others).await? {
+            Known::Through(at) => at,
+            Known::Nothing => return Ok(false),
+            Known::All => return Ok(true),
+        };
+        while let Some(records) = own(session, at).await? {
+            let Some(last) = records.last() else { break };
+            at = last.position;
+            let written: Vec<Record> = records.into_iter().filter(|record| !is_leased(record)).collect();
+            self.absorb(session, &written, counts, false).await?;
+            let versions = written.iter().filter_map(|record| match &record.change {
+                Change::Row(change) => Some(&change.version),
+                Change::Forget => None,
+            });
+            let versions: Vec<_> = versions.map(|version| json!({ "v": version.v })).collect();
+            let sql = "DELETE FROM portolan_conflict WHERE rule = $2 AND lost_epoch = 0 AND lost_origin = $3 AND lost_v IN \
+                (SELECT CAST(each.value ->> 'v' AS BIGINT) FROM {each})";
+            let args = [
+                serde_json::Value::from(versions).to_string().into(),
+                STRANDED.into(),
+                self.origin().as_str().into(),
+            ];
+            session.run(sql, &args).await?;
+        }
+        Ok(true)
+    }
+
+    /// How much of this region's own log a source knows that has come so far through others'.
+    async fn known_there(&self, session: &mut Session, others: &[Cut]) -> Result<Known, Error> {
+        let fence = session.one(FENCE, &[]).await?;
+        if self.is_cut(session, &fence).await? {
+            return Ok(Known::Nothing);
+        }
+        let (log, trimmed) = (identity_now(session).await?, trimmed(session).await?);
+        if tip(session).await? == Position::START {
+            return Ok(Known::All);
+        }
+        let own = others.iter().find(|head| head.region == *self.origin() && head.identity == log);
+        Ok(own.filter(|head| head.at >= trimmed).map_or(Known::Nothing, |head| Known::Through(head.at)))
+    }
+
+    /// What it told before was of a history that is no longer its own: the log that begins now is empty.
+    async fn begin_log_anew(&self, session: &mut Session) -> Result<(), Error> {
+        let told = tip(session).await?;
+        self.renew_identity(session).await?;
+        note_trimmed(session, told).await
+    }
+
     /// What was not among the source's rows goes, those first that refer to others.
     async fn take_gone(&self, session: &mut Session, source: &RegionName) -> Result<(), Error> {
         let next = "SELECT key FROM portolan_gone WHERE source = $1 AND table_name = $2 AND key > $3 ORDER BY key LIMIT $4";
@@ -349,12 +427,17 @@ fn state_here(row: &Row) -> Result<Here, Error> {
     })
 }
 
-/// The copy is over: its log is followed.
-async fn follow_from(session: &mut Session, source: &RegionName, here: &RegionName) -> Result<(), Error> {
+/// How far others' logs had come at a source when it began to tell its rows.
+async fn others(session: &mut Session, source: &RegionName) -> Result<Vec<Cut>, Error> {
     let others = "SELECT others FROM portolan_copying WHERE source = $1";
     let others = session.one(others, &[source.as_str().into()]).await?.text(0)?;
-    let others: Vec<Cut> = serde_json::from_str(&others)
-        .map_err(|error| Error::Damaged(format!("how far others' logs had come: {error}")))?;
+    serde_json::from_str(&others)
+        .map_err(|error| Error::Damaged(format!("how far others' logs had come: {error}")))
+}
+
+/// The copy is over: its log is followed.
+async fn follow_from(session: &mut Session, source: &RegionName, here: &RegionName) -> Result<(), Error> {
+    let others = others(session, source).await?;
     for Cut { region, identity, at } in others.iter().filter(|cut| ![source, here].contains(&&cut.region)) {
         let sql = "INSERT INTO portolan_progress (source, system, timeline, incarnation, epoch, tx, seq) \
             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (source) DO UPDATE SET system = excluded.system, \

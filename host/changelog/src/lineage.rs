@@ -547,7 +547,9 @@ async fn forget_place(session: &mut Session) -> Result<(), Error> {
     }
     let sql = "INSERT INTO portolan_copying (source, system, timeline, incarnation, epoch, tx, seq, clean, table_name, key, rows, others) \
         VALUES ('', '', 0, '', 0, 0, 0, 0, '', '', 0, '[]')";
-    session.run(sql, &[]).await.map(drop)
+    session.run(sql, &[]).await?;
+    // Nobody writes here meanwhile: what is written would be lost among the rows that come.
+    session.run("UPDATE portolan_fence SET member = 0", &[]).await.map(drop)
 }
 
 async fn save_terms(session: &mut Session, terms: &[Term]) -> Result<(), Error> {
@@ -561,8 +563,8 @@ async fn save_terms(session: &mut Session, terms: &[Term]) -> Result<(), Error> 
     session.run(sql, &[TERMS_MAX.into()]).await.map(drop)
 }
 
-/// Records of this database's own log after a position; none when some are not there any more.
-async fn own(session: &mut Session, after: Position) -> Result<Option<Vec<Record>>, Error> {
+/// Records of this database's own log after a position, a chunk of them; none when some are not there any more.
+pub(crate) async fn own(session: &mut Session, after: Position) -> Result<Option<Vec<Record>>, Error> {
     if after < trimmed(session).await? {
         return Ok(None);
     }

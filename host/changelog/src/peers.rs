@@ -11,7 +11,7 @@ use crate::defaults::PEERS_MAX;
 use crate::error::Error;
 use crate::model::peer::{Extent, Peer, PeerRefused};
 use crate::moving::settled;
-use crate::store::{Role, Store, identity_now, tip, trimmed};
+use crate::store::{FENCE, Role, Store, identity, identity_now, tip, trimmed};
 use crate::trim;
 
 /// A peer, and what it has before it.
@@ -92,6 +92,19 @@ impl Store {
         Ok(peers.iter().filter(|peer| peer.needs_snapshot_us.is_none()).map(|peer| peer.applied).min())
     }
 
+    /// Has a peer lost its place in this log, so that it cannot be told what was written here?
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn has_lost(&self, name: &RegionName) -> Result<bool, Error> {
+        let mut session = self.acquire(Role::Owner).await?;
+        let row = session.one(FENCE, &[]).await?;
+        let identity = identity(&row)?;
+        let peers = peers(&mut session).await?;
+        let lost = |peer: &Peer| peer.needs_snapshot_us.is_some() && peer.identity == identity;
+        Ok(peers.iter().any(|peer| peer.name == *name && lost(peer)))
+    }
+
     /// A peer will not come back: nothing waits for it any more. Returns whether there was one.
     ///
     /// # Errors
@@ -103,6 +116,18 @@ impl Store {
         self.unheard(name);
         Ok(gone == 1)
     }
+}
+
+/// A follower that had come to a position goes on from there, and what comes after it is kept for it.
+pub(crate) async fn hold_for(
+    session: &mut Session,
+    name: &RegionName,
+    identity: &Identity,
+    at: Position,
+) -> Result<(), Error> {
+    one_at_a_time(session).await?;
+    let (log, now_us) = extent(session).await?;
+    save(session, &Peer::begin(&log, name, identity, at, now_us)?).await
 }
 
 /// Nobody else changes peers, or what of the log is there for them, until the transaction ends.

@@ -363,7 +363,7 @@ impl Store {
         self.begin_term(&mut session, epoch).await?;
         session
             .run(
-                "UPDATE portolan_fence SET epoch = $1, deadline_us = $2",
+                "UPDATE portolan_fence SET epoch = $1, deadline_us = $2, member = CASE WHEN member = 0 THEN {now} ELSE member END",
                 &[epoch.0.into(), deadline_us.into()],
             )
             .await?;
@@ -474,13 +474,30 @@ impl Store {
         session.rollback().await
     }
 
-    /// This region is a member of the platform under this incarnation, and may write multi-writer tables; 0 ends it.
+    /// This region is a member of the shard under this incarnation, and may write multi-writer tables; 0 ends it. A region becomes one by
+    /// beginning an epoch, or [`Self::join`]s; it is none while rows are copied.
     ///
     /// # Errors
     /// When the database does not answer.
     pub async fn set_member(&self, incarnation: u64) -> Result<(), Error> {
         let mut session = self.begin(Role::Owner).await?;
         session.run("UPDATE portolan_fence SET member = $1", &[incarnation.into()]).await?;
+        changed(&mut session).await?;
+        session.commit().await
+    }
+
+    /// This region becomes a member of the shard if it is none, and all rows are here.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn join(&self) -> Result<(), Error> {
+        if self.fence().await?.member > 0 {
+            return Ok(());
+        }
+        let mut session = self.begin(Role::Owner).await?;
+        let sql = "UPDATE portolan_fence SET member = {now} \
+            WHERE member = 0 AND NOT EXISTS (SELECT 1 FROM portolan_copying)";
+        session.run(sql, &[]).await?;
         changed(&mut session).await?;
         session.commit().await
     }

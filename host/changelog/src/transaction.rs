@@ -51,6 +51,22 @@ impl Store {
         Ok(Transaction { session, tenant: true })
     }
 
+    /// Begins a transaction that writes tables of all members as a tenant, without a lease. None of its statements may take longer than
+    /// `statement`: [`Error::Busy`] then.
+    ///
+    /// # Errors
+    /// When the database does not answer. A statement is refused with [`Closed::Member`] while this region is no member, and with
+    /// [`Closed::Expired`] when it writes a table that one region writes.
+    pub async fn write_as_member(
+        &self,
+        tenant: &TenantName,
+        statement: Duration,
+    ) -> Result<Transaction, Error> {
+        let mut session = self.begin(Role::Writer).await?;
+        self.enter(&mut session, tenant, true, statement).await?;
+        Ok(Transaction { session, tenant: true })
+    }
+
     /// Begins a transaction that reads one state as a tenant. For a strong read, ask [`Lease::allows`] after it: another
     /// region may have written meanwhile.
     ///
@@ -150,6 +166,20 @@ impl Transaction {
                 Err(Error::Unknown("the lease ran out while the transaction was committed".to_owned()))
             }
         }
+    }
+
+    /// Commits what [`Store::write_as_member`] began.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] when this region was a member no more before the commit: nothing is written. [`Error::Unknown`] when the answer
+    /// was lost.
+    ///
+    /// # Cancel safety
+    /// As [`Self::commit`].
+    pub async fn commit_as_member(mut self) -> Result<(), Error> {
+        self.position().await?;
+        self.session.waits(ANSWER_TIMEOUT);
+        self.session.commit().await
     }
 
     /// Commits what [`Store::maintain`] began.

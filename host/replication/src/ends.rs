@@ -43,6 +43,8 @@ pub trait Log: Send + Sync {
     ) -> impl Future<Output = Result<(), Error>> + Send;
     /// Up to where all followers have applied it.
     fn kept(&self) -> impl Future<Output = Result<Option<Position>, Error>> + Send;
+    /// Has a region lost its place in this log, so that it cannot be told what was written here?
+    fn has_lost(&self, follower: &RegionName) -> impl Future<Output = Result<bool, Error>> + Send;
     /// A follower says over its link what it has received for good. Known at once, and written down by [`Self::acknowledged`] now and then.
     fn heard(&self, _follower: &RegionName, _identity: &Identity, _received: Position) {}
     /// A follower's link has ended.
@@ -84,6 +86,10 @@ pub trait Log: Send + Sync {
 pub trait Replica: Send + Sync {
     /// Are all rows here?
     fn is_whole(&self) -> impl Future<Output = Result<bool, Error>> + Send;
+    /// All rows are here and may be read: this region writes as a member from now on.
+    fn join(&self) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Can a region not be told any more what was written here?
+    fn has_lost(&self, follower: &RegionName) -> impl Future<Output = Result<bool, Error>> + Send;
     /// All rows are to be copied anew. Returns whether that was noted.
     fn begin_anew(&self) -> impl Future<Output = Result<bool, Error>> + Send;
     /// How far a region's log has been applied.
@@ -174,6 +180,10 @@ impl Log for Store {
         self.peers_have().await
     }
 
+    async fn has_lost(&self, follower: &RegionName) -> Result<bool, Error> {
+        Self::has_lost(self, follower).await
+    }
+
     fn heard(&self, follower: &RegionName, identity: &Identity, received: Position) {
         Self::heard(self, follower, identity, received);
     }
@@ -226,6 +236,14 @@ impl Log for Store {
 impl Replica for Store {
     async fn is_whole(&self) -> Result<bool, Error> {
         self.is_complete().await
+    }
+
+    async fn has_lost(&self, follower: &RegionName) -> Result<bool, Error> {
+        Self::has_lost(self, follower).await
+    }
+
+    async fn join(&self) -> Result<(), Error> {
+        Self::join(self).await
     }
 
     async fn begin_anew(&self) -> Result<bool, Error> {

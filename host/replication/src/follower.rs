@@ -162,7 +162,12 @@ impl<R: Replica, C: Connect> Feed<R, C> {
     }
 
     async fn turn(&self) -> Result<Turn, Ended> {
-        match (self.replica.is_whole().await?, self.primary) {
+        let whole = self.replica.is_whole().await?;
+        if whole && self.primary && !self.leads && self.replica.has_lost(&self.source).await? {
+            let why = format!("`{}` cannot be told any more what was written here", self.source);
+            return Err(self.anew(self.source.clone(), why).await.err().unwrap_or(Ended::Early));
+        }
+        match (whole, self.primary) {
             (false, true) => return Ok(Turn::Copy),
             (false, false) => return Err(Ended::Early),
             (true, false) => {}
@@ -270,6 +275,9 @@ impl<R: Replica, C: Connect> Feed<R, C> {
         }
         if self.primary && !self.is_fit().await? {
             return Ok(());
+        }
+        if self.primary {
+            self.replica.join().await?;
         }
         self.cell.turn(State::Following);
         // What waits alone may wait since before this node started.

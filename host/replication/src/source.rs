@@ -266,6 +266,11 @@ impl<L: Log> Sending<'_, L> {
                 return Err(Halt::Refused(Refused::Snapshot(why)));
             }
             Some(_) => {}
+            // What it cannot be told any more is not to be passed over: this region's rows are to be the primary's first.
+            None if self.log.has_lost(self.follower).await? => {
+                let why = "what was written here cannot be told any more: this region copies rows anew first";
+                return Err(Halt::Refused(Refused::Away(why.to_owned())));
+            }
             // From its start, which is the first record that is kept.
             None => {
                 after = self.log.trimmed().await?;

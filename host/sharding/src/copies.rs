@@ -32,7 +32,8 @@ impl Freshness {
             Consistency::Local => true,
             Consistency::MaxStaleness(seconds) => self.behind <= Duration::from_secs(*seconds),
             Consistency::AtLeast(token) => token.position(shard.as_str()).is_none_or(|wanted| {
-                let applied = self.applied.filter(|applied| applied.epoch == wanted.epoch && wanted.epoch >= epoch);
+                let applied =
+                    self.applied.filter(|applied| applied.epoch == wanted.epoch && wanted.epoch >= epoch);
                 applied.is_some_and(|applied| applied >= wanted)
             }),
         }

@@ -82,7 +82,7 @@ pub struct Door {
     pub shard: ShardName,
     /// Who asks.
     pub tenant: TenantName,
-    /// The shard's lease, if it is held here: without it there are reads only.
+    /// The shard's lease, if it is held here: without it there are reads only, and writes of tables that all members write.
     pub lease: Option<Lease>,
     /// How long its statements may take.
     pub limits: Limits,
@@ -148,6 +148,12 @@ pub fn need(method: &Method, path: &str) -> Result<Need, Problem> {
     let writes = !matches!(*method, Method::GET | Method::HEAD);
     let content = writes && *method != Method::DELETE;
     Ok(Need { writes, content_bytes_max: if content { CONTENT_BYTES_MAX } else { 0 } })
+}
+
+/// Is what a path names, after [`PREFIX`], a table that all members write?
+pub(crate) fn is_of_members(catalogue: &Catalogue, path: &str) -> bool {
+    let Ok(Place::Row(table, _) | Place::Table(table)) = Place::of(path) else { return false };
+    catalogue.table(table).is_ok_and(|table| table.members)
 }
 
 /// Answers a request of the door's tenant. Its URI's path is what follows [`PREFIX`]. Whatever is sent, this gives an answer:
@@ -350,15 +356,20 @@ async fn write<'a>(
     many: bool,
     clock: &(dyn Fn() -> Moment + Sync),
 ) -> Result<(Vec<Done<'a>>, Option<Position>), Problem> {
-    let lease = door.lease.ok_or_else(|| {
-        Problem::new(
-            Code::Elsewhere,
-            "this is not the shard's primary; nothing was written, ask another gateway",
-        )
-    })?;
     let refused = |error| Problem::of_database(error, None);
-    let transaction = door.store.write_within(door.limits.statement, &door.tenant, &lease, clock()).await;
-    let mut transaction = transaction.map_err(refused)?;
+    let begun = match &door.lease {
+        Some(lease) => door.store.write_within(door.limits.statement, &door.tenant, lease, clock()).await,
+        None if operations.iter().all(|operation| operation.table.members || !operation.writes()) => {
+            door.store.write_as_member(&door.tenant, door.limits.statement).await
+        }
+        None => {
+            return Err(Problem::new(
+                Code::Elsewhere,
+                "this is not the shard's primary; nothing was written, ask another gateway",
+            ));
+        }
+    };
+    let mut transaction = begun.map_err(refused)?;
     let run = Run::new(&mut transaction, door);
     // One that is cut short is ended with its connection; what is being committed is not cut short.
     let done =
@@ -370,7 +381,12 @@ async fn write<'a>(
             return Err(problem);
         }
     };
-    let position = transaction.commit(&lease, clock).await.map_err(refused)?;
+    let committed = match &door.lease {
+        Some(lease) => transaction.commit(lease, clock).await,
+        // Tokens name positions of the primary's log, and this one's is not.
+        None => transaction.commit_as_member().await.map(|()| None),
+    };
+    let position = committed.map_err(refused)?;
     Ok((all, position))
 }
 

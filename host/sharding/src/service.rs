@@ -29,7 +29,7 @@ use crate::durable;
 use crate::newest;
 use crate::refuse;
 use crate::room::{Awaiting, Late, Memory};
-use crate::route::{self, Consistency};
+use crate::route::{self, CONSISTENCY, Consistency, TOKEN};
 use crate::shards::{Cell, Shards};
 
 /// The field of an answer from a copy that says how old what it shows may be, in seconds.
@@ -107,9 +107,11 @@ impl Service {
         let need = data::need(head.method, below(head.uri.path()))?;
         let tenant = self.admit(head, need.writes)?;
         let shard = route::shard(head.topology, &tenant, need.writes)?;
-        let wanted = if need.writes { Consistency::Primary } else { Consistency::of(head.headers)? };
-        let here = shard.primary != self.local
-            && self.shards.freshness(&shard.name).is_some_and(|copy| copy.serves(&shard.name, shard.epoch, &wanted));
+        let members = self.shards.is_of_members(&shard.name, below(head.uri.path()));
+        let wanted = wanted(need.writes, members, head.headers)?;
+        let copy = self.shards.freshness(&shard.name).filter(|_| shard.primary != self.local);
+        let here =
+            copy.is_some_and(|copy| need.writes && members || copy.serves(&shard.name, shard.epoch, &wanted));
         let region = if here { self.local.clone() } else { shard.primary.clone() };
         let work = Work { epoch: shard.epoch, shard: shard.name.clone(), tenant };
         Ok(Routed::Region(region, work))
@@ -165,8 +167,9 @@ async fn answer(
 ) -> Result<Response<Body>, Problem> {
     let (mut parts, body) = request.into_parts();
     let need = data::need(&parts.method, below(parts.uri.path()))?;
-    let wanted = if need.writes { Consistency::Primary } else { Consistency::of(&parts.headers)? };
     let cell = shards.cell(&work.shard).ok_or_else(|| refuse::elsewhere(&work.shard, local))?;
+    let members = shards.is_of_members(&work.shard, below(parts.uri.path()));
+    let wanted = wanted(need.writes, members, &parts.headers)?;
     if !cell.breaker.admits(clock::now()) {
         return Err(failing(&cell, &work.shard));
     }
@@ -176,8 +179,15 @@ async fn answer(
     let content = read(body, &need, &memory).await?;
     parts.uri = below_uri(&parts.uri)?;
     let request = Request::from_parts(parts, content);
-    let asked =
-        Asked { cell: &cell, local, memory: &memory, shards, wanted, work: &work, writes: need.writes };
+    let asked = Asked {
+        as_member: need.writes && members,
+        cell: &cell,
+        local,
+        memory: &memory,
+        shards,
+        wanted,
+        work: &work,
+    };
     let until = Instant::now() + MOVE_HOLD;
     let mut done = asked.once(request.clone()).await?;
     // A tenant that moves is held for less than its clients notice, and nothing was written.
@@ -199,15 +209,26 @@ async fn answer(
     Ok(response.map(|content| Held { content: whole(content), _memory: memory }.boxed_unsync()))
 }
 
+/// How fresh an answer must be. A table that all members write is as fresh here as its writers here have made it.
+fn wanted(writes: bool, members: bool, headers: &HeaderMap) -> Result<Consistency, Problem> {
+    let said = headers.contains_key(CONSISTENCY) || headers.contains_key(TOKEN);
+    match (writes, members && !said) {
+        (true, _) => Ok(Consistency::Primary),
+        (false, true) => Ok(Consistency::Local),
+        (false, false) => Consistency::of(headers),
+    }
+}
+
 /// What a request needs at its shard.
 struct Asked<'a> {
+    /// It writes a table that all members write.
+    as_member: bool,
     cell: &'a Cell,
     local: &'a RegionName,
     memory: &'a Memory,
     shards: &'a Shards,
     wanted: Consistency,
     work: &'a Work,
-    writes: bool,
 }
 
 /// What came of it.
@@ -244,10 +265,9 @@ impl Asked<'_> {
         let open = cell.open.load_full().ok_or_else(|| refuse::not_open(&work.shard))?;
         // Strong reads need the lease, too: without it another region may have written. One before the request's is over.
         let lease = cell.lease(clock::now()).filter(|lease| lease.epoch >= work.epoch);
-        let copy = self
-            .shards
-            .freshness(&work.shard)
-            .filter(|copy| lease.is_none() && copy.serves(&work.shard, work.epoch, &self.wanted));
+        let copy = self.shards.freshness(&work.shard).filter(|copy| {
+            lease.is_none() && (self.as_member || copy.serves(&work.shard, work.epoch, &self.wanted))
+        });
         if lease.is_none() && copy.is_none() {
             return Err(refuse::no_lease(&work.shard));
         }

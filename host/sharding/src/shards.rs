@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::config::{Intent, Limits};
 use crate::copies::{Copies, Freshness};
-use crate::data::Catalogue;
+use crate::data::{self, Catalogue};
 use crate::exposure::{self, Exposure};
 use crate::keeper::{self, Intended, Others};
 use crate::newest::Newest;
@@ -191,6 +191,12 @@ impl Shards {
     /// How fresh this region's copy of a shard is; none while it may not be read.
     pub(crate) fn freshness(&self, name: &ShardName) -> Option<Freshness> {
         self.0.copies.load().as_ref()?.freshness(name)
+    }
+
+    /// Is what a path names a table that all members write, as far as this region's database knows?
+    pub(crate) fn is_of_members(&self, name: &ShardName, path: &str) -> bool {
+        let open = self.cell(name).and_then(|cell| cell.open.load_full());
+        open.is_some_and(|open| data::is_of_members(&open.catalogue, path))
     }
 
     /// How they stand.

@@ -121,7 +121,8 @@ impl Shard {
         let tip = self.store.tip().await.unwrap();
         let mut owner = self.store.maintain().await.unwrap();
         let [epoch, tx, seq] = [tip.epoch.0, tip.transaction, tip.sequence];
-        let note = format!("INSERT INTO {} (epoch, tx, seq) VALUES ({epoch}, {tx}, {seq})", self.own("trimmed"));
+        let note =
+            format!("INSERT INTO {} (epoch, tx, seq) VALUES ({epoch}, {tx}, {seq})", self.own("trimmed"));
         owner.execute(&note, &[]).await.unwrap();
         owner.execute(&format!("DELETE FROM {}", self.own("log")), &[]).await.unwrap();
         owner.finish().await.unwrap();

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use portolan_changelog::{Dialect, Error, Store};
 use portolan_core::loss::Durability;
-use portolan_core::tenant_table::{Tables, TenantTable};
+use portolan_core::tenant_table::{Tables, TenantTable, Writers};
 
 use super::kind::Kind;
 use super::problem::{Code, Fault, Problem};
@@ -29,6 +29,8 @@ pub struct Table {
     pub(crate) name: String,
     /// Who must have received a write before it is done.
     pub(crate) durability: Durability,
+    /// All members write it, each in its own region.
+    pub(crate) members: bool,
     /// The column that says whose a row is, and its type; none for a table that is everybody's.
     pub(crate) tenant: Option<Column>,
     /// The others, in the table's order.
@@ -132,6 +134,7 @@ impl Table {
         Ok(Self {
             name: table.name.to_string(),
             durability: table.durability,
+            members: table.writers == Writers::Members,
             tenant,
             columns,
             key,

@@ -35,6 +35,11 @@ pub(crate) struct Operation<'a> {
 }
 
 impl Operation<'_> {
+    /// May it change rows?
+    pub(crate) const fn writes(&self) -> bool {
+        !matches!(self.action, Action::Get { .. })
+    }
+
     /// Has its answer rows?
     pub(crate) const fn answers(&self) -> bool {
         self.returning.is_some() || matches!(self.action, Action::Get { .. })
@@ -43,7 +48,7 @@ impl Operation<'_> {
 
 /// Who must have received what these operations wrote before they are done: the strongest that any table wants that they write.
 pub(crate) fn durability(operations: &[Operation<'_>]) -> Durability {
-    let writes = operations.iter().filter(|operation| !matches!(operation.action, Action::Get { .. }));
+    let writes = operations.iter().filter(|operation| operation.writes());
     writes.map(|operation| operation.table.durability).max().unwrap_or_default()
 }
 

@@ -13,6 +13,7 @@ use crate::database::{Row, Session, Value};
 use crate::defaults::CHUNK_RECORDS;
 use crate::error::Error;
 use crate::ledger::{Lost, keep, name};
+use crate::model::copying::{Way, way};
 use crate::model::kind::ConflictKind;
 use crate::model::lineage::Cut;
 use crate::model::record::{Change, Record, RowId};
@@ -221,12 +222,10 @@ impl Store {
             next = last.id.clone();
             let (mut gone, mut lower) = (Vec::new(), Vec::new());
             for own in page {
-                match there.get(&own.id) {
-                    None => gone.push(own),
-                    Some((placement, version)) if (own.placement, &own.version) > (*placement, *version) => {
-                        lower.push(own)
-                    }
-                    Some(_) => {}
+                match way((own.placement, &own.version), there.get(&own.id).copied()) {
+                    Way::Gone => gone.push(own),
+                    Way::Lower => lower.push(own),
+                    Way::Stays => {}
                 }
             }
             self.keep_stranded(session, &lower, source).await?;

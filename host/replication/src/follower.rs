@@ -90,9 +90,10 @@ impl<R: Replica, C: Connect> Feed<R, C> {
         let mut failures = 0_u32;
         loop {
             let ended = tokio::select! {
+                biased;
+                () = shutdown.begun() => return,
                 // Cancel-safe: each piece is taken as a whole or not at all.
                 ended = self.link() => ended,
-                () = shutdown.begun() => return,
             };
             if self.cell.has_moved() {
                 failures = 0;
@@ -114,8 +115,9 @@ impl<R: Replica, C: Connect> Feed<R, C> {
                 }
             };
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                biased;
                 () = shutdown.begun() => return,
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }

@@ -1,0 +1,96 @@
+//! What becomes of rows that are here when another region's take their place, all of them or some.
+
+use portolan_core::log::{Placement, Version};
+
+/// What becomes of a row when a page of another region's comes that spans its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The other has nothing under its key: it goes when all pages are in.
+    Gone,
+    /// The other has it in a lower version: it gives way at once.
+    Lower,
+    /// The gate decides.
+    Stays,
+}
+
+/// What becomes of a row that was taken past a cut, when the primary says what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mending {
+    /// It has been written since: the gate decides.
+    Gate,
+    /// The primary has nothing: it goes.
+    Goes,
+    /// Nothing: it has been written since, and the primary has nothing.
+    Nothing,
+    /// It becomes what the primary has, whatever the versions.
+    Put,
+}
+
+/// What becomes of a row that is here, by what the page has under its key.
+#[must_use]
+pub fn way(here: (Placement, &Version), there: Option<(Placement, &Version)>) -> Way {
+    match there {
+        None => Way::Gone,
+        Some(there) if here > there => Way::Lower,
+        Some(_) => Way::Stays,
+    }
+}
+
+/// What becomes of a stale row. `stale` is the version that does not count, with the one that is here by now; none when it was put right already.
+#[must_use]
+pub fn mending(stale: Option<(&Version, Option<&Version>)>, primary_has: bool) -> Mending {
+    let unchanged = stale.is_some_and(|(stale, here)| here == Some(stale));
+    match (primary_has, unchanged) {
+        (true, true) => Mending::Put,
+        (true, false) => Mending::Gate,
+        (false, true) => Mending::Goes,
+        (false, false) => Mending::Nothing,
+    }
+}
+
+/// Are all rows here, so that logs are followed? `copying`: rows are being copied; `led`: an epoch began here once; `follows`: a log is
+/// followed.
+#[must_use]
+pub const fn is_whole(copying: bool, led: bool, follows: bool) -> bool {
+    !copying && (led || follows)
+}
+
+#[cfg(test)]
+mod tests {
+    use portolan_core::ids::RegionName;
+    use portolan_core::log::Epoch;
+
+    use super::*;
+
+    fn version(epoch: u64, v: u64) -> Version {
+        Version { epoch: Epoch(epoch), v, origin: RegionName::new("eu").unwrap() }
+    }
+
+    #[test]
+    fn rows_give_way_to_lower_versions_and_to_none() {
+        let (low, high) = (version(1, 5), version(2, 1));
+        assert_eq!(way((Placement(0), &high), None), Way::Gone);
+        assert_eq!(way((Placement(0), &high), Some((Placement(0), &low))), Way::Lower);
+        assert_eq!(way((Placement(1), &low), Some((Placement(0), &high))), Way::Lower);
+        assert_eq!(way((Placement(0), &low), Some((Placement(0), &low))), Way::Stays);
+        assert_eq!(way((Placement(0), &low), Some((Placement(0), &high))), Way::Stays);
+    }
+
+    #[test]
+    fn a_stale_row_is_put_right_unless_it_was_written_since() {
+        let (stale, newer) = (version(1, 5), version(2, 1));
+        assert_eq!(mending(Some((&stale, Some(&stale))), true), Mending::Put);
+        assert_eq!(mending(Some((&stale, Some(&stale))), false), Mending::Goes);
+        assert_eq!(mending(Some((&stale, Some(&newer))), true), Mending::Gate);
+        assert_eq!(mending(Some((&stale, None)), true), Mending::Gate);
+        assert_eq!(mending(Some((&stale, Some(&newer))), false), Mending::Nothing);
+        assert_eq!(mending(None, true), Mending::Gate);
+    }
+
+    #[test]
+    fn a_copy_is_whole_once_it_follows_or_has_led() {
+        assert!(!is_whole(true, true, true));
+        assert!(!is_whole(false, false, false));
+        assert!(is_whole(false, true, false) && is_whole(false, false, true));
+    }
+}

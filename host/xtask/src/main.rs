@@ -24,7 +24,7 @@ Commands:
   bench NAME [--json FILE] [--check]  measure the release build: platform, policy, proxy, replication, shards
   guests                            build the example policies in other languages, which tests and benchmarks use
   fuzz [TARGET] [--seconds N]       fuzz one target, or all, each for N seconds (60)
-  sim [--seeds N] [--from S] [--seed S]  simulate replication between regions over N seeds, or one
+  sim [--hard] [--seeds N] [--from S] [--seed S]  simulate replication between regions over N seeds, or one
 ";
 
 /// What the shell gets for wrong usage (sysexits: EX_USAGE).

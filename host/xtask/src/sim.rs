@@ -1,4 +1,4 @@
-//! `cargo xtask sim [--seeds N] [--from S] [--seed S]`: the simulation of replication, over many seeds or over one.
+//! `cargo xtask sim [--hard] [--seeds N] [--from S] [--seed S]`: the simulation of replication, over many seeds or over one.
 //!
 //! The simulation is a test of `portolan-replication`, which says how far it has come. The first seed that fails ends it, with its trace and
 //! how to run it again.
@@ -17,6 +17,8 @@ const LINES: u64 = 1_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Options {
     from: u64,
+    /// All that can befall does.
+    hard: bool,
     lines: Option<u64>,
     seeds: u64,
 }
@@ -24,11 +26,15 @@ pub(crate) struct Options {
 impl Options {
     /// From the command's words; none when they are not understood.
     pub(crate) fn parse(words: &[&str]) -> Option<Self> {
-        let mut options = Self { from: 1, lines: None, seeds: SEEDS };
+        let mut options = Self { from: 1, hard: false, lines: None, seeds: SEEDS };
         let mut words = words;
         loop {
             words = match words {
                 [] => return Some(options),
+                ["--hard", rest @ ..] => {
+                    options.hard = true;
+                    rest
+                }
                 ["--seeds", count, rest @ ..] => {
                     options.seeds = count.parse().ok()?;
                     rest
@@ -38,7 +44,7 @@ impl Options {
                     rest
                 }
                 ["--seed", seed, rest @ ..] => {
-                    options = Self { from: seed.parse().ok()?, lines: Some(LINES), seeds: 1 };
+                    options = Self { from: seed.parse().ok()?, lines: Some(LINES), seeds: 1, ..options };
                     rest
                 }
                 _ => return None,
@@ -57,6 +63,7 @@ pub(crate) fn run(root: &Path, options: Options) -> anyhow::Result<()> {
         .current_dir(root)
         .args(["test", "--quiet", "--package", "portolan-replication", "--lib", "sim::seeds"])
         .args(["--", "--exact", "--nocapture"])
+        .env("PORTOLAN_SIM_HARD", u8::from(options.hard).to_string())
         .env("PORTOLAN_SIM_FROM", options.from.to_string())
         .env("PORTOLAN_SIM_SEEDS", options.seeds.to_string());
     if let Some(lines) = options.lines {
@@ -75,10 +82,11 @@ mod tests {
 
     #[test]
     fn one_seed_is_told_in_full() {
-        assert_eq!(Options::parse(&["--seed", "7"]), Some(Options { from: 7, lines: Some(LINES), seeds: 1 }));
+        let one = Options { from: 7, hard: true, lines: Some(LINES), seeds: 1 };
+        assert_eq!(Options::parse(&["--hard", "--seed", "7"]), Some(one));
         assert_eq!(
             Options::parse(&["--from", "5", "--seeds", "9"]),
-            Some(Options { from: 5, lines: None, seeds: 9 })
+            Some(Options { from: 5, hard: false, lines: None, seeds: 9 })
         );
         assert_eq!(Options::parse(&["--seeds", "many"]), None);
     }

@@ -75,7 +75,7 @@ impl Clients {
             });
             let Some((number, epoch, until_us)) = begun else { continue };
             for _ in 0..world.random.between(1, WRITES_MAX) {
-                let tenant = TenantName::new(*world.random.pick(&TENANTS)).unwrap();
+                let tenant = TenantName::new(world.random.pick::<&str>(&TENANTS)).unwrap();
                 let key = format!("[\"{tenant}\",{}]", world.random.below(ROWS));
                 let deletes = world.random.percent(DELETES_PERCENT);
                 self.said += 1;

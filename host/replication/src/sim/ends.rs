@@ -46,7 +46,7 @@ impl Store {
 
     /// The same, once the call has come to the database.
     async fn at<T>(&self, act: impl FnOnce(&mut Database, u64) -> T) -> T {
-        if random::u64() % WAITS == 0 {
+        if random::u64().is_multiple_of(WAITS) {
             tokio::time::sleep(Duration::from_millis(1 + random::u64() % WAIT_MS_MAX)).await;
         }
         let now_us = self.now_us();

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use portolan_changelog::{Member, Retention, Sweep};
 use portolan_core::ids::RegionName;
-use portolan_core::log::AHEAD_US_MAX;
+use portolan_core::log::Position;
 
+use super::Variant;
 use super::database::Database;
 use super::world::World;
-use super::{PUT_BACK, PutBack, Variant};
 
 /// Of so many steps, in how many something befalls.
 const BEFALLS_PERMILLE: u64 = 25;
@@ -22,9 +22,12 @@ const TRIM_STEPS: u64 = 150;
 const SWEEP_STEPS: u64 = 50;
 /// How long the shard may be without a primary before somebody helps, in steps.
 const HELP_STEPS: u64 = 1_500;
-/// How much of a log is kept: little, so that peers lose their places.
+/// How much of the primary's log is kept: little, so that peers lose their places.
 const RETENTION: Retention =
     Retention { age_min: Duration::from_millis(500), age_max: Duration::from_secs(8), bytes_max: 9_000 };
+/// How much of others' logs is: whoever loses its place in one of those has no rows to copy instead, which is an open fault.
+const RETENTION_ELSEWHERE: Retention =
+    Retention { age_min: Duration::from_millis(500), age_max: Duration::from_hours(1), bytes_max: u64::MAX };
 
 /// What ends by itself, by the step in which it does.
 #[derive(Clone, Debug)]
@@ -52,7 +55,7 @@ impl Faults {
             ends(due.remove(), world);
         }
         self.keep_house(world);
-        if world.step % SAVE_STEPS == 0 {
+        if world.step.is_multiple_of(SAVE_STEPS) {
             self.save(world);
         }
         if world.random.below(1_000) >= BEFALLS_PERMILLE {
@@ -82,8 +85,7 @@ impl Faults {
             }
             45..60 if world.sim.is_host_running(one.as_str()) => {
                 world.shared.trace(|| format!("`{one}` crashes"));
-                world.sim.crash(one.as_str());
-                world.region(&one).store.with(Database::end_writers);
+                self.crash(world, &one);
                 self.until(world, (10, 400), End::Bounce(one));
             }
             60..68 => {
@@ -98,6 +100,30 @@ impl Faults {
             78..86 => self.put_back(world, &one),
             86..100 => promote(world, &one),
             _ => {}
+        }
+    }
+
+    /// A gateway's machine stops at once: nobody hears of it. What it would say while it is taken apart would come in no order that a seed
+    /// decides.
+    fn crash(&self, world: &mut World<'_>, name: &RegionName) {
+        let others: Vec<RegionName> = world.region(name).others.clone();
+        for other in &others {
+            world.sim.partition(name.as_str(), other.as_str());
+        }
+        world.sim.crash(name.as_str());
+        world.region(name).store.with(Database::end_writers);
+        for other in &others {
+            let is = |one: &RegionName, two: &RegionName| {
+                (one, two) == (name, other) || (one, two) == (other, name)
+            };
+            let cut = self.ends.values().any(|end| matches!(end, End::Repair(one, two) if is(one, two)));
+            let held = self.ends.values().any(|end| matches!(end, End::Release(one, two) if is(one, two)));
+            if !cut {
+                world.sim.repair(name.as_str(), other.as_str());
+            }
+            if held && !cut {
+                world.sim.hold(name.as_str(), other.as_str());
+            }
         }
     }
 
@@ -127,9 +153,7 @@ impl Faults {
             self.helped = world.step;
         } else if world.step - self.helped > HELP_STEPS {
             self.helped = world.step;
-            let whole = world.regions.iter().find(|region| {
-                region.store.with(|database| database.is_whole() && database.stale.is_empty())
-            });
+            let whole = world.regions.iter().find(|region| may_lead(world, &region.name));
             if let Some(name) = whole.map(|region| region.name.clone()) {
                 world.shared.trace(|| format!("an operator promotes `{name}`"));
                 world.shared.control.lock().unwrap().wanted = Some(name);
@@ -139,14 +163,18 @@ impl Faults {
 
     /// What keepers do.
     pub(super) fn keep_house(&mut self, world: &mut World<'_>) {
-        if world.step % TRIM_STEPS == 0 {
+        if world.step.is_multiple_of(TRIM_STEPS) {
+            let primary = world.primary().map(|primary| primary.name.clone());
+            let turns = world.shared.control.lock().unwrap().wanted.is_some();
             for region in &world.regions {
                 let now_us = region.store.now_us();
+                let writes = world.shared.hard || primary.as_ref() == Some(&region.name) && !turns;
+                let limits = if writes { RETENTION } else { RETENTION_ELSEWHERE };
                 // One whose history was cut trims nothing.
-                region.store.with(|database| database.trim(&RETENTION, now_us)).ok();
+                region.store.with(|database| database.trim(&limits, now_us)).ok();
             }
         }
-        if world.step % SWEEP_STEPS == 0 {
+        if world.step.is_multiple_of(SWEEP_STEPS) {
             self.sweep(world);
         }
     }
@@ -187,8 +215,8 @@ impl Faults {
                 }
             }
             let early = world.shared.variant == Variant::EarlyTombstone;
-            // They need not be older than clocks differ: one region writes at a time, and later ones are above it by their epochs.
-            let before_us = region.store.now_us() + AHEAD_US_MAX;
+            // Whoever writes the row next here is above it by this clock; whoever does elsewhere has the tombstone, or a later epoch.
+            let before_us = region.store.now_us();
             let gone = region.store.with(|database| {
                 let may = early || database.known().is_ok_and(|known| sweep.may_go(&known));
                 may.then(|| database.sweep(sweep, before_us))
@@ -219,17 +247,13 @@ impl Faults {
 
     /// A database goes on from an earlier state of it.
     fn put_back(&mut self, world: &mut World<'_>, name: &RegionName) {
-        let primary = world.primary().is_some_and(|primary| primary.name == *name);
-        let allowed = match PUT_BACK {
-            PutBack::Any => true,
-            PutBack::Primary => primary,
-            PutBack::None => false,
+        let Some((saved, writes)) = self.saved.get(name).filter(|_| world.shared.hard).cloned() else {
+            return;
         };
-        let Some((saved, writes)) = self.saved.get(name).filter(|_| allowed).cloned() else { return };
         world.shared.trace(|| format!("`{name}` is put back"));
         let epoch = world.shared.control.lock().unwrap().meant.epoch;
         if world.sim.is_host_running(name.as_str()) {
-            world.sim.crash(name.as_str());
+            self.crash(world, name);
             self.until(world, (10, 100), End::Bounce(name.clone()));
         }
         self.sweeps.clear();
@@ -261,12 +285,24 @@ fn ends(end: End, world: &mut World<'_>) {
     }
 }
 
+/// Is a region's copy whole as far as is known, and does it hold its place in all logs? A primary that lost one is an open fault.
+fn may_lead(world: &World<'_>, name: &RegionName) -> bool {
+    let placed = |other: &Database| {
+        let empty = other.tip() == Position::START;
+        empty || other.peers.get(name).is_some_and(|peer| peer.holds(&other.identity))
+    };
+    let whole = |database: &Database| database.is_whole() && database.stale.is_empty();
+    world.region(name).store.with(|database| whole(database))
+        && (world.shared.hard
+            || world
+                .regions
+                .iter()
+                .all(|other| other.name == *name || other.store.with(|database| placed(database))))
+}
+
 /// An operator makes a region the primary, whose copy is whole as far as is known.
 fn promote(world: &mut World<'_>, name: &RegionName) {
-    let fit = world
-        .region(name)
-        .store
-        .with(|database| database.is_whole() && database.stale.is_empty() && database.cut.is_none());
+    let fit = may_lead(world, name) && world.region(name).store.with(|database| database.cut.is_none());
     let mut control = world.shared.control.lock().unwrap();
     if fit && control.meant.primary != *name {
         control.wanted = Some(name.clone());

@@ -13,7 +13,7 @@ use crate::database::{Row, Session, Value};
 use crate::defaults::CHUNK_RECORDS;
 use crate::error::Error;
 use crate::ledger::{Lost, keep, name};
-use crate::model::copying::{Way, way};
+use crate::model::copying::{Way, is_lost, way};
 use crate::model::kind::ConflictKind;
 use crate::model::lineage::Cut;
 use crate::model::record::{Change, Record, RowId};
@@ -185,7 +185,7 @@ impl Store {
         let mut found = found.iter().map(state_here).collect::<Result<Vec<_>, _>>()?;
         // What has been written since is another row.
         found.retain(|own| rows.iter().any(|(id, version)| *id == own.id && *version == own.version));
-        self.keep_stranded(&mut session, &found, primary).await?;
+        self.keep_stranded(&mut session, &found.iter().collect::<Vec<_>>(), primary).await?;
         for table in declared.iter().rev() {
             let of = found.iter().filter(|own| own.id.table == table.table.name.as_str());
             let keys: Vec<String> = of.map(|own| own.id.key.clone()).collect();
@@ -228,10 +228,10 @@ impl Store {
                     Way::Stays => {}
                 }
             }
-            self.keep_stranded(session, &lower, source).await?;
-            if !clean {
-                self.keep_stranded(session, &gone, source).await?;
-            }
+            let lost = |way| move |own: &&Here| is_lost(way, own.deleted, clean);
+            let lower_lost = lower.iter().filter(lost(Way::Lower));
+            let lost: Vec<&Here> = lower_lost.chain(gone.iter().filter(lost(Way::Gone))).collect();
+            self.keep_stranded(session, &lost, source).await?;
             session.run(FORGET_STATES, &[ids(lower.iter().map(|own| &own.id)).into()]).await?;
             let sql = "INSERT INTO portolan_gone (source, table_name, key, tenant) \
                 SELECT $2, each.value ->> 't', each.value ->> 'k', r.tenant FROM {each} LEFT JOIN portolan_row r \
@@ -244,15 +244,17 @@ impl Store {
     async fn keep_stranded(
         &self,
         session: &mut Session,
-        rows: &[Here],
+        rows: &[&Here],
         source: &RegionName,
     ) -> Result<(), Error> {
-        let rows: Vec<&Here> = rows.iter().filter(|own| !own.deleted).collect();
-        let wanted: Vec<RowId> = rows.iter().map(|own| own.id.clone()).collect();
+        let wanted: Vec<RowId> = rows.iter().filter(|own| !own.deleted).map(|own| own.id.clone()).collect();
         let mut images = self.images(session, &wanted).await?;
         let at_us = session.one("SELECT {now}", &[]).await?.number(0)?;
         for own in rows {
-            let Some(image) = images.remove(&own.id) else { continue };
+            let image = images.remove(&own.id);
+            if image.is_none() && !own.deleted {
+                continue;
+            }
             // Won by none: the source has no version of it, or a lower one.
             let winner = Version { epoch: Epoch(0), v: 0, origin: source.clone() };
             let lost = Lost {
@@ -261,7 +263,7 @@ impl Store {
                 id: own.id.clone(),
                 kind: ConflictKind::Stranded,
                 placement: own.placement,
-                row: Some(image),
+                row: image,
                 rule: STRANDED.to_owned(),
                 tenant: own.tenant.clone(),
                 transaction: None,

@@ -36,6 +36,17 @@ pub fn way(here: (Placement, &Version), there: Option<(Placement, &Version)>) ->
     }
 }
 
+/// Is what goes this way kept as a loser? A deletion is, where the other still has the row: it was lost. `clean`: all that is here came of the
+/// other's own log, so that what it does not have it has taken away itself.
+#[must_use]
+pub fn is_lost(way: Way, deleted: bool, clean: bool) -> bool {
+    match way {
+        Way::Gone => !clean && !deleted,
+        Way::Lower => true,
+        Way::Stays => false,
+    }
+}
+
 /// What becomes of a stale row. `stale` is the version that does not count, with the one that is here by now; none when it was put right already.
 #[must_use]
 pub fn mending(stale: Option<(&Version, Option<&Version>)>, primary_has: bool) -> Mending {
@@ -74,6 +85,14 @@ mod tests {
         assert_eq!(way((Placement(1), &low), Some((Placement(0), &high))), Way::Lower);
         assert_eq!(way((Placement(0), &low), Some((Placement(0), &low))), Way::Stays);
         assert_eq!(way((Placement(0), &low), Some((Placement(0), &high))), Way::Stays);
+    }
+
+    #[test]
+    fn what_is_lost_is_kept_deletions_too() {
+        assert!(is_lost(Way::Lower, false, true) && is_lost(Way::Lower, true, false));
+        assert!(is_lost(Way::Gone, false, false) && !is_lost(Way::Gone, false, true));
+        assert!(!is_lost(Way::Gone, true, false), "neither has it");
+        assert!(!is_lost(Way::Stays, false, false));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use portolan_changelog::model::copying::{Way, way};
+use portolan_changelog::model::copying::{Way, is_lost, way};
 use portolan_changelog::model::progress::Admission;
 use portolan_changelog::{Applied, Batch, Copying, Counts, Cut, Error, Progress, Record, RowId};
 use portolan_core::ids::RegionName;
@@ -173,19 +173,12 @@ impl Database {
             ways.push((id.clone(), row.clone(), way(here, page.get(id).copied())));
         }
         for (id, row, way) in ways {
-            let kept = match way {
-                Way::Stays => continue,
-                Way::Gone => {
-                    self.gone.insert(id.clone());
-                    !clean && !row.state.deleted
-                }
-                Way::Lower => {
-                    self.rows.remove(&id);
-                    // What is deleted leaves no loser today.
-                    !row.state.deleted
-                }
-            };
-            if kept {
+            match way {
+                Way::Gone => drop(self.gone.insert(id.clone())),
+                Way::Lower => drop(self.rows.remove(&id)),
+                Way::Stays => {}
+            }
+            if is_lost(way, row.state.deleted, clean) {
                 self.keep(&id, &row.state.version, row.image);
             }
         }

@@ -390,7 +390,7 @@ impl Database {
         Ok(Report { member, applied: self.applied(), written, holds })
     }
 
-    /// Takes tombstones of earlier rounds away, those older than `before_us`. Gives them.
+    /// Takes tombstones of earlier rounds away, those older than `before_us`. Gives those that count, as far as is known.
     pub(super) fn sweep(&mut self, sweep: &Sweep, before_us: u64) -> Vec<(RowId, Version)> {
         let round = sweep.mark().round;
         let parked: BTreeSet<RowId> = self.parked.keys().map(|(id, _)| id.clone()).collect();
@@ -406,7 +406,7 @@ impl Database {
         for (id, _) in &gone {
             self.rows.remove(id);
         }
-        gone
+        gone.into_iter().filter(|(id, _)| !self.stale.contains_key(id)).collect()
     }
 }
 

@@ -26,7 +26,10 @@ const SKEW_MAX: Duration = Duration::from_mins(10);
 const SKEW_BORNE: Duration = Duration::from_secs(25);
 
 /// Seeds that fail for a fault that is known, and why.
-const OPEN: &[(u64, &str)] = &[];
+const OPEN: &[(u64, &str)] = &[(
+    276,
+    "who led before and has lost its place is told no epochs by the primary, and does not begin anew",
+)];
 
 /// Seeds that a test runs of itself.
 const SEEDS: u64 = 200;

@@ -14,6 +14,7 @@ use crate::defaults::CHUNK_RECORDS;
 use crate::error::Error;
 use crate::ledger::{Lost, keep, name};
 use crate::lineage::own;
+use crate::model::copying::{Told, Way, is_lost, told, way};
 use crate::model::kind::ConflictKind;
 use crate::model::lineage::{Cut, is_leased};
 use crate::model::record::{Change, Record, RowId};
@@ -33,16 +34,6 @@ pub struct Copying {
     pub identity: Identity,
     /// How many came.
     pub rows: u64,
-}
-
-/// How much of this region's own log the source of its rows knows.
-enum Known {
-    /// There is nothing to know.
-    All,
-    /// Nothing that can be gone on with.
-    Nothing,
-    /// What lies up to here, and what comes after it is still there to be told.
-    Through(Position),
 }
 
 /// By which rule a row lost that its source does not have.
@@ -99,14 +90,14 @@ impl Store {
         for table in ["progress", "staged", "copying", "gone", "tail"] {
             session.run(&format!("DELETE FROM portolan_{table}"), &[]).await?;
         }
-        match self.known_there(&mut session, others).await? {
+        match self.told_there(&mut session, others).await? {
             // What it writes as a member and its source lacks comes to it by the log, of which nothing may go.
-            Known::Through(at) => {
+            Told::Through(at) => {
                 let log = identity_now(&mut session).await?;
                 hold_for(&mut session, source, &log, at).await?;
             }
-            Known::Nothing => self.begin_log_anew(&mut session).await?,
-            Known::All => {}
+            Told::Nothing => self.begin_log_anew(&mut session).await?,
+            Told::All => {}
         }
         session.run("UPDATE portolan_fence SET member = 0", &[]).await?;
         let others = serde_json::to_string(others)
@@ -209,7 +200,7 @@ impl Store {
         let mut found = found.iter().map(state_here).collect::<Result<Vec<_>, _>>()?;
         // What has been written since is another row.
         found.retain(|own| rows.iter().any(|(id, version)| *id == own.id && *version == own.version));
-        self.keep_stranded(&mut session, &found, primary).await?;
+        self.keep_stranded(&mut session, &found.iter().collect::<Vec<_>>(), primary).await?;
         for table in declared.iter().rev() {
             let of = found.iter().filter(|own| own.id.table == table.table.name.as_str());
             let keys: Vec<String> = of.map(|own| own.id.key.clone()).collect();
@@ -246,18 +237,16 @@ impl Store {
             next = last.id.clone();
             let (mut gone, mut lower) = (Vec::new(), Vec::new());
             for own in page {
-                match there.get(&own.id) {
-                    None => gone.push(own),
-                    Some((placement, version)) if (own.placement, &own.version) > (*placement, *version) => {
-                        lower.push(own)
-                    }
-                    Some(_) => {}
+                match way((own.placement, &own.version), there.get(&own.id).copied()) {
+                    Way::Gone => gone.push(own),
+                    Way::Lower => lower.push(own),
+                    Way::Stays => {}
                 }
             }
-            self.keep_stranded(session, &lower, source).await?;
-            if !clean {
-                self.keep_stranded(session, &gone, source).await?;
-            }
+            let lost = |way| move |own: &&Here| is_lost(way, own.deleted, clean);
+            let lower_lost = lower.iter().filter(lost(Way::Lower));
+            let lost: Vec<&Here> = lower_lost.chain(gone.iter().filter(lost(Way::Gone))).collect();
+            self.keep_stranded(session, &lost, source).await?;
             session.run(FORGET_STATES, &[ids(lower.iter().map(|own| &own.id)).into()]).await?;
             let sql = "INSERT INTO portolan_gone (source, table_name, key, tenant) \
                 SELECT $2, each.value ->> 't', each.value ->> 'k', r.tenant FROM {each} LEFT JOIN portolan_row r \
@@ -270,15 +259,17 @@ impl Store {
     async fn keep_stranded(
         &self,
         session: &mut Session,
-        rows: &[Here],
+        rows: &[&Here],
         source: &RegionName,
     ) -> Result<(), Error> {
-        let rows: Vec<&Here> = rows.iter().filter(|own| !own.deleted).collect();
-        let wanted: Vec<RowId> = rows.iter().map(|own| own.id.clone()).collect();
+        let wanted: Vec<RowId> = rows.iter().filter(|own| !own.deleted).map(|own| own.id.clone()).collect();
         let mut images = self.images(session, &wanted).await?;
         let at_us = session.one("SELECT {now}", &[]).await?.number(0)?;
         for own in rows {
-            let Some(image) = images.remove(&own.id) else { continue };
+            let image = images.remove(&own.id);
+            if image.is_none() && !own.deleted {
+                continue;
+            }
             // Won by none: the source has no version of it, or a lower one.
             let winner = Version { epoch: Epoch(0), v: 0, origin: source.clone() };
             let lost = Lost {
@@ -287,7 +278,7 @@ impl Store {
                 id: own.id.clone(),
                 kind: ConflictKind::Stranded,
                 placement: own.placement,
-                row: Some(image),
+                row: image,
                 rule: STRANDED.to_owned(),
                 tenant: own.tenant.clone(),
                 transaction: None,
@@ -309,10 +300,10 @@ impl Store {
         counts: &mut Counts,
     ) -> Result<bool, Error> {
         let others = others(session, source).await?;
-        let mut at = match self.known_there(session, &others).await? {
-            Known::Through(at) => at,
-            Known::Nothing => return Ok(false),
-            Known::All => return Ok(true),
+        let mut at = match self.told_there(session, &others).await? {
+            Told::Through(at) => at,
+            Told::Nothing => return Ok(false),
+            Told::All => return Ok(true),
         };
         while let Some(records) = own(session, at).await? {
             let Some(last) = records.last() else { break };
@@ -337,17 +328,12 @@ impl Store {
     }
 
     /// How much of this region's own log a source knows that has come so far through others'.
-    async fn known_there(&self, session: &mut Session, others: &[Cut]) -> Result<Known, Error> {
+    async fn told_there(&self, session: &mut Session, others: &[Cut]) -> Result<Told, Error> {
         let fence = session.one(FENCE, &[]).await?;
-        if self.is_cut(session, &fence).await? {
-            return Ok(Known::Nothing);
-        }
-        let (log, trimmed) = (identity_now(session).await?, trimmed(session).await?);
-        if tip(session).await? == Position::START {
-            return Ok(Known::All);
-        }
-        let own = others.iter().find(|head| head.region == *self.origin() && head.identity == log);
-        Ok(own.filter(|head| head.at >= trimmed).map_or(Known::Nothing, |head| Known::Through(head.at)))
+        let identity =
+            if self.is_cut(session, &fence).await? { None } else { Some(identity_now(session).await?) };
+        let extent = (trimmed(session).await?, tip(session).await?);
+        Ok(told(self.origin(), identity.as_ref(), extent, others))
     }
 
     /// What it told before was of a history that is no longer its own: the log that begins now is empty.

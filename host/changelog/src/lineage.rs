@@ -19,9 +19,10 @@ use crate::database::{Row, Session};
 use crate::defaults::{CHUNK_RECORDS, STALE_MAX, TAIL_BATCHES, TERMS_MAX};
 use crate::error::Error;
 use crate::ledger::{Lost, keep, name};
-use crate::model::fence::Refused;
+use crate::model::copying::{Mending, is_whole, mending};
 use crate::model::kind::ConflictKind;
-use crate::model::lineage::{Cut, Lineage, Term, Verdict};
+use crate::model::learning::{Bearing, Hearing, Past};
+use crate::model::lineage::{Cut, Lineage, Sifted, Term};
 use crate::model::record::{Batch, Change, Record, RowId};
 use crate::parked::unpark;
 use crate::read::{record, version};
@@ -96,24 +97,9 @@ impl Sieve {
 
     /// Those that count, and those that are stranded, with the terms that cut them off.
     pub(crate) fn sift<'a>(&'a self, records: &'a [Record]) -> Result<Sifted<'a>, Error> {
-        let mut sifted = Sifted::default();
-        for record in records {
-            match self.lineage.judge((&self.source, &self.identity), record, self.fence) {
-                Verdict::Counts => sifted.count.push(record.clone()),
-                Verdict::Stranded(term) => sifted.stranded.push((record, term)),
-                Verdict::Waits => {
-                    return Err(Error::Sealed { ended: record.position.epoch, sealed: self.fence });
-                }
-            }
-        }
-        Ok(sifted)
+        let sifted = self.lineage.sift((&self.source, &self.identity), records, self.fence);
+        sifted.map_err(|ended| Error::Sealed { ended, sealed: self.fence })
     }
-}
-
-#[derive(Default)]
-pub(crate) struct Sifted<'a> {
-    pub(crate) count: Vec<Record>,
-    pub(crate) stranded: Vec<(&'a Record, &'a Term)>,
 }
 
 impl Store {
@@ -159,9 +145,9 @@ impl Store {
         alone(&mut session, FENCE_LOCK, Some(patience)).await?;
         let row = session.one(&format!("{FENCE} {{lock}}"), &[]).await?;
         let there = fence(&row)?;
-        if there.epoch > epoch || there.epoch == epoch && there.deadline_us > 0 {
+        if let Err(refused) = there.seal(epoch) {
             session.rollback().await?;
-            return Err(Refused::Epoch { there: there.epoch, wanted: epoch }.into());
+            return Err(refused.into());
         }
         close_below(&mut session, there.epoch, epoch).await?;
         let mut heads = heads(&mut session).await?;
@@ -222,43 +208,26 @@ impl Store {
             logs.push(Cut { region: self.origin().clone(), identity, at });
         }
         let mut learned = Learned::default();
-        let own = self.origin();
-        let leads = after.terms().last().is_some_and(|term| term.region == *own);
-        // What is only told late changes nothing, and nobody takes anything back from the last term.
-        if leads || after.epoch() == before.epoch() {
-            session.commit().await?;
-            return Ok(learned);
-        }
-        let led = before.terms().iter().any(|term| term.region == *own);
-        if self.is_cut(&mut session, &row).await? && led {
-            learned.anew = Some("its own history may have been cut, and some of it may not count".to_owned());
-            logs.clear();
-        } else if before.epoch() > Epoch(0) && !after.rests_on(before.epoch()) {
-            let (last, known) = (after.epoch(), before.epoch());
-            learned.anew = Some(format!("epoch {last} was begun without knowing of epoch {known}"));
-            logs.clear();
+        let cut = self.is_cut(&mut session, &row).await?;
+        let hearing = Hearing { own: self.origin(), before: &before, after: &after, news: &news, cut };
+        match hearing.bearing() {
+            Bearing::Nothing => {
+                session.commit().await?;
+                return Ok(learned);
+            }
+            Bearing::Anew(why) => {
+                learned.anew = Some(why);
+                logs.clear();
+            }
+            Bearing::Logs => {}
         }
         for log in &logs {
-            let cut = news.iter().map(|term| term.cut(&log.region, &log.identity)).min();
-            let cut = cut.unwrap_or(log.at);
-            // Only who was a primary has written under a lease, and is followed by whoever comes after.
-            let led =
-                after.terms().iter().any(|term| term.region == log.region && term.epoch < after.epoch());
-            let named = news.iter().any(|term| term.cut(&log.region, &log.identity) > Position::START);
-            if cut >= log.at || !led && !named {
-                continue;
-            }
-            if !named {
-                let why = format!(
-                    "whoever began epoch {} had nothing of this log of `{}`",
-                    after.epoch(),
-                    log.region
-                );
-                learned.anew = Some(why);
-                break;
-            }
-            if let Some(why) = self.strand(&mut session, log, cut, (&before, &after), &mut learned).await? {
-                learned.anew = Some(why);
+            learned.anew = match hearing.past(log) {
+                Past::Nothing => None,
+                Past::Anew(why) => Some(why),
+                Past::After(cut) => self.strand(&mut session, log, cut, &hearing, &mut learned).await?,
+            };
+            if learned.anew.is_some() {
                 break;
             }
         }
@@ -278,11 +247,9 @@ impl Store {
         let mut session = self.acquire(Role::Applier).await?;
         let fence = session.one(FENCE, &[]).await?;
         let copying = !session.query("SELECT 1 FROM portolan_copying LIMIT 1", &[]).await?.is_empty();
-        if copying || self.is_cut(&mut session, &fence).await? {
-            return Ok(false);
-        }
+        let copying = copying || self.is_cut(&mut session, &fence).await?;
         let led = lineage(&mut session).await?.terms().iter().any(|term| term.region == *self.origin());
-        Ok(led || !heads(&mut session).await?.is_empty())
+        Ok(is_whole(copying, led, !heads(&mut session).await?.is_empty()))
     }
 
     /// Some of what another region wrote is not to be had any more: all rows are to be copied anew, from the primary. Returns whether that
@@ -308,7 +275,7 @@ impl Store {
         session: &mut Session,
         log: &Cut,
         cut: Position,
-        (before, after): (&Lineage, &Lineage),
+        hearing: &Hearing<'_>,
         learned: &mut Learned,
     ) -> Result<Option<String>, Error> {
         let mut at = cut;
@@ -330,18 +297,10 @@ impl Store {
             };
             let Some(last) = records.last() else { break };
             at = last.position;
-            let name = (&log.region, &log.identity);
-            let mut stranded = Vec::new();
-            for record in records.iter().filter(|record| record.position <= log.at) {
-                if let (Verdict::Counts, Verdict::Stranded(term)) =
-                    (before.judge(name, record, Epoch(0)), after.judge(name, record, Epoch(0)))
-                {
-                    if record.change == Change::Forget {
-                        return Ok(Some("a tenant was forgotten past the cut".to_owned()));
-                    }
-                    stranded.push((record, term));
-                }
-            }
+            let stranded = match hearing.stranded((&log.region, &log.identity, log.at), &records) {
+                Ok(stranded) => stranded,
+                Err(forgotten) => return Ok(Some(forgotten.to_string())),
+            };
             learned.stranded += stranded.len() as u64;
             keep_stranded(session, &log.region, &stranded).await?;
             let records: Vec<Record> = stranded.iter().map(|(record, _)| (*record).clone()).collect();
@@ -380,16 +339,18 @@ impl Store {
         let mut there = states(&mut session, &named).await?;
         let (mut above, mut puts, mut gone) = (Vec::new(), BTreeMap::new(), Vec::new());
         for id in ids {
-            let unchanged = there.remove(id).is_some_and(|(stale, now)| now.as_ref() == Some(&stale));
-            match (records.get(id), unchanged) {
-                (Some(record), true) => {
+            let record = records.get(id);
+            let state = there.remove(id);
+            let stale = state.as_ref().map(|(stale, here)| (stale, here.as_ref()));
+            match (mending(stale, record.is_some()), record) {
+                (Mending::Put, Some(record)) => {
                     if let Change::Row(change) = &record.change {
                         puts.insert(id.clone(), whole(record, change));
                     }
                 }
-                (Some(record), false) => above.push((*record).clone()),
-                (None, true) => gone.push(id.clone()),
-                (None, false) => {}
+                (Mending::Gate, Some(record)) => above.push((*record).clone()),
+                (Mending::Goes, _) => gone.push(id.clone()),
+                (Mending::Nothing | Mending::Put | Mending::Gate, _) => {}
             }
         }
         for table in declared.iter().rev() {

@@ -10,6 +10,7 @@ use crate::database::{Dialect, Row, Session, Value};
 use crate::defaults::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 use crate::error::Error;
 use crate::lineage::{heads, lineage};
+use crate::model::lineage::Reached;
 use crate::model::reader::cut;
 use crate::model::record::{Batch, Change, Record, RowChange, RowId};
 use crate::store::{Role, Store, identity_now, trimmed};
@@ -40,17 +41,6 @@ pub struct Horizon {
     pub waiting_us: u64,
     /// Transactions that have begun since the oldest that is open; in SQLite always 0.
     pub transactions: u64,
-}
-
-/// How a log stands to a position that a reader wants to see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reached {
-    /// It has not come to it: this is its newest record.
-    Ahead(Position),
-    /// It has it, or had it before it was trimmed.
-    Here,
-    /// It has gone on without it: this is its newest record of that time. What came after was lost, or is of another log.
-    Lost(Position),
 }
 
 /// Which records fit is found by their rows' lengths alone, which are told without reading the rows: a thousand rows may be
@@ -104,16 +94,7 @@ impl Store {
         wanted: Position,
     ) -> Result<Option<Reached>, Error> {
         let lineage = lineage(session).await?;
-        let term = lineage.term(wanted.epoch).filter(|term| term.region != *self.origin());
-        let Some(term) = term else { return Ok(None) };
-        let here = heads(session).await?.into_iter().find(|head| head.region == term.region);
-        let at = here.as_ref().map_or(Position::START, |head| head.at);
-        let bound = here.and_then(|head| lineage.bound((&head.region, &head.identity), wanted.epoch));
-        Ok(Some(match bound {
-            Some(bound) if wanted > bound => Reached::Lost(bound),
-            _ if wanted <= at => Reached::Here,
-            _ => Reached::Ahead(at),
-        }))
+        Ok(lineage.reached(self.origin(), &heads(session).await?, wanted))
     }
 
     /// Reads what comes after a position. An empty batch says that nothing does yet.

@@ -1,5 +1,6 @@
 //! The only reader of clocks. Everything else is given [`Moment`]s and milliseconds.
 
+use std::cell::Cell;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
@@ -7,10 +8,19 @@ use portolan_core::time::Moment;
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
+thread_local! {
+    static SIMULATED: Cell<Option<fn() -> Moment>> = const { Cell::new(None) };
+}
+
 /// The present on the monotonic clock, in microseconds since the first call in this process.
 #[must_use]
 pub fn now() -> Moment {
-    at(Instant::now())
+    SIMULATED.get().map_or_else(|| at(Instant::now()), |clock| clock())
+}
+
+/// From here on this is the present on this thread, for simulations, which run on one.
+pub fn simulate(clock: fn() -> Moment) {
+    SIMULATED.set(Some(clock));
 }
 
 /// A point of the monotonic clock as a [`Moment`].

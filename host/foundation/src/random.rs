@@ -10,6 +10,11 @@ thread_local! {
     static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(std::thread::current().id()));
 }
 
+/// From here on this thread draws what a seed says, for simulations: the same again whenever it is given again.
+pub fn seed(seed: u64) {
+    STATE.with(|state| state.set(seed));
+}
+
 /// 64 random bits.
 #[must_use]
 pub fn u64() -> u64 {

@@ -90,9 +90,10 @@ impl<R: Replica, C: Connect> Feed<R, C> {
         let mut failures = 0_u32;
         loop {
             let ended = tokio::select! {
+                biased;
+                () = shutdown.begun() => return,
                 // Cancel-safe: each piece is taken as a whole or not at all.
                 ended = self.link() => ended,
-                () = shutdown.begun() => return,
             };
             if self.cell.has_moved() {
                 failures = 0;
@@ -114,8 +115,9 @@ impl<R: Replica, C: Connect> Feed<R, C> {
                 }
             };
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                biased;
                 () = shutdown.begun() => return,
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
@@ -162,12 +164,7 @@ impl<R: Replica, C: Connect> Feed<R, C> {
     }
 
     async fn turn(&self) -> Result<Turn, Ended> {
-        let whole = self.replica.is_whole().await?;
-        if whole && self.primary && !self.leads && self.replica.has_lost(&self.source).await? {
-            let why = format!("`{}` cannot be told any more what was written here", self.source);
-            return Err(self.anew(self.source.clone(), why).await.err().unwrap_or(Ended::Early));
-        }
-        match (whole, self.primary) {
+        match (self.replica.is_whole().await?, self.primary) {
             (false, true) => return Ok(Turn::Copy),
             (false, false) => return Err(Ended::Early),
             (true, false) => {}
@@ -266,6 +263,11 @@ impl<R: Replica, C: Connect> Feed<R, C> {
         let identity = progress.map(|progress| progress.identity);
         let what = What::Log { identity: identity.clone(), after: has.0, applied: has.1 };
         let welcome = self.ask(what, mouth, ear).await?;
+        if self.primary && !self.leads && self.replica.has_lost(&self.source).await? {
+            return self
+                .anew(self.source.clone(), "it cannot be told any more what was written here".to_owned())
+                .await;
+        }
         match identity {
             None => {
                 has = (welcome.from, welcome.from);

@@ -54,7 +54,8 @@ pub(crate) async fn pause(wakes: &mut Option<Wakes>, pause: Duration) -> bool {
     };
     // Both are cancel-safe.
     tokio::select! {
-        () = tokio::time::sleep(pause) => false,
+        biased;
         () = wakes.next() => true,
+        () = tokio::time::sleep(pause) => false,
     }
 }

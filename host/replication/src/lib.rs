@@ -38,4 +38,6 @@ pub use seal::gather;
 pub use wire::{Refused, What};
 
 #[cfg(test)]
+mod sim;
+#[cfg(test)]
 mod tests;

@@ -84,6 +84,8 @@ pub async fn serve<L: Log>(
     let telling = heard::tell(log, follower, has.subscribe());
     let sending = Sending { log, mouth, follower, protocol, room: room.subscribe(), sent: 0 };
     tokio::select! {
+        // In this order, so that the seed of a simulation decides all that happens. None waits for another: each rests between frames.
+        biased;
         // Whoever says its last has gone, and whoever sends the last waits for that.
         heard = hear(ear, &room, &has) => heard,
         never = telling, if follows => match never {},

@@ -7,6 +7,7 @@ mod fuzz;
 mod guests;
 mod languages;
 mod setup;
+mod sim;
 mod test;
 mod tools;
 
@@ -23,6 +24,7 @@ Commands:
   bench NAME [--json FILE] [--check]  measure the release build: platform, policy, proxy, replication, shards
   guests                            build the example policies in other languages, which tests and benchmarks use
   fuzz [TARGET] [--seconds N]       fuzz one target, or all, each for N seconds (60)
+  sim [--hard] [--seeds N] [--from S] [--seed S]  simulate replication between regions over N seeds, or one
 ";
 
 /// What the shell gets for wrong usage (sysexits: EX_USAGE).
@@ -49,6 +51,13 @@ fn main() -> ExitCode {
         ["fuzz", target, "--seconds", seconds] => {
             return with_seconds(seconds, |seconds| fuzz::run(&root, Some(target), seconds));
         }
+        ["sim", words @ ..] => match sim::Options::parse(words) {
+            Some(options) => sim::run(&root, options),
+            None => {
+                eprint!("{USAGE}");
+                return ExitCode::from(USAGE_STATUS);
+            }
+        },
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;

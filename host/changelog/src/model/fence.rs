@@ -112,6 +112,23 @@ impl Fence {
         Ok(Self { deadline_us: self.deadline_us.max(deadline_us), ..self })
     }
 
+    /// A later epoch is known, which is another's: nothing of an earlier one is written here any more.
+    #[must_use]
+    pub fn knows(self, epoch: Epoch) -> Self {
+        if self.epoch >= epoch { self } else { Self { epoch, deadline_us: 0, ..self } }
+    }
+
+    /// Another region is to begin an epoch, and nothing of an earlier one is written here any more. The same again is no news.
+    ///
+    /// # Errors
+    /// [`Refused::Epoch`] when a later epoch is known, or this one has begun here.
+    pub fn seal(self, epoch: Epoch) -> Result<Self, Refused> {
+        if self.epoch > epoch || self.epoch == epoch && self.deadline_us > 0 {
+            return Err(Refused::Epoch { there: self.epoch, wanted: epoch });
+        }
+        Ok(self.knows(epoch))
+    }
+
     /// The lease of this epoch is over here, at once.
     ///
     /// # Errors

@@ -64,6 +64,26 @@ pub enum Verdict<'a> {
     Waits,
 }
 
+/// Records of a log, parted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sifted<'a> {
+    /// Those that count.
+    pub count: Vec<Record>,
+    /// Those that are past a cut, with the terms that cut them off.
+    pub stranded: Vec<(&'a Record, &'a Term)>,
+}
+
+/// How a log stands to a position that a reader wants to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// It has not come to it: this is its newest record.
+    Ahead(Position),
+    /// It has it, or had it before it was trimmed.
+    Here,
+    /// It has gone on without it: this is its newest record of that time. What came after was lost, or is of another log.
+    Lost(Position),
+}
+
 impl Term {
     /// Up to where a log counts of the epochs before this one.
     #[must_use]
@@ -154,6 +174,42 @@ impl Lineage {
     /// time, and cut nothing.
     fn chain(&self) -> impl Iterator<Item = &Term> {
         std::iter::successors(self.0.last(), |term| self.term(term.over))
+    }
+
+    /// Parts a log's records into those that count, and those that are stranded, with the terms that cut them off.
+    ///
+    /// # Errors
+    /// The epoch of the first that waits.
+    pub fn sift<'a>(
+        &'a self,
+        log: (&RegionName, &Identity),
+        records: &'a [Record],
+        fence: Epoch,
+    ) -> Result<Sifted<'a>, Epoch> {
+        let mut sifted = Sifted::default();
+        for record in records {
+            match self.judge(log, record, fence) {
+                Verdict::Counts => sifted.count.push(record.clone()),
+                Verdict::Stranded(term) => sifted.stranded.push((record, term)),
+                Verdict::Waits => return Err(record.position.epoch),
+            }
+        }
+        Ok(sifted)
+    }
+
+    /// Is what lies at a position of another region's log here, which has come as far as `heads` say? None when it is this region's, or of
+    /// an epoch of which nothing is known.
+    #[must_use]
+    pub fn reached(&self, own: &RegionName, heads: &[Cut], wanted: Position) -> Option<Reached> {
+        let term = self.term(wanted.epoch).filter(|term| term.region != *own)?;
+        let here = heads.iter().find(|head| head.region == term.region);
+        let at = here.map_or(Position::START, |head| head.at);
+        let bound = here.and_then(|head| self.bound((&head.region, &head.identity), wanted.epoch));
+        Some(match bound {
+            Some(bound) if wanted > bound => Reached::Lost(bound),
+            _ if wanted <= at => Reached::Here,
+            _ => Reached::Ahead(at),
+        })
     }
 
     /// Does the last term rest on this one?
@@ -262,6 +318,35 @@ mod tests {
         let Verdict::Stranded(by) = judge("us", Position::new(2, 1, 1)) else { panic!("it counts") };
         assert_eq!(by.epoch, Epoch(3), "what was written under it counts nowhere");
         assert!(lineage.rests_on(Epoch(1)) && !lineage.rests_on(Epoch(2)));
+    }
+
+    #[test]
+    fn what_another_region_wrote_is_here_once_its_log_has_come_so_far() {
+        let first = term(1, "eu", &[cut("eu", Position::START)]);
+        let second = term(2, "us", &[cut("eu", Position::new(1, 50, 3)), cut("us", Position::START)]);
+        let lineage = Lineage::new([first, second]).unwrap();
+        let heads = [cut("eu", Position::new(1, 40, 0)), cut("us", Position::new(2, 7, 7))];
+        let reached = |at| lineage.reached(&region("ap"), &heads, at);
+        assert_eq!(reached(Position::new(1, 40, 0)), Some(Reached::Here));
+        assert_eq!(reached(Position::new(1, 50, 3)), Some(Reached::Ahead(Position::new(1, 40, 0))));
+        assert_eq!(reached(Position::new(1, 50, 4)), Some(Reached::Lost(Position::new(1, 50, 3))));
+        assert_eq!(reached(Position::new(2, 7, 8)), Some(Reached::Ahead(Position::new(2, 7, 7))));
+        assert_eq!(reached(Position::new(3, 1, 1)), None, "nothing is known of it");
+        assert_eq!(lineage.reached(&region("us"), &heads, Position::new(2, 7, 7)), None, "it is its own");
+    }
+
+    #[test]
+    fn records_are_parted_unless_one_waits() {
+        let first = term(1, "eu", &[cut("eu", Position::START)]);
+        let second = term(2, "us", &[cut("eu", Position::new(1, 5, 5))]);
+        let lineage = Lineage::new([first, second]).unwrap();
+        let log = (&region("eu"), &identity("eu"));
+        let records = [record(Position::new(1, 5, 5), 1), record(Position::new(1, 6, 6), 1)];
+        let sifted = lineage.sift(log, &records, Epoch(2)).unwrap();
+        assert_eq!(sifted.count, records[..1]);
+        assert_eq!(sifted.stranded.len(), 1);
+        let late = [record(Position::new(2, 9, 9), 2)];
+        assert_eq!(lineage.sift(log, &late, Epoch(3)), Err(Epoch(2)));
     }
 
     #[test]

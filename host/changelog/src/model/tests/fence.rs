@@ -174,3 +174,19 @@ fn a_gateway_that_lost_its_lease_does_not_know_what_it_wrote() {
     assert_eq!(lease.outcome(sent.plus(Duration::from_secs(1))), Outcome::Done);
     assert_eq!(lease.outcome(sent.plus(Duration::from_secs(8))), Outcome::Unknown);
 }
+
+#[test]
+fn a_sealed_fence_may_be_sealed_again_and_never_opens() {
+    let fence = Fence { epoch: Epoch(4), deadline_us: 100, member: 7 };
+    assert_eq!(fence.knows(Epoch(4)), fence, "it is no news");
+    let sealed = fence.seal(Epoch(5)).unwrap();
+    assert_eq!(sealed, Fence { epoch: Epoch(5), deadline_us: 0, member: 7 });
+    assert_eq!(sealed.seal(Epoch(5)), Ok(sealed));
+    assert!(sealed.extend(Epoch(5), 500).is_err());
+    assert_eq!(
+        fence.seal(Epoch(4)),
+        Err(Refused::Epoch { there: Epoch(4), wanted: Epoch(4) }),
+        "it began here"
+    );
+    assert_eq!(fence.seal(Epoch(3)), Err(Refused::Epoch { there: Epoch(4), wanted: Epoch(3) }));
+}

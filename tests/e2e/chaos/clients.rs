@@ -60,6 +60,7 @@ pub(super) struct Clients {
     ids: AtomicU64,
     /// The rows that were made last, of each tenant.
     made: Vec<Mutex<Vec<u64>>>,
+    pub(super) tenants: Vec<String>,
     tokens: Vec<String>,
 }
 
@@ -73,10 +74,14 @@ enum Sent {
 }
 
 impl Clients {
-    pub(super) fn new(fronts: Arc<Mutex<Vec<SocketAddr>>>, tokens: Vec<String>) -> Self {
+    pub(super) fn new(
+        fronts: Arc<Mutex<Vec<SocketAddr>>>,
+        tenants: Vec<String>,
+        tokens: Vec<String>,
+    ) -> Self {
         let made = tokens.iter().map(|_| Mutex::default()).collect();
         let (bell, history, ids) = (Shutdown::new(), History::default(), AtomicU64::new(1));
-        Self { bell, fronts, history, ids, made, tokens }
+        Self { bell, fronts, history, ids, made, tenants, tokens }
     }
 
     /// Writes rows of a tenant through a region, until the bell.
@@ -109,7 +114,8 @@ impl Clients {
         while !self.bell.is_begun() {
             tokio::time::sleep(PACE).await;
             let Some((of, token)) = self.history.acknowledged(dice.below(RECENT)) else { continue };
-            let (tenant, id) = self.history.row(of);
+            let (name, id) = self.history.row(of);
+            let tenant = self.tenants.iter().position(|tenant| *tenant == name).unwrap();
             let mut way = Way::new(&self, tenant, dice.below(super::world::REGIONS.len()));
             let sent =
                 way.send(Method::GET, &format!("/{id}"), &[("portolan-token", &token)], Value::Null).await;
@@ -154,8 +160,11 @@ impl<'a> Way<'a> {
     /// Writes a value of its own, over what was seen.
     async fn put(&mut self, method: Method, id: u64, seen: Option<(usize, &str)>) {
         let history = &self.clients.history;
-        let write =
-            history.begins((self.tenant, id), seen.map(|(parent, _)| parent), method == Method::DELETE);
+        let write = history.begins(
+            (self.clients.tenants[self.tenant].clone(), id),
+            seen.map(|(parent, _)| parent),
+            method == Method::DELETE,
+        );
         let path = if seen.is_some() { format!("/{id}") } else { String::new() };
         let content = match method {
             Method::DELETE => Value::Null,

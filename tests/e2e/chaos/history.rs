@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 /// A row: its tenant and its id.
-pub(super) type Row = (usize, u64);
+pub(super) type Row = (String, u64);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -81,7 +81,7 @@ impl History {
     }
 
     pub(super) fn row(&self, write: usize) -> Row {
-        self.writes.lock().unwrap()[write].row
+        self.writes.lock().unwrap()[write].row.clone()
     }
 
     /// One of the last writes that were acknowledged, counted back, with its token.
@@ -102,6 +102,15 @@ impl History {
             writes.iter().filter(|write| matches!(write.outcome, Outcome::Acknowledged(_))).count();
         let unknown = writes.iter().filter(|write| write.outcome == Outcome::Unknown).count();
         (acknowledged, unknown, self.reads.lock().unwrap().len())
+    }
+
+    /// How many writes of a shard were acknowledged, as their tokens say.
+    pub(super) fn of_shard(&self, shard: &str) -> usize {
+        let named = format!(";{shard}=");
+        let writes = self.writes.lock().unwrap();
+        let is_of =
+            |write: &&Write| matches!(&write.outcome, Outcome::Acknowledged(token) if token.contains(&named));
+        writes.iter().filter(is_of).count()
     }
 
     /// Why writes were refused, and how often.
@@ -168,9 +177,9 @@ impl History {
             next.is_some()
         };
         let may_delete = |early: usize| {
-            let row = writes[early].row;
+            let row = &writes[early].row;
             let mut deletions = writes.iter().enumerate().filter(|(_, write)| {
-                write.deletes && write.row == row && !matches!(write.outcome, Outcome::Refused(_))
+                write.deletes && write.row == *row && !matches!(write.outcome, Outcome::Refused(_))
             });
             deletions.any(|(number, _)| comes_after(number, early))
         };
@@ -190,20 +199,21 @@ impl History {
 #[test]
 fn what_is_nowhere_is_lost_and_what_is_older_is_stale() {
     let history = History::default();
-    let done = |row, parent, deletes| {
-        let write = history.begins(row, parent, deletes);
+    let row = |id| ("acme".to_owned(), id);
+    let done = |id, parent, deletes| {
+        let write = history.begins(row(id), parent, deletes);
         history.ends(write, Outcome::Acknowledged(String::new()));
         write
     };
-    let first = done((0, 1), None, false);
-    let [second, beside] = [done((0, 1), Some(first), false), done((0, 1), Some(first), false)];
-    let gone = done((0, 2), None, false);
-    done((0, 2), Some(gone), true);
-    let rows = BTreeMap::from([((0, 1), second)]);
+    let first = done(1, None, false);
+    let [second, beside] = [done(1, Some(first), false), done(1, Some(first), false)];
+    let gone = done(2, None, false);
+    done(2, Some(gone), true);
+    let rows = BTreeMap::from([(row(1), second)]);
     assert_eq!(history.lost(&rows, &Ledger { values: [beside].into(), ..Ledger::default() }), [""; 0]);
     let lost = history.lost(&rows, &Ledger::default());
     assert!(lost.len() == 1 && lost[0].starts_with(&value(beside)), "{lost:?}");
-    let never = BTreeMap::from([((0, 1), second), ((0, 2), gone)]);
+    let never = BTreeMap::from([(row(1), second), (row(2), gone)]);
     assert_eq!(
         history.lost(&never, &Ledger { values: [beside].into(), ..Ledger::default() }).len(),
         1,

@@ -64,12 +64,12 @@ pub(super) async fn a_link_that_comes_back_under_load_skips_a_transaction(place:
     let stop = AtomicBool::new(false);
     let cuts = async {
         for cut in 0..12 {
+            let links = near.links.load(Ordering::Relaxed);
             if cut % 4 == 3 {
                 follower = Follower::start(&near, "eu", &copy.store);
             } else {
                 near.breaks();
             }
-            let links = near.links.load(Ordering::Relaxed);
             until("another link", async || near.links.load(Ordering::Relaxed) > links).await;
         }
         stop.store(true, Ordering::Relaxed);

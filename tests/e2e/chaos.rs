@@ -61,7 +61,7 @@ async fn three_regions_under_faults(databases: Databases) {
     }
     // A lease that nobody gives back takes its time to run out: once is enough.
     if databases == Databases::Files {
-        say(&cut_off(&world, &clients, &mut primaries, &mut dice).await);
+        say(&cut_off(&mut world, &clients, &mut primaries, &mut dice, &say).await);
     }
     world.heal();
     let before = clients.history.counts().0;
@@ -83,7 +83,8 @@ async fn three_regions_under_faults(databases: Databases) {
 
 /// One fault, and what was done about it. Says what it was.
 async fn fault(world: &mut World, primaries: &mut Primaries, dice: &mut Dice) -> String {
-    let (region, other) = (dice.below(REGIONS.len()), dice.below(REGIONS.len()));
+    let region = dice.below(REGIONS.len());
+    let other = (region + 1 + dice.below(REGIONS.len() - 1)) % REGIONS.len();
     match dice.below(12) {
         0..=4 => {
             let weather = weather(dice);
@@ -97,18 +98,8 @@ async fn fault(world: &mut World, primaries: &mut Primaries, dice: &mut Dice) ->
             let what = if requests { "requests" } else { "the log" };
             format!("{what} of {} for {}: {weather:?}", REGIONS[region], REGIONS[other])
         }
-        5..=6 => {
-            world.kill(region);
-            tokio::time::sleep(dice.millis(0, 500)).await;
-            world.restart(region).await;
-            format!("the gateway of {} was killed", REGIONS[region])
-        }
-        7..=8 if world.is_postgres() => {
-            world.kill_database(region);
-            tokio::time::sleep(dice.millis(0, 500)).await;
-            world.restart_database(region).await;
-            format!("the databases of {} were killed", REGIONS[region])
-        }
+        5..=6 => kill(world, region, dice).await,
+        7..=8 if world.is_postgres() => kill_database(world, region, dice).await,
         _ => {
             let shard = dice.below(SHARDS.len());
             promote(world, primaries, shard, region, other).await
@@ -145,6 +136,20 @@ async fn tenants(world: &World) -> (Vec<String>, Vec<String>) {
     (names, tokens)
 }
 
+async fn kill(world: &mut World, region: usize, dice: &mut Dice) -> String {
+    world.kill(region);
+    tokio::time::sleep(dice.millis(0, 500)).await;
+    world.restart(region).await;
+    format!("the gateway of {} was killed", REGIONS[region])
+}
+
+async fn kill_database(world: &World, region: usize, dice: &mut Dice) -> String {
+    world.kill_database(region);
+    tokio::time::sleep(dice.millis(0, 500)).await;
+    world.restart_database(region).await;
+    format!("the databases of {} were killed", REGIONS[region])
+}
+
 fn weather(dice: &mut Dice) -> Weather {
     let fair = Weather::default();
     match dice.below(10) {
@@ -157,7 +162,13 @@ fn weather(dice: &mut Dice) -> Weather {
 }
 
 /// A region that writes cannot be reached by the logs of others, and another is promoted that lacks the last writes.
-async fn cut_off(world: &World, clients: &Clients, primaries: &mut Primaries, dice: &mut Dice) -> String {
+async fn cut_off(
+    world: &mut World,
+    clients: &Clients,
+    primaries: &mut Primaries,
+    dice: &mut Dice,
+    say: &dyn Fn(&str),
+) -> String {
     let shard = dice.below(SHARDS.len());
     let (gone, next) = (primaries.0[shard], (primaries.0[shard] + 1 + dice.below(2)) % REGIONS.len());
     world.heal();
@@ -169,7 +180,21 @@ async fn cut_off(world: &World, clients: &Clients, primaries: &mut Primaries, di
     let before = clients.history.of_shard(SHARDS[shard]);
     until("some more writes", async || clients.history.of_shard(SHARDS[shard]) > before + CUT_OFF).await;
     world.promote(SHARDS[shard], next, next).await;
-    world.leads(SHARDS[shard], REGIONS[next]).await;
+    // Until no lease can last any more, all but who is to write goes on to fail.
+    let deadline = Instant::now() + portolan_tests::PATIENCE;
+    while !world.is_led(SHARDS[shard], next).await {
+        assert!(Instant::now() < deadline, "{} does not begin:\n{}", REGIONS[next], world.log(next));
+        let other = (next + 1 + dice.below(REGIONS.len() - 1)) % REGIONS.len();
+        match dice.below(8) {
+            0 => say(&kill(world, other, dice).await),
+            _ if other != gone => {
+                world.weather(next, other, weather(dice));
+                world.weather(other, next, weather(dice));
+            }
+            _ => {}
+        }
+        tokio::time::sleep(dice.millis(50, 300)).await;
+    }
     primaries.0[shard] = next;
     format!("{} was cut off, and {} is written in {}", REGIONS[gone], SHARDS[shard], REGIONS[next])
 }

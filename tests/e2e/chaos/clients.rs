@@ -141,7 +141,8 @@ fn is_not_found(answer: &Answer) -> bool {
 
 fn code(answer: &Answer) -> String {
     let problem: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    problem["code"].as_str().unwrap_or("-").to_owned()
+    let kind = problem["type"].as_str().unwrap_or_default();
+    kind.rsplit(':').next().unwrap_or_default().to_owned()
 }
 
 /// A tenant's way to its rows through a region, over one connection as long as that lasts.

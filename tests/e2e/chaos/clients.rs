@@ -66,7 +66,7 @@ pub(super) struct Clients {
 
 /// What became of a request.
 enum Sent {
-    Answered(Answer),
+    Answered(Box<Answer>),
     /// It did not leave.
     Never,
     /// It may have arrived.
@@ -213,7 +213,7 @@ impl<'a> Way<'a> {
         match tokio::time::timeout(PATIENCE, client.send(request, content)).await {
             Ok(Ok(answer)) => {
                 self.client = Some((address, client));
-                Sent::Answered(answer)
+                Sent::Answered(Box::new(answer))
             }
             // A connection that has waited may have ended before; that does not show.
             Ok(Err(_)) | Err(_) => Sent::Unknown,

@@ -58,10 +58,7 @@ pub(super) fn value(write: usize) -> String {
 
 /// The write whose value it is.
 pub(super) fn named(value: &str) -> usize {
-    value
-        .strip_prefix('w')
-        .and_then(|number| number.parse().ok())
-        .unwrap_or_else(|| panic!("nobody wrote {value:?}"))
+    value.strip_prefix('w').and_then(|number| number.parse().ok()).unwrap()
 }
 
 impl History {
@@ -87,18 +84,18 @@ impl History {
     /// One of the last writes that were acknowledged, counted back, with its token.
     pub(super) fn acknowledged(&self, back: usize) -> Option<(usize, String)> {
         let writes = self.writes.lock().unwrap();
-        let acknowledged =
+        let mut acknowledged =
             writes.iter().enumerate().rev().filter_map(|(number, write)| match &write.outcome {
                 Outcome::Acknowledged(token) => Some((number, token.clone())),
                 Outcome::Refused(_) | Outcome::Unknown => None,
             });
-        acknowledged.skip(back).next()
+        acknowledged.nth(back)
     }
 
     /// How many writes were acknowledged, how many nobody knows of, and how many reads with tokens were answered.
     pub(super) fn counts(&self) -> (usize, usize, usize) {
         let writes = self.writes.lock().unwrap();
-        let acknowledged =
+        let mut acknowledged =
             writes.iter().filter(|write| matches!(write.outcome, Outcome::Acknowledged(_))).count();
         let unknown = writes.iter().filter(|write| write.outcome == Outcome::Unknown).count();
         (acknowledged, unknown, self.reads.lock().unwrap().len())

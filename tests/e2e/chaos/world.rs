@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use portolan_foundation::task;
@@ -16,10 +17,15 @@ use rustix::process::Signal;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection};
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 use super::history::{Ledger, Row, named};
 use crate::good;
 
+/// Longer than a lease that nobody gives back.
+pub(super) const LEASE: Duration = Duration::from_secs(60);
+/// From one look to the next.
+const LOOK: Duration = Duration::from_millis(50);
 pub(super) const REGIONS: [&str; 3] = ["ap", "eu", "us"];
 pub(super) const SHARDS: [&str; 2] = ["s1", "s2"];
 const SQLITE: &str = "CREATE TABLE orders (tenant text NOT NULL, id integer NOT NULL, note text, PRIMARY KEY (tenant, id)) STRICT;\n";
@@ -252,7 +258,11 @@ impl World {
     }
 
     pub(super) async fn leads(&self, shard: &str, region: &str) {
-        until(&format!("{region} writes {shard}"), async || self.is_led(shard, at(region)).await).await;
+        let deadline = Instant::now() + LEASE;
+        while !self.is_led(shard, at(region)).await {
+            assert!(Instant::now() < deadline, "{region} does not write {shard}:\n{}", self.log(at(region)));
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Do all copies follow all others, without any problem, and have what there is?

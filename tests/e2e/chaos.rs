@@ -234,7 +234,7 @@ async fn differ(world: &World, shard: &str) {
             there.iter().filter(|row| !first.contains(row)).collect(),
             first.iter().filter(|row| !there.contains(row)).collect(),
         );
-        told += &format!("{shard} in {}, beside {}: has {only:?}, lacks {lacks:?}\n", name, REGIONS[0]);
+        told += &format!("{shard} in {name}, beside {}: has {only:?}, lacks {lacks:?}\n", REGIONS[0]);
     }
     for (region, name) in REGIONS.iter().enumerate() {
         told += &format!("{name}:\n{}\n", world.log(region));

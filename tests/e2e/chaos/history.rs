@@ -95,7 +95,7 @@ impl History {
     /// How many writes were acknowledged, how many nobody knows of, and how many reads with tokens were answered.
     pub(super) fn counts(&self) -> (usize, usize, usize) {
         let writes = self.writes.lock().unwrap();
-        let mut acknowledged =
+        let acknowledged =
             writes.iter().filter(|write| matches!(write.outcome, Outcome::Acknowledged(_))).count();
         let unknown = writes.iter().filter(|write| write.outcome == Outcome::Unknown).count();
         (acknowledged, unknown, self.reads.lock().unwrap().len())

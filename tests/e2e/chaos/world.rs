@@ -109,6 +109,12 @@ impl World {
             world.nodes.push(node);
             world.fronts.lock().unwrap().push(world.nodes[world.nodes.len() - 1].public());
             world.found(at(region));
+            until("its databases are open", async || {
+                let status = world.nodes[at(region)].status().await;
+                let shards = status["shards"].as_array().cloned().unwrap_or_default();
+                shards.len() == SHARDS.len() && shards.iter().all(|shard| shard["schema"].is_u64())
+            })
+            .await;
         }
         // It has started last: a shard's first epoch begins at once when its copies answer.
         for shard in SHARDS {

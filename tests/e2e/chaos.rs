@@ -107,9 +107,11 @@ async fn fault(world: &mut World, primaries: &mut Primaries, dice: &mut Dice) ->
     }
 }
 
-/// Another region writes a shard. With all regions in reach nobody waits for a lease to run out.
+/// Another region writes a shard. With all regions in reach nobody waits for a lease to run out: whoever is to write asks its copies once
+/// before it waits for that.
 async fn promote(world: &World, primaries: &mut Primaries, shard: usize, to: usize, by: usize) -> String {
     world.heal();
+    until("all copies are in reach", async || world.all_follow().await).await;
     world.promote(SHARDS[shard], to, by).await;
     world.leads(SHARDS[shard], REGIONS[to]).await;
     primaries.0[shard] = to;

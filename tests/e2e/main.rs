@@ -8,6 +8,7 @@
 )]
 
 mod admin;
+mod chaos;
 mod cli;
 mod control;
 mod events;

@@ -13,6 +13,7 @@ pub mod client;
 pub mod etcd;
 #[path = "../fixtures/guests.rs"]
 pub mod guests;
+pub mod line;
 pub mod node;
 pub mod servers;
 pub mod upstream;

@@ -112,10 +112,24 @@ impl Node {
         Self::start_with(folder, arguments, PATIENCE).await
     }
 
+    /// The same by a command that runs what is added to it in its own process, such as `unshare`.
+    ///
+    /// # Panics
+    /// When it does not come up; the message has its log.
+    pub async fn start_by(folder: TempDir, command: &[&str]) -> Self {
+        let (first, rest) = command.split_first().expect("a command");
+        let mut command = Command::new(first);
+        command.args(rest).arg(program());
+        Self::spawn(command, folder, &[], PATIENCE).await
+    }
+
     async fn start_with(folder: TempDir, arguments: &[&str], patience: Duration) -> Self {
+        Self::spawn(Command::new(program()), folder, arguments, patience).await
+    }
+
+    async fn spawn(mut command: Command, folder: TempDir, arguments: &[&str], patience: Duration) -> Self {
         let log = std::fs::File::create(folder.path().join("log")).expect("a log");
         let access = std::fs::File::create(folder.path().join("stdout")).expect("a file");
-        let mut command = Command::new(program());
         command
             .current_dir(folder.path())
             .arg("serve")

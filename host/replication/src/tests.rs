@@ -21,6 +21,7 @@ use crate::report::{Cell, State};
 use crate::seal::gather;
 use crate::source;
 
+mod losses;
 mod shard;
 mod wire;
 
@@ -444,4 +445,23 @@ async fn feeds_on_sqlite() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn feeds_on_postgres() {
     run(Place::postgres().await).await;
+}
+
+/// Bugs that others had.
+async fn losses(place: Place) {
+    losses::a_change_that_fails_spoils_the_next(place.clone()).await;
+    losses::a_link_that_comes_back_under_load_skips_a_transaction(place.clone()).await;
+    losses::a_node_that_joins_under_load_lacks_rows(place.clone()).await;
+    losses::a_transaction_that_commits_late_is_passed_over(place.clone()).await;
+    losses::an_idle_shard_keeps_its_log_or_loses_its_place(place).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn known_losses_on_sqlite() {
+    losses(Place::sqlite()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn known_losses_on_postgres() {
+    losses(Place::postgres().await).await;
 }

@@ -24,7 +24,6 @@ mod away;
 #[path = "../cpu.rs"]
 mod cpu;
 mod lag;
-mod line;
 mod native;
 mod portolan;
 mod side;

@@ -1,12 +1,12 @@
 //! PostgreSQL's own logical replication: a publication, and a subscription at each copy, over TLS.
 
 use std::net::SocketAddr;
-use std::time::Instant;
 
 use portolan_test_postgres::Cluster;
+use portolan_tests::line::Line;
 use sqlx::{AssertSqlSafe, Executor as _};
+use tokio::time::Instant;
 
-use crate::line::Line;
 use crate::side::{DATABASE, Kind, Side, Spent, WRITERS, cluster, database};
 
 pub(crate) async fn open(peers: usize) -> Side {

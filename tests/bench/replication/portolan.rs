@@ -1,14 +1,14 @@
 //! Portolan's regions: a gateway and a cluster each, one shard that the first region writes and the others keep copies of.
 
 use std::path::Path;
-use std::time::Instant;
 
 use portolan_test_postgres::Cluster;
+use portolan_tests::line::Line;
 use portolan_tests::node::{self, Node, run};
 use portolan_tests::until;
 use tempfile::TempDir;
+use tokio::time::Instant;
 
-use crate::line::Line;
 use crate::side::{DATABASE, Kind, Side, Spent, TABLE, WRITERS, cluster};
 
 const REGIONS: [&str; 3] = ["eu", "us", "ap"];

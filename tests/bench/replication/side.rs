@@ -1,17 +1,17 @@
 //! One of those that are compared: a database that is written, its copies, and all processes between. How copies come about is its kind's
 //! own; what is written, what is looked at and what is counted is alike for all.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use hdrhistogram::Histogram;
 use portolan_test_postgres::Cluster;
+use portolan_tests::line::Line;
 use portolan_tests::node::Node;
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
-use tokio::time::Interval;
+use tokio::time::{Instant, Interval};
 
 use crate::cpu::cpu;
-use crate::line::Line;
 use crate::{histogram, native, portolan};
 
 /// The database of each cluster.

@@ -263,7 +263,7 @@ impl<R: Replica, C: Connect> Feed<R, C> {
         let identity = progress.map(|progress| progress.identity);
         let what = What::Log { identity: identity.clone(), after: has.0, applied: has.1 };
         let welcome = self.ask(what, mouth, ear).await?;
-        if self.primary && !self.leads && self.replica.has_lost(&self.source).await? {
+        if self.is_unheard().await? {
             return self
                 .anew(self.source.clone(), "it cannot be told any more what was written here".to_owned())
                 .await;
@@ -307,7 +307,7 @@ impl<R: Replica, C: Connect> Feed<R, C> {
                 }
                 (Frame::Beat(beat), _) => {
                     // Another node of this region may have found rows that must not be read.
-                    if self.primary && !self.is_fit().await? {
+                    if self.primary && !self.is_fit().await? || self.is_unheard().await? {
                         return Ok(());
                     }
                     self.beat(&beat, has.1, &mut trimmed).await?;
@@ -328,6 +328,11 @@ impl<R: Replica, C: Connect> Feed<R, C> {
         let fit = self.replica.is_whole().await? && self.replica.stale().await?.is_empty();
         self.fit.store(fit, Ordering::Release);
         Ok(fit)
+    }
+
+    /// Can the primary not be told any more what was written here?
+    async fn is_unheard(&self) -> Result<bool, Error> {
+        Ok(self.primary && !self.leads && self.replica.has_lost(&self.source).await?)
     }
 
     /// Applies what came. While an epoch is over and nobody has told where it was cut, it waits for a while: that is told by whoever

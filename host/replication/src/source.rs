@@ -268,15 +268,17 @@ impl<L: Log> Sending<'_, L> {
                 return Err(Halt::Refused(Refused::Snapshot(why)));
             }
             Some(_) => {}
-            // What it cannot be told any more is not to be passed over: this region's rows are to be the primary's first.
-            None if self.log.has_lost(self.follower).await? => {
-                let why = "what was written here cannot be told any more: this region copies rows anew first";
-                return Err(Halt::Refused(Refused::Away(why.to_owned())));
-            }
-            // From its start, which is the first record that is kept.
+            // From its start. Who has begun the last epoch has nobody to copy rows from: to it the first record that is kept is the start.
             None => {
-                after = self.log.trimmed().await?;
-                applied = after;
+                if self.log.terms().await?.last().is_some_and(|term| term.region == *self.follower) {
+                    if self.log.has_lost(self.follower).await? {
+                        // What cannot be told any more is not passed over: the rows here are to be the primary's first.
+                        let why = "what was written here cannot be told any more: rows are copied anew first";
+                        return Err(Halt::Refused(Refused::Away(why.to_owned())));
+                    }
+                    after = self.log.trimmed().await?;
+                    applied = after;
+                }
             }
         }
         let has = Has { bytes: 0, received: after, applied };

@@ -139,6 +139,7 @@ pub(super) fn end(world: &World<'_>) {
             world.regions.iter().any(|region| {
                 region.store.with(|database| {
                     database.ledger.keys().any(|(id, version)| *id == write.id && *version >= write.version)
+                        || database.vanished.get(&write.id).is_some_and(|deleted| *deleted >= write.version)
                 })
             })
         };

@@ -145,8 +145,11 @@ impl Database {
             for id in std::mem::take(&mut self.gone) {
                 let bars = self.parked.keys().any(|(parked, _)| *parked == id);
                 let deleted = self.rows.get(&id).is_some_and(|row| row.state.deleted);
-                if !(deleted && bars) {
-                    self.rows.remove(&id);
+                if !(deleted && bars)
+                    && let Some(row) = self.rows.remove(&id)
+                    && deleted
+                {
+                    self.vanished.insert(id, row.state.version);
                 }
             }
             self.retry(now_us);

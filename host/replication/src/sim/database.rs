@@ -72,6 +72,8 @@ pub(super) struct Database {
     pub(super) stale: BTreeMap<RowId, Version>,
     pub(super) tail: BTreeMap<RegionName, BTreeMap<Position, Batch>>,
     pub(super) trimmed: Position,
+    /// Deletions that are known no more, of rows that their source did not have either.
+    pub(super) vanished: BTreeMap<RowId, Version>,
 }
 
 impl Database {
@@ -100,6 +102,7 @@ impl Database {
             stale: BTreeMap::new(),
             tail: BTreeMap::new(),
             trimmed: Position::START,
+            vanished: BTreeMap::new(),
         }
     }
 

@@ -86,7 +86,24 @@ where
             }
         }
     }
+    gathered.left.extend(lacking(&answers, &replica.heads().await?));
     Ok(gathered)
+}
+
+/// What counts of a log, by whoever began the last epoch, and is not here: that log may be another by now, and its records nobody's.
+fn lacking(answers: &BTreeMap<RegionName, Sealed>, here: &[Cut]) -> Vec<String> {
+    let last = answers.values().flat_map(|answer| &answer.terms).max_by_key(|term| term.epoch);
+    let lacks = |cut: &&Cut| {
+        here.iter().any(|head| head.region == cut.region && head.identity == cut.identity && head.at < cut.at)
+    };
+    let cuts = last.into_iter().flat_map(|term| term.cuts.iter().filter(lacks).map(move |cut| (term, cut)));
+    cuts.map(|(term, cut)| {
+        format!(
+            "of `{}` through {}, which `{}` had when it began epoch {}",
+            cut.region, cut.at, term.region, term.epoch
+        )
+    })
+    .collect()
 }
 
 async fn seal<C: Connect>(

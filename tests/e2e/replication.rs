@@ -26,6 +26,12 @@ const ROWS: &str =
 const POSTGRES_ROWS: &str =
     "SELECT CAST(id AS text) || '/' || coalesce(CAST(total AS text), '0') FROM orders ORDER BY id";
 
+/// What all regions write.
+const SQLITE_VISITS: &str = "CREATE TABLE visits (tenant text NOT NULL, id integer NOT NULL, note text, PRIMARY KEY (tenant, id)) STRICT;\n";
+const POSTGRES_VISITS: &str =
+    "CREATE TABLE visits (tenant text NOT NULL, id bigint NOT NULL, note text, PRIMARY KEY (tenant, id));\n";
+const VISITS: &str = "SELECT CAST(id AS text) || '/' || note FROM visits ORDER BY id";
+
 /// Three regions with one shard, written in `eu`.
 struct World {
     acme: String,
@@ -104,7 +110,8 @@ impl World {
     /// What all regions share, with the addresses that are known by now.
     async fn share(&self) {
         let mut text = "[tenants]\nsources = [{ header = \"x-tenant\" }]\n[shard.s1]\nprimary = \"eu\"\n\
-             [table.orders]\ntenant = \"tenant\"\nkey = [\"tenant\", \"id\"]\n"
+             [table.orders]\ntenant = \"tenant\"\nkey = [\"tenant\", \"id\"]\n\
+             [table.visits]\ntenant = \"tenant\"\nkey = [\"tenant\", \"id\"]\nwriters = \"members\"\n"
             .to_owned();
         for (at, region) in REGIONS.iter().enumerate() {
             text.push_str(&format!("[shard.s1.store.{region}]\n{}\n[region.{region}]\n", self.store(region)));
@@ -139,7 +146,10 @@ impl World {
     /// A node of a region, with the tenants' schema in its database.
     async fn node(&self, region: &str) -> Node {
         let folder = self.folder(region);
-        for (engine, sql) in [("sqlite", SQLITE), ("postgres", POSTGRES)] {
+        for (engine, sql) in [
+            ("sqlite", format!("{SQLITE}{SQLITE_VISITS}")),
+            ("postgres", format!("{POSTGRES}{POSTGRES_VISITS}")),
+        ] {
             let migrations = folder.path().join("migrations").join(engine);
             std::fs::create_dir_all(&migrations).unwrap();
             std::fs::write(migrations.join("0001_create_orders.sql"), sql).unwrap();
@@ -171,15 +181,19 @@ impl World {
 
     /// A region's rows, straight from its database.
     async fn rows(&self, region: &str) -> Vec<String> {
+        self.texts(region, if self.cluster.is_some() { POSTGRES_ROWS } else { ROWS }).await
+    }
+
+    async fn texts(&self, region: &str, sql: &'static str) -> Vec<String> {
         match &self.cluster {
             None => {
                 let path = self.place.path().join(format!("{region}.db"));
                 let mut store = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
-                sqlx::query_scalar(ROWS).fetch_all(&mut store).await.unwrap()
+                sqlx::query_scalar(sql).fetch_all(&mut store).await.unwrap()
             }
             Some(cluster) => {
                 let mut store = cluster.connect("postgres", region).await;
-                sqlx::query_scalar(AssertSqlSafe(POSTGRES_ROWS)).fetch_all(&mut store).await.unwrap()
+                sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut store).await.unwrap()
             }
         }
     }
@@ -191,6 +205,62 @@ impl World {
         })
         .await;
     }
+}
+
+/// A table of all members is written and read in every region, also while there is no primary; and all come to the same rows.
+async fn members_write_where_they_are(cluster: Option<Cluster>) {
+    let mut world = World::start(cluster).await;
+    world.write("eu", 1..=3).await;
+    world.are_alike("the copies").await;
+    let visit = async |world: &World, region: &str, id: u64| {
+        let visit = json!({ "id": id, "note": region });
+        ask(world.of(region), &world.acme, Method::POST, "/-/data/visits", visit).await
+    };
+    for (region, id) in REGIONS.iter().zip(1..) {
+        until("a member's write", async || visit(&world, region, id).await.status == 201).await;
+    }
+    let alike = async |world: &World, regions: &[&str], wanted: &[&str]| {
+        until("the same visits", async || {
+            for region in regions {
+                if world.texts(region, VISITS).await != wanted {
+                    return false;
+                }
+            }
+            true
+        })
+        .await;
+    };
+    alike(&world, &REGIONS, &["1/ap", "2/eu", "3/us"]).await;
+
+    world.kill("eu");
+    for (region, id) in [("us", 11), ("ap", 12)] {
+        let answer = visit(&world, region, id).await;
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        let read = world.read(region, &format!("/-/data/visits/{id}"), &[]).await;
+        assert!(read.status == 200 && read.text().contains(region), "{}", read.text());
+    }
+    let noted = json!({ "note": "changed" });
+    let answer = ask(world.of("us"), &world.acme, Method::PATCH, "/-/data/visits/2", noted).await;
+    assert!(answer.status.is_success(), "{}", answer.text());
+    let order = ask(world.of("us"), &world.acme, Method::POST, "/-/data/orders", json!({ "id": 9 })).await;
+    assert_eq!(order.status, 503, "one region writes this one: {}", order.text());
+    let both = ["1/ap", "2/changed", "3/us", "11/us", "12/ap"];
+    alike(&world, &["us", "ap"], &both).await;
+    world.restart("eu").await;
+    alike(&world, &REGIONS, &both).await;
+    let deleted = ask(world.of("ap"), &world.acme, Method::DELETE, "/-/data/visits/3", Value::Null).await;
+    assert!(deleted.status.is_success(), "{}", deleted.text());
+    alike(&world, &REGIONS, &["1/ap", "2/changed", "11/us", "12/ap"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_write_where_they_are_on_sqlite() {
+    members_write_where_they_are(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_write_where_they_are_on_postgres() {
+    members_write_where_they_are(Some(Cluster::start().await)).await;
 }
 
 async fn feeds(folder: &Path) -> Vec<Value> {

@@ -309,7 +309,8 @@ impl Keeper {
         Err(Halt {
             over: false,
             why: format!("epoch {} begins in {left:.1?}, when no other region's lease can last", epoch.0),
-            retry_after: Some(left),
+            // A copy that was away may be back before, and then nobody waits.
+            retry_after: Some(left.min(RETRY_MAX)),
         })
     }
 

@@ -62,7 +62,8 @@ where
         replica.learn(&answer.terms).await?;
     }
     let mut here = replica.heads().await?;
-    if replica.is_whole().await? {
+    let whole = replica.is_whole().await?;
+    if whole {
         // What was written elsewhere and never heard of here counts as well.
         let unheard = unheard(&answers, &here);
         for log in &unheard {
@@ -87,6 +88,12 @@ where
         }
     }
     gathered.left.extend(lacking(&answers, &replica.heads().await?));
+    let has_more =
+        |(_, answer): &(&RegionName, &Sealed)| answer.heads.iter().any(|head| head.at > Position::START);
+    if let Some((region, _)) = answers.iter().find(has_more).filter(|_| !whole) {
+        let why = "this copy was put back, or never had all rows";
+        gathered.left.push(format!("of what `{region}` has: {why}; promote `{region}`"));
+    }
     Ok(gathered)
 }
 

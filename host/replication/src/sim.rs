@@ -3,8 +3,8 @@
 //! are turmoil's.
 //!
 //! A world has 3 to 5 regions that write, fail and come back; then all is healed, and what must hold is looked at. `cargo xtask sim` runs
-//! thousands. Databases that are put back, clocks that differ by minutes and places that any log's followers lose befall in *hard* worlds alone
-//! (`--hard`), until all that is known of them is mended. A seed that fails is printed with how to run it again; it does the same then, step by step.
+//! thousands. Databases are put back in *hard* worlds alone (`--hard`): some of those end without a region that has all rows, where an operator has to
+//! choose what is lost. A seed that fails is printed with how to run it again; it does the same then, step by step.
 
 use std::time::Duration;
 
@@ -20,10 +20,8 @@ mod node;
 mod random;
 mod world;
 
-/// By how much a database's clock is wrong, at most, in worlds where all befalls that can.
+/// By how much a database's clock is wrong, at most.
 const SKEW_MAX: Duration = Duration::from_mins(10);
-/// And in others: two that differ by more than a minute have what one wrote wait at the other.
-const SKEW_BORNE: Duration = Duration::from_secs(25);
 
 /// Seeds that fail for a fault that is known, and why.
 const OPEN: &[(u64, &str)] = &[];

@@ -250,6 +250,7 @@ impl Faults {
         self.sweeps.clear();
         let region = world.region(name);
         let mut history = world.shared.history.lock().unwrap();
+        history.put_back = true;
         region.store.with(|database| {
             // What had lost stays known: who looks for it has the ledgers of before as well.
             let ledger = std::mem::take(&mut database.ledger);

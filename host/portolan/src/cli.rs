@@ -32,7 +32,7 @@ pub(crate) use self::recordings::{Recordings, Replay};
 pub(crate) use self::replica::{
     Add as AddReplica, AddRegion, Region, Remove as RemoveReplica, RemoveRegion, Replica,
 };
-pub(crate) use self::rollout::{RolloutAffinity, RolloutChange, RolloutStart, Rollouts};
+pub(crate) use self::rollout::{RolloutChange, RolloutStart, Rollouts};
 pub(crate) use self::shard::{Add, Adopt, Plan, Rebalance, Remove, Shard};
 pub(crate) use self::sync::{Compare, Sync};
 pub(crate) use self::token::Token;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{ConfigFile, Target};
+use super::{ConfigFile, Target, Told};
 use crate::plugin;
 
 #[derive(Debug, Subcommand)]

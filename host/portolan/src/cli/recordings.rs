@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::ConfigFile;
+use super::{ConfigFile, Told};
 
 #[derive(Debug, Args)]
 pub(crate) struct Replay {

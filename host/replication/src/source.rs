@@ -90,7 +90,7 @@ pub async fn serve<L: Log>(
         heard = hear(ear, &room, &has) => heard,
         never = telling, if follows => match never {},
         refused = noting, if follows => refuse(mouth, refused).await,
-        sent = sending.run(ask.what) => match sent {
+        sent = Box::pin(sending.run(ask.what)) => match sent {
             Ok(Sent::All) => Ok(()),
             Ok(Sent::Refused(why)) => refuse(mouth, why).await,
             Err(broken) => Err(broken),

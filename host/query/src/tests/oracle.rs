@@ -15,7 +15,7 @@ use crate::engine::{self, Place};
 use crate::{Error, Limits, Pushes};
 
 /// Generated queries of each part; `PORTOLAN_ORACLE_QUERIES` is another number.
-const QUERIES: usize = 500;
+const QUERIES: usize = 250;
 
 fn texts(batches: &[RecordBatch], ordered: bool) -> Vec<String> {
     let options = FormatOptions::default().with_null("NULL");

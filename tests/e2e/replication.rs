@@ -243,7 +243,7 @@ async fn members_write_where_they_are(cluster: Option<Cluster>) {
     let answer = ask(world.of("us"), &world.acme, Method::PATCH, "/-/data/visits/2", noted).await;
     assert!(answer.status.is_success(), "{}", answer.text());
     let order = ask(world.of("us"), &world.acme, Method::POST, "/-/data/orders", json!({ "id": 9 })).await;
-    assert_eq!(order.status, 503, "one region writes this one: {}", order.text());
+    assert!(matches!(order.status.as_u16(), 502 | 503), "one region writes this one: {}", order.text());
     let both = ["1/ap", "2/changed", "3/us", "11/us", "12/ap"];
     alike(&world, &["us", "ap"], &both).await;
     world.restart("eu").await;

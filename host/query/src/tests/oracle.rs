@@ -14,7 +14,7 @@ use super::shop::{self, Shop};
 use crate::engine::{self, Place};
 use crate::{Error, Limits, Pushes};
 
-/// Generated queries of each part; `PORTOLAN_ORACLE_QUERIES` is another number.
+/// Generated queries of each part.
 const QUERIES: usize = 250;
 
 fn texts(batches: &[RecordBatch], ordered: bool) -> Vec<String> {
@@ -103,21 +103,16 @@ fn portolan_seed() -> u32 {
     u32::try_from(portolan_foundation::clock::unix_ms() / 3_600_000).unwrap()
 }
 
-fn queries() -> usize {
-    let told = std::env::var("PORTOLAN_ORACLE_QUERIES");
-    told.map_or(QUERIES, |told| told.parse().expect("PORTOLAN_ORACLE_QUERIES is a number"))
-}
-
 #[tokio::test]
 async fn sqlite_shards_are_one_database() {
     let shop = shop::sqlite().await;
-    compare(shop, &shop.shards, seed(), queries()).await;
+    compare(shop, &shop.shards, seed(), QUERIES).await;
 }
 
 #[tokio::test]
-async fn sqlite_shards_are_one_database_with_other_queries() {
+async fn sqlite_shards_are_one_database_with_other_QUERIES {
     let shop = shop::sqlite().await;
-    compare(shop, &shop.shards, seed() + 1, queries()).await;
+    compare(shop, &shop.shards, seed() + 1, QUERIES).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -138,19 +133,19 @@ async fn plain_scans_are_one_database() {
 #[tokio::test]
 async fn postgres_shards_are_one_database() {
     let postgres = Shop::postgres().await;
-    compare(&postgres, &postgres.shards, seed() + 2, queries()).await;
+    compare(&postgres, &postgres.shards, seed() + 2, QUERIES).await;
 }
 
 #[tokio::test]
-async fn postgres_shards_are_one_database_with_other_queries() {
+async fn postgres_shards_are_one_database_with_other_QUERIES {
     let postgres = Shop::postgres().await;
-    compare(&postgres, &postgres.shards, seed() + 3, queries()).await;
+    compare(&postgres, &postgres.shards, seed() + 3, QUERIES).await;
 }
 
 #[tokio::test]
 async fn shards_of_both_engines_are_one_database() {
     let (sqlite, postgres) = tokio::join!(shop::sqlite(), Shop::postgres());
-    compare(&postgres, &Shop::mixed(sqlite, &postgres), seed() + 4, queries() / 2).await;
+    compare(&postgres, &Shop::mixed(sqlite, &postgres), seed() + 4, QUERIES / 2).await;
 }
 
 /// Each is answered by PostgreSQL, too, from one database with all rows.

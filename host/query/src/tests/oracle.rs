@@ -110,7 +110,7 @@ async fn sqlite_shards_are_one_database() {
 }
 
 #[tokio::test]
-async fn sqlite_shards_are_one_database_with_other_QUERIES {
+async fn sqlite_shards_are_one_database_with_other_queries() {
     let shop = shop::sqlite().await;
     compare(shop, &shop.shards, seed() + 1, QUERIES).await;
 }
@@ -137,7 +137,7 @@ async fn postgres_shards_are_one_database() {
 }
 
 #[tokio::test]
-async fn postgres_shards_are_one_database_with_other_QUERIES {
+async fn postgres_shards_are_one_database_with_other_queries() {
     let postgres = Shop::postgres().await;
     compare(&postgres, &postgres.shards, seed() + 3, QUERIES).await;
 }

@@ -167,7 +167,7 @@ impl Side {
             join_all(writers.into_iter().enumerate().map(|(number, writer)| {
                 // One after the other, not all at once.
                 let first = begun + every * u32::try_from(number).unwrap();
-                let pace = tokio::time::interval_at(first.into(), every * WRITERS as u32);
+                let pace = tokio::time::interval_at(first, every * WRITERS as u32);
                 write(writer, number, (before[number], after[number]), of, Some(pace))
             }))
             .await;

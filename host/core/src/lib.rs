@@ -20,6 +20,7 @@ pub mod decide;
 pub mod directory;
 pub mod endpoint;
 pub mod evidence;
+pub mod exercise;
 pub mod facts;
 pub mod health;
 pub mod ids;

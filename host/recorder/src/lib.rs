@@ -22,8 +22,8 @@ pub use entry::{Book, Item};
 pub use erase::Erased;
 pub use error::Error;
 pub use recorder::{Filter, Recorder, Settings, Start, Stats};
-#[cfg(any(test, feature = "exercise"))]
-pub use recording::framed;
 pub use recording::{Export, Recording, SegmentInfo, Summary, read_bytes};
+#[cfg(any(test, feature = "exercise"))]
+pub use recording::{exercise, framed};
 pub use redact::Rules;
 pub use shadow::Shadow;

@@ -282,6 +282,21 @@ fn torn_and_damaged_segments_cost_what_they_lost() {
 }
 
 #[test]
+fn any_bytes_are_read_or_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let lane = Arc::new(Lane::stable(policy(1, "web", Arc::new(First))));
+    let recorder = start(folder.path(), &lane, Settings::default());
+    (0..2).for_each(|number| recorder.take(captured(number, &lane)));
+    let (kept, _) = all(&recorder.recording());
+    let entries: Vec<String> =
+        kept.iter().map(|one| format!("{{\"decision\":{}}}", serde_json::to_string(one).unwrap())).collect();
+    let segment = fs::read(&spill::segments(&folder.path().join("recordings"))[0].path).unwrap();
+    let seeds: Vec<&[u8]> =
+        entries.iter().map(String::as_bytes).chain([segment.get(..2_000).unwrap_or(&segment)]).collect();
+    portolan_core::exercise::mutated(&seeds, 5_000, exercise);
+}
+
+#[test]
 fn what_finds_no_place_is_dropped_and_counted_and_nobody_waits() {
     let folder = tempfile::tempdir().unwrap();
     let lane = Arc::new(Lane::stable(policy(1, "web", Arc::new(First))));

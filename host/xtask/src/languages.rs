@@ -18,21 +18,24 @@ const COMPONENTIZE_PY: &str = "componentize-py==0.25.1";
 /// What the scaffolds' package.json ask for.
 const NPM: [&str; 3] = ["componentize-qjs@0.4.5", "esbuild@0.28.2", "typescript@7.0.2"];
 
-/// The examples, and the languages of scaffolds. Python's interpreter is set up for half a minute each time: it has a lane of
-/// its own.
+/// The examples, and the languages of scaffolds, in two lanes that take about as long: what shares a tool's cache is in one.
 const LANES: [&[Guest]; 2] = [
-    &[Guest::Example("python", "policy.py"), Guest::Scaffold("python", "routing")],
+    &[
+        Guest::Example("python", "policy.py"),
+        Guest::Scaffold("python", "routing"),
+        Guest::Example("javascript", "policy.js"),
+        Guest::Scaffold("js", "routing"),
+        Guest::Scaffold("ts", "routing"),
+        Guest::Scaffold("go", "routing"),
+    ],
     &[
         Guest::Example("c", "policy.c"),
         Guest::Example("cpp", "policy.cpp"),
-        Guest::Example("javascript", "policy.js"),
-        Guest::Scaffold("rust", "routing"),
-        Guest::Scaffold("js", "routing"),
-        Guest::Scaffold("ts", "routing"),
         Guest::Scaffold("c", "routing"),
         Guest::Scaffold("c", "routing-plan"),
         Guest::Scaffold("zig", "routing"),
-        Guest::Scaffold("go", "routing"),
+        Guest::Scaffold("rust", "routing"),
+        Guest::Scaffold("rust", "sharding"),
     ],
 ];
 
@@ -278,7 +281,7 @@ fn example(
     run("build the policy", compile.arg(output))
 }
 
-/// Makes a new project, builds it, asks its golden vectors, and has it checked.
+/// Makes a new project, builds it, asks its golden vectors where it has any, and has it checked.
 fn scaffold(
     language: &str,
     world: &str,
@@ -310,6 +313,10 @@ fn scaffold(
     }
     run("build the project", build.args(["plugin", "build", "-o"]).arg(output))?;
     let file = output.to_string_lossy();
+    if world == "sharding" {
+        // What places tenants has no golden vectors; a gateway says whether it would run.
+        return run("inspect the component", tools.portolan(root, work).args(["plugin", "inspect", &file]));
+    }
     run("ask the golden vectors", tools.portolan(root, work).args(["plugin", "test", &file]))?;
     let config = ["--policy-config", "{\"pool\": \"web\"}"];
     run("check the component", tools.portolan(root, work).args(["plugin", "check", &file]).args(config))

@@ -20,7 +20,7 @@ Usage: cargo xtask COMMAND
 Commands:
   setup                             find or unpack what is needed, build the bundled policies
   demo [ARGUMENTS]                  set up, then run `portolan demo ARGUMENTS` (see `demo --help`)
-  test [--all]                      set up, then run everything that must pass; --all adds long fuzzing
+  test [--all]                      set up, then run everything that must pass; --all adds what takes hours
   bench NAME [--json FILE] [--check]  measure the release build: platform, policy, proxy, replication, shards
   guests                            build the example policies in other languages, which tests and benchmarks use
   fuzz [TARGET] [--seconds N]       fuzz one target, or all, each for N seconds (60)

@@ -24,9 +24,12 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// As many seeds as some minutes have time for.
+    pub(crate) const LONG: Self = Self { from: 1, hard: false, lines: None, seeds: SEEDS };
+
     /// From the command's words; none when they are not understood.
     pub(crate) fn parse(words: &[&str]) -> Option<Self> {
-        let mut options = Self { from: 1, hard: false, lines: None, seeds: SEEDS };
+        let mut options = Self::LONG;
         let mut words = words;
         loop {
             words = match words {

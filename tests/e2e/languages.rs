@@ -2,6 +2,7 @@
 //! answers through a gateway.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use http::Request;
 use portolan_tests::client::Client;
@@ -18,12 +19,17 @@ fn component(name: &str) -> PathBuf {
     built
 }
 
+/// Python brings its interpreter, and the compiler of these tests is itself hardly optimised.
+const LARGE: &str = "[policies]\ncomponent_bytes = 33554432\ncompile_seconds = 300\n";
+
+/// How long compiling that may take before a node answers.
+const LONG: Duration = Duration::from_mins(5);
+
 /// Who answered each of these requests.
 async fn answers(policy: &str, component: Option<PathBuf>) -> Vec<String> {
     let pools = [Upstream::start("a").await, Upstream::start("b").await, Upstream::start("c").await];
     let mut text = one_region(&[&pools[0]], "").replace("pool.web", "pool.a");
-    // Python brings its interpreter.
-    text = text.replace("[policies]\n", "[policies]\ncomponent_bytes = 33554432\n");
+    text = text.replace("[policies]\n", LARGE);
     text.push_str("[tenants]\nsources = [{ host_suffix = \".apps.test\" }]\n");
     for (name, upstream) in [("b", &pools[1]), ("c", &pools[2])] {
         text.push_str(&format!("[region.here.pool.{name}]\nendpoints = [\"{}\"]\n", upstream.address));
@@ -34,7 +40,7 @@ async fn answers(policy: &str, component: Option<PathBuf>) -> Vec<String> {
     if let Some(component) = component {
         std::fs::copy(component, folder.path().join(format!("policies/{policy}.wasm"))).unwrap();
     }
-    let node = Node::start_in(folder).await;
+    let node = Node::start_within(folder, &[], LONG).await;
     let mut all = Vec::new();
     for host in ["acme.apps.test", "elsewhere.test"] {
         let mut client = Client::connect(node.public(), host).await.unwrap();
@@ -233,11 +239,27 @@ async fn examples_in_other_languages_answer_as_rust_does() {
     assert_eq!(answers("python-example", Some(component("python.wasm"))).await, rust);
 }
 
+/// A compiler that takes too long is ended, and the refusal names the setting.
+#[tokio::test]
+async fn a_compiler_has_only_so_many_seconds() {
+    let here = Upstream::start("here").await;
+    let own = LARGE.replace("= 300", "= 1");
+    let text =
+        one_region(&[&here], "").replace("[policies]\n", &own) + "[policy]\nuse = \"python-example\"\n";
+    let folder = node::folder(&text);
+    std::fs::copy(component("python.wasm"), folder.path().join("policies/python-example.wasm")).unwrap();
+    let output = node::run(folder.path(), &["serve"]).await;
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{told}");
+    let processor = told.contains("compile: compiling took more than 1 s of processor time");
+    assert!(processor || told.contains("compile: compiling took longer than 1s"), "{told}");
+    assert!(told.contains("raise policies.compile_seconds"), "{told}");
+}
+
 /// A gateway with a region of its own and two that only have a pool.
 async fn gateway(policy: &str, more: &str) -> (Node, [Upstream; 3]) {
     let web = [Upstream::start("here").await, Upstream::start("near").await, Upstream::start("far").await];
-    let mut text =
-        one_region(&[&web[0]], "").replace("[policies]\n", "[policies]\ncomponent_bytes = 33554432\n");
+    let mut text = one_region(&[&web[0]], "").replace("[policies]\n", LARGE);
     for (region, upstream) in [("near", &web[1]), ("far", &web[2])] {
         text.push_str(&format!("[region.{region}.pool.web]\nendpoints = [\"{}\"]\n", upstream.address));
     }
@@ -248,7 +270,7 @@ async fn gateway(policy: &str, more: &str) -> (Node, [Upstream; 3]) {
         folder.path().join(format!("policies/{policy}.wasm")),
     )
     .unwrap();
-    (Node::start_in(folder).await, web)
+    (Node::start_within(folder, &[], LONG).await, web)
 }
 
 /// Where each of these requests goes.
@@ -301,7 +323,8 @@ async fn what_cannot_be_made_is_told_with_the_way_out() {
     std::fs::create_dir_all(folder.path().join("js/src")).unwrap();
     std::fs::write(folder.path().join("js/package.json"), "{}").unwrap();
     for (arguments, says) in [
-        (&["plugin", "new", "a", "--world", "sharding"][..], "do not run yet"),
+        (&["plugin", "new", "a", "--world", "failover"][..], "do not run yet"),
+        (&["plugin", "new", "a", "--world", "sharding", "--lang", "go"], "in Rust alone"),
         (&["plugin", "new", "a.b"], "cannot be a package's name"),
         (&["plugin", "new", "a", "--lang", "js", "--sdk", "."], "--sdk is for Rust"),
         (&["plugin", "build", "."], "holds none of Cargo.toml"),

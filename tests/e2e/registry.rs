@@ -140,7 +140,7 @@ fn cases() -> Vec<Case> {
             Guest { more: "(func $f (loop $again (br $again))) (start $f)", ..HELLO }.component(),
             vec!["--approve"],
             "instantiate",
-            "fuel",
+            "no instance came about: it ",
         ),
         (
             "a configuration that does not fit",

@@ -109,7 +109,7 @@ fn explain(
         let fix = "look at the message: the component is valid, but the compiler cannot take it";
         return Refused::new(Stage::Compile, refused.trim_end(), fix);
     }
-    let fix = "make the component smaller, or raise the engine's limits for compiling";
+    let fix = "make the component smaller, or raise policies.compile_seconds";
     let (wall, cpu) = (limits.compile_wall_max, limits.compile_cpu_seconds_max);
     let memory = limits.compile_memory_bytes_max;
     let signal = status.and_then(|status| status.signal());

@@ -65,7 +65,9 @@ pub(crate) fn confine(args: &[OsString]) -> Result<Confinement, String> {
         (Resource::Nofile, 0),
     ];
     for (resource, value) in limits {
-        let limit = Rlimit { current: Some(value), maximum: Some(value) };
+        // At the most that a process may ever have, the kernel kills without a word; one second before, it says why.
+        let maximum = if resource == Resource::Cpu { value.saturating_add(1) } else { value };
+        let limit = Rlimit { current: Some(value), maximum: Some(maximum) };
         setrlimit(resource, limit).map_err(|error| format!("limit {resource:?} to {value}: {error}"))?;
     }
     Ok(Confinement { paths, network, calls: leave_calls() })

@@ -38,9 +38,9 @@ pub const SCREENING_STACK_BYTES: usize = 64 * 1024 * 1024;
 /// Compilations at the same time.
 pub const COMPILES_MAX: usize = 2;
 /// Wall time of one compilation: JavaScript takes below a second, Python about five, on a machine at rest.
-pub const COMPILE_WALL_MAX: Duration = Duration::from_secs(30);
+pub const COMPILE_WALL_MAX: Duration = Duration::from_secs(60);
 /// Processor seconds of one compilation, as the kernel counts them over all threads.
-pub const COMPILE_CPU_SECONDS_MAX: u64 = 30;
+pub const COMPILE_CPU_SECONDS_MAX: u64 = 60;
 /// Address space of a compilation. The compiler on a large function is the worst case that is to be survived.
 pub const COMPILE_MEMORY_BYTES_MAX: u64 = 3 * 1024 * 1024 * 1024;
 /// Compiled code on disk.

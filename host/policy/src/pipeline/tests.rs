@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
 
 use portolan_core::facts::{RegionFacts, Verdict};
 use portolan_core::ids::{PoolName, ResidencyName, TenantName};
@@ -23,7 +24,8 @@ fn engine(compile: Compile) -> Engine {
         cache_dir: None,
         compile,
         data_threads: NonZeroUsize::MIN,
-        limits: Limits::standard(),
+        // What runs without end has used up its fuel before, however slow the machine.
+        limits: Limits { start_deadline: Duration::from_mins(1), ..Limits::standard() },
         pool_slots: NonZeroU32::new(16).unwrap(),
     })
     .unwrap()

@@ -69,6 +69,14 @@ const RUST: Files = &[
     ("src/lib.rs", include_str!("scaffolds/rust/lib.rs")),
     (".gitignore", "/target\n/*.wasm\n"),
 ];
+/// All of a project for the world `sharding`.
+const RUST_SHARDING: Files = &[
+    ("README.md", include_str!("scaffolds/sharding/README.md.txt")),
+    ("config.schema.json", include_str!("scaffolds/sharding/config.schema.json")),
+    ("Cargo.toml", include_str!("scaffolds/rust/Cargo.toml.txt")),
+    ("src/lib.rs", include_str!("scaffolds/sharding/lib.rs")),
+    (".gitignore", "/target\n/*.wasm\n"),
+];
 const JAVASCRIPT: Files = &[
     ("package.json", include_str!("scaffolds/js/package.json")),
     ("src/policy.js", include_str!("scaffolds/js/policy.js")),
@@ -122,11 +130,16 @@ pub(crate) fn run(options: &New) -> anyhow::Result<()> {
             "`{name}` cannot be a package's name everywhere: begin with a letter, and use letters, digits and `-`"
         );
     }
-    if !matches!(world, World::Routing | World::RoutingPlan) {
-        bail!(
-            "policies of the world `{}` do not run yet: this portolan has no slot for them; `routing` and `routing-plan` run",
+    match (world, lang) {
+        (World::Routing | World::RoutingPlan, _) | (World::Sharding, Language::Rust) => {}
+        (World::Sharding, _) => bail!(
+            "a project for the world `sharding` is made in Rust alone: write `--lang rust`, or begin with what `portolan plugin wit` and \
+             `portolan plugin bindings` write"
+        ),
+        (World::Federation | World::Failover, _) => bail!(
+            "policies of the world `{}` do not run yet: this portolan has no slot for them; `routing`, `routing-plan` and `sharding` run",
             world.name()
-        );
+        ),
     }
     if sdk.is_some() && *lang != Language::Rust {
         bail!("--sdk is for Rust; other languages need only the contract, which every project has in wit/");
@@ -152,14 +165,17 @@ pub(crate) fn run(options: &New) -> anyhow::Result<()> {
     }
     let tools = template.tools().trim_end();
     let tools = if tools.is_empty() { String::new() } else { format!("\n  {tools}") };
+    let test = if *world == World::Sharding { "cargo test" } else { "portolan plugin test" };
     print(&format!(
-        "wrote {name}/, a policy in {}\n  cd {name}{tools}\n  portolan plugin build\n  portolan plugin test",
+        "wrote {name}/, a policy in {}\n  cd {name}{tools}\n  portolan plugin build\n  {test}",
         lang.name()
     ))
 }
 
 fn files(language: Language, world: World) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+    let common = if world == World::Sharding { &[][..] } else { COMMON };
     let (own, decider) = match language {
+        Language::Rust if world == World::Sharding => (RUST_SHARDING, &[][..]),
         Language::C => (C, &[][..]),
         Language::Go => (GO, GO_DECIDER),
         Language::Js => (JAVASCRIPT, &[][..]),
@@ -169,7 +185,7 @@ fn files(language: Language, world: World) -> impl Iterator<Item = &'static (&'s
         Language::Zig => (ZIG, &[][..]),
     };
     let decider = if world == World::Routing { decider } else { &[] };
-    COMMON.iter().chain(own).chain(decider)
+    common.iter().chain(own).chain(decider)
 }
 
 /// Where the manifest finds the SDK.
@@ -270,7 +286,10 @@ mod tests {
     #[test]
     fn every_mark_is_filled_in_for_every_language_and_world() {
         for language in Language::ALL {
-            for world in [World::Routing, World::RoutingPlan] {
+            for world in [World::Routing, World::RoutingPlan, World::Sharding] {
+                if world == World::Sharding && language != Language::Rust {
+                    continue;
+                }
                 let template =
                     Template { name: "mine", world, sdk: "sdk/portolan-plugin".to_owned(), language };
                 for (path, text) in files(language, world) {

@@ -97,10 +97,24 @@ impl std::fmt::Debug for Rows {
 /// # Cancel safety
 /// Nothing is left behind when it is dropped.
 pub async fn run(query: &Query, pushes: Pushes) -> Result<Rows, Error> {
+    statement::parse(&query.sql)?;
+    let opening = tokio::time::timeout(query.limits.time(), open(query)).await;
+    let opened = opening.map_err(|_| Error::Time(query.limits.time_ms))??;
+    run_on(query, &opened, pushes).await
+}
+
+/// Shards that are connected to, with what they have.
+pub(crate) struct Opened {
+    catalogue: Catalogue,
+    shards: Arc<[Shard]>,
+}
+
+/// The same over shards that are open.
+pub(crate) async fn run_on(query: &Query, opened: &Opened, pushes: Pushes) -> Result<Rows, Error> {
     let parsed = statement::parse(&query.sql)?;
     let deadline = clock::now().plus(query.limits.time());
+    let Opened { catalogue, shards } = opened;
     let planned = async {
-        let (shards, catalogue) = open(query).await?;
         let scope = query.tenant.clone().map_or(Scope::All, Scope::Tenant);
         let dialects = shards.iter().filter_map(|shard| shard.source.as_ref().ok().map(Source::dialect));
         let world = Arc::new(World {
@@ -112,13 +126,13 @@ pub async fn run(query: &Query, pushes: Pushes) -> Result<Rows, Error> {
             partial: query.partial,
             pushes,
             scope,
-            shards,
+            shards: Arc::clone(shards),
             names: AtomicUsize::new(0),
             rows: AtomicU64::new(0),
         });
         let state = state(&query.limits, pushes)?;
-        register(&state, &catalogue, &world)?;
-        let plan = plan(&state, parsed, &catalogue).await?;
+        register(&state, catalogue, &world)?;
+        let plan = plan(&state, parsed, catalogue).await?;
         cost::check(&plan, &world).await?;
         Ok((state, plan, world))
     };
@@ -140,7 +154,7 @@ fn both(dialects: impl Iterator<Item = Dialect>) -> Vec<Dialect> {
 }
 
 /// Connects to all shards at once.
-async fn open(query: &Query) -> Result<(Vec<Shard>, Catalogue), Error> {
+pub(crate) async fn open(query: &Query) -> Result<Opened, Error> {
     let opening = query.shards.iter().map(|(name, place)| async move {
         match place {
             Place::At(address) => (name, Source::open(name, address, &query.tables).await),
@@ -161,7 +175,7 @@ async fn open(query: &Query) -> Result<(Vec<Shard>, Catalogue), Error> {
             _ => Error::Statement("there is no shard: declare one with `[shard.NAME]`".to_owned()),
         });
     }
-    Ok((shards, Catalogue::merge(&query.tables, &found)))
+    Ok(Opened { catalogue: Catalogue::merge(&query.tables, &found), shards: shards.into() })
 }
 
 /// The engine, without anything that reads or writes elsewhere.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use portolan_changelog::Dialect;
 use portolan_core::time::Moment;
@@ -37,7 +37,7 @@ pub(crate) struct World {
     pub(crate) partial: bool,
     pub(crate) pushes: Pushes,
     pub(crate) scope: Scope,
-    pub(crate) shards: Vec<Shard>,
+    pub(crate) shards: Arc<[Shard]>,
     pub(crate) names: AtomicUsize,
     /// Rows that shards have sent.
     pub(crate) rows: AtomicU64,

@@ -15,7 +15,7 @@ use crate::engine::{self, Place};
 use crate::{Error, Limits, Pushes};
 
 /// Generated queries of each part.
-const QUERIES: usize = 250;
+const QUERIES: usize = 600;
 
 fn texts(batches: &[RecordBatch], ordered: bool) -> Vec<String> {
     let options = FormatOptions::default().with_null("NULL");
@@ -35,16 +35,24 @@ fn texts(batches: &[RecordBatch], ordered: bool) -> Vec<String> {
     rows
 }
 
-async fn sharded(
-    shop: &Shop,
-    shards: &BTreeMap<String, Place>,
-    sql: &str,
+/// Shards that stay open from one query to the next.
+struct Sharded<'a> {
+    opened: engine::Opened,
     pushes: Pushes,
-) -> Result<Vec<RecordBatch>, Error> {
-    let mut query = shop.query(sql);
-    query.shards = shards.clone();
-    let rows = engine::run(&query, pushes).await?;
-    rows.stream.try_collect().await.map_err(|error| Error::of(&error))
+    shop: &'a Shop,
+}
+
+impl<'a> Sharded<'a> {
+    async fn open(shop: &'a Shop, shards: &BTreeMap<String, Place>, pushes: Pushes) -> Self {
+        let mut query = shop.query("SELECT 1");
+        query.shards = shards.clone();
+        Self { opened: engine::open(&query).await.unwrap(), pushes, shop }
+    }
+
+    async fn ask(&self, sql: &str) -> Result<Vec<RecordBatch>, Error> {
+        let rows = engine::run_on(&self.shop.query(sql), &self.opened, self.pushes).await?;
+        rows.stream.try_collect().await.map_err(|error| Error::of(&error))
+    }
 }
 
 async fn whole(context: &SessionContext, sql: &str) -> Result<Vec<RecordBatch>, Error> {
@@ -60,17 +68,17 @@ fn memory() -> SessionContext {
 }
 
 async fn compare(shop: &Shop, shards: &BTreeMap<String, Place>, seed: u64, queries: usize) {
-    let context = memory();
+    let (context, sharded) = (memory(), Sharded::open(shop, shards, Pushes::ALL).await);
     let (mut dice, mut refused) = (Dice::new(seed), Vec::new());
     for number in 0..queries {
         let sql = generate::query(&mut dice);
         let ordered = sql.contains("LIMIT") && !sql.contains("FROM (");
-        let (ours, wanted) = tokio::join!(sharded(shop, shards, &sql, Pushes::ALL), whole(&context, &sql));
+        let (ours, wanted) = tokio::join!(sharded.ask(&sql), whole(&context, &sql));
         match (ours, wanted) {
             (Ok(ours), Ok(wanted)) => {
                 let (ours, wanted) = (texts(&ours, ordered), texts(&wanted, ordered));
                 if ours != wanted {
-                    let plan = sharded(shop, shards, &format!("EXPLAIN {sql}"), Pushes::ALL).await;
+                    let plan = sharded.ask(&format!("EXPLAIN {sql}")).await;
                     let plan = plan.map(|plan| texts(&plan, true).join("\n").replace("\\n", "\n"));
                     panic!(
                         "seed {seed}, query {number}: {sql}\n{plan:?}\nours {ours:#?}\nwanted {wanted:#?}"
@@ -118,13 +126,13 @@ async fn sqlite_shards_are_one_database_with_other_queries() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn plain_scans_are_one_database() {
     let shop = shop::sqlite().await;
-    let context = memory();
+    let (context, sharded) = (memory(), Sharded::open(shop, &shop.shards, Pushes::NONE).await);
     let mut dice = Dice::new(seed());
     for _ in 0..40 {
         let sql = generate::query(&mut dice);
         let ordered = sql.contains("LIMIT") && !sql.contains("FROM (");
         if let Ok(wanted) = whole(&context, &sql).await {
-            let ours = sharded(shop, &shop.shards, &sql, Pushes::NONE).await.unwrap();
+            let ours = sharded.ask(&sql).await.unwrap();
             assert_eq!(texts(&ours, ordered), texts(&wanted, ordered), "{sql}");
         }
     }

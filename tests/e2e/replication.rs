@@ -131,9 +131,13 @@ impl World {
     }
 
     fn folder(&self, region: &str) -> TempDir {
+        self.folder_of(region, region)
+    }
+
+    fn folder_of(&self, name: &str, region: &str) -> TempDir {
         let certs = self.place.path().join("certs");
         node::folder(&format!(
-            "[node]\nname = \"{region}\"\nregion = \"{region}\"\nthreads = 1\n\
+            "[node]\nname = \"{name}\"\nregion = \"{region}\"\nthreads = 1\n\
              [listen]\npublic = [\"127.0.0.1:0\"]\npeer = [\"127.0.0.1:0\"]\nreplication = [\"127.0.0.1:0\"]\n\
              [policies]\ninstances = 100\n[peer]\ncert = {:?}\nkey = {:?}\nca = [{:?}]\n[control]\nsqlite = {:?}\n",
             certs.join(format!("{region}.crt")),
@@ -145,7 +149,11 @@ impl World {
 
     /// A node of a region, with the tenants' schema in its database.
     async fn node(&self, region: &str) -> Node {
-        let folder = self.folder(region);
+        self.node_of(region, region).await
+    }
+
+    async fn node_of(&self, name: &str, region: &str) -> Node {
+        let folder = self.folder_of(name, region);
         for (engine, sql) in [
             ("sqlite", format!("{SQLITE}{SQLITE_VISITS}")),
             ("postgres", format!("{POSTGRES}{POSTGRES_VISITS}")),
@@ -171,7 +179,11 @@ impl World {
     }
 
     async fn read(&self, region: &str, path: &str, fields: &[(&str, &str)]) -> Answer {
-        let mut client = Client::connect(self.of(region).public(), "shop.test").await.unwrap();
+        self.read_at(self.of(region), path, fields).await
+    }
+
+    async fn read_at(&self, node: &Node, path: &str, fields: &[(&str, &str)]) -> Answer {
+        let mut client = Client::connect(node.public(), "shop.test").await.unwrap();
         let mut request = Request::get(path).header("authorization", format!("Bearer {}", self.acme));
         for (name, value) in fields {
             request = request.header(*name, *value);
@@ -443,6 +455,36 @@ async fn what_a_failed_region_wrote_is_kept(cluster: Option<Cluster>) {
         let log = world.of(region).log();
         assert!(!log.contains("begins anew"), "{region} copies rows: {log}");
     }
+}
+
+/// Of a region's nodes one follows; the other answers from the copy all the same, and goes on when the first is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_node_of_a_region_follows() {
+    let world = World::start(Some(Cluster::start().await)).await;
+    world.write("eu", 1..=20).await;
+    world.are_alike("the copies").await;
+    let second = world.node_of("us-2", "us").await;
+    let stands = async || second.ask("GET", "/api/v1/shards", Value::Null).await.unwrap()["items"][0].clone();
+    until("the second knows who follows", async || stands().await["followed_by"] == "us").await;
+    assert_eq!(stands().await["follows"], json!([]), "it follows nobody itself");
+    until("it answers from the copy", async || {
+        let seen = world
+            .read_at(&second, "/-/data/orders/20", &[("portolan-consistency", "max-staleness=30")])
+            .await;
+        seen.status == 200 && !seen.header("portolan-staleness").is_empty()
+    })
+    .await;
+    let told = run(second.folder(), &["sync", "status"]).await;
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(told.contains("s1: node us of this region follows the others"), "{told}");
+    world.kill("us");
+    until("the second follows", async || {
+        let stands = stands().await;
+        stands["followed_by"].is_null() && stands["follows"].as_array().is_some_and(|feeds| feeds.len() == 2)
+    })
+    .await;
+    world.write("eu", 21..=30).await;
+    until("the rows come", async || world.rows("us").await == world.rows("eu").await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

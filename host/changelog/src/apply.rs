@@ -77,7 +77,7 @@ struct Under<'a> {
     source: &'a RegionName,
 }
 
-const PROGRESS: &str = "SELECT system, timeline, incarnation, epoch, tx, seq, staged_epoch, staged_tx, staged_seq \
+const PROGRESS: &str = "SELECT system, timeline, incarnation, epoch, tx, seq, staged_epoch, staged_tx, staged_seq, seen_us \
     FROM portolan_progress WHERE source = $1";
 
 impl Store {
@@ -495,6 +495,7 @@ async fn progress(session: &mut Session, source: &str, sql: &str) -> Result<Opti
         identity: Identity { system: row.text(0)?, timeline: row.number(1)?, incarnation: row.text(2)? },
         applied: Position::new(row.number(3)?, row.number(4)?, row.number(5)?),
         staged,
+        seen_us: row.number(9)?,
     }))
 }
 
@@ -509,7 +510,7 @@ async fn advance(
     let done = session
         .run(
             "UPDATE portolan_progress SET epoch = $1, tx = $2, seq = $3, \
-             staged_epoch = CAST($4 AS BIGINT), staged_tx = CAST($5 AS BIGINT), staged_seq = CAST($6 AS BIGINT) \
+             staged_epoch = CAST($4 AS BIGINT), staged_tx = CAST($5 AS BIGINT), staged_seq = CAST($6 AS BIGINT), seen_us = $12 \
              WHERE source = $7 AND epoch = $8 AND tx = $9 AND seq = $10 AND incarnation = $11",
             &[
                 now.epoch.0.into(),
@@ -523,6 +524,7 @@ async fn advance(
                 was.transaction.into(),
                 was.sequence.into(),
                 before.identity.incarnation.as_str().into(),
+                after.seen_us.into(),
             ],
         )
         .await?;

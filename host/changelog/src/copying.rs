@@ -310,15 +310,19 @@ impl Store {
             at = last.position;
             let written: Vec<Record> = records.into_iter().filter(|record| !is_leased(record)).collect();
             self.absorb(session, &written, counts, false).await?;
-            let versions = written.iter().filter_map(|record| match &record.change {
-                Change::Row(change) => Some(&change.version),
+            let changes = written.iter().filter_map(|record| match &record.change {
+                Change::Row(change) => Some(change),
                 Change::Forget => None,
             });
-            let versions: Vec<_> = versions.map(|version| json!({ "v": version.v })).collect();
-            let sql = "DELETE FROM portolan_conflict WHERE rule = $2 AND lost_epoch = 0 AND lost_origin = $3 AND lost_v IN \
-                (SELECT CAST(each.value ->> 'v' AS BIGINT) FROM {each})";
+            let taken = changes.map(
+                |change| json!({ "t": change.id.table.as_str(), "k": change.id.key, "v": change.version.v }),
+            );
+            let taken: Vec<_> = taken.collect();
+            let sql = "DELETE FROM portolan_conflict WHERE rule = $2 AND lost_epoch = 0 AND lost_origin = $3 \
+                AND (table_name, key, lost_v) IN \
+                (SELECT each.value ->> 't', each.value ->> 'k', CAST(each.value ->> 'v' AS BIGINT) FROM {each})";
             let args = [
-                serde_json::Value::from(versions).to_string().into(),
+                serde_json::Value::from(taken).to_string().into(),
                 STRANDED.into(),
                 self.origin().as_str().into(),
             ];
@@ -427,7 +431,8 @@ async fn follow_from(session: &mut Session, source: &RegionName, here: &RegionNa
     for Cut { region, identity, at } in others.iter().filter(|cut| ![source, here].contains(&&cut.region)) {
         let sql = "INSERT INTO portolan_progress (source, system, timeline, incarnation, epoch, tx, seq) \
             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (source) DO UPDATE SET system = excluded.system, \
-            timeline = excluded.timeline, incarnation = excluded.incarnation, epoch = excluded.epoch, tx = excluded.tx, seq = excluded.seq";
+            timeline = excluded.timeline, incarnation = excluded.incarnation, epoch = excluded.epoch, tx = excluded.tx, seq = excluded.seq, \
+            seen_us = 0";
         let args = [
             region.as_str().into(),
             identity.system.as_str().into(),

@@ -252,6 +252,25 @@ impl Store {
         Ok(is_whole(copying, led, !heads(&mut session).await?.is_empty()))
     }
 
+    /// From here on the rows that are here are the shard's, whatever is missing among them: where no copy is whole, its operator says which one
+    /// counts. What others have beyond it they keep as stranded when they hear of the epoch that begins here next. Returns whether anything
+    /// was missing.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn take_as_whole(&self) -> Result<bool, Error> {
+        let mut session = self.begin(Role::Owner).await?;
+        alone(&mut session, FENCE_LOCK, None).await?;
+        let mut missing = 0;
+        for table in ["copying", "stale"] {
+            missing += session.run(&format!("DELETE FROM portolan_{table}"), &[]).await?;
+        }
+        // What waited to be taken away stays: its source's rows are no longer what this copy is to be.
+        session.run("DELETE FROM portolan_gone", &[]).await?;
+        session.commit().await?;
+        Ok(missing > 0)
+    }
+
     /// Some of what another region wrote is not to be had any more: all rows are to be copied anew, from the primary. Returns whether that
     /// was noted: the primary has nobody to copy from.
     ///
@@ -565,8 +584,11 @@ pub(crate) fn kept(text: &str) -> Result<Batch, Error> {
 async fn note_stale(session: &mut Session, records: &[Record]) -> Result<(), Error> {
     for record in records {
         let Change::Row(change) = &record.change else { continue };
+        // Several logs may have written the row past their cuts: what counts is whether that which is here is one of those.
         let sql = "INSERT INTO portolan_stale (table_name, key, tenant, epoch, v, origin) VALUES ($1, $2, $3, $4, $5, $6) \
-            ON CONFLICT (table_name, key) DO UPDATE SET epoch = excluded.epoch, v = excluded.v, origin = excluded.origin";
+            ON CONFLICT (table_name, key) DO UPDATE SET epoch = excluded.epoch, v = excluded.v, origin = excluded.origin \
+            WHERE EXISTS (SELECT 1 FROM portolan_row r WHERE r.table_name = excluded.table_name AND r.key = excluded.key \
+            AND r.epoch = excluded.epoch AND r.v = excluded.v AND r.origin = excluded.origin)";
         let tenant = record.tenant.as_ref().map(portolan_core::ids::TenantName::as_str);
         let version = &change.version;
         let args = [

@@ -218,7 +218,8 @@ async fn grant(roles: &Roles) -> Result<(), Error> {
         format!("GRANT USAGE ON SEQUENCE portolan.log_seq TO {applier}"),
         format!(
             "GRANT SELECT, INSERT, UPDATE, DELETE ON portolan.row, portolan.tenant, portolan.progress, portolan.staged, \
-             portolan.conflict, portolan.parked, portolan.copying, portolan.gone, portolan.term, portolan.tail, portolan.stale \
+             portolan.conflict, portolan.parked, portolan.copying, portolan.gone, portolan.term, portolan.tail, portolan.stale, \
+             portolan.follower \
              TO {applier}"
         ),
     ] {

@@ -164,6 +164,36 @@ impl Store {
         }
     }
 
+    /// Is the record at a position the one that was written then? One that has been trimmed, and none at all, is taken on trust.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn has_written(&self, at: Position, at_us: u64) -> Result<bool, Error> {
+        if at == Position::START || at_us == 0 {
+            return Ok(true);
+        }
+        let args = [at.epoch.0.into(), at.transaction.into(), at.sequence.into()];
+        let mut session = self.acquire(Role::Applier).await?;
+        let found = session
+            .query("SELECT at_us FROM portolan_log WHERE epoch = $1 AND tx = $2 AND seq = $3", &args)
+            .await?;
+        match found.first() {
+            Some(row) => Ok(row.number(0)? == at_us),
+            // What was trimmed leaves its place; what is missing beyond that was never written in this history.
+            None => Ok(at <= trimmed(&mut session).await?),
+        }
+    }
+
+    /// Has a tenant rows here?
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn has_rows(&self, tenant: &TenantName) -> Result<bool, Error> {
+        let sql = "SELECT 1 FROM portolan_row WHERE tenant = $1 AND deleted = 0 LIMIT 1";
+        let mut session = self.acquire(Role::Applier).await?;
+        Ok(!session.query(sql, &[tenant.as_str().into()]).await?.is_empty())
+    }
+
     /// What readers have to wait for.
     ///
     /// # Errors

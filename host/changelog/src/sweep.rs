@@ -138,6 +138,15 @@ impl Store {
         Ok(swept)
     }
 
+    /// Are there tombstones?
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn has_tombstones(&self) -> Result<bool, Error> {
+        let sql = "SELECT 1 FROM portolan_row WHERE deleted = 1 LIMIT 1";
+        Ok(!self.acquire(Role::Applier).await?.query(sql, &[]).await?.is_empty())
+    }
+
     /// How many tombstones there are.
     ///
     /// # Errors

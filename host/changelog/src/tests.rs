@@ -82,6 +82,7 @@ const CASES: &[Case] = cases![
     lineage::an_epoch_that_is_given_out_twice_is_told,
     lineage::what_is_not_kept_any_more_is_copied_anew,
     lineage::what_only_a_dead_primary_had_is_stranded_and_kept,
+    lineage::what_two_lost_epochs_wrote_goes_back,
     moving::a_hold_ends_by_itself_unless_it_is_sealed,
     moving::a_tenant_is_taken_in_under_its_stamp,
     moving::rows_come_in_the_order_of_their_tables,

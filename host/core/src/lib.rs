@@ -27,6 +27,7 @@ pub mod ids;
 pub mod lane;
 pub mod log;
 pub mod loss;
+pub mod pace;
 pub mod placement;
 pub mod plan;
 pub mod preview;

@@ -5,6 +5,7 @@ mod audits;
 pub(crate) mod break_glass;
 pub(crate) mod changes;
 mod conflicts;
+mod duties;
 mod eraser;
 mod herald;
 mod intent;
@@ -22,6 +23,7 @@ pub(crate) mod rollouts;
 mod shards;
 mod starting;
 pub(crate) mod status;
+mod sweeping;
 pub(crate) mod tenancy;
 mod topology;
 pub(crate) mod usage;
@@ -168,7 +170,7 @@ pub(crate) fn serve(
     let last = Shutdown::new();
     intent.start(&last);
     shards.start(&last);
-    replication::start(replication, peer.clone(), &shards, &last);
+    replication::start(replication, peer.clone(), (&config.name, &config.local), &shards, &last);
     moves.start();
     let eraser = Eraser {
         intent: intent.clone(),
@@ -284,14 +286,12 @@ pub(crate) fn engine_config(
     threads: NonZeroUsize,
 ) -> anyhow::Result<portolan_policy::Config> {
     let defaults = portolan_policy::defaults::POOL_SLOTS;
-    let mut limits = portolan_policy::Limits::standard();
-    limits.component_bytes_max = config.component_bytes_max.unwrap_or(limits.component_bytes_max);
     Ok(portolan_policy::Config {
         cache_bytes_max: portolan_policy::defaults::CACHE_BYTES_MAX,
         cache_dir: Some(config.state.join("cache")),
         compile: compile_in_children()?,
         data_threads: threads,
-        limits,
+        limits: config.components_at_most.limits(),
         pool_slots: config.instances_max.and_then(std::num::NonZeroU32::new).unwrap_or(defaults),
     })
 }

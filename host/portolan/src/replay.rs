@@ -289,9 +289,8 @@ impl Versions {
                 .ok()
                 .map(|loaded| loaded.config)
         });
-        let mut limits = Limits::standard();
-        let bytes_max = loaded.as_ref().and_then(|config| config.component_bytes_max);
-        limits.component_bytes_max = bytes_max.unwrap_or(limits.component_bytes_max);
+        let limits =
+            loaded.as_ref().map_or_else(Limits::standard, |config| config.components_at_most.limits());
         let cache = local.as_ref().map(|local| local.state.join("cache"));
         let engine = portolan_policy::Config {
             cache_bytes_max: portolan_policy::defaults::CACHE_BYTES_MAX,

@@ -56,7 +56,7 @@ pub(crate) fn run(command: &Shard) -> anyhow::Result<ExitCode> {
         Shard::Merge(command) => return crate::moving::merge(command),
         Shard::Adopt(command) => return crate::migrate::adopt(command),
         Shard::Promote(promote) => {
-            promoted(&Client::open(&promote.target)?, &promote.shard, promote.to.as_deref())?
+            promoted(&Client::open(&promote.target)?, &promote.shard, promote.to.as_deref(), promote.partial)?
         }
         Shard::Drain(drain) => {
             let shard = ShardName::new(&drain.shard)?;
@@ -138,7 +138,7 @@ fn rules_json(rules: &[Rule], shards: &[portolan_core::directory::Shard]) -> Val
 }
 
 /// Raises a shard's epoch, for this primary or another.
-fn promoted(client: &Client, shard: &str, to: Option<&str>) -> anyhow::Result<()> {
+fn promoted(client: &Client, shard: &str, to: Option<&str>, partial: bool) -> anyhow::Result<()> {
     let shard = ShardName::new(shard)?;
     let told: Value = client.get("/api/v1/shards")?;
     let items = told.get("items").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
@@ -153,16 +153,19 @@ fn promoted(client: &Client, shard: &str, to: Option<&str>) -> anyhow::Result<()
     }
     let epoch = number(item, "/epoch") + 1;
     let path = format!("/api/v1/objects/lease/{shard}");
-    let body = json!({ "epoch": epoch, "primary": primary });
+    let lease = |epoch: u64| match partial {
+        true => json!({ "epoch": epoch, "partial": true, "primary": primary }),
+        false => json!({ "epoch": epoch, "primary": primary }),
+    };
     let there: anyhow::Result<Value> = client.get(&path);
     match there {
         Ok(object) => {
             let epoch = epoch.max(number(&object, "/body/epoch") + 1);
-            let body = json!({ "epoch": epoch, "primary": primary });
+            let body = lease(epoch);
             let revision = format!("\"{}\"", number(&object, "/revision"));
             change(client, Method::PUT, &path, &body, &[("if-match", &revision)])?;
         }
-        Err(_) => change(client, Method::PUT, &path, &body, &[("if-none-match", "*")])?,
+        Err(_) => change(client, Method::PUT, &path, &lease(epoch), &[("if-none-match", "*")])?,
     }
     print(&format!(
         "shard {shard}: epoch {epoch} begins in {primary}; `portolan shard list` shows when it is open"

@@ -23,16 +23,18 @@ pub(crate) fn run(command: &Sync) -> anyhow::Result<ExitCode> {
     let told: Value = Client::open(&status.target)?.get("/api/v1/shards")?;
     let shards = told.get("items").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let (follows, followers) = (all(shards, "follows"), all(shards, "followers"));
+    let elsewhere: Vec<Value> = shards.iter().filter_map(elsewhere).collect();
     let exposed: Vec<&Value> = shards.iter().filter(|shard| is_exposed(shard)).collect();
     if status.json {
-        let told = json!({ "exposed": exposed.iter().map(|shard| exposure(shard)).collect::<Vec<_>>(), "follows": follows, "followers": followers });
+        let told = json!({ "exposed": exposed.iter().map(|shard| exposure(shard)).collect::<Vec<_>>(), "follows": follows, "followed_elsewhere": elsewhere, "followers": followers });
         print(&serde_json::to_string_pretty(&told)?)?;
-    } else if follows.is_empty() && followers.is_empty() && exposed.is_empty() {
+    } else if follows.is_empty() && followers.is_empty() && exposed.is_empty() && elsewhere.is_empty() {
         print(
             "nobody follows anybody here: a shard's copy is a `[shard.NAME.store.REGION]` in a region that does not write it",
         )?;
     } else {
         follows.iter().try_for_each(|feed| print(&line(feed)))?;
+        elsewhere.iter().try_for_each(|other| print(&elsewhere_line(other)))?;
         followers.iter().try_for_each(|follower| print(&follower_line(follower)))?;
         exposed.iter().try_for_each(|shard| print(&exposed_line(&exposure(shard))))?;
     }
@@ -103,6 +105,17 @@ fn all(shards: &[Value], name: &str) -> Vec<Value> {
         items
     };
     shards.iter().flat_map(of).collect()
+}
+
+/// A shard whose copy another node of this region brings up to date.
+fn elsewhere(shard: &Value) -> Option<Value> {
+    let node = shard.get("followed_by").filter(|node| node.is_string())?;
+    Some(json!({ "shard": shard.get("name"), "node": node }))
+}
+
+fn elsewhere_line(other: &Value) -> String {
+    let text = |name: &str| other.get(name).and_then(Value::as_str).unwrap_or("-");
+    format!("{}: node {} of this region follows the others", text("shard"), text("node"))
 }
 
 /// One that follows this region.

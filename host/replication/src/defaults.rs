@@ -14,6 +14,12 @@ pub const UNPACKED_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of records that may be on their way to a follower that has not applied them. At 150 ms of round trip that is some 200 MB/s, and as
 /// much memory for each shard and follower as anybody has to spare.
 pub const CREDIT_BYTES: u64 = 32 * 1024 * 1024;
+/// The least of it where a pace is set: less would let a link rest between two small batches.
+pub const CREDIT_BYTES_MIN: u64 = 64 * 1024;
+/// How often a follower whose pace is set looks whether more may come.
+pub const PACE_TICK: Duration = Duration::from_millis(20);
+/// Rows of a copy that is being made have this part of the weight of a log: who follows already is not held up by who begins.
+pub const ROWS_PART: u32 = 4;
 /// HTTP/2's windows, which have to let the credit pass.
 pub const WINDOW_BYTES: u32 = 32 * 1024 * 1024;
 /// How well batches are packed: zstd's level 1 takes a third of the processor time of its usual 3, and a few percent more bytes.
@@ -69,6 +75,10 @@ pub const NAMED_MAX: usize = 1_000;
 pub const EARLY: Duration = Duration::from_millis(500);
 /// Rows of one piece of a snapshot.
 pub const PAGE_ROWS: usize = 1_000;
+/// How long a region may take to say what it has, for a sweep of tombstones.
+pub const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a sweep is repeated at once that has left something: others have their turn then.
+pub const SWEEPS_IN_A_ROW: usize = 20;
 /// Links that a node answers at once: shards times regions, with room for those that are being replaced.
 pub const LINKS_MAX: usize = 4_096;
 /// Links on one connection. A follower has one of its own for each shard, so that none waits behind another's bytes.

@@ -49,6 +49,8 @@ pub trait Log: Send + Sync {
     fn heard(&self, _follower: &RegionName, _identity: &Identity, _received: Position) {}
     /// A follower's link has ended.
     fn unheard(&self, _follower: &RegionName) {}
+    /// Is the record at a position of this log the one that was written then?
+    fn has_written(&self, at: Position, at_us: u64) -> impl Future<Output = Result<bool, Error>> + Send;
     /// Wakes who reads it when somebody waits for what is there; none where nobody does.
     fn wakes(&self) -> Option<Wakes> {
         None
@@ -202,6 +204,10 @@ impl Log for Store {
 
     async fn read(&self, after: Position) -> Result<Batch, Error> {
         Self::read(self, after, Limits::default()).await
+    }
+
+    async fn has_written(&self, at: Position, at_us: u64) -> Result<bool, Error> {
+        Self::has_written(self, at, at_us).await
     }
 
     async fn horizon(&self) -> Result<Horizon, Error> {

@@ -19,12 +19,15 @@ use portolan_core::log::{Identity, Position};
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::{clock, random};
 
+use crate::credit::{Credit, Lane};
 use crate::defaults::{
-    CREDIT_BYTES, EARLY, PROTOCOL, PROTOCOL_MIN, RETRY_MAX, RETRY_MIN, SEALED_RETRY, SEALED_TRIES, SILENCE,
+    CREDIT_BYTES, EARLY, PACE_TICK, PROTOCOL, PROTOCOL_MIN, RETRY_MAX, RETRY_MIN, ROWS_PART, SEALED_RETRY,
+    SEALED_TRIES, SILENCE,
 };
 use crate::ends::Replica;
 use crate::link::{Broken, Ear, Mouth};
 use crate::report::{Cell, State};
+use crate::wall::{self, Wall};
 use crate::wire::{Ask, Beat, Frame, Has, Refused, Welcome, What};
 
 /// Opens links to a source.
@@ -40,6 +43,8 @@ pub struct Feed<R, C> {
     pub cell: Arc<Cell>,
     /// How the source is reached.
     pub connect: C,
+    /// How fast it may send.
+    pub(crate) credit: Credit,
     /// May all rows of the copy be read? One of all feeds of a shard.
     pub fit: Arc<AtomicBool>,
     /// What comes is kept for other copies, which may lack it when the source is gone.
@@ -48,12 +53,16 @@ pub struct Feed<R, C> {
     pub leads: bool,
     /// Its source is the shard's primary.
     pub primary: bool,
+    /// The region of the copy.
+    pub region: RegionName,
     /// The copy.
     pub replica: R,
     /// The shard.
     pub shard: ShardName,
     /// The region whose log it is.
     pub source: RegionName,
+    /// Whose rows may be in the copy.
+    pub wall: Arc<dyn Wall>,
 }
 
 /// Why a link ended.
@@ -71,10 +80,16 @@ pub(crate) enum Ended {
     /// The log has to be followed anew.
     #[error("the copy begins anew: {0}")]
     Anew(String),
+    /// It is sent what may not be here.
+    #[error("it is not taken: {0}")]
+    Walled(String),
     /// Rows come first, from the primary.
     #[error("the rows of the shard's primary come first")]
     Early,
 }
+
+/// Before anything has come.
+const NOTHING: Has = Has { bytes: 0, received: Position::START, applied: Position::START };
 
 /// What a link is for.
 enum Turn {
@@ -180,7 +195,8 @@ impl<R: Replica, C: Connect> Feed<R, C> {
     }
 
     async fn ask(&self, what: What, mouth: &Mouth, ear: &mut Ear) -> Result<Welcome, Ended> {
-        let welcome = ask(&self.source, &self.shard, what, mouth, ear).await?;
+        let credit_bytes = self.credit.first_bytes();
+        let welcome = ask_within(&self.source, &self.shard, what, credit_bytes, (mouth, ear)).await?;
         // Before anything of it is taken: what lies past a cut does not count.
         self.learn(&welcome.terms).await?;
         Ok(welcome)
@@ -222,18 +238,18 @@ impl<R: Replica, C: Connect> Feed<R, C> {
             }
         }
         self.cell.turn(State::Copying);
+        let lane = self.credit.lane(ROWS_PART);
         loop {
-            match hear(&self.source, ear).await? {
+            match self.hear(&lane, NOTHING, mouth, ear).await? {
                 (Frame::Rows(rows), bytes) => {
+                    self.admit(&rows.records)?;
                     self.replica.copy(&self.source, after.as_ref(), &rows.records, rows.ends).await?;
                     after = last(&rows.records).or(after);
                     self.cell.copied_more(rows.records.len() as u64);
                     if rows.ends {
                         return Ok(());
                     }
-                    mouth
-                        .say(&Frame::Has(Has { bytes, received: Position::START, applied: Position::START }))
-                        .await?;
+                    mouth.say(&Frame::Has(Has { bytes: lane.done(bytes), ..NOTHING })).await?;
                 }
                 (Frame::Beat(_), _) => {}
                 _ => return Err(Broken::Turn("something else than rows").into()),
@@ -247,6 +263,7 @@ impl<R: Replica, C: Connect> Feed<R, C> {
         let (Frame::Rows(rows), _) = hear(&self.source, ear).await? else {
             return Err(Broken::Turn("something else than rows").into());
         };
+        self.admit(&rows.records)?;
         match self.replica.mend(&ids, &rows.records).await {
             // Some of them cannot be put right without others.
             Err(error @ (Error::Damaged(_) | Error::Rejected(_))) => {
@@ -260,8 +277,9 @@ impl<R: Replica, C: Connect> Feed<R, C> {
         let mut has = progress
             .as_ref()
             .map_or((Position::START, Position::START), |there| (there.received(), there.applied));
+        let seen_us = progress.as_ref().map_or(0, |there| there.seen_us);
         let identity = progress.map(|progress| progress.identity);
-        let what = What::Log { identity: identity.clone(), after: has.0, applied: has.1 };
+        let what = What::Log { identity: identity.clone(), after: has.0, applied: has.1, seen_us };
         let welcome = self.ask(what, mouth, ear).await?;
         if self.is_unheard().await? {
             return self
@@ -284,10 +302,12 @@ impl<R: Replica, C: Connect> Feed<R, C> {
         self.cell.turn(State::Following);
         // What waits alone may wait since before this node started.
         self.cell.set_parked(self.replica.retry().await?);
-        let mut trimmed = Position::START;
+        let (mut trimmed, lane) = (Position::START, self.credit.lane(1));
         loop {
-            match hear(&self.source, ear).await? {
+            let now = Has { bytes: 0, received: has.0, applied: has.1 };
+            match self.hear(&lane, now, mouth, ear).await? {
                 (Frame::Batch(batch), bytes) => {
+                    self.admit(&batch.records)?;
                     match self.apply(&batch).await? {
                         Applied::Done(counts) => {
                             has = (batch.through, batch.through);
@@ -303,6 +323,7 @@ impl<R: Replica, C: Connect> Feed<R, C> {
                             return Err(Broken::Gone("the copy follows another log by now".to_owned()).into());
                         }
                     }
+                    let bytes = lane.done(bytes);
                     mouth.say(&Frame::Has(Has { bytes, received: has.0, applied: has.1 })).await?;
                 }
                 (Frame::Beat(beat), _) => {
@@ -321,6 +342,29 @@ impl<R: Replica, C: Connect> Feed<R, C> {
                 _ => return Err(Broken::Turn("something else than its log").into()),
             }
         }
+    }
+
+    /// May these be here?
+    fn admit(&self, records: &[Record]) -> Result<(), Ended> {
+        match wall::refusal(self.wall.as_ref(), &self.region, records) {
+            Some(why) => Err(Ended::Walled(why)),
+            None => Ok(()),
+        }
+    }
+
+    /// The next word of the source. While it is held back by the pace it is given room as its turn comes, and is no sign of death if it is silent.
+    async fn hear(&self, lane: &Lane, has: Has, mouth: &Mouth, ear: &mut Ear) -> Result<(Frame, u64), Ended> {
+        while lane.owes() {
+            let bytes = lane.done(0);
+            if bytes > 0 {
+                mouth.say(&Frame::Has(Has { bytes, ..has })).await?;
+            }
+            // Cancel-safe: what came of a frame is kept.
+            if let Ok(heard) = tokio::time::timeout(PACE_TICK, hear(&self.source, ear)).await {
+                return heard;
+            }
+        }
+        hear(&self.source, ear).await
     }
 
     /// May all rows of the copy be read, as its database has it now?
@@ -378,7 +422,18 @@ pub(crate) async fn ask(
     mouth: &Mouth,
     ear: &mut Ear,
 ) -> Result<Welcome, Ended> {
-    say(shard, what, mouth).await?;
+    ask_within(source, shard, what, CREDIT_BYTES, (mouth, ear)).await
+}
+
+/// The same with so much room for its answer.
+async fn ask_within(
+    source: &RegionName,
+    shard: &ShardName,
+    what: What,
+    credit_bytes: u64,
+    (mouth, ear): (&Mouth, &mut Ear),
+) -> Result<Welcome, Ended> {
+    say_within(shard, what, credit_bytes, mouth).await?;
     match hear(source, ear).await? {
         (Frame::Welcome(welcome), _) => Ok(welcome),
         _ => Err(Broken::Turn("something else than its welcome").into()),
@@ -387,12 +442,12 @@ pub(crate) async fn ask(
 
 /// Says what is wanted of a shard.
 pub(crate) async fn say(shard: &ShardName, what: What, mouth: &Mouth) -> Result<(), Broken> {
-    let ask = Ask {
-        protocols: (PROTOCOL_MIN, PROTOCOL),
-        shard: shard.as_str().to_owned(),
-        credit_bytes: CREDIT_BYTES,
-        what,
-    };
+    say_within(shard, what, CREDIT_BYTES, mouth).await
+}
+
+async fn say_within(shard: &ShardName, what: What, credit_bytes: u64, mouth: &Mouth) -> Result<(), Broken> {
+    let (protocols, shard) = ((PROTOCOL_MIN, PROTOCOL), shard.as_str().to_owned());
+    let ask = Ask { protocols, shard, credit_bytes, what };
     mouth.say(&Frame::Ask(ask)).await.map(drop)
 }
 

@@ -2,30 +2,35 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use portolan_changelog::Store;
 use portolan_core::ids::{RegionName, ShardName};
+use portolan_core::pace::Pace;
 use portolan_core::time::Moment;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::tls::{PeerIdentity, peer_region};
-use portolan_foundation::{random, task};
+use portolan_foundation::{clock, random, task};
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::audit;
+use crate::credit::{Credit, Shared};
 use crate::defaults::{CONNECT_TIMEOUT, LINKS_MAX};
 use crate::follower::{Connect, Feed};
 use crate::link::{self, Broken, Ear, Mouth};
 use crate::report::{Cell, FeedReport};
 use crate::source;
+use crate::sweeping;
+use crate::wall::Wall;
 use crate::wire::{Ask, Refused, What};
 
 /// Which logs this node gives to whom.
-pub trait Sources: fmt::Debug + Send + Sync {
+pub trait Sources: Wall {
     /// The database of a shard, for what a follower in a region asks for. Rows are the primary's to give.
     ///
     /// # Errors
@@ -44,8 +49,12 @@ pub struct Followed {
     pub leads: bool,
     /// The source is the shard's primary.
     pub primary: bool,
+    /// Bytes of the source's that this node takes in a second, of all shards together.
+    pub rate: Option<NonZeroU64>,
     /// The copy.
     pub store: Store,
+    /// The shard's part of that rate.
+    pub weight: NonZeroU32,
 }
 
 /// The feeds that a node follows. Clones share them.
@@ -55,8 +64,12 @@ pub struct Feeds(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     identity: PeerIdentity,
+    /// By the sources' regions.
+    paces: Mutex<BTreeMap<RegionName, Shared>>,
+    region: RegionName,
     running: Mutex<BTreeMap<(ShardName, RegionName), Running>>,
     shutdown: Shutdown,
+    wall: Arc<dyn Wall>,
 }
 
 #[derive(Debug)]
@@ -68,7 +81,9 @@ struct Running {
     keeps: bool,
     leads: bool,
     primary: bool,
+    rate: Option<NonZeroU64>,
     store: Store,
+    weight: NonZeroU32,
 }
 
 impl Running {
@@ -77,6 +92,7 @@ impl Running {
             && self.leads == feed.leads
             && self.keeps == feed.keeps
             && self.addresses == feed.addresses
+            && (self.rate, self.weight) == (feed.rate, feed.weight)
             && self.store.is(&feed.store)
     }
 }
@@ -88,10 +104,11 @@ impl Drop for Running {
 }
 
 impl Feeds {
-    /// No feeds yet.
+    /// No feeds yet, into a region.
     #[must_use]
-    pub fn new(identity: PeerIdentity, shutdown: Shutdown) -> Self {
-        Self(Arc::new(Inner { identity, running: Mutex::default(), shutdown }))
+    pub fn new(identity: PeerIdentity, region: RegionName, wall: Arc<dyn Wall>, shutdown: Shutdown) -> Self {
+        let (paces, running) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { identity, paces, region, running, shutdown, wall }))
     }
 
     /// From now on these are followed, and no others. Feeds that stay as they are go on.
@@ -121,23 +138,38 @@ impl Feeds {
         feed: Followed,
         fit: Arc<AtomicBool>,
     ) -> Running {
-        let Followed { addresses, keeps, leads, primary, store } = feed;
+        let Followed { addresses, keeps, leads, primary, rate, store, weight } = feed;
         let cell = Arc::new(Cell::new(shard.clone(), source.clone(), primary));
         let end = self.0.shutdown.child();
         let connect = self.gateways(&source, addresses.clone());
         let feed = Feed {
             cell: Arc::clone(&cell),
             connect,
+            credit: Credit::new(rate.map(|rate| (self.pace(&source, rate), weight))),
             fit: Arc::clone(&fit),
             keeps,
             leads,
             primary,
+            region: self.0.region.clone(),
             replica: store.clone(),
             shard,
             source,
+            wall: Arc::clone(&self.0.wall),
         };
         task::spawn("replication-follower", feed.run(end.clone()));
-        Running { addresses, cell, end, fit, keeps, leads, primary, store }
+        Running { addresses, cell, end, fit, keeps, leads, primary, rate, store, weight }
+    }
+
+    /// What the feeds of a source share.
+    fn pace(&self, source: &RegionName, rate: NonZeroU64) -> Shared {
+        let mut paces = self.0.paces.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |pace: &&Shared| pace.lock().unwrap_or_else(PoisonError::into_inner).rate() == rate;
+        if let Some(pace) = paces.get(source).filter(same) {
+            return Arc::clone(pace);
+        }
+        let pace = Arc::new(Mutex::new(Pace::new(rate, clock::now())));
+        paces.insert(source.clone(), Arc::clone(&pace));
+        pace
     }
 
     /// How the feed of a shard's primary stands; none while there is no such feed, or some rows must not be read.
@@ -258,7 +290,7 @@ async fn give(sources: Arc<dyn Sources>, follower: RegionName, mouth: Mouth, mut
         let ask = source::asked(&mut ear).await?;
         let shard = ask.shard.clone();
         match sources.source(&shard, &follower, &ask.what) {
-            Ok(store) => answer(&store, &follower, ask, &mouth, &mut ear).await,
+            Ok(store) => answer(&store, sources.as_ref(), &follower, ask, &mouth, &mut ear).await,
             Err(why) => source::refuse(&mouth, why).await,
         }
     };
@@ -268,8 +300,9 @@ async fn give(sources: Arc<dyn Sources>, follower: RegionName, mouth: Mouth, mut
 }
 
 /// Gives a region what it asked for of a shard.
-pub(crate) async fn answer(
+pub(crate) async fn answer<W: Wall + ?Sized>(
     store: &Store,
+    wall: &W,
     follower: &RegionName,
     ask: Ask,
     mouth: &Mouth,
@@ -277,6 +310,7 @@ pub(crate) async fn answer(
 ) -> Result<(), Broken> {
     match ask.what.clone() {
         What::Compare(wanted) => audit::serve(store, &ask, &wanted, mouth, ear).await,
-        _ => source::serve(store, follower, ask, mouth, ear).await,
+        What::Report => sweeping::serve(store, &ask, mouth, ear).await,
+        _ => source::serve(store, wall, follower, ask, mouth, ear).await,
     }
 }

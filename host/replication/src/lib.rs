@@ -18,6 +18,7 @@
 //! failed is not decided here.
 
 mod audit;
+mod credit;
 pub mod defaults;
 mod ends;
 mod follower;
@@ -27,6 +28,8 @@ pub mod link;
 mod report;
 mod seal;
 pub mod source;
+mod sweeping;
+mod wall;
 pub mod wire;
 
 pub use audit::{Audited, Comparison, Failed, Told, Wanted};
@@ -34,7 +37,9 @@ pub use ends::{Log, Replica};
 pub use follower::{Connect, Feed};
 pub use gateway::{Feeds, Followed, Gateways, Sources, listen};
 pub use report::{Cell, FeedReport, State};
-pub use seal::gather;
+pub use seal::{Admit, gather};
+pub use sweeping::{Sweeping, Swept};
+pub use wall::{NoWall, Wall, refusal};
 pub use wire::{Refused, What};
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use portolan_changelog::{Applied, Cut, Error, Gathered, Progress, Sealed};
+use portolan_changelog::{Applied, Cut, Error, Gathered, Progress, Record, Sealed};
 use portolan_core::ids::{RegionName, ShardName};
 use portolan_core::log::{Epoch, Position};
 use tokio::task::JoinSet;
@@ -17,6 +17,9 @@ use crate::follower::{Connect, Ended, ask, hear, say};
 use crate::link::Broken;
 use crate::wire::{Frame, Has, Refused, What};
 
+/// Why records may not be in the copy; none when they may.
+pub type Admit<'a> = &'a (dyn Fn(&[Record]) -> Option<String> + Send + Sync);
+
 /// Has other regions seal an epoch of a shard, and takes into this copy what they have more.
 ///
 /// # Errors
@@ -24,7 +27,7 @@ use crate::wire::{Frame, Has, Refused, What};
 pub async fn gather<R, C>(
     shard: &ShardName,
     epoch: Epoch,
-    replica: &R,
+    (replica, admit): (&R, Admit<'_>),
     others: BTreeMap<RegionName, C>,
 ) -> Result<Gathered, Error>
 where
@@ -71,23 +74,31 @@ where
         }
         here.extend(unheard);
     }
+    // By whose log it is of, so that each is told once.
+    let mut left = BTreeMap::new();
     for (at, head) in furthest(&answers, &here) {
         let Some(way) = others.get(&at) else { continue };
-        let pulled = tokio::time::timeout(PULL_TIMEOUT, pull(shard, replica, &at, way.as_ref(), &head)).await;
+        let pulling = pull(shard, (replica, admit), &at, way.as_ref(), &head);
+        let pulled = tokio::time::timeout(PULL_TIMEOUT, pulling).await;
         match pulled {
             Ok(Ok(records)) => gathered.taken += records,
             // Asking again does not help: it is not kept there any more.
-            Ok(Err(error @ Ended::Refused(..))) => {
+            Ok(Err(error @ (Ended::Refused(..) | Ended::Walled(_)))) => {
                 gathered.missing.insert(at, format!("what it has more of `{}`: {error}", head.region));
             }
-            Ok(Err(error)) => gathered.left.push(format!("of `{}`, from `{at}`: {error}", head.region)),
+            Ok(Err(error)) => {
+                left.insert(head.region.clone(), format!("of `{}`, from `{at}`: {error}", head.region));
+            }
             Err(_) => {
                 let why = format!("of `{}`, from `{at}`: not within {PULL_TIMEOUT:?}", head.region);
-                gathered.left.push(why);
+                left.insert(head.region.clone(), why);
             }
         }
     }
-    gathered.left.extend(lacking(&answers, &replica.heads().await?));
+    for (log, why) in lacking(&answers, &replica.heads().await?) {
+        left.entry(log).or_insert(why);
+    }
+    gathered.left.extend(left.into_values());
     let has_more =
         |(_, answer): &(&RegionName, &Sealed)| answer.heads.iter().any(|head| head.at > Position::START);
     if let Some((region, _)) = answers.iter().find(has_more).filter(|_| !whole) {
@@ -98,17 +109,18 @@ where
 }
 
 /// What counts of a log, by whoever began the last epoch, and is not here: that log may be another by now, and its records nobody's.
-fn lacking(answers: &BTreeMap<RegionName, Sealed>, here: &[Cut]) -> Vec<String> {
+fn lacking(answers: &BTreeMap<RegionName, Sealed>, here: &[Cut]) -> Vec<(RegionName, String)> {
     let last = answers.values().flat_map(|answer| &answer.terms).max_by_key(|term| term.epoch);
     let lacks = |cut: &&Cut| {
         here.iter().any(|head| head.region == cut.region && head.identity == cut.identity && head.at < cut.at)
     };
     let cuts = last.into_iter().flat_map(|term| term.cuts.iter().filter(lacks).map(move |cut| (term, cut)));
     cuts.map(|(term, cut)| {
-        format!(
+        let why = format!(
             "of `{}` through {}, which `{}` had when it began epoch {}",
             cut.region, cut.at, term.region, term.epoch
-        )
+        );
+        (cut.region.clone(), why)
     })
     .collect()
 }
@@ -156,7 +168,7 @@ fn furthest(answers: &BTreeMap<RegionName, Sealed>, here: &[Cut]) -> Vec<(Region
 /// Takes of a log what a region has more of it. The feed of that log may go on beside this, and links may break: it ends when all is here.
 async fn pull<R: Replica, C: Connect>(
     shard: &ShardName,
-    replica: &R,
+    (replica, admit): (&R, Admit<'_>),
     at: &RegionName,
     way: &C,
     head: &Cut,
@@ -170,10 +182,12 @@ async fn pull<R: Replica, C: Connect>(
         if progress.applied >= head.at {
             return Ok(taken);
         }
-        match pull_some(shard, replica, at, way, (head, &progress)).await {
+        match pull_some(shard, (replica, admit), at, way, (head, &progress)).await {
             Ok(records) => taken += records,
             // It has it no more.
-            Err(error @ Ended::Refused(_, Refused::Snapshot(_) | Refused::Forbidden(_))) => {
+            Err(
+                error @ (Ended::Refused(_, Refused::Snapshot(_) | Refused::Forbidden(_)) | Ended::Walled(_)),
+            ) => {
                 return Err(error);
             }
             Err(error) => tracing::debug!(%shard, %at, "what it has more is asked for again: {error}"),
@@ -185,7 +199,7 @@ async fn pull<R: Replica, C: Connect>(
 /// The same over one link, until there is no more, or another was faster.
 async fn pull_some<R: Replica, C: Connect>(
     shard: &ShardName,
-    replica: &R,
+    (replica, admit): (&R, Admit<'_>),
     at: &RegionName,
     way: &C,
     (head, progress): (&Cut, &Progress),
@@ -194,7 +208,7 @@ async fn pull_some<R: Replica, C: Connect>(
     let (mouth, mut ear) = way.connect().await?;
     let identity = head.identity.clone();
     let what = if *at == head.region {
-        What::Log { identity: Some(identity), after: received, applied }
+        What::Log { identity: Some(identity), after: received, applied, seen_us: progress.seen_us }
     } else {
         What::Tail { of: head.region.clone(), identity, after: received }
     };
@@ -206,6 +220,9 @@ async fn pull_some<R: Replica, C: Connect>(
     while applied < head.at {
         match hear(at, &mut ear).await? {
             (Frame::Batch(batch), bytes) => {
+                if let Some(why) = admit(&batch.records) {
+                    return Err(Ended::Walled(why));
+                }
                 match replica.apply_before_epoch(&head.region, &batch).await? {
                     Applied::Done(_) => (received, applied) = (batch.through, batch.through),
                     Applied::Staged => received = batch.through,

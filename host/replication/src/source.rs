@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use portolan_changelog::{Change, Closed, Cut, Error, PeerRefused, RowId, Term};
+use portolan_changelog::{Change, Closed, Cut, Error, PeerRefused, Record, RowId, Term};
 use portolan_core::ids::RegionName;
 use portolan_core::log::{Identity, Position};
 use portolan_core::time::Moment;
@@ -19,6 +19,7 @@ use crate::defaults::{
 use crate::ends::Log;
 use crate::heard;
 use crate::link::{Broken, Ear, Mouth};
+use crate::wall::{self, Wall};
 use crate::wire::{Ask, Beat, Frame, Has, Refused, Rows, Welcome, What};
 
 /// Hears what a follower asks for.
@@ -61,8 +62,9 @@ pub(crate) fn agreed(ask: &Ask) -> Result<u32, Refused> {
 ///
 /// # Cancel safety
 /// Nothing is lost: the follower knows where it is.
-pub async fn serve<L: Log>(
+pub async fn serve<L: Log, W: Wall + ?Sized>(
     log: &L,
+    wall: &W,
     follower: &RegionName,
     ask: Ask,
     mouth: &Mouth,
@@ -82,7 +84,7 @@ pub async fn serve<L: Log>(
     let follows = matches!(ask.what, What::Log { .. });
     let noting = note(log, follower, has.subscribe());
     let telling = heard::tell(log, follower, has.subscribe());
-    let sending = Sending { log, mouth, follower, protocol, room: room.subscribe(), sent: 0 };
+    let sending = Sending { log, wall, mouth, follower, protocol, room: room.subscribe(), sent: 0 };
     tokio::select! {
         // In this order, so that the seed of a simulation decides all that happens. None waits for another: each rests between frames.
         biased;
@@ -139,8 +141,9 @@ async fn note<L: Log>(log: &L, follower: &RegionName, mut news: watch::Receiver<
     }
 }
 
-struct Sending<'a, L> {
+struct Sending<'a, L, W: ?Sized> {
     log: &'a L,
+    wall: &'a W,
     mouth: &'a Mouth,
     follower: &'a RegionName,
     protocol: u32,
@@ -155,14 +158,16 @@ enum Sent {
     Refused(Refused),
 }
 
-impl<L: Log> Sending<'_, L> {
+impl<L: Log, W: Wall + ?Sized> Sending<'_, L, W> {
     async fn run(mut self, what: What) -> Result<Sent, Broken> {
         let done = match what {
-            What::Log { identity, after, applied } => self.log(identity, after, applied).await,
+            What::Log { identity, after, applied, seen_us } => {
+                self.log(identity, (after, seen_us), applied).await
+            }
             What::Rows { identity, after } => self.rows(identity, after).await,
             What::Named(ids) => self.named(&ids).await,
             What::Tail { of, identity, after } => self.tail(&of, &identity, after).await,
-            What::Seal(_) | What::Compare(_) => Ok(()),
+            What::Seal(_) | What::Compare(_) | What::Report => Ok(()),
         };
         match done {
             Ok(()) => Ok(Sent::All),
@@ -189,6 +194,14 @@ impl<L: Log> Sending<'_, L> {
         Ok(())
     }
 
+    /// May the follower have these?
+    fn admit(&self, records: &[Record], otherwise: fn(String) -> Refused) -> Result<(), Halt> {
+        match wall::refusal(self.wall, self.follower, records) {
+            Some(why) => Err(Halt::Refused(otherwise(why))),
+            None => Ok(()),
+        }
+    }
+
     async fn rows(&mut self, before: Option<Identity>, mut after: Option<RowId>) -> Result<(), Halt> {
         // What is written while rows are read comes with the logs, from here.
         let (others, identity, from) =
@@ -205,6 +218,7 @@ impl<L: Log> Sending<'_, L> {
         loop {
             let records = self.log.rows(after.as_ref(), PAGE_ROWS).await?;
             let ends = records.is_empty();
+            self.admit(&records, Refused::Forbidden)?;
             if let Some(Change::Row(last)) = records.last().map(|last| &last.change) {
                 after = Some(last.id.clone());
             }
@@ -236,6 +250,7 @@ impl<L: Log> Sending<'_, L> {
         let from = own.map_or(Position::START, |head| head.at);
         self.welcome(identity, from, Vec::new()).await?;
         let records = self.log.named(ids).await?;
+        self.admit(&records, Refused::Forbidden)?;
         self.send(&Frame::Rows(Rows { records, ends: true })).await?;
         std::future::pending().await
     }
@@ -244,6 +259,7 @@ impl<L: Log> Sending<'_, L> {
         let mut batch = self.log.tail(of, identity, after).await?;
         self.welcome(identity.clone(), after, Vec::new()).await?;
         while !batch.records.is_empty() {
+            self.admit(&batch.records, Refused::Forbidden)?;
             after = batch.through;
             self.send(&Frame::Batch(batch)).await?;
             batch = self.log.tail(of, identity, after).await?;
@@ -256,7 +272,7 @@ impl<L: Log> Sending<'_, L> {
     async fn log(
         &mut self,
         followed: Option<Identity>,
-        mut after: Position,
+        (mut after, seen_us): (Position, u64),
         mut applied: Position,
     ) -> Result<(), Halt> {
         let identity = self.log.identity().await?;
@@ -265,6 +281,13 @@ impl<L: Log> Sending<'_, L> {
                 let why = format!(
                     "the log is {identity}, and {followed} was followed: it was restored or promoted since"
                 );
+                return Err(Halt::Refused(Refused::Snapshot(why)));
+            }
+            Some(_) if !self.log.has_written(after, seen_us).await? => {
+                let why = format!(
+                    "there is another record at {after} than the follower has: this history was rewound, and went on otherwise"
+                );
+                tracing::error!(follower = %self.follower, "{why}; the follower copies all rows anew, and keeps what is not among them as stranded");
                 return Err(Halt::Refused(Refused::Snapshot(why)));
             }
             Some(_) => {}
@@ -304,6 +327,8 @@ impl<L: Log> Sending<'_, L> {
                 beaten = Some(now);
             }
             if !batch.records.is_empty() {
+                // The log has them for good: when they are gone from the shard, its rows come without them.
+                self.admit(&batch.records, Refused::Snapshot)?;
                 (after, pause) = (batch.through, LOOK_MIN);
                 let few = batch.records.len() < FEW_RECORDS;
                 self.send(&Frame::Batch(batch)).await?;

@@ -1,12 +1,16 @@
 //! Feeds over real databases of both engines, each over a link within this process.
 
+use std::collections::BTreeSet;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use portolan_changelog::{Change, ConflictKind, Conflicts, Error, Record, RowId, Store};
-use portolan_core::ids::{RegionName, ShardName};
+use portolan_core::balance::splitmix;
+use portolan_core::ids::{RegionName, ShardName, TenantName};
 use portolan_core::log::{Epoch, Position};
+use portolan_core::pace::Pace;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::{clock, task};
 use portolan_test_postgres::Place;
@@ -14,15 +18,19 @@ use tokio::io::DuplexStream;
 
 use self::shard::Shard;
 use crate::audit::Comparison;
+use crate::credit::{Credit, Shared};
 use crate::follower::{Connect, Feed};
 use crate::gateway::answer;
 use crate::link::{self, Broken, Ear, Mouth};
 use crate::report::{Cell, State};
 use crate::seal::gather;
 use crate::source;
+use crate::wall::Wall;
 
 mod losses;
 mod shard;
+mod sweeping;
+mod walls;
 mod wire;
 
 /// Longer than anything takes that works.
@@ -42,6 +50,22 @@ struct Near {
     links: Arc<AtomicUsize>,
     shutdown: Arc<std::sync::Mutex<Shutdown>>,
     store: Store,
+    /// How fast the follower goes.
+    pace: Option<(Shared, NonZeroU32)>,
+    /// What the follower takes.
+    takes: Confined,
+    /// What the source sends.
+    wall: Confined,
+}
+
+/// Tenants that may be in `eu` alone.
+#[derive(Clone, Debug, Default)]
+struct Confined(Arc<std::sync::Mutex<BTreeSet<TenantName>>>);
+
+impl Wall for Confined {
+    fn admits(&self, tenant: &TenantName, region: &RegionName) -> bool {
+        region.as_str() == "eu" || !self.0.lock().unwrap().contains(tenant)
+    }
 }
 
 impl Near {
@@ -57,6 +81,9 @@ impl Near {
             links: Arc::default(),
             shutdown: Arc::default(),
             store: store.clone(),
+            pace: None,
+            takes: Confined::default(),
+            wall: Confined::default(),
         }
     }
 
@@ -74,13 +101,13 @@ impl Connect for Near {
         self.links.fetch_add(1, Ordering::Relaxed);
         let (near, far): (DuplexStream, DuplexStream) = tokio::io::duplex(64 * 1024);
         let (store, shutdown) = (self.store.clone(), self.shutdown.lock().unwrap().clone());
-        let follower = self.follower.clone();
+        let (follower, wall) = (self.follower.clone(), self.wall.clone());
         task::spawn("far end", async move {
             let answer = move |mouth, mut ear| {
-                let (store, follower) = (store.clone(), follower.clone());
+                let (store, follower, wall) = (store.clone(), follower.clone(), wall.clone());
                 async move {
                     let Ok(ask) = source::asked(&mut ear).await else { return };
-                    let _ended = answer(&store, &follower, ask, &mouth, &mut ear).await;
+                    let _ended = answer(&store, &wall, &follower, ask, &mouth, &mut ear).await;
                 }
             };
             link::answer(far, &shutdown, answer).await;
@@ -123,13 +150,16 @@ impl Follower {
         let feed = Feed {
             cell: Arc::clone(&cell),
             connect: near.clone(),
+            credit: Credit::new(near.pace.clone()),
             fit: Arc::clone(fit),
             keeps: true,
             leads,
             primary,
+            region: near.follower.clone(),
             replica: replica.clone(),
             shard,
             source: region(source),
+            wall: Arc::new(near.takes.clone()),
         };
         task::spawn("follower", feed.run(end.clone()));
         Self { cell, end }
@@ -194,6 +224,67 @@ async fn a_copy_that_is_cut_within_its_rows_goes_on(place: Place) {
     until("the copy", async || copy.rows().await == source.rows().await).await;
     until("the log", async || copy.store.progress("eu").await.unwrap().is_some()).await;
     assert_eq!(follower.cell.report(clock::now()).conflicts, 0);
+}
+
+/// A source sends no faster than its follower takes, and is not taken for dead meanwhile.
+async fn a_copy_comes_at_its_pace(place: Place) {
+    const RATE: NonZeroU64 = NonZeroU64::new(64 * 1024).unwrap();
+    let (source, copy) = (Shard::primary(&place, "eu").await, Shard::replica(&place, "us").await);
+    // Nothing that packs well, so that the pace is felt.
+    for id in 1..=100_u64 {
+        let body: String = (0..125).map(|at| format!("{:016x}", splitmix(id * 1_000 + at))).collect();
+        source.write(&format!("INSERT INTO notes VALUES ('acme', {id}, '{body}')")).await;
+    }
+    let mut near = Near::new(&source.store);
+    let pace: Shared = Arc::new(std::sync::Mutex::new(Pace::new(RATE, clock::now())));
+    near.pace = Some((Arc::clone(&pace), NonZeroU32::MIN));
+    let begun = clock::now();
+    let follower = Follower::start(&near, "eu", &copy.store);
+    until("the copy", async || copy.rows().await == source.rows().await).await;
+    source.write("UPDATE notes SET body = body || '.'").await;
+    until("the log", async || copy.rows().await == source.rows().await).await;
+    let report = follower.cell.report(clock::now());
+    assert_eq!((report.problem, report.failures), (None, 0));
+    assert_eq!(near.links.load(Ordering::Relaxed), 2, "rows, and the log");
+    // What came beyond the first credit came at the pace, however fast the machine is.
+    let beyond = report.bytes.saturating_sub(2 * RATE.get());
+    let least = Duration::from_millis(beyond * 1_000 / RATE.get());
+    assert!(
+        clock::now().since(begun) >= least / 2,
+        "{} bytes in {:?}",
+        report.bytes,
+        clock::now().since(begun)
+    );
+}
+
+/// A log that was rewound behind everybody's back, and went on, is found by the first follower that asks it.
+async fn a_log_that_was_rewound_is_found(place: Place) {
+    let (source, copy) = (Shard::primary(&place, "eu").await, Shard::replica(&place, "us").await);
+    source.fill(1..=20).await;
+    let near = Near::new(&source.store);
+    let follower = Follower::start(&near, "eu", &copy.store);
+    until("the copy", async || copy.rows().await.len() == 20).await;
+    source.fill(21..=21).await;
+    until("the log", async || {
+        copy.store.progress("eu").await.unwrap().is_some_and(|progress| progress.seen_us > 0)
+    })
+    .await;
+    let before = copy.store.progress("eu").await.unwrap().unwrap();
+    // One that breaks off and comes back finds what it knows.
+    near.breaks();
+    source.fill(22..=22).await;
+    until("the next record", async || copy.rows().await.len() == 22).await;
+    assert_eq!(near.links.load(Ordering::Relaxed), 3, "rows, the log, and the log again");
+    drop(follower);
+    source.forget_last_record().await;
+    source.fill(30..=31).await;
+    let _follower = Follower::start(&near, "eu", &copy.store);
+    until("all rows anew", async || {
+        near.links.load(Ordering::Relaxed) >= 6 && copy.rows().await == source.rows().await
+    })
+    .await;
+    let after = copy.store.progress("eu").await.unwrap();
+    assert!(after.is_none_or(|after| after.applied > before.applied));
 }
 
 /// What a source does not have goes, and is kept where nobody knows why.
@@ -312,7 +403,7 @@ async fn an_epoch_ends(place: Place) {
     let cut = Near::to(&eu.store, "us");
     cut.cut.store(true, Ordering::Relaxed);
     let ways = [(region("eu"), cut), (region("ap"), Near::to(&ap.store, "us"))].into();
-    let gathered = gather(&shard, Epoch(2), &us.store, ways).await.unwrap();
+    let gathered = gather(&shard, Epoch(2), (&us.store, &|_| None), ways).await.unwrap();
     assert_eq!(gathered.sealed.keys().collect::<Vec<_>>(), [&region("ap")]);
     assert!(gathered.missing.contains_key(&region("eu")) && gathered.left.is_empty(), "{gathered:?}");
     assert_eq!(gathered.taken, 10);
@@ -348,10 +439,12 @@ async fn what_nobody_followed_counts(place: Place) {
         .await;
     drop(follower);
     let shard = ShardName::new("s1").unwrap();
-    gather(&shard, Epoch(2), &us.store, [(region("eu"), to_us)].into()).await.unwrap();
+    gather(&shard, Epoch(2), (&us.store, &|_| None), [(region("eu"), to_us)].into()).await.unwrap();
     us.begin(2).await;
     us.fill(10..=19).await;
-    let gathered = gather(&shard, Epoch(3), &eu.store, [(region("us"), to_eu.clone())].into()).await.unwrap();
+    let gathered = gather(&shard, Epoch(3), (&eu.store, &|_| None), [(region("us"), to_eu.clone())].into())
+        .await
+        .unwrap();
     assert_eq!((gathered.taken, gathered.left.len(), gathered.missing.len()), (10, 0, 0), "{gathered:?}");
     eu.begin(3).await;
     assert_eq!(eu.rows().await, us.rows().await);
@@ -426,13 +519,18 @@ async fn what_a_follower_has_is_heard_at_once(place: Place) {
 
 async fn run(place: Place) {
     a_copy_begins_follows_and_goes_on_after_a_cut(place.clone()).await;
+    a_copy_comes_at_its_pace(place.clone()).await;
     a_copy_is_compared_and_put_right(place.clone()).await;
     a_copy_of_the_same_log_begins_anew_without_losers(place.clone()).await;
+    a_log_that_was_rewound_is_found(place.clone()).await;
     a_copy_that_is_cut_within_its_rows_goes_on(place.clone()).await;
     a_page_that_does_not_come_next_is_not_taken(place.clone()).await;
     a_source_without_rows_takes_none_away(place.clone()).await;
     another_log_is_copied_anew(place.clone()).await;
     an_epoch_ends(place.clone()).await;
+    sweeping::deletions_go_when_all_have_them(place.clone()).await;
+    sweeping::who_has_no_rows_yet_bars(place.clone()).await;
+    walls::a_confined_tenant_goes_nowhere(place.clone()).await;
     what_a_follower_has_is_heard_at_once(place.clone()).await;
     what_nobody_followed_counts(place).await;
 }

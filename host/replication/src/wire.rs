@@ -7,10 +7,12 @@
 mod message;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use portolan_changelog::{Batch, Cut, Record, RowId, Sealed, Term};
+use portolan_changelog::{Batch, Cut, Record, Report, RowId, Sealed, Term};
 use portolan_core::ids::RegionName;
 use portolan_core::log::{Epoch, Identity, Position};
 use prost::Message;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use self::message::{
     WireAsk, WireBatch, WireBeat, WireHas, WireRefused, WireRows, WireSealed, WireTerms, WireWelcome,
@@ -41,6 +43,8 @@ pub enum Frame {
     Sealed(Sealed),
     /// Digests, for a comparison.
     Told(Told),
+    /// What a copy has.
+    Report(Report),
 }
 
 /// What a follower asks for.
@@ -67,6 +71,8 @@ pub enum What {
         after: Position,
         /// What of that it has applied.
         applied: Position,
+        /// When the last record that it has was written, by that log; 0 when it does not know.
+        seen_us: u64,
     },
     /// All rows after one, of the same log as before if it is named.
     Rows {
@@ -90,6 +96,8 @@ pub enum What {
     Seal(Epoch),
     /// What a copy is to be compared with.
     Compare(Wanted),
+    /// What it has of others' logs, and of its own: others sweep by that.
+    Report,
 }
 
 /// What a follower has.
@@ -183,6 +191,7 @@ const BEAT: u8 = 7;
 const TERMS: u8 = 8;
 const SEALED: u8 = 9;
 const TOLD: u8 = 10;
+const REPORT: u8 = 11;
 /// The length, and what it is.
 const HEAD_BYTES: usize = 5;
 
@@ -203,6 +212,7 @@ impl Frame {
             Self::Terms(terms) => (TERMS, WireTerms::from(terms.as_slice()).encode_to_vec()),
             Self::Sealed(sealed) => (SEALED, WireSealed::from(sealed).encode_to_vec()),
             Self::Told(told) => (TOLD, pack(&json(told)?)?),
+            Self::Report(report) => (REPORT, pack(&json(report)?)?),
         };
         if body.len() > FRAME_BYTES_MAX {
             return Err(Garbled::Long(body.len()));
@@ -242,10 +252,8 @@ impl Frame {
                 BEAT => Self::Beat(read::<WireBeat>(&body)?.try_into()?),
                 TERMS => Self::Terms(read::<WireTerms>(&body)?.try_into()?),
                 SEALED => Self::Sealed(read::<WireSealed>(&body)?.try_into()?),
-                TOLD => {
-                    let told = serde_json::from_slice(&unpack(&body)?);
-                    Self::Told(told.map_err(|error| Garbled::Message(error.to_string()))?)
-                }
+                TOLD => Self::Told(from_json(&unpack(&body)?)?),
+                REPORT => Self::Report(from_json(&unpack(&body)?)?),
                 _ => continue,
             };
             return Ok(Some((frame, (HEAD_BYTES + length) as u64)));
@@ -258,8 +266,12 @@ fn read<M: Message + Default>(body: &[u8]) -> Result<M, Garbled> {
 }
 
 /// What is said seldom, as JSON.
-fn json(told: &Told) -> Result<Vec<u8>, Garbled> {
-    serde_json::to_vec(told).map_err(|error| Garbled::Message(error.to_string()))
+fn json<T: Serialize>(said: &T) -> Result<Vec<u8>, Garbled> {
+    serde_json::to_vec(said).map_err(|error| Garbled::Message(error.to_string()))
+}
+
+fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, Garbled> {
+    serde_json::from_slice(text).map_err(|error| Garbled::Message(error.to_string()))
 }
 
 fn pack(body: &[u8]) -> Result<Vec<u8>, Garbled> {

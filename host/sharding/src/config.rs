@@ -37,6 +37,8 @@ pub struct Kept {
     pub marks: Watermarks,
     /// The other regions that keep it.
     pub others: BTreeSet<RegionName>,
+    /// The epoch begins with the rows that are there, whatever is missing among them.
+    pub partial: bool,
     /// The region that writes it.
     pub primary: RegionName,
 }

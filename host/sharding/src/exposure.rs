@@ -159,6 +159,7 @@ mod tests {
             loss: Some(LossLimit { max: Duration::from_secs(max_s), past: PastMaxLoss::Refuse }),
             marks: Watermarks::default(),
             others: [region("us")].into(),
+            partial: false,
             primary: region("eu"),
         }
     }

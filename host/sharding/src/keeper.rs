@@ -285,7 +285,13 @@ impl Keeper {
         let gathered = self.around.others.seal(self.shard.clone(), epoch, store.clone()).await?;
         tell(&self.shard, epoch, &gathered);
         let lineage = store.lineage().await?;
-        if epoch.0 > 1 && before.0 == 0 && !task.kept.others.is_empty() && !store.is_complete().await? {
+        if task.kept.partial {
+            // Its operator has looked, and nothing better is to come.
+            if store.take_as_whole().await? {
+                tracing::warn!(shard = %self.shard, epoch = epoch.0, "rows are missing here, and the shard goes on without them");
+            }
+        } else if epoch.0 > 1 && before.0 == 0 && !task.kept.others.is_empty() && !store.is_complete().await?
+        {
             return Err(Halt::of(
                 "this copy has nothing of the shard yet: promote a region that has, or wait until its rows are copied"
                     .to_owned(),
@@ -296,7 +302,8 @@ impl Keeper {
         let alone = before.0 == 0 && epoch.0 == 1 && task.kept.others.is_empty();
         let first = alone || !there.cut && nobody_else_can_write(task, &lineage, &gathered);
         // What a copy that answers has more is taken first, within reason.
-        if let Some(left) = gathered.left.first().filter(|_| self.waited() < LEFT_PATIENCE) {
+        let patient = !task.kept.partial && self.waited() < LEFT_PATIENCE;
+        if let Some(left) = gathered.left.first().filter(|_| patient) {
             let why = format!("epoch {} begins when what another copy has more is here: {left}", epoch.0);
             return Err(Halt::of(why));
         }

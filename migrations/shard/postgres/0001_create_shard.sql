@@ -157,7 +157,18 @@ CREATE TABLE portolan.progress (
     seq          bigint NOT NULL,
     staged_epoch bigint,
     staged_tx    bigint,
-    staged_seq   bigint
+    staged_seq   bigint,
+    -- When the last record that was received was written, by its log.
+    seen_us      bigint NOT NULL DEFAULT 0
+);
+
+-- The node of this region that follows others' logs, and what it says of this copy to the other nodes.
+CREATE TABLE portolan.follower (
+    id       bigint PRIMARY KEY CHECK (id = 1),
+    node     text   NOT NULL,
+    until_us bigint NOT NULL,
+    note     text   NOT NULL,
+    noted_us bigint NOT NULL
 );
 
 -- Parts of transactions that are too large for one batch, until the last is there.

@@ -140,8 +140,19 @@ CREATE TABLE portolan_progress (
     seq          INTEGER NOT NULL,
     staged_epoch INTEGER,
     staged_tx    INTEGER,
-    staged_seq   INTEGER
+    staged_seq   INTEGER,
+    -- When the last record that was received was written, by its log.
+    seen_us      INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
+
+-- The node of this region that follows others' logs, and what it says of this copy to the other nodes. A file has one node, and no row here.
+CREATE TABLE portolan_follower (
+    id       INTEGER PRIMARY KEY CHECK (id = 1),
+    node     TEXT    NOT NULL,
+    until_us INTEGER NOT NULL,
+    note     TEXT    NOT NULL,
+    noted_us INTEGER NOT NULL
+) STRICT;
 
 -- Parts of transactions that are too large for one batch, until the last is there.
 CREATE TABLE portolan_staged (

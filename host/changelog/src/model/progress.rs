@@ -14,6 +14,9 @@ pub struct Progress {
     pub applied: Position,
     /// What has been received of a transaction that has not ended, if there is one.
     pub staged: Option<Position>,
+    /// When the last record that has been received was written, by its log, in microseconds; 0 while none has been. A log that has another
+    /// record in its place was rewound, and has gone on otherwise.
+    pub seen_us: u64,
 }
 
 /// What is to be done with a batch.
@@ -37,7 +40,7 @@ impl Progress {
     /// Begins to follow a log after a position.
     #[must_use]
     pub const fn start(identity: Identity, at: Position) -> Self {
-        Self { identity, applied: at, staged: None }
+        Self { identity, applied: at, staged: None, seen_us: 0 }
     }
 
     /// From where to ask.
@@ -70,6 +73,7 @@ impl Progress {
     pub fn with(&self, batch: &Batch) -> Self {
         let (applied, staged) =
             if batch.ends { (batch.through, None) } else { (self.applied, Some(batch.through)) };
-        Self { identity: self.identity.clone(), applied, staged }
+        let seen_us = batch.records.last().map_or(self.seen_us, |last| last.at_us);
+        Self { identity: self.identity.clone(), applied, staged, seen_us }
     }
 }

@@ -171,6 +171,27 @@ pub(super) async fn a_copy_that_had_more_takes_it_back(place: Place) {
     assert_eq!(us.store.learn(&terms(&ap).await).await.unwrap().stranded, 0);
 }
 
+/// A row that two logs wrote past their cuts is what the primary has, whichever of both was heard of last.
+pub(super) async fn what_two_lost_epochs_wrote_goes_back(place: Place) {
+    let [eu, us, ap] = three(&place).await;
+    take(&eu.store, &us.store).await.unwrap();
+    begin(&us, 2).await;
+    let mut direct = place.direct(&us, "acme").await;
+    direct.ok("INSERT INTO notes VALUES ('acme', 20, 'all have it')").await;
+    take(&us.store, &ap.store).await.unwrap();
+    direct.ok("UPDATE notes SET body = 'second'").await;
+    eu.store.learn(&terms(&us).await).await.unwrap();
+    take(&us.store, &eu.store).await.unwrap();
+    assert_eq!(rows(&place, &eu).await, rows(&place, &us).await);
+    // `ap` reaches neither any more: what it has not of both is lost.
+    begin(&ap, 3).await;
+    let learned = eu.store.learn(&terms(&ap).await).await.unwrap();
+    assert_eq!((learned.anew, learned.stranded), (None, 10), "five of its own, and five of `us`");
+    mend(&eu.store, &ap.store).await;
+    take(&ap.store, &eu.store).await.unwrap();
+    assert_eq!(rows(&place, &eu).await, rows(&place, &ap).await);
+}
+
 pub(super) async fn what_is_not_kept_any_more_is_copied_anew(place: Place) {
     let [eu, us, ap] = three(&place).await;
     take(&eu.store, &ap.store).await.unwrap();
@@ -198,6 +219,15 @@ pub(super) async fn what_is_not_kept_any_more_is_copied_anew(place: Place) {
     assert_eq!(there.applied, begun, "the others' logs go on from where the source had come");
     assert_eq!(take(&eu.store, &ap.store).await.unwrap(), 6);
     assert_eq!(rows(&place, &ap).await, rows(&place, &us).await);
+    // Where no copy is whole, an operator says whose rows count.
+    assert!(!ap.store.take_as_whole().await.unwrap(), "it has all");
+    assert!(ap.store.begin_anew().await.unwrap() && !ap.store.is_complete().await.unwrap());
+    let had = rows(&place, &ap).await;
+    assert!(matches!(ap.store.begin_epoch(Epoch(3), 1).await, Err(Error::Partial(_))));
+    assert!(ap.store.take_as_whole().await.unwrap());
+    begin(&ap, 3).await;
+    assert!(ap.store.is_complete().await.unwrap());
+    assert_eq!(rows(&place, &ap).await, had);
 }
 
 pub(super) async fn an_epoch_that_is_given_out_twice_is_told(place: Place) {

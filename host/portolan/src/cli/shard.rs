@@ -79,6 +79,10 @@ pub(crate) struct Promote {
     /// The region that writes it from now on; the present one when absent.
     #[arg(long, value_name = "REGION")]
     pub(crate) to: Option<String>,
+    /// Begin with the rows that the region has, whatever is missing among them: when no region has all, and waiting brings none. What
+    /// others have beyond them is kept as stranded.
+    #[arg(long, requires = "to")]
+    pub(crate) partial: bool,
     #[command(flatten)]
     pub(crate) target: Target,
 }

@@ -37,7 +37,6 @@ pub(crate) use self::shards::{Moving, PlacementConfig, ShardConfig, written};
 pub(crate) use self::tenants::TenantConfig;
 use self::tenants::{budget, naming_headers};
 pub(crate) use self::uploads::{Quota, Uploads};
-use super::Local;
 use super::defaults;
 use super::problem::Problem;
 use super::raw::{
@@ -45,6 +44,7 @@ use super::raw::{
 };
 use super::shape::suggest;
 use super::tree::Tree;
+use super::{ComponentsAtMost, Local};
 
 /// How much one query across shards may take, where that is not the usual.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,8 +63,8 @@ pub(crate) struct Config {
     pub(crate) admin: AdminConfig,
     pub(crate) certificates: Vec<(PathBuf, PathBuf)>,
     pub(crate) client_authority: Option<(Vec<PathBuf>, bool)>,
-    pub(crate) component_bytes_max: Option<usize>,
     pub(crate) components: Option<Shared>,
+    pub(crate) components_at_most: ComponentsAtMost,
     pub(crate) control: Option<Engine>,
     pub(crate) expose_decision: bool,
     pub(crate) instances_max: Option<u32>,
@@ -180,12 +180,19 @@ pub(super) fn local(tree: &Tree, folder: &Path, problems: &mut Vec<Problem>) -> 
     let control: Option<RawControl> = section(tree, &value, "control", problems)?;
     let mut builder = Builder { tree, folder, problems };
     let uploads = builder.uploads(&policies);
-    let component_bytes_max = policies.component_bytes.map(|bytes| bytes as usize);
+    let components_at_most = at_most(&policies);
     let (control, components) = match control {
         Some(control) => builder.control(control).map(|(engine, components)| (Some(engine), components))?,
         None => (None, None),
     };
-    Some(Local { component_bytes_max, components, control, state, uploads })
+    Some(Local { components, components_at_most, control, state, uploads })
+}
+
+fn at_most(policies: &RawPolicies) -> ComponentsAtMost {
+    ComponentsAtMost {
+        bytes: policies.component_bytes.map(|bytes| bytes as usize),
+        compile_seconds: policies.compile_seconds.map(u64::from),
+    }
 }
 
 /// One section by itself; none when it is not there.
@@ -382,7 +389,7 @@ impl Builder<'_> {
                 .map(|clients| (clients.ca.into_iter().map(path).collect(), clients.required)),
             control,
             components,
-            component_bytes_max: raw.policies.component_bytes.map(|bytes| bytes as usize),
+            components_at_most: at_most(&raw.policies),
             expose_decision: raw.expose.decision,
             instances_max: raw.policies.instances,
             known_tenants_only: raw.tenants.known_only,

@@ -7,6 +7,8 @@ use std::time::Duration;
 /// An application in the same region answers the handshake within a millisecond; two seconds survive one lost packet with
 /// its retransmission after one.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A shard's part of a pace that shards share; whole numbers around it leave room for more and for less.
+pub(crate) const REPLICATION_WEIGHT: NonZeroU32 = NonZeroU32::new(10).unwrap();
 /// Connections of one data thread to one endpoint.
 pub(crate) const CONNECTIONS_MAX: u32 = 256;
 /// Shorter than the 75 s after which nginx and Node's successors close idle connections, so that we close first.

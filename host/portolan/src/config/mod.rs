@@ -46,11 +46,33 @@ pub(crate) struct Rejected {
     pub(crate) sources: Vec<Source>,
 }
 
+/// What `[policies]` says of components, where it says something else than the engine's own limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ComponentsAtMost {
+    /// Bytes of one.
+    pub(crate) bytes: Option<usize>,
+    /// Processor time of compiling one, in seconds.
+    pub(crate) compile_seconds: Option<u64>,
+}
+
+impl ComponentsAtMost {
+    /// The engine's limits with these.
+    pub(crate) fn limits(self) -> portolan_policy::Limits {
+        let mut limits = portolan_policy::Limits::standard();
+        limits.component_bytes_max = self.bytes.unwrap_or(limits.component_bytes_max);
+        if let Some(seconds) = self.compile_seconds {
+            limits.compile_cpu_seconds_max = seconds;
+            limits.compile_wall_max = std::time::Duration::from_secs(seconds);
+        }
+        limits
+    }
+}
+
 /// What a node knows of itself before it knows what is intended.
 #[derive(Clone, Debug)]
 pub(crate) struct Local {
-    /// Bytes of the largest component; the engine's own limit when absent.
-    pub(crate) component_bytes_max: Option<usize>,
+    /// Limits of the policy engine that are not its own.
+    pub(crate) components_at_most: ComponentsAtMost,
     /// Where components are kept that all nodes share.
     pub(crate) components: Option<Shared>,
     /// Where intent is kept; none for `conf.d`.

@@ -5,6 +5,7 @@ mod admin;
 mod shards;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -396,6 +397,9 @@ pub(super) struct RawRegion {
     /// Where its nodes listen for replication, `host:port`: regions that keep copies of its shards follow them there.
     #[serde(default)]
     pub(super) replication: Vec<String>,
+    /// Bytes of its logs and rows, as they are on the wire, that each node elsewhere takes in a second (no bound).
+    #[schemars(range(min = 16384))]
+    pub(super) replication_bytes_per_second: Option<NonZeroU64>,
 }
 
 /// The endpoints of one application.
@@ -663,6 +667,9 @@ pub(super) struct RawPolicies {
     /// Bytes of the largest component (8388608).
     #[schemars(range(min = 1024, max = 134_217_728))]
     pub(super) component_bytes: Option<u32>,
+    /// Seconds that compiling one may take: of processor time over all its threads, and of wall time (60).
+    #[schemars(range(min = 1, max = 3600))]
+    pub(super) compile_seconds: Option<u32>,
     /// The folder of components; `policies` beside the configuration when absent.
     pub(super) folder: Option<PathBuf>,
     /// Instances that may exist at the same time (10000).

@@ -55,6 +55,19 @@ fn good(texts: &[&str], environment: &[(&str, &str)]) -> Config {
     }
 }
 
+/// Any text is either taken or refused with problems that can be shown.
+#[test]
+fn any_text_is_taken_or_refused_with_its_problems() {
+    let first = include_bytes!("../../../../tests/fuzz/seeds/config/first.toml");
+    portolan_core::exercise::mutated(&[GOOD.as_bytes(), first], 3_000, |bytes| {
+        let Ok(text) = std::str::from_utf8(bytes) else { return };
+        let Err(rejected) = files(&[text], &[]) else { return };
+        assert!(!rejected.problems.is_empty(), "refused without a reason");
+        assert!(!render(&rejected.problems, &rejected.sources, false).is_empty());
+        assert!(rejected.problems.iter().all(|problem| !problem.line(&rejected.sources).is_empty()));
+    });
+}
+
 fn lines(texts: &[&str], environment: &[(&str, &str)]) -> String {
     let rejected = files(texts, environment).expect_err("this was to be rejected");
     let lines: Vec<String> =

@@ -10,7 +10,7 @@ use portolan_admin::{Code, Events, Problem};
 use portolan_control::{Committed, Draft, Expect, Manager, Store, Wish};
 use portolan_core::ids::TenantName;
 use portolan_foundation::{clock, task};
-use portolan_policy::{Engine, Limits, Slot, StepState};
+use portolan_policy::{Engine, Slot, StepState};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -80,15 +80,13 @@ impl Versions {
     /// When the place of components cannot be used.
     pub(crate) fn here(store: Store, path: &Path, local: &Local) -> anyhow::Result<Arc<dyn Plugins>> {
         let Some(components) = local.components()? else { return Ok(Arc::new(NoPlugins)) };
-        let mut limits = Limits::standard();
-        limits.component_bytes_max = local.component_bytes_max.unwrap_or(limits.component_bytes_max);
         let engine = Engine::new(portolan_policy::Config {
             cache_bytes_max: portolan_policy::defaults::CACHE_BYTES_MAX,
             // Of one machine: a node that starts here finds the code there.
             cache_dir: Some(local.state.join("cache")),
             compile: super::compile_in_children()?,
             data_threads: std::num::NonZeroUsize::MIN,
-            limits,
+            limits: local.components_at_most.limits(),
             pool_slots: std::num::NonZeroU32::MIN,
         })
         .context("start the policy engine")?;

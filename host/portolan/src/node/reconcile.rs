@@ -557,7 +557,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     check(old.log_format == new.log_format, "log.format");
     check(old.debug_key == new.debug_key, "recordings.debug_key");
     check(
-        old.instances_max == new.instances_max && old.component_bytes_max == new.component_bytes_max,
+        old.instances_max == new.instances_max && old.components_at_most == new.components_at_most,
         "policies",
     );
     settings

@@ -1,6 +1,7 @@
 //! Copies of other regions' shards: which feeds this node follows, and to whom it gives what it writes.
 
 use std::collections::BTreeMap;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use portolan_replication::{FeedReport, Feeds, Followed, Refused, Sources, What, 
 use portolan_sharding::{Freshness, Store};
 use tokio::net::TcpListener;
 
+use super::duties::Duties;
 use super::listen::tcp;
 use super::shards::Shards;
 use crate::config::Config;
@@ -32,11 +34,14 @@ struct Others {
     addresses: BTreeMap<RegionName, Vec<String>>,
     leads: bool,
     primary: RegionName,
+    /// Bytes a second that are taken of each, where there is a bound.
+    rates: BTreeMap<RegionName, NonZeroU64>,
+    weight: NonZeroU32,
 }
 
-/// How fresh copies are, by the feeds that they follow.
+/// How fresh copies are, by the feeds that they follow, here or on another node.
 #[derive(Debug)]
-struct ByFeeds(Feeds);
+struct ByFeeds(Feeds, Duties);
 
 /// Which regions may have which shards that this one has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,11 +55,15 @@ impl Copies {
             region
                 .map_or_else(Vec::new, |region| region.replication.iter().map(|at| at.text.clone()).collect())
         };
+        let rates = config.regions.iter();
+        let rates: BTreeMap<RegionName, NonZeroU64> =
+            rates.filter_map(|(name, region)| Some((name.clone(), region.replication_rate?))).collect();
         let copies = here.map(|(name, shard)| {
             let others = shard.stores.keys().filter(|region| **region != config.local);
             let addresses = others.map(|region| (region.clone(), addresses(region))).collect();
             let leads = shard.primary == config.local;
-            (name.clone(), Others { addresses, leads, primary: shard.primary.clone() })
+            let (primary, rates, weight) = (shard.primary.clone(), rates.clone(), shard.weight);
+            (name.clone(), Others { addresses, leads, primary, rates, weight })
         });
         Self(copies.collect())
     }
@@ -71,20 +80,24 @@ impl Copies {
         self.0.get(shard).map_or_else(BTreeMap::new, |others| others.addresses.clone())
     }
 
-    /// The feeds of the shards that are open: of each other region that keeps one.
-    fn feeds(
-        &self,
-        open: impl Fn(&ShardName) -> Option<Store>,
-    ) -> BTreeMap<(ShardName, RegionName), Followed> {
+    /// The databases of the shards that are open and that other regions keep, too.
+    fn open(&self, shards: &Shards) -> BTreeMap<ShardName, Store> {
+        let shared = self.0.iter().filter(|(_, others)| !others.addresses.is_empty());
+        shared.filter_map(|(name, _)| Some((name.clone(), shards.open(name)?.0))).collect()
+    }
+
+    /// The feeds of these shards: of each other region that keeps one.
+    fn feeds(&self, held: &BTreeMap<ShardName, Store>) -> BTreeMap<(ShardName, RegionName), Followed> {
         let mut feeds = BTreeMap::new();
         for (name, others) in &self.0 {
-            let Some(store) = open(name) else { continue };
+            let Some(store) = held.get(name) else { continue };
             // What comes is kept for third regions, where there are any.
             let keeps = others.addresses.len() > 1;
             for (region, addresses) in &others.addresses {
                 let (addresses, primary) = (addresses.clone(), *region == others.primary);
                 let (leads, store) = (others.leads, store.clone());
-                let followed = Followed { addresses, keeps, leads, primary, store };
+                let (rate, weight) = (others.rates.get(region).copied(), others.weight);
+                let followed = Followed { addresses, keeps, leads, primary, rate, store, weight };
                 feeds.insert((name.clone(), region.clone()), followed);
             }
         }
@@ -117,6 +130,7 @@ pub(super) fn bind(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
 pub(super) fn start(
     listeners: Vec<TcpListener>,
     identity: Option<PeerIdentity>,
+    (node, region): (&str, &RegionName),
     shards: &Shards,
     shutdown: &Shutdown,
 ) {
@@ -129,30 +143,33 @@ pub(super) fn start(
             }
         });
     }
-    let feeds = Feeds::new(identity, shutdown.clone());
-    shards.follow_with(feeds.clone());
-    shards.read_copies(Arc::new(ByFeeds(feeds.clone())));
-    task::spawn("replication-feeds", keep(feeds, shards.clone(), shutdown.clone()));
+    let (feeds, duties) =
+        (Feeds::new(identity, region.clone(), Arc::new(shards.clone()), shutdown.clone()), Duties::new(node));
+    shards.follow_with(feeds.clone(), duties.clone());
+    shards.read_copies(Arc::new(ByFeeds(feeds.clone(), duties.clone())));
+    task::spawn("replication-feeds", keep(feeds, duties, shards.clone(), shutdown.clone()));
 }
 
-/// Has the feeds of open copies followed.
+/// Has the feeds of open copies followed that no other node of the region follows.
 ///
-/// What wakes it: time. What it reads: the shards and their copies. What it writes: which feeds there are. Nothing here fails; feeds retry
-/// by themselves.
-async fn keep(feeds: Feeds, shards: Shards, shutdown: Shutdown) {
+/// What wakes it: time. What it reads: the shards and their copies. What it writes: which feeds there are, and who follows them. Nothing here
+/// fails; feeds retry by themselves.
+async fn keep(feeds: Feeds, duties: Duties, shards: Shards, shutdown: Shutdown) {
     loop {
-        let open = |name: &ShardName| shards.open(name).map(|(store, _)| store);
-        feeds.follow(shards.copies().feeds(open));
+        let copies = shards.copies();
+        let held = duties.renew(copies.open(&shards), &feeds).await;
+        feeds.follow(copies.feeds(&held));
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
-            () = shutdown.begun() => return,
+            () = shutdown.begun() => return duties.give_up().await,
         }
     }
 }
 
 impl portolan_sharding::Copies for ByFeeds {
     fn freshness(&self, shard: &ShardName) -> Option<Freshness> {
-        let report = self.0.report(shard, clock::now())?;
+        let now = clock::now();
+        let Some(report) = self.0.report(shard, now) else { return self.1.freshness(shard, now) };
         Some(Freshness { applied: report.applied, behind: Duration::from_millis(report.lag_ms?) })
     }
 }
@@ -181,7 +198,7 @@ impl Sources for Shards {
                     return Err(Refused::Forbidden(why));
                 }
             }
-            What::Log { .. } | What::Tail { .. } => {}
+            What::Log { .. } | What::Report | What::Tail { .. } => {}
         }
         let open = self.open(&name).map(|(store, _)| store);
         open.ok_or_else(|| Refused::Away(format!("this node has not opened shard `{name}` yet")))

@@ -1,15 +1,15 @@
 //! The shards of this node's region: what they follow, who may reach them, and where they are mounted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use portolan_admin::{Caller, Scope, TOKEN_KIND, of_token, token_record};
-use portolan_changelog::{Gathered, Lease};
+use portolan_changelog::{Gathered, Lease, Record};
 use portolan_control::Key;
 use portolan_core::directory::{Access as Open, Shard};
-use portolan_core::ids::{RegionName, ShardName, TenantName};
+use portolan_core::ids::{RegionName, ResidencyName, ShardName, TenantName};
 use portolan_core::log::Epoch;
 use portolan_core::snapshot::Live;
 use portolan_core::tenant::Barred;
@@ -21,7 +21,7 @@ use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::task;
 use portolan_proxy::Services;
 use portolan_query::{Asked, QUERY_PATH};
-use portolan_replication::{FeedReport, Feeds, Gateways, gather};
+use portolan_replication::{FeedReport, Feeds, Gateways, Wall, gather, refusal};
 use portolan_sharding::{
     Access, Asking, Authenticate, DATA_PATH, Disks, Intended, Kept, Limits, Others, Sealing, Service,
     ShardReport, Store, Unauthentic,
@@ -29,27 +29,49 @@ use portolan_sharding::{
 
 use serde_json::{Value, json};
 
+use super::duties::Duties;
 use super::intent::Intent;
 use super::moves::Known;
 use super::queries::{Databases, Running, workers};
 use super::replication::{Copies, Followers};
 use super::retention::{self, Peers};
+use super::sweeping::{self, Sweeps};
 use crate::config::Config;
 use crate::leases::{self, SHARD_KIND};
 
 /// From one look at the shards' schemas to the next: who contracts a schema waits that long at most.
 const TELL: Duration = Duration::from_secs(1);
 
+/// Where rows of tenants may be that have a residency class.
+#[derive(Debug, Default)]
+struct Confined(HashMap<TenantName, Arc<BTreeSet<RegionName>>>);
+
+impl Confined {
+    fn of(config: &Config) -> Self {
+        let classes: BTreeMap<&ResidencyName, Arc<BTreeSet<RegionName>>> =
+            config.residencies.iter().map(|(name, regions)| (name, Arc::new(regions.clone()))).collect();
+        let confined = config.tenants.iter().filter_map(|(name, tenant)| {
+            // A class that nobody declares is nowhere.
+            let regions = classes.get(tenant.residency.as_ref()?).map(Arc::clone).unwrap_or_default();
+            Some((name.clone(), regions))
+        });
+        Self(confined.collect())
+    }
+}
+
 /// The shards, and what they stand on. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Shards {
+    /// Tenants of residency classes, with the regions in which their rows may be.
+    confined: Arc<ArcSwap<Confined>>,
     /// Where queries read them.
     databases: Arc<ArcSwap<Databases>>,
     /// What replication goes by: the copies that this region keeps, and who keeps copies of its own.
     copies: Arc<ArcSwap<(Copies, Followers)>>,
     intent: Intent,
-    /// What follows them; none in a node that knows no other region.
+    /// What follows them, and which of them; none in a node that knows no other region.
     feeds: Arc<ArcSwapOption<Feeds>>,
+    duties: Arc<ArcSwapOption<Duties>>,
     /// Who follows which shard.
     peers: Peers,
     /// What moves go by; none before the first configuration.
@@ -57,6 +79,7 @@ pub(crate) struct Shards {
     /// Epochs and primaries of the running configuration: what is intended where files say it.
     leases: Arc<ArcSwap<BTreeMap<ShardName, (Epoch, RegionName)>>>,
     shards: portolan_sharding::Shards,
+    sweeps: Sweeps,
 }
 
 impl Shards {
@@ -64,6 +87,8 @@ impl Shards {
         let shards = portolan_sharding::Shards::new(Limits::default(), Arc::new(Disks));
         Self {
             databases: Arc::default(),
+            duties: Arc::default(),
+            confined: Arc::default(),
             copies: Arc::default(),
             intent,
             feeds: Arc::default(),
@@ -71,6 +96,7 @@ impl Shards {
             peers: Peers::default(),
             leases: Arc::default(),
             shards,
+            sweeps: Sweeps::default(),
         }
     }
 
@@ -80,6 +106,7 @@ impl Shards {
             config.shards.iter().map(|(name, shard)| (name.clone(), (shard.epoch, shard.primary.clone())));
         self.leases.store(Arc::new(leases.collect()));
         self.known.store(Some(Arc::new(Known::of(config))));
+        self.confined.store(Arc::new(Confined::of(config)));
         self.databases.store(Arc::new(Databases::of(config)));
         self.copies.store(Arc::new((Copies::of(config), Followers::of(config))));
         let kept = config.shards.iter().filter_map(|(name, shard)| {
@@ -92,6 +119,7 @@ impl Shards {
                     loss: shard.loss,
                     marks: shard.marks.get(&config.local).copied().unwrap_or_default(),
                     others: shard.stores.keys().filter(|region| **region != config.local).cloned().collect(),
+                    partial: shard.partial,
                     primary: shard.primary.clone(),
                 },
             ))
@@ -126,6 +154,7 @@ impl Shards {
     /// As Prometheus reads it.
     pub(super) fn follower_metrics(&self, text: &mut String) {
         self.peers.metrics(text);
+        self.sweeps.metrics(text, clock::now());
     }
 
     /// Who keeps copies of this region's shards.
@@ -134,7 +163,8 @@ impl Shards {
     }
 
     /// From now on copies are followed by these feeds.
-    pub(super) fn follow_with(&self, feeds: Feeds) {
+    pub(super) fn follow_with(&self, feeds: Feeds, duties: Duties) {
+        self.duties.store(Some(Arc::new(duties)));
         self.feeds.store(Some(Arc::new(feeds)));
     }
 
@@ -153,6 +183,17 @@ impl Shards {
         let (primary, addresses) = self.copies().primary(shard)?;
         let way = self.feeds.load().as_ref()?.gateways(&primary, addresses);
         Some((primary, way))
+    }
+
+    /// How the other regions are reached that keep a shard.
+    pub(super) fn ways(&self, shard: &ShardName) -> BTreeMap<RegionName, Gateways> {
+        let (sources, feeds) = (self.copies().sources(shard), self.feeds.load());
+        let Some(feeds) = feeds.as_ref() else { return BTreeMap::new() };
+        let way = |(region, addresses): (RegionName, Vec<String>)| {
+            let way = feeds.gateways(&region, addresses);
+            (region, way)
+        };
+        sources.into_iter().map(way).collect()
     }
 
     /// How the feeds of copies stand.
@@ -177,6 +218,7 @@ impl Shards {
             self.shards.clone().run(Arc::new(self.clone()), Arc::new(self.clone()), shutdown.clone()),
         );
         task::spawn("logs", retention::run(self.clone(), self.peers.clone(), shutdown.clone()));
+        task::spawn("tombstones", sweeping::run(self.clone(), self.sweeps.clone(), shutdown.clone()));
         task::spawn("shards-herald", self.clone().tell_others(shutdown.clone()));
     }
 
@@ -227,8 +269,10 @@ impl Shards {
             let mut follows: Vec<&FeedReport> =
                 feeds.iter().filter(|feed| feed.shard == shard.name).collect();
             follows.sort_by_key(|feed| !feed.primary);
+            let other = self.duties.load().as_ref().and_then(|duties| duties.other(&shard.name));
             json!({
-                "follows": follows, "followers": self.peers.shown(&shard.name),
+                "followed_by": other, "follows": follows, "followers": self.peers.shown(&shard.name),
+                "tombstones_wait_for": self.sweeps.waiting(&shard.name),
                 "name": shard.name, "primary": shard.primary, "epoch": shard.epoch.0, "replicas": shard.replicas,
                 "residency": shard.residency, "takes_new": shard.takes_new, "here": here,
             })
@@ -337,9 +381,15 @@ impl Intended for Shards {
     }
 }
 
+impl Wall for Shards {
+    fn admits(&self, tenant: &TenantName, region: &RegionName) -> bool {
+        self.confined.load().0.get(tenant).is_none_or(|regions| regions.contains(region))
+    }
+}
+
 impl Others for Shards {
     fn seal(&self, shard: ShardName, epoch: Epoch, copy: Store) -> Sealing {
-        let (copies, feeds) = (self.copies(), self.feeds.load_full());
+        let (copies, feeds, wall) = (self.copies(), self.feeds.load_full(), self.clone());
         Box::pin(async move {
             let addresses = copies.sources(&shard);
             let Some(feeds) = feeds else {
@@ -351,7 +401,9 @@ impl Others for Shards {
                 let way = feeds.gateways(&region, addresses);
                 (region, way)
             });
-            gather(&shard, epoch, &copy, ways.collect()).await
+            let here = copy.origin().clone();
+            let admit = |records: &[Record]| refusal(&wall, &here, records);
+            gather(&shard, epoch, (&copy, &admit), ways.collect()).await
         })
     }
 }

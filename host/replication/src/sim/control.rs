@@ -13,6 +13,8 @@ pub(super) const LEASE_US: u64 = 2_000_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Meant {
     pub(super) epoch: Epoch,
+    /// It begins with the rows that are there.
+    pub(super) partial: bool,
     pub(super) primary: RegionName,
 }
 
@@ -26,12 +28,15 @@ pub(super) struct Control {
     seen: BTreeMap<RegionName, Meant>,
     /// Who is to be the primary next.
     pub(super) wanted: Option<RegionName>,
+    /// With whatever it has.
+    pub(super) wanted_partial: bool,
 }
 
 impl Control {
     pub(super) fn new(primary: RegionName) -> Self {
-        let meant = Meant { epoch: Epoch(1), primary };
-        Self { away: BTreeSet::new(), lease_until_us: 0, meant, seen: BTreeMap::new(), wanted: None }
+        let meant = Meant { epoch: Epoch(1), partial: false, primary };
+        let (away, seen) = (BTreeSet::new(), BTreeMap::new());
+        Self { away, lease_until_us: 0, meant, seen, wanted: None, wanted_partial: false }
     }
 
     /// Gives the lease to whom it is wanted for, once it is over.
@@ -40,7 +45,8 @@ impl Control {
             return false;
         }
         let Some(primary) = self.wanted.take() else { return false };
-        self.meant = Meant { epoch: Epoch(self.meant.epoch.0 + 1), primary };
+        let partial = std::mem::take(&mut self.wanted_partial);
+        self.meant = Meant { epoch: Epoch(self.meant.epoch.0 + 1), partial, primary };
         true
     }
 

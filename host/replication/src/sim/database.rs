@@ -392,6 +392,12 @@ impl Database {
         )
     }
 
+    /// Is the record at a position the one that was written then?
+    pub(super) fn has_written(&self, at: Position, at_us: u64) -> bool {
+        let known = at == Position::START || at_us == 0 || at <= self.trimmed;
+        known || self.log.get(&at).is_some_and(|record| record.at_us == at_us)
+    }
+
     /// What it says of itself to others.
     pub(super) fn report(&self, incarnation: u64) -> Result<Report, Error> {
         let holds = self.parked.values().filter_map(change).any(|change| change.row.is_none());

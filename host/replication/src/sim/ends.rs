@@ -127,6 +127,10 @@ impl Log for Store {
         self.at(|database, now_us| database.read(after, max, variant, now_us)).await
     }
 
+    async fn has_written(&self, at: Position, at_us: u64) -> Result<bool, Error> {
+        self.at(|database, _| Ok(database.has_written(at, at_us))).await
+    }
+
     async fn horizon(&self) -> Result<Horizon, Error> {
         self.at(|database, _| Ok(database.horizon())).await
     }

@@ -49,6 +49,13 @@ impl Database {
         Ok(())
     }
 
+    /// What is here is the shard's, whatever is missing.
+    pub(super) fn take_as_whole(&mut self) {
+        self.copy = None;
+        self.gone.clear();
+        self.stale.clear();
+    }
+
     /// Hears of epochs.
     pub(super) fn learn(&mut self, terms: &[Term]) -> Result<Learned, Error> {
         let before = self.lineage.clone();
@@ -121,7 +128,11 @@ impl Database {
                 let (id, version) = (&change.id, &change.version);
                 self.keep(id, version, change.row.clone());
                 self.parked.remove(&(id.clone(), version.clone()));
-                self.stale.insert(id.clone(), version.clone());
+                // Several logs may have written the row past their cuts: what counts is whether that which is here is one of those.
+                let is_here = self.rows.get(id).is_some_and(|row| row.state.version == *version);
+                if is_here || !self.stale.contains_key(id) {
+                    self.stale.insert(id.clone(), version.clone());
+                }
             }
         }
         None

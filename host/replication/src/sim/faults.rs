@@ -37,6 +37,8 @@ enum End {
 pub(super) struct Faults {
     ends: BTreeMap<(u64, u64), End>,
     helped: u64,
+    /// How often nobody could be promoted in a row.
+    helpless: u32,
     number: u64,
     /// Databases as they were, with how many writes had been told to be done.
     saved: BTreeMap<RegionName, (Database, usize)>,
@@ -152,6 +154,20 @@ impl Faults {
             if let Some(name) = whole.map(|region| region.name.clone()) {
                 world.shared.trace(|| format!("an operator promotes `{name}`"));
                 world.shared.control.lock().unwrap().wanted = Some(name);
+                self.helpless = 0;
+            } else {
+                // Nobody has all rows, and nobody will: after a while the operator says whose count.
+                self.helpless += 1;
+                let fullest = world.regions.iter().max_by_key(|region| {
+                    (region.store.with(|database| database.rows.len()), region.name.clone())
+                });
+                if let Some(region) = fullest.filter(|_| self.helpless > 1) {
+                    let name = region.name.clone();
+                    world.shared.trace(|| format!("an operator promotes `{name}` with what it has"));
+                    let mut control = world.shared.control.lock().unwrap();
+                    (control.wanted, control.wanted_partial) = (Some(name), true);
+                    self.helpless = 0;
+                }
             }
         }
     }

@@ -17,12 +17,14 @@ use super::Variant;
 use super::control::{LEASE_US, Meant};
 use super::ends::Store;
 use super::world::Promotion;
+use crate::credit::Credit;
 use crate::defaults::CONNECT_TIMEOUT;
 use crate::follower::{Connect, Feed};
 use crate::link::{self, Broken, Ear, Mouth};
 use crate::report::Cell;
 use crate::seal::gather;
 use crate::source;
+use crate::wall::NoWall;
 use crate::wire::{Refused, What};
 
 const PORT: u16 = 7000;
@@ -101,7 +103,7 @@ impl Region {
     async fn give(self, follower: RegionName, mouth: Mouth, mut ear: Ear) {
         let Ok(ask) = source::asked(&mut ear).await else { return };
         let done = match self.gives(&follower, &ask.what) {
-            Ok(()) => source::serve(&self.store, &follower, ask, &mouth, &mut ear).await,
+            Ok(()) => source::serve(&self.store, &NoWall, &follower, ask, &mouth, &mut ear).await,
             Err(why) => source::refuse(&mouth, why).await,
         };
         if let Err(error) = done {
@@ -125,7 +127,7 @@ impl Region {
             {
                 Err(Refused::Forbidden(format!("epoch {} is of `{}`", meant.epoch, meant.primary)))
             }
-            What::Seal(_) | What::Log { .. } | What::Tail { .. } => Ok(()),
+            What::Seal(_) | What::Log { .. } | What::Tail { .. } | What::Report => Ok(()),
         }
     }
 
@@ -150,13 +152,16 @@ impl Region {
                     let feed = Feed {
                         cell,
                         connect: Way(source.clone()),
+                        credit: Credit::new(None),
                         fit: Arc::clone(&fit),
                         keeps: self.others.len() > 1,
                         leads,
                         primary,
+                        region: self.name.clone(),
                         replica: self.store.clone(),
                         shard: shard(),
                         source: source.clone(),
+                        wall: Arc::new(NoWall),
                     };
                     task::spawn("follower", feed.run(end.clone()));
                     running.insert(source.clone(), Running { end, leads, primary });
@@ -184,7 +189,7 @@ impl Region {
                 meant = risen;
             }
             if fence.epoch < meant.epoch {
-                self.begin(meant.epoch).await;
+                self.begin(meant.epoch, meant.partial).await;
             } else if let Some(deadline_us) = self.renew(meant.epoch)
                 && cut.is_none()
             {
@@ -204,11 +209,11 @@ impl Region {
         renewed.then_some(asked_us + LEASE_US - MARGIN_US)
     }
 
-    async fn begin(&self, epoch: Epoch) {
+    async fn begin(&self, epoch: Epoch, partial: bool) {
         let ways = self.others.iter().map(|other| (other.clone(), Way(other.clone()))).collect();
         let gathered = match self.store.shared.variant {
             Variant::NoSeal => Ok(Gathered::default()),
-            _ => gather(&shard(), epoch, &self.store, ways).await,
+            _ => gather(&shard(), epoch, (&self.store, &|_| None), ways).await,
         };
         let gathered = match gathered {
             Ok(gathered) => gathered,
@@ -218,11 +223,14 @@ impl Region {
             }
         };
         let Some(deadline_us) = self.renew(epoch) else { return };
+        if partial {
+            self.store.with(|database| database.take_as_whole());
+        }
         let begun = self.store.with(|database| database.begin_epoch(epoch, deadline_us));
         let why = begun.as_ref().err().map(ToString::to_string);
         self.store.shared.trace(|| format!("{}: begins epoch {epoch}: {why:?} {gathered:?}", self.name));
         if begun.is_ok() {
-            let whole = gathered.missing.is_empty() && gathered.left.is_empty();
+            let whole = !partial && gathered.missing.is_empty() && gathered.left.is_empty();
             self.store.shared.promoted(Promotion { epoch, region: self.name.clone(), whole }, &self.store);
         }
     }

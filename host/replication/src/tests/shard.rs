@@ -1,6 +1,7 @@
 //! A shard of notes, as tests write and read it.
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use portolan_changelog::{
     Access, ConflictKind, Conflicts, Dialect, Engine, Lease, PostgresConfig, Store, Value,
@@ -20,13 +21,19 @@ const LONG_US: u64 = 3_600_000_000;
 pub(super) struct Shard {
     /// Under which lease it writes.
     epoch: u64,
+    /// Its file, where it is one.
+    file: Option<PathBuf>,
     pub(super) store: Store,
 }
 
 impl Shard {
     pub(super) async fn replica(place: &Place, origin: &str) -> Self {
+        let mut file = None;
         let engine = match place.database().await {
-            Database::Sqlite(path) => Engine::Sqlite(path),
+            Database::Sqlite(path) => {
+                file = Some(path.clone());
+                Engine::Sqlite(path)
+            }
             Database::Postgres(_, Addresses { applier, owner, writer }) => {
                 Engine::Postgres(PostgresConfig { access: Access::default(), applier, owner, writer })
             }
@@ -49,7 +56,7 @@ impl Shard {
             durability: Durability::Local,
         };
         store.declare(&Tables::new(vec![notes]).unwrap(), 1).await.unwrap();
-        Self { epoch: 0, store }
+        Self { epoch: 0, file, store }
     }
 
     pub(super) async fn primary(place: &Place, origin: &str) -> Self {
@@ -89,6 +96,13 @@ impl Shard {
         }
     }
 
+    /// The files that its database lies in; none where a server has them.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let with =
+            |end: &str| self.file.as_ref().map(|file| PathBuf::from(format!("{}{end}", file.display())));
+        ["", "-wal"].iter().filter_map(|end| with(end)).filter(|file| file.is_file()).collect()
+    }
+
     /// All rows as texts.
     pub(super) async fn rows(&self) -> Vec<String> {
         let mut look = self.store.look(&TenantName::new("acme").unwrap()).await.unwrap();
@@ -113,6 +127,25 @@ impl Shard {
     pub(super) async fn forget_deletions(&self) {
         let mut owner = self.store.maintain().await.unwrap();
         owner.execute(&format!("DELETE FROM {} WHERE deleted = 1", self.own("row")), &[]).await.unwrap();
+        owner.finish().await.unwrap();
+    }
+
+    /// Makes tombstones as old as they must be before they go.
+    pub(super) async fn age_deletions(&self) {
+        let mut owner = self.store.maintain().await.unwrap();
+        let sql = format!("UPDATE {} SET v = v - {LONG_US} WHERE deleted = 1", self.own("row"));
+        owner.execute(&sql, &[]).await.unwrap();
+        owner.finish().await.unwrap();
+    }
+
+    /// Takes the newest record out of the log, as if it had never been written.
+    pub(super) async fn forget_last_record(&self) {
+        let tip = self.store.tip().await.unwrap();
+        let mut owner = self.store.maintain().await.unwrap();
+        let [epoch, tx, seq] = [tip.epoch.0, tip.transaction, tip.sequence];
+        let sql =
+            format!("DELETE FROM {} WHERE epoch = {epoch} AND tx = {tx} AND seq = {seq}", self.own("log"));
+        owner.execute(&sql, &[]).await.unwrap();
         owner.finish().await.unwrap();
     }
 

@@ -58,7 +58,12 @@ fn frames() -> Vec<Frame> {
             protocols: (1, 2),
             shard: "s1".into(),
             credit_bytes: 9,
-            what: What::Log { identity: Some(identity.clone()), after: at, applied: Position::START },
+            what: What::Log {
+                identity: Some(identity.clone()),
+                after: at,
+                applied: Position::START,
+                seen_us: 5,
+            },
         }),
         Frame::Ask(Ask {
             protocols: (1, 1),
@@ -78,9 +83,15 @@ fn frames() -> Vec<Frame> {
         Frame::Terms(vec![term.clone()]),
         Frame::Sealed(Sealed { before: Epoch(1), heads: term.cuts.clone(), terms: vec![term] }),
         Frame::Ask(asks(What::Seal(Epoch(7)))),
+        Frame::Ask(asks(What::Report)),
         Frame::Ask(asks(What::Tail { of: region("us"), identity: identity.clone(), after: at })),
         Frame::Ask(asks(What::Named(vec![RowId { table: "notes".into(), key: "[1]".into() }]))),
-        Frame::Ask(asks(What::Log { identity: None, after: Position::START, applied: Position::START })),
+        Frame::Ask(asks(What::Log {
+            identity: None,
+            after: Position::START,
+            applied: Position::START,
+            seen_us: 0,
+        })),
         Frame::Refused(Refused::Snapshot("it was trimmed".into())),
         Frame::Batch(Batch {
             identity,

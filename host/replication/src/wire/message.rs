@@ -100,6 +100,12 @@ pub(super) struct WireAsk {
     /// What is wanted for a comparison, as JSON.
     #[prost(string, optional, tag = "13")]
     compare: Option<String>,
+    /// What the copy has.
+    #[prost(bool, tag = "14")]
+    report: bool,
+    /// When the last record that the follower has was written.
+    #[prost(uint64, tag = "15")]
+    seen_us: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -404,7 +410,8 @@ impl From<&Ask> for WireAsk {
             ..Self::default()
         };
         match &ask.what {
-            What::Log { identity, after, applied } => Self {
+            What::Log { identity, after, applied, seen_us } => Self {
+                seen_us: *seen_us,
                 identity: identity.as_ref().map(Into::into),
                 after: Some((*after).into()),
                 applied: Some((*applied).into()),
@@ -425,6 +432,7 @@ impl From<&Ask> for WireAsk {
             },
             What::Seal(epoch) => Self { seal: Some(epoch.0), ..base },
             What::Compare(wanted) => Self { compare: serde_json::to_string(wanted).ok(), ..base },
+            What::Report => Self { report: true, ..base },
         }
     }
 }
@@ -437,6 +445,8 @@ impl TryFrom<WireAsk> for Ask {
             What::Seal(Epoch(epoch))
         } else if let Some(wanted) = wire.compare {
             What::Compare(serde_json::from_str(&wanted).map_err(|_| Garbled::Field("comparison"))?)
+        } else if wire.report {
+            What::Report
         } else if let Some(of) = wire.of {
             let identity = wire.identity.ok_or(Garbled::Field("identity"))?.into();
             What::Tail { of: region(&of)?, identity, after: position(wire.after) }
@@ -446,7 +456,8 @@ impl TryFrom<WireAsk> for Ask {
             What::Rows { identity: wire.identity.map(Into::into), after: wire.after_row.map(Into::into) }
         } else {
             let identity = wire.identity.map(Into::into);
-            What::Log { identity, after: position(wire.after), applied: position(wire.applied) }
+            let (after, applied) = (position(wire.after), position(wire.applied));
+            What::Log { identity, after, applied, seen_us: wire.seen_us }
         };
         let protocols = (wire.protocol_min, wire.protocol_max);
         Ok(Self { protocols, shard: wire.shard, credit_bytes: wire.credit_bytes, what })

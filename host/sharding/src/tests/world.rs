@@ -108,6 +108,7 @@ impl World {
             loss: None,
             marks,
             others: BTreeSet::new(),
+            partial: false,
             primary: region("eu"),
         };
         self.intend(name, kept);

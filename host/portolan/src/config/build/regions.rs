@@ -1,6 +1,7 @@
 //! Regions and what runs in them: pools, endpoints, probes, breakers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use portolan_core::ids::{PoolName, RegionName};
@@ -18,6 +19,7 @@ pub(crate) struct RegionConfig {
     pub(crate) pools: BTreeMap<PoolName, PoolConfig>,
     pub(crate) probe: Probe,
     pub(crate) replication: Vec<Authority>,
+    pub(crate) replication_rate: Option<NonZeroU64>,
 }
 
 /// The endpoints of one application.
@@ -63,7 +65,8 @@ impl Builder<'_> {
         });
         let probe = self.probe(&["region", name, "probe"], probe, times);
         let replication = self.authorities(&["region", name, "replication"], &raw.replication);
-        RegionConfig { gateways, pools, probe, replication }
+        let replication_rate = raw.replication_bytes_per_second;
+        RegionConfig { gateways, pools, probe, replication, replication_rate }
     }
 
     fn pool(&mut self, at: At<'_>, raw: RawPool) -> PoolConfig {

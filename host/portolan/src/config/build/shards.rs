@@ -33,10 +33,14 @@ pub(crate) struct ShardConfig {
     pub(crate) epoch: Epoch,
     /// How much of it may be lost with the region that writes it.
     pub(crate) loss: Option<LossLimit>,
+    /// Its epoch begins with the rows that are there.
+    pub(crate) partial: bool,
     pub(crate) primary: RegionName,
     pub(crate) stores: BTreeMap<RegionName, Engine>,
     /// How full each may be.
     pub(crate) marks: BTreeMap<RegionName, Watermarks>,
+    /// Its part of what is taken of another region in a second.
+    pub(crate) weight: NonZeroU32,
 }
 
 /// How tenants move from one shard to another.
@@ -217,6 +221,7 @@ impl Builder<'_> {
     ) -> Option<(Shard, ShardConfig)> {
         let name = self.name(&["shard", text], text, ShardName::new);
         let preferred = self.known_region(&["shard", text, "primary"], &raw.primary, regions);
+        let partial = lease.as_ref().is_some_and(|lease| lease.partial);
         let (epoch, primary) = match lease {
             None => (1, preferred),
             Some(lease) => {
@@ -254,7 +259,9 @@ impl Builder<'_> {
             residency,
             takes_new: !raw.drain,
         };
-        Some((shard, ShardConfig { capacity: raw.capacity, epoch, loss, marks, primary, stores }))
+        let weight = raw.replication_weight.unwrap_or(defaults::REPLICATION_WEIGHT);
+        let capacity = raw.capacity;
+        Some((shard, ShardConfig { capacity, epoch, loss, marks, partial, primary, stores, weight }))
     }
 
     /// How much of a shard may be lost with the region that writes it.

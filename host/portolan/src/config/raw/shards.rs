@@ -1,7 +1,7 @@
 //! The sections `[shard.*]`, `[table.*]`, `[placement]` and `[place.*]` as they are written.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -24,6 +24,9 @@ pub(in crate::config) struct RawShard {
     pub(in crate::config) past_max_loss: Option<RawPastMaxLoss>,
     /// The region that writes it, unless `[lease.*]` says otherwise: one of those in `store`.
     pub(in crate::config) primary: String,
+    /// Its part of a region's `replication_bytes_per_second`, beside those of other shards (10).
+    #[schemars(range(min = 1, max = 1000))]
+    pub(in crate::config) replication_weight: Option<NonZeroU32>,
     /// The residency class of all its tenants. Each region that keeps it must lie inside.
     pub(in crate::config) residency: Option<String>,
     /// Where each region that keeps it has it.
@@ -47,6 +50,9 @@ pub(in crate::config) struct RawLease {
     /// Rises with each new lease.
     #[schemars(range(min = 1))]
     pub(in crate::config) epoch: u64,
+    /// It begins with the rows that are there, whatever is missing among them: for when no region has all, and waiting brings none (false).
+    #[serde(default)]
+    pub(in crate::config) partial: bool,
     /// The region that writes it.
     pub(in crate::config) primary: String,
 }
@@ -241,7 +247,7 @@ pub(in crate::config) struct RawPlacement {
     /// How long a shard keeps the rows of a tenant that moved away, so that the move can be undone (24h).
     pub(in crate::config) keep_moved: Option<String>,
     /// Rows that a move copies or compares in a second while the tenant is written (10000).
-    pub(in crate::config) move_rows_per_second: Option<std::num::NonZeroU32>,
+    pub(in crate::config) move_rows_per_second: Option<NonZeroU32>,
     /// How much of the line of hashes one plan may give to other shards, in thousandths (100).
     #[schemars(range(min = 0, max = 1000))]
     pub(in crate::config) line_permille_max: Option<u32>,

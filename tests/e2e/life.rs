@@ -87,7 +87,11 @@ async fn comes_back(store: &str, empty: impl AsyncFnOnce()) {
     assert_eq!(put(&node, &acme, 1, "1.00").await, 201);
     let [first, more, alone] =
         ["first", "more", "alone"].map(|name| place.path().join(name).display().to_string());
-    let told = good(node.folder(), &["backup", "--to", &first]).await;
+    let secret = place.path().join("backup.key").display().to_string();
+    let told = good(node.folder(), &["backup-key", &secret]).await;
+    let public = told.split_whitespace().last().unwrap().to_owned();
+    let told = good(node.folder(), &["backup", "--to", &first, "--keys", &public]).await;
+    assert!(told.contains("sealed: portolan.toml"), "{told}");
     assert!(told.contains("shard s1: 1 rows"), "{told}");
     assert_eq!(put(&node, &acme, 2, "2.00").await, 201);
     good(node.folder(), &["backup", "--to", &more, "--since", &first]).await;
@@ -108,6 +112,23 @@ async fn comes_back(store: &str, empty: impl AsyncFnOnce()) {
     })
     .await;
     until("and is written again", async || put(&node, &acme, 3, "3.00").await == 201).await;
+
+    // The node's own files come back by the private key alone.
+    let (keys, sealed) =
+        (place.path().join("keys"), std::fs::read(place.path().join("first/keys.hpke")).unwrap());
+    assert!(!sealed.windows(6).any(|bytes| bytes == b"listen"), "it is sealed");
+    let to = keys.display().to_string();
+    good(node.folder(), &["backup-key", &format!("{secret}.other")]).await;
+    let (code, text) =
+        says(node.folder(), &["restore", &first, "--keys-to", &to, "--identity", &format!("{secret}.other")])
+            .await;
+    assert!(code == 1 && text.contains("sealed for another key") && !keys.exists(), "{code} {text}");
+    good(node.folder(), &["restore", &first, &more, "--keys-to", &to, "--identity", &secret]).await;
+    let same = |path: &Path| std::fs::read(path.join("portolan.toml")).unwrap();
+    assert_eq!(same(&keys), same(node.folder()));
+    let (code, text) =
+        says(node.folder(), &["restore", &alone, "--keys-to", &to, "--identity", &secret]).await;
+    assert!(code == 1 && text.contains("taken without --keys"), "{code} {text}");
 
     drop(node);
     empty().await;

@@ -8,6 +8,8 @@ use portolan_tests::until;
 use portolan_tests::upstream::Upstream;
 use tempfile::TempDir;
 
+use super::shards::{ask, token};
+
 const ORDERS: &str = "CREATE TABLE orders (tenant text NOT NULL, id integer NOT NULL, total text, \
     PRIMARY KEY (tenant, id)) STRICT;\n";
 
@@ -78,6 +80,21 @@ async fn tenants_are_placed_and_moved_by_a_policy() {
     assert!(!text.contains("place/"), "{text}");
     told(says(&here, &["status"]).await, 0, "tenants are placed by pinned@");
     told(says(&here, &["shard", "plan"]).await, 0, "all tenants stand well");
+
+    // A rule moves nobody: one that would lead a tenant away from its rows is refused.
+    let file = here.join("conf.d/placement.toml");
+    let rules = std::fs::read_to_string(&file).unwrap();
+    let globex = token(&here, "globex").await;
+    until("a row of globex's", async || {
+        let order = serde_json::json!({ "id": 1, "total": "1.00" });
+        ask(&node, &globex, http::Method::POST, "/-/data/orders", order).await.status == 201
+    })
+    .await;
+    std::fs::write(&file, rules.replace("shard = \"s1\"", "shard = \"s2\"")).unwrap();
+    let text = told(says(&here, &["apply"]).await, 3, "tenant `globex` would be looked for on shard `s2`");
+    assert!(text.contains("portolan shard move globex --to s2"), "{text}");
+    let gone = ask(&node, &globex, http::Method::DELETE, "/-/data/orders/1", serde_json::Value::Null).await;
+    assert!(gone.status.is_success(), "{}", gone.text());
 
     // What is no policy of placement is refused, and what ran goes on.
     write(&here, "policy = \"nearest-region\"\nconfig = { pool = \"web\" }", &["acme", "globex"]);

@@ -1,9 +1,10 @@
 //! `portolan backup` and `portolan verify`: the control store, components, migrations and the shards of this region in a folder. They
 //! reach stores and databases from here and not through a node, so that they work while nothing serves.
 //!
-//! What each node has of its own is not in it: `portolan.toml`, certificates, and all keys. Whoever has a backup has the hashes of
-//! tokens and the key of `[placement]` in it: keep it as what it is.
+//! What each node has of its own is in it only if asked for, and sealed: `portolan.toml`, certificates, and keys. Whoever has a backup
+//! has the hashes of tokens and the key of `[placement]` in it: keep it as what it is.
 
+mod keys;
 mod restore;
 
 use std::collections::BTreeSet;
@@ -19,9 +20,10 @@ use portolan_sharding::backup::{self, Folder, From, Manifest, Opened, Taking};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+pub(crate) use self::keys::make as make_key;
 pub(crate) use self::restore::run as restore;
 use crate::cli::backup::{Backup, Verify};
-use crate::config::{self, Config, Local};
+use crate::config::{self, Config, Loaded, Local};
 use crate::{node, print};
 
 /// Where the control store's objects are in a backup.
@@ -45,12 +47,6 @@ struct Kept {
 /// # Errors
 /// When a store or a database does not answer, or the disk does not take it. What is then in the folder is no backup.
 pub(crate) fn run(command: &Backup) -> anyhow::Result<ExitCode> {
-    if command.keys {
-        bail!(
-            "keys belong into no backup: keep certificates, `debug.key` and portolan.toml where your other secrets are, encrypted for \
-             a recipient, for example with `tar c certs | age -r RECIPIENT`"
-        );
-    }
     let local = crate::shown(config::local(&command.file.config, crate::environment()));
     let local = local.context("mend the configuration first")?;
     let Some((loaded, _)) = crate::shown(crate::load(&command.file.config)?) else {
@@ -59,8 +55,7 @@ pub(crate) fn run(command: &Backup) -> anyhow::Result<ExitCode> {
     let tenant = command.tenant.as_deref().map(TenantName::new).transpose()?;
     let before = command.since.as_deref().map(Opened::open).transpose()?;
     let runtime = node::control_runtime()?;
-    let manifest =
-        runtime.block_on(take(command, &local, &loaded.config, tenant.as_ref(), before.as_ref()))?;
+    let manifest = runtime.block_on(take(command, &local, &loaded, tenant.as_ref(), before.as_ref()))?;
     let opened = Opened::open(&command.to)?;
     if command.json {
         print(&serde_json::to_string_pretty(&json!({ "manifest": manifest, "about": opened.manifest() }))?)?;
@@ -98,11 +93,11 @@ pub(crate) fn run(command: &Backup) -> anyhow::Result<ExitCode> {
 async fn take(
     command: &Backup,
     local: &Local,
-    config: &Config,
+    loaded: &Loaded,
     tenant: Option<&TenantName>,
     before: Option<&Opened>,
 ) -> anyhow::Result<Digest> {
-    let made_at_ms = clock::unix_ms();
+    let (config, made_at_ms, id) = (&loaded.config, clock::unix_ms(), id()?);
     let mut folder = Folder::create(&command.to)?;
     let control = match &local.control {
         Some(engine) => Some(Control::open(engine.clone(), None).await.context("open the control store")?),
@@ -151,12 +146,18 @@ async fn take(
     if let (Some(tenant), Some(first)) = (tenant, elsewhere.first()) {
         bail!("tenant `{tenant}` is on shard `{first}`, which another region writes: take the backup there");
     }
+    if let Some(recipient) = &command.keys {
+        let sealed = keys::seal(recipient, &id, loaded, &command.file.config, &mut folder)?;
+        for path in sealed.iter().filter(|_| !command.json) {
+            print(&format!("sealed: {}", path.display()))?;
+        }
+    }
     let manifest = Manifest {
         elsewhere,
         files: std::collections::BTreeMap::new(),
         format: backup::FORMAT,
         generation: state.as_ref().map(|state| state.generation()),
-        id: id()?,
+        id,
         made_at_ms,
         portolan: env!("CARGO_PKG_VERSION").to_owned(),
         region: config.local.clone(),

@@ -101,6 +101,11 @@ pub(crate) enum Command {
     Migrate(Migrate),
     /// Keep a copy of the control store, components and shards in a folder.
     Backup(backup::Backup),
+    /// Make the pair of keys for which a backup seals the node's own keys.
+    BackupKey {
+        /// The file of the private key.
+        file: PathBuf,
+    },
     /// Look at backups, without a store or a database: are they whole, and as they were written?
     Verify(backup::Verify),
     /// Put a backup back: onto an empty machine, one shard, or one tenant.

@@ -392,7 +392,7 @@ async fn here(path: &Path, local: &config::Local, socket: PathBuf) -> anyhow::Re
         _ => Arc::new(NoPlugins),
     };
     let placing = Placing::new(None, tokio::runtime::Handle::current());
-    let changes = Changes::new(intended, None, placing, path.to_owned(), environment());
+    let changes = Changes::new(intended, None, placing, None, path.to_owned(), environment());
     let node = Arc::new(Nobody { socket });
     let (audits, conflicts) = (Arc::clone(&node), Arc::clone(&node));
     let (intent, moves) = (Arc::new(changes), Arc::clone(&node));

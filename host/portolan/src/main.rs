@@ -150,6 +150,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Policy(command) => return policy::run(&command),
         Command::Migrate(command) => return migrate::run(&command),
         Command::Backup(options) => return backup::run(&options),
+        Command::BackupKey { file } => backup::make_key(&file)?,
         Command::Verify(options) => return backup::verify(&options),
         Command::Restore(options) => return backup::restore(&options),
         Command::Query(command) => return query::run(&command),

@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use portolan_control::State;
+use portolan_core::directory::Tenant;
 use portolan_core::facts::Facts;
-use portolan_core::ids::TenantName;
+use portolan_core::ids::{ShardName, TenantName};
 use portolan_core::placement::{Known, Picture};
 use portolan_foundation::clock;
 use portolan_policy::{Engine, PlacementReport, PlacementSlot, Placer, Refused};
@@ -112,6 +113,27 @@ pub(crate) fn refused(
     Ok(spec.and_then(|spec| Placer::load(&engine, &spec).err()))
 }
 
+/// The shard of a tenant that a configuration knows.
+pub(crate) fn shard_of(config: &Config, name: &TenantName) -> Option<ShardName> {
+    let tenant = config.tenants.get(name)?;
+    let (location, residency) = (tenant.location.as_ref(), tenant.residency.as_ref());
+    let place = config.directory.locate(&Tenant { location, name, residency })?;
+    config.directory.shard(place.shard).map(|shard| shard.name.clone())
+}
+
+/// Tenants that both configurations know and the second one looks for elsewhere than where the first one had them, with both shards.
+pub(crate) fn led_away<'a>(
+    before: &'a Config,
+    next: &'a Config,
+) -> impl Iterator<Item = (&'a TenantName, ShardName, Option<ShardName>)> {
+    let known = before.tenants.keys().filter(|name| next.tenants.contains_key(*name));
+    known.filter_map(|name| {
+        let was = shard_of(before, name)?;
+        let is = shard_of(next, name);
+        (is.as_ref() != Some(&was)).then_some((name, was, is))
+    })
+}
+
 /// The shards and tenants of a configuration, without some of its tenants.
 pub(crate) fn picture(config: &Config, without: &dyn Fn(&TenantName) -> bool) -> Picture {
     let tenants = config.tenants.keys().filter(|name| !without(name));
@@ -143,5 +165,5 @@ fn engine(config: &Config) -> anyhow::Result<Engine> {
 }
 
 fn component_bytes_max(config: &Config) -> usize {
-    config.component_bytes_max.unwrap_or(portolan_policy::defaults::COMPONENT_BYTES_MAX)
+    config.components_at_most.limits().component_bytes_max
 }

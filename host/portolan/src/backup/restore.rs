@@ -15,7 +15,7 @@ use portolan_sharding::Store;
 use portolan_sharding::backup::{self, Opened, Put, PutTenant, Putting, Until};
 use serde_json::{Value, json};
 
-use super::{COMPONENTS, Kept, home, kept, named};
+use super::{COMPONENTS, Kept, home, kept, keys, named};
 use crate::cli::backup::Restore;
 use crate::config::{self, Config, Loaded, Local};
 use crate::{apply, node, print};
@@ -30,6 +30,9 @@ const CHANGE_BYTES: usize = 400 * 1024;
 pub(crate) fn run(command: &Restore) -> anyhow::Result<ExitCode> {
     let backups = command.folders.iter().map(|folder| Opened::open(folder)).collect::<Result<Vec<_>, _>>()?;
     backup::verify(&backups)?;
+    if let (Some(identity), Some(to)) = (&command.identity, &command.keys_to) {
+        return keys::open(&backups, identity, to);
+    }
     let until = until(command)?;
     let local = crate::shown(config::local(&command.into, crate::environment()));
     let local = local.context("mend the configuration first")?;

@@ -20,9 +20,9 @@ pub(crate) struct Backup {
     /// Only this tenant: its rows as they are now, and its objects.
     #[arg(long)]
     pub(crate) tenant: Option<String>,
-    /// Refused: keys belong into no backup.
-    #[arg(long, hide = true)]
-    pub(crate) keys: bool,
+    /// The node's portolan.toml, certificates and keys, too, sealed for this key of `portolan backup-key`.
+    #[arg(long, value_name = "PUBLIC_KEY", conflicts_with = "tenant")]
+    pub(crate) keys: Option<String>,
     #[command(flatten)]
     pub(crate) file: ConfigFile,
     /// Print JSON.
@@ -51,6 +51,12 @@ pub(crate) struct Restore {
     /// As it was at this moment (RFC 3339) or, of one shard, at this position (EPOCH.TRANSACTION.SEQUENCE); at the end when absent.
     #[arg(long, value_name = "TIME|POSITION")]
     pub(crate) at: Option<String>,
+    /// Write the node's portolan.toml, certificates and keys into this folder, and nothing else.
+    #[arg(long, value_name = "FOLDER", requires = "identity", conflicts_with_all = ["at", "shard", "tenant"])]
+    pub(crate) keys_to: Option<PathBuf>,
+    /// The file that `portolan backup-key` wrote, which opens them.
+    #[arg(long, value_name = "FILE", requires = "keys_to")]
+    pub(crate) identity: Option<PathBuf>,
     /// Only this shard, into an installation that is there; its database is to be empty. Of a tenant, the one that it was on.
     #[arg(long)]
     pub(crate) shard: Option<String>,

@@ -17,12 +17,13 @@ use portolan_control::{
     Body, Change as Entry, Committed, Conflict, Draft, Edit as EntryEdit, Error, Expect, Key, Manager,
     Object, State, Store, Wish,
 };
-use portolan_core::ids::Digest;
+use portolan_core::ids::{Digest, ShardName, TenantName};
 use portolan_policy::{Engine, Refused, Slot, Stage};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
 use crate::config::{self, Config, Loaded, Source, intent};
+use crate::node::shards::Shards;
 use crate::placement::{self, Newcomers, Placing, newcomers};
 use crate::{leases, registry, validate};
 
@@ -30,6 +31,8 @@ use crate::{leases, registry, validate};
 const TRIES: usize = 5;
 /// Entries that one look at the log walks through.
 const VERIFIED_MAX: u64 = 100_000;
+/// Tenants that a change would lead away from their rows are named up to so many.
+const STRANDED_SHOWN: usize = 20;
 /// Kinds that going back leaves as they are: nobody gets in again by a revoked token, a version that was pushed is there for
 /// good, what was switched off in an emergency is switched on by hand, a plan of moves that may be under way is seen to its end, and
 /// nobody who was erased comes back.
@@ -47,6 +50,8 @@ pub(crate) struct Changes {
     path: PathBuf,
     /// Where new tenants go.
     placing: Placing,
+    /// Where tenants' rows can be looked for; none where no node runs.
+    shards: Option<Shards>,
     source: Intended,
 }
 
@@ -88,11 +93,12 @@ impl Changes {
         source: Intended,
         engine: Option<Engine>,
         placing: Placing,
+        shards: Option<Shards>,
         path: PathBuf,
         environment: Vec<(String, String)>,
     ) -> Self {
         let (checking, checking_for_tenants) = (Mutex::default(), Mutex::default());
-        Self { checking, checking_for_tenants, engine, environment, path, placing, source }
+        Self { checking, checking_for_tenants, engine, environment, path, placing, shards, source }
     }
 
     fn store(&self) -> Result<&Store, Problem> {
@@ -181,7 +187,27 @@ impl Changes {
         let engine = self.engine.clone();
         let work = move || check(&path, &environment, engine, (&base, &next), texts);
         let checked = tokio::task::spawn_blocking(work).await;
-        checked.map_err(|error| Problem::internal(format!("check a change: {error}")))?
+        let led_away = checked.map_err(|error| Problem::internal(format!("check a change: {error}")))??;
+        let mut stranded = Vec::new();
+        for one in led_away {
+            if stranded.len() < STRANDED_SHOWN && self.has_rows(&one).await {
+                stranded.push(one.told());
+            }
+        }
+        if stranded.is_empty() { Ok(()) } else { refused(stranded.into_iter().map(plain).collect()) }
+    }
+
+    /// Has a tenant rows where it is looked for now? Where that cannot be seen, it has.
+    async fn has_rows(&self, one: &LedAway) -> bool {
+        let open = self.shards.as_ref().and_then(|shards| shards.open(&one.was));
+        let Some((store, _)) = open else { return true };
+        match store.has_rows(&one.tenant).await {
+            Ok(has) => has,
+            Err(error) => {
+                tracing::warn!(shard = %one.was, tenant = %one.tenant, "whether it has rows, nobody knows: {error}");
+                true
+            }
+        }
     }
 }
 
@@ -347,13 +373,7 @@ fn check(
     engine: Option<Engine>,
     (base, next): (&State, &State),
     texts: Option<Vec<Source>>,
-) -> Result<(), Problem> {
-    let refused = |errors: Vec<Fault>| {
-        let first = errors.first().map(|fault| fault.detail.clone()).unwrap_or_default();
-        let more = errors.len().saturating_sub(1);
-        let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
-        Err(Problem::new(Code::Refused, format!("nothing was changed: {first}{more}")).with(errors))
-    };
+) -> Result<Vec<LedAway>, Problem> {
     let loaded = match texts {
         Some(texts) => config::load(path, environment.iter().cloned(), Some(texts)),
         None => config::load_intended(path, environment, Some(next)),
@@ -365,7 +385,6 @@ fn check(
             return refused(rejected.problems.iter().map(fault).collect());
         }
     };
-    let plain = |detail: String| Fault { detail, pointer: None, source: None };
     let broken = leases::broken(base, next);
     if !broken.is_empty() {
         return refused(broken.into_iter().map(plain).collect());
@@ -376,6 +395,7 @@ fn check(
     }
     // What ran through this check before needs no other: only what differs is compiled and planned.
     let before = config::load_intended(path, environment, Some(base)).ok().map(|loaded| loaded.config);
+    let led_away = before.as_ref().map(|before| led_away((before, base), (&config, next)));
     let placement = placement::refused(&config, before.as_ref(), Some(next), engine.clone());
     let placement = placement.map_err(|error| Problem::internal(format!("check placement: {error:#}")))?;
     let found = validate::refused(&config, before.as_ref(), Some(next), engine);
@@ -393,7 +413,61 @@ fn check(
     let placement = placement.filter(|refused| !own_file(refused));
     let found: Vec<Fault> =
         found.into_iter().chain(placement.map(|refused| plain(format!("placement: {refused}")))).collect();
-    if found.is_empty() { Ok(()) } else { refused(found) }
+    if found.is_empty() { Ok(led_away.unwrap_or_default()) } else { refused(found) }
+}
+
+fn plain(detail: String) -> Fault {
+    Fault { detail, pointer: None, source: None }
+}
+
+fn refused<T>(errors: Vec<Fault>) -> Result<T, Problem> {
+    let first = errors.first().map(|fault| fault.detail.clone()).unwrap_or_default();
+    let more = errors.len().saturating_sub(1);
+    let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+    Err(Problem::new(Code::Refused, format!("nothing was changed: {first}{more}")).with(errors))
+}
+
+/// A tenant that a change would look for elsewhere than where it is now.
+struct LedAway {
+    /// Where it would be.
+    is: Option<ShardName>,
+    tenant: TenantName,
+    /// Where it is.
+    was: ShardName,
+}
+
+impl LedAway {
+    fn told(&self) -> String {
+        let Self { is, tenant, was } = self;
+        match is {
+            Some(is) => format!(
+                "tenant `{tenant}` would be looked for on shard `{is}`, and its rows are on `{was}`: move it first \
+                 (`portolan shard move {tenant} --to {is}`), or all that a rule concerns (`portolan shard split`, `merge`, `rebalance`); \
+                 to another residency class, take a backup of it, erase it, and restore it there"
+            ),
+            None => format!(
+                "tenant `{tenant}` would be on no shard, and its rows are on `{was}`: leave it a rule, or erase it first \
+                 (`portolan tenant erase {tenant}`)"
+            ),
+        }
+    }
+}
+
+/// Tenants whose rows a change would leave behind, if they have any: a rule, a location or a class moves nobody. Whoever writes
+/// `[place.TENANT]` says himself that the rows are there, and a file that is not there has none.
+fn led_away((before, base): (&Config, &State), (config, next): (&Config, &State)) -> Vec<LedAway> {
+    let is_said = |tenant: &TenantName| {
+        let place = Key::new("place", tenant.as_str()).ok();
+        let said = |state: &State| Some(state.get(place.as_ref()?)?.body.clone());
+        said(next).is_some_and(|said_now| said(base) != Some(said_now))
+    };
+    let is_empty = |shard: &ShardName| {
+        let store = before.shards.get(shard).and_then(|shard| shard.stores.get(&before.local));
+        matches!(store, Some(portolan_sharding::Engine::Sqlite(file)) if !file.exists())
+    };
+    let led_away = placement::led_away(before, config);
+    let led_away = led_away.filter(|(tenant, was, _)| !is_said(tenant) && !is_empty(was));
+    led_away.map(|(tenant, was, is)| LedAway { is, tenant: tenant.clone(), was }).collect()
 }
 
 fn version(config: &Config, slot: &Slot) -> Option<Digest> {

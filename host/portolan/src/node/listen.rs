@@ -46,7 +46,9 @@ pub(super) fn start(
     let rollouts = Arc::new(Orders::new(intended.clone(), place));
     let plugins = Versions::of_node(&admin, events.clone(), config, path, environment)?;
     let placing = admin.placing.clone();
-    let changes = Changes::new(intended, Some(engine), placing, path.to_owned(), environment.to_vec());
+    let shards = Some(admin.shards.clone());
+    let changes =
+        Changes::new(intended, Some(engine), placing, shards, path.to_owned(), environment.to_vec());
     let moves = Arc::new(admin.moves.clone());
     let (audits, conflicts) = (Arc::new(admin.shards.clone()), Arc::new(admin.shards.clone()));
     let backends = Backends {

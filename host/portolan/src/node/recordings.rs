@@ -30,12 +30,17 @@ const KEY_FILE: &str = "debug.key";
 /// What signs words for `portolan-debug`, apart from what hides values.
 pub(crate) const DEBUG_PURPOSE: &str = "portolan 2026 words for portolan-debug";
 
+/// Where the node's key is.
+pub(crate) fn key_path(config: &Config) -> PathBuf {
+    config.debug_key.clone().unwrap_or_else(|| config.state.join(KEY_FILE))
+}
+
 /// The node's key; it is made when there is none.
 ///
 /// # Errors
 /// When it can be neither read nor made.
 pub(crate) fn debug_key(config: &Config) -> anyhow::Result<SealKey> {
-    let path = config.debug_key.clone().unwrap_or_else(|| config.state.join(KEY_FILE));
+    let path = key_path(config);
     SealKey::open(&path).with_context(|| format!("read or make the key {}", path.display()))
 }
 

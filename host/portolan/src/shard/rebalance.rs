@@ -10,8 +10,6 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use http::Method;
 use portolan_control::{Body, Key, State};
-use portolan_core::directory::Tenant;
-use portolan_core::ids::{ShardName, TenantName};
 use portolan_core::placement::{Limits, Move, Rebalancing, Stand};
 use portolan_foundation::clock;
 use portolan_policy::{Placer, Proposed};
@@ -22,7 +20,7 @@ use super::{even_rules, number, rules_json, shown};
 use crate::cli::{Plan, Rebalance};
 use crate::client::Client;
 use crate::config::{self, Config, intent};
-use crate::placement::{self, Placing};
+use crate::placement::{self, Placing, led_away, shard_of};
 use crate::{node, print};
 
 /// A plan of the policy, with what it was asked over.
@@ -178,22 +176,9 @@ fn displaced(
     let Some(next) = crate::shown(config::load(path, crate::environment(), Some(sources))) else {
         bail!("the plan's rules hold no longer: `portolan shard rebalance --forget`, and make another")
     };
-    let mut commands = Vec::new();
-    for name in config.tenants.keys() {
-        let (was, is) = (shard_of(config, name), shard_of(&next.config, name));
-        if let Some(to) = is.filter(|to| was.as_ref() != Some(to)) {
-            commands.push(format!("portolan shard move {name} --to {to}"));
-        }
-    }
-    Ok(commands)
-}
-
-/// The shard of a tenant that a configuration knows.
-fn shard_of(config: &Config, name: &TenantName) -> Option<ShardName> {
-    let tenant = config.tenants.get(name)?;
-    let (location, residency) = (tenant.location.as_ref(), tenant.residency.as_ref());
-    let place = config.directory.locate(&Tenant { location, name, residency })?;
-    config.directory.shard(place.shard).map(|shard| shard.name.clone())
+    let displaced = led_away(config, &next.config)
+        .filter_map(|(name, _, to)| Some(format!("portolan shard move {name} --to {}", to?)));
+    Ok(displaced.collect())
 }
 
 /// Is a tenant where a plan wants it? Who is gone needs no move.

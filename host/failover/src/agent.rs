@@ -1,0 +1,428 @@
+//! One node's part in failover, as a state machine: events go in, effects come out, and time is an argument.
+//!
+//! It ties the others together: probes and reports become the [`Matrix`], the control store's answers become leases and records, a policy's answers become
+//! decisions behind the guards, and decisions become promotions. Whoever wires it carries effects out and says what came of them; everything that was
+//! asked may be lost, late or said twice.
+//!
+//! Every region decides for itself, and a region carries out only what is its own: the candidate drives its promotion, the old primary its drain. Two that
+//! decide differently meet in the control store, where one revision has one successor.
+
+mod drive;
+mod events;
+mod look;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use portolan_core::ids::{RegionName, ShardName};
+use portolan_core::time::Moment;
+
+pub use self::events::{Capacity, Effect, Event, Now, Setup, Shard, Word};
+use crate::counter::{Outcome, Reason};
+use crate::defaults::{DECIDE, SCAN, SCAN_BUSY};
+use crate::evidence::Chain;
+use crate::intent::Intents;
+use crate::lease::{Challenger, Holder, Incarnation, Permit, Title};
+use crate::matrix::{Matrix, Path, Report};
+use crate::members::Seat;
+use crate::picture::{Picture, Removal, Shift};
+use crate::policies::{Fault, Seat as PolicySeat};
+use crate::promotion::Step;
+use crate::proposal::Proposal;
+use crate::store::{Answer, Request, Revision, Table, Transaction, Value};
+
+/// How often the node's own work is looked after.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// Why the store was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Why {
+    Change(ShardName, Transaction),
+    Lease(u64),
+    Scan,
+}
+
+/// A question to the store.
+#[derive(Clone, Debug)]
+struct Asked {
+    sent: Moment,
+    why: Why,
+}
+
+/// Where a record stands: its number, step and ramp, and since when that was seen.
+#[derive(Clone, Copy, Debug)]
+struct Noted {
+    at: (u64, Step, u8),
+    since: Moment,
+}
+
+/// A node's part in failover.
+#[derive(Debug)]
+pub struct Agent {
+    setup: Setup,
+    own: Seat,
+    matrix: Matrix,
+    holder: Holder,
+    challengers: BTreeMap<RegionName, Challenger>,
+    /// The store as it was last seen, with when that was asked.
+    table: Table,
+    scanned: Option<Moment>,
+    /// Questions to the store, by their numbers.
+    asked: BTreeMap<u64, Asked>,
+    /// Shards whose entries are being changed.
+    changing: BTreeSet<ShardName>,
+    number: u64,
+    words: BTreeMap<(ShardName, RegionName), (Word, Moment)>,
+    intents: Intents,
+    policy: PolicySeat,
+    chain: Chain,
+    shifts: BTreeMap<RegionName, Shift>,
+    removals: Vec<Removal>,
+    read_only: BTreeSet<ShardName>,
+    /// Since when a region is down, and when it was last well.
+    down_since: BTreeMap<RegionName, Moment>,
+    well_at: BTreeMap<RegionName, Moment>,
+    /// Steps that were asked for, and when.
+    working: BTreeMap<ShardName, (u64, Step, u8, Moment)>,
+    noted: BTreeMap<ShardName, Noted>,
+    /// Shards about which there is something to do, by the state of the store and the lease for which that holds.
+    active: ((Revision, Option<Incarnation>), Arc<[ShardName]>),
+    told_barred: usize,
+    planning: bool,
+    ticked: Option<Moment>,
+    scan_at: Moment,
+    send_at: Moment,
+    decide_at: Moment,
+}
+
+/// A setup that makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is none of the regions: add it to the configuration of all")]
+pub struct Stranger(pub RegionName);
+
+impl Agent {
+    /// A node that knows nothing yet.
+    ///
+    /// # Errors
+    /// [`Stranger`] when its region is none.
+    pub fn new(setup: Setup) -> Result<Self, Stranger> {
+        let own = setup.members.seat(&setup.own).ok_or_else(|| Stranger(setup.own.clone()))?;
+        let others: BTreeSet<RegionName> =
+            setup.members.names().iter().filter(|name| **name != setup.own).cloned().collect();
+        let drift = setup.timers.lease.drift;
+        let challenger =
+            |name: &RegionName| (name.clone(), Challenger::new(setup.own.clone(), name.clone(), drift));
+        Ok(Self {
+            own,
+            matrix: Matrix::new(setup.members.clone(), own, setup.timers.probe.clone(), setup.boot),
+            challengers: others.iter().map(challenger).collect(),
+            holder: Holder::new(setup.own.clone(), others, setup.timers.lease.clone()),
+            table: Table::default(),
+            scanned: None,
+            asked: BTreeMap::new(),
+            changing: BTreeSet::new(),
+            number: 0,
+            words: BTreeMap::new(),
+            intents: Intents::default(),
+            policy: PolicySeat::new(&setup.policy, setup.version),
+            chain: Chain::default(),
+            shifts: BTreeMap::new(),
+            removals: Vec::new(),
+            read_only: BTreeSet::new(),
+            down_since: BTreeMap::new(),
+            well_at: BTreeMap::new(),
+            working: BTreeMap::new(),
+            noted: BTreeMap::new(),
+            active: ((Revision(0), None), setup.shards.keys().cloned().collect()),
+            told_barred: 0,
+            planning: false,
+            ticked: None,
+            scan_at: Moment(0),
+            send_at: Moment(0),
+            decide_at: Moment(0),
+            setup,
+        })
+    }
+
+    /// Permission to write a shard; none where this region has none. It may be kept until it ends: whatever the network does, nobody else writes before,
+    /// unless a person declares this region lost.
+    #[must_use]
+    pub fn permit(&self, shard: &ShardName, now: Moment) -> Option<Permit> {
+        let (until, held) = (self.holder.until()?, self.holder.incarnation()?);
+        let owned = self.table.ownership(shard)?;
+        let own = owned.primary == self.setup.own && owned.incarnation == held && owned.title == Title::Owned;
+        if !own || !self.holder.allows(now) || self.read_only.contains(shard) {
+            return None;
+        }
+        let record = self.table.promotion(shard).filter(|record| record.epoch == Some(owned.epoch));
+        record
+            .is_none_or(|record| record.step >= Step::Sealed)
+            .then_some(Permit { epoch: owned.epoch, until })
+    }
+
+    /// May the region's gateways take a client's write now? Not while the epoch only begins in its database.
+    #[must_use]
+    pub fn takes_writes(&self, shard: &ShardName, now: Moment) -> Option<Permit> {
+        let permit = self.permit(shard, now)?;
+        let opening = self.table.promotion(shard).filter(|record| record.epoch == Some(permit.epoch));
+        opening.is_none_or(|record| record.step >= Step::Opened).then_some(permit)
+    }
+
+    /// What is believed of regions.
+    #[must_use]
+    pub const fn matrix(&self) -> &Matrix {
+        &self.matrix
+    }
+
+    /// The store's entries, as they were last seen.
+    #[must_use]
+    pub const fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The region's lease, as this node holds it.
+    #[must_use]
+    pub const fn holder(&self) -> &Holder {
+        &self.holder
+    }
+
+    /// The traffic plan.
+    #[must_use]
+    pub const fn shifts(&self) -> &BTreeMap<RegionName, Shift> {
+        &self.shifts
+    }
+
+    /// Takes an event. Gives what is to be done.
+    pub fn handle(&mut self, event: Event, now: Now) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Tick => self.tick(now, &mut effects),
+            Event::Probed(region, path, outcome) => {
+                if let Some(seat) = self.setup.members.seat(&region) {
+                    self.matrix.observe(seat, path, outcome, now.moment);
+                }
+            }
+            Event::Suspected(region, path) => {
+                if let Some(seat) = self.setup.members.seat(&region) {
+                    self.matrix.suspect(seat, path, now.moment);
+                }
+            }
+            Event::Heard(report, words) => self.hear(*report, words),
+            Event::Word(word) => {
+                self.words.insert((word.shard.clone(), self.setup.own.clone()), (word, now.moment));
+            }
+            Event::Intents(intents) => {
+                self.intents = intents;
+                self.decide_at = now.moment;
+            }
+            Event::Stored(number, answer) => self.stored(number, answer, now, &mut effects),
+            Event::Planned(picture, answer) => self.planned(*picture, answer, now, &mut effects),
+            Event::Worked(shard, number, done) => self.worked(&shard, number, &done, now, &mut effects),
+            Event::AskedToAcknowledge { region, incarnation, number } => {
+                let challenger = self.challengers.get_mut(&region);
+                let yes =
+                    challenger.is_some_and(|challenger| challenger.acknowledge(incarnation, now.moment));
+                effects.push(Effect::Acknowledge { region, number, yes });
+            }
+            Event::Acknowledged { region, number, yes: true } => {
+                self.holder.acknowledged(&region, number, now.moment);
+            }
+            Event::Acknowledged { yes: false, .. } => self.holder.refused(),
+        }
+        effects
+    }
+
+    fn tick(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let moment = now.moment;
+        let since = self.ticked.replace(moment).map_or(Duration::ZERO, |before| moment.since(before));
+        self.matrix.late(since.saturating_sub(TICK), moment);
+        if let Some((number, request)) = self.holder.tick(moment) {
+            self.ask(Why::Lease(number), request, now, effects);
+        }
+        let timeout = self.setup.timers.lease.rpc_timeout;
+        let late = |(number, asked): (&u64, &Asked)| (moment.since(asked.sent) >= timeout).then_some(*number);
+        let gone: Vec<u64> = self.asked.iter().filter_map(late).collect();
+        let gone: Vec<Asked> = gone.into_iter().filter_map(|number| self.forget(number)).collect();
+        if gone.iter().any(|asked| asked.why == Why::Scan) {
+            self.matrix.observe(self.own, Path::Control, Outcome::Failed(Reason::Timeout), moment);
+        }
+        if moment >= self.scan_at && !self.asked.values().any(|asked| asked.why == Why::Scan) {
+            let busy = self.table.iter().any(|(_, _, value)| matches!(value, Value::Promotion(record) if record.is_running() && record.step < Step::Verified));
+            self.scan_at = moment.plus(if busy { SCAN_BUSY } else { SCAN });
+            self.ask(Why::Scan, Request::Scan, now, effects);
+        }
+        let away = self.scanned.is_none_or(|scanned| moment.since(scanned) > self.setup.timers.lease.renew);
+        if away && let Some(round) = self.holder.ask_all(moment) {
+            effects.push(Effect::AskAll(round));
+        }
+        if moment >= self.send_at {
+            self.send_at = moment.plus(self.setup.timers.probe.exchange);
+            self.note_verdicts(moment);
+            let report = self.matrix.report(moment);
+            effects.push(Effect::Send(Box::new(report), self.own_words()));
+        }
+        self.drive(now, effects);
+        if moment >= self.decide_at && !self.planning {
+            self.decide_at = moment.plus(DECIDE);
+            if self.is_uneasy(moment) {
+                self.planning = true;
+                effects.push(Effect::Plan(Box::new(self.picture(now))));
+            }
+        }
+    }
+
+    fn ask(&mut self, why: Why, request: Request, now: Now, effects: &mut Vec<Effect>) {
+        self.number += 1;
+        if let Why::Change(shard, _) = &why {
+            self.changing.insert(shard.clone());
+        }
+        self.asked.insert(self.number, Asked { sent: now.moment, why });
+        effects.push(Effect::Store(self.number, request));
+    }
+
+    /// Changes entries that are about a shard, one change at a time.
+    fn change(&mut self, shard: &ShardName, change: Transaction, now: Now, effects: &mut Vec<Effect>) {
+        if self.changing.contains(shard) {
+            // It is said again once that is answered.
+            self.working.remove(shard);
+        } else {
+            self.ask(Why::Change(shard.clone(), change.clone()), Request::Commit(change), now, effects);
+        }
+    }
+
+    /// A question that was answered, or is not waited for any more.
+    fn forget(&mut self, number: u64) -> Option<Asked> {
+        let asked = self.asked.remove(&number)?;
+        if let Why::Change(shard, _) = &asked.why {
+            self.changing.remove(shard);
+        }
+        Some(asked)
+    }
+
+    fn hear(&mut self, report: Report, words: Vec<Word>) {
+        let vantage = report.vantage;
+        if !self.matrix.hear(report) {
+            return;
+        }
+        // As old as it can be: made after the report that it names had been sent.
+        let (Some(made), Some(name)) = (self.matrix.made(vantage), self.setup.members.name(vantage).cloned())
+        else {
+            return;
+        };
+        for word in words.into_iter().filter(|word| self.setup.shards.contains_key(&word.shard)) {
+            self.words.insert((word.shard.clone(), name.clone()), (word, made));
+        }
+    }
+
+    fn own_words(&self) -> Vec<Word> {
+        let own = |((_, region), (word, _)): (&(ShardName, RegionName), &(Word, Moment))| {
+            (*region == self.setup.own).then(|| word.clone())
+        };
+        self.words.iter().filter_map(own).collect()
+    }
+
+    fn stored(&mut self, number: u64, answer: Answer, now: Now, effects: &mut Vec<Effect>) {
+        let Some(Asked { sent, why }) = self.forget(number) else { return };
+        match why {
+            Why::Lease(number) => {
+                self.holder.answered(number, &answer, now.moment);
+                // What conflicts is looked at at once: every moment counts of a lease.
+                if let Some((number, request)) = self.holder.tick(now.moment) {
+                    self.ask(Why::Lease(number), request, now, effects);
+                }
+            }
+            Why::Scan => {
+                let outcome = match answer {
+                    Answer::Entries(table) => {
+                        self.see(table, sent, now);
+                        Outcome::Ok
+                    }
+                    _ => Outcome::Failed(Reason::Refused),
+                };
+                self.matrix.observe(self.own, Path::Control, outcome, now.moment);
+                self.drive(now, effects);
+            }
+            Why::Change(shard, change) => {
+                match answer {
+                    Answer::Committed(revision) => {
+                        self.table.learn(&change, revision);
+                        self.drive(now, effects);
+                    }
+                    // What was done is said again, on what is there now.
+                    _ => drop(self.working.remove(&shard)),
+                }
+                self.scan_at = now.moment;
+            }
+        }
+    }
+
+    fn see(&mut self, table: Table, sent: Moment, now: Now) {
+        self.scanned = Some(sent);
+        // A look that was overtaken by this node's own change.
+        if table.last() < self.table.last() {
+            return;
+        }
+        self.holder.see(&table, now.moment);
+        for (region, challenger) in &mut self.challengers {
+            let key = crate::store::Key::Lease(region.clone());
+            challenger.observe(table.revision(&key), table.lease(region), now.moment);
+        }
+        self.table = table;
+        // What was asked for has been done, or cannot be any more, whatever becomes of the answer.
+        let decided =
+            |change: &Transaction| change.expect.iter().any(|(key, at)| self.table.revision(key) > *at);
+        let over = |(number, asked): (&u64, &Asked)| match &asked.why {
+            Why::Change(_, change) if decided(change) => Some(*number),
+            _ => None,
+        };
+        let over: Vec<u64> = self.asked.iter().filter_map(over).collect();
+        for number in over {
+            self.forget(number);
+        }
+    }
+
+    fn planned(
+        &mut self,
+        picture: Picture,
+        answer: Result<(Vec<Proposal>, u64), Fault>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.planning = false;
+        let (proposals, author) = self.policy.answer(answer, &picture);
+        let decision = crate::guards::judge(&picture, &proposals);
+        let barred = decision.barred.len();
+        if !decision.is_change(&picture) && decision.read_only == self.read_only && barred == self.told_barred
+        {
+            return;
+        }
+        self.told_barred = barred;
+        let traffic = decision.shifts != self.shifts;
+        self.shifts.clone_from(&decision.shifts);
+        self.removals.extend(decision.removals.iter().cloned());
+        let window = picture.limits.removal_window_ms;
+        self.removals.retain(|removal| now.unix_ms.saturating_sub(removal.at_ms) < window);
+        let read_only = decision.read_only != self.read_only;
+        self.read_only.clone_from(&decision.read_only);
+        // A decision whose evidence cannot be kept is not made.
+        let Ok((bundle, digest)) = self.chain.add(picture, (proposals, author), decision) else { return };
+        for wanted in &bundle.decision.moves {
+            if wanted.to == self.setup.own
+                && let Some(change) = self.begin(wanted, digest, now)
+            {
+                self.change(&wanted.shard, change, now, effects);
+            }
+        }
+        effects.push(Effect::Evidence(Box::new(bundle)));
+        if traffic {
+            effects.push(Effect::Traffic(self.shifts.clone()));
+        }
+        if read_only {
+            effects.push(Effect::ReadOnly(self.read_only.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

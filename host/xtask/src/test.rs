@@ -50,6 +50,7 @@ pub(crate) fn run(root: &Path, all: bool) -> anyhow::Result<()> {
     tools::docker_registry(root)?;
     tools::moto(root)?;
     tools::postgresql()?;
+    tools::dns()?;
     let mut run = Run { root, count: Count::default(), broken: Vec::new(), lints: true };
 
     // For all systems, because licences are checked for all; and with the versions of the lock file.

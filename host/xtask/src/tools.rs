@@ -103,6 +103,61 @@ pub(crate) fn postgresql() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Name servers and what asks them, which the tests of DNS start. They are installed and not unpacked, as their modules and libraries lie
+/// where the packages put them; what the packages would start is kept from starting.
+///
+/// # Errors
+/// As [`nextest`].
+pub(crate) fn dns() -> anyhow::Result<()> {
+    const PACKAGES: [&str; 7] =
+        ["bind9", "bind9-dnsutils", "knot", "nsd", "pdns-backend-sqlite3", "pdns-server", "sqlite3"];
+    const PROGRAMS: [&str; 8] = [
+        "/usr/sbin/named",
+        "/usr/sbin/knotd",
+        "/usr/sbin/nsd",
+        "/usr/sbin/pdns_server",
+        "/usr/bin/delv",
+        "/usr/bin/dig",
+        "/usr/bin/nsupdate",
+        "/usr/bin/sqlite3",
+    ];
+    let missing = || PROGRAMS.iter().find(|program| !Path::new(program).is_file());
+    if missing().is_none() {
+        return Ok(());
+    }
+    eprintln!("== install Debian's {}", PACKAGES.join(", "));
+    // Debian asks this file whether a service may be started.
+    let policy = Path::new("/usr/sbin/policy-rc.d");
+    let ours = !policy.exists() && std::fs::write(policy, "#!/bin/sh\nexit 101\n").is_ok();
+    if ours {
+        executable(policy)?;
+    }
+    let install = || {
+        let mut apt = Command::new("apt-get");
+        apt.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(PACKAGES);
+        apt.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).stdout(std::io::stderr());
+        apt.status().is_ok_and(|status| status.success())
+    };
+    let installed = if install() {
+        Ok(())
+    } else {
+        setup::update_packages().map(|()| {
+            install();
+        })
+    };
+    if ours {
+        std::fs::remove_file(policy).context("remove /usr/sbin/policy-rc.d")?;
+    }
+    installed?;
+    if let Some(program) = missing() {
+        bail!(
+            "{program} is missing and could not be installed: run `apt-get install {}` as root",
+            PACKAGES.join(" ")
+        );
+    }
+    Ok(())
+}
+
 /// A server that speaks S3's protocol, in Python, which the tests of uploads start.
 ///
 /// # Errors

@@ -83,7 +83,7 @@ def up():
     for folder in [RUN, Path("data")]:
         folder.mkdir(exist_ok=True)
     if not Path("certs").exists():
-        portolan("pki", "certs", *REGIONS)
+        portolan("pki", "trial", "certs", *REGIONS)
     portolan("apply", "--config", "eu.toml")
     for region in REGIONS:
         portolan("migrate", "apply", "--config", f"{region}.toml")

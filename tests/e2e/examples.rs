@@ -111,7 +111,7 @@ async fn region(address: SocketAddr, host: &str) -> Option<String> {
 #[tokio::test]
 async fn three_regions_serve_as_their_readme_says() {
     let mut copy = Copy::of("three-regions", &[8081, 8082, 8083, 8441, 8442, 8443, 9001, 9002, 9003]);
-    let made = run(copy.folder.path(), &["pki", "certs", "eu-west", "eu-central", "us-east"]).await;
+    let made = run(copy.folder.path(), &["pki", "trial", "certs", "eu-west", "eu-central", "us-east"]).await;
     assert!(made.status.success());
     for (name, app) in [("eu-west", 9001), ("eu-central", 9002), ("us-east", 9003)] {
         copy.app(name, app);

@@ -26,7 +26,9 @@ impl World {
     async fn new() -> Self {
         let (place, upstream) = (tempfile::tempdir().unwrap(), Upstream::start("web").await);
         let certs = place.path().join("certs");
-        let made = run(place.path(), &[&["pki", certs.to_str().unwrap()], REGIONS.as_slice()].concat()).await;
+        let made =
+            run(place.path(), &[&["pki", "trial", certs.to_str().unwrap()], REGIONS.as_slice()].concat())
+                .await;
         assert!(made.status.success(), "{made:?}");
         Self { place, upstream }
     }

@@ -45,7 +45,9 @@ impl World {
     async fn start(cluster: Option<Cluster>) -> Self {
         let (place, upstream) = (tempfile::tempdir().unwrap(), Upstream::start("web").await);
         let certs = place.path().join("certs");
-        let made = run(place.path(), &[&["pki", certs.to_str().unwrap()], REGIONS.as_slice()].concat()).await;
+        let made =
+            run(place.path(), &[&["pki", "trial", certs.to_str().unwrap()], REGIONS.as_slice()].concat())
+                .await;
         assert!(made.status.success(), "{made:?}");
         if let Some(cluster) = &cluster {
             for region in REGIONS {

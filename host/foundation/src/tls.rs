@@ -4,12 +4,14 @@
 //! `reload`, which keeps the old ones whenever the new ones are not wholly good.
 
 mod peer;
+mod spiffe;
 mod store;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use peer::{PeerIdentity, peer_region};
+pub use peer::{Guarded, PeerIdentity, PeerStatus, peer_region};
+pub use spiffe::{GatewayId, validity_of};
 pub use store::{CertificateFiles, CertificateStatus, CertificateStore};
 
 use rustls::crypto::CryptoProvider;
@@ -34,11 +36,11 @@ pub enum Error {
         /// What is wrong with it and what would be right.
         reason: String,
     },
-    /// The peer's certificate names no region.
+    /// A certificate names no gateway.
     #[error(
-        "the peer's certificate names no region: it needs a subject alternative name portolan://region/NAME"
+        "the certificate names no gateway: it needs one URI among its names, spiffe://DOMAIN/region/REGION/gateway/NAME"
     )]
-    NoRegion,
+    NoGateway,
     /// rustls refused a configuration.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),

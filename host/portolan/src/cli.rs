@@ -138,14 +138,9 @@ pub(crate) enum Command {
     /// Look at what a node keeps of its decisions.
     #[command(subcommand)]
     Recordings(Recordings),
-    /// Make a small certificate authority for the peer link between regions, for trials.
-    Pki {
-        /// Where to write `ca.crt` and each region's certificate and key.
-        folder: PathBuf,
-        /// The regions.
-        #[arg(required = true)]
-        regions: Vec<String>,
-    },
+    /// Make certificates by which regions' gateways know each other.
+    #[command(subcommand)]
+    Pki(Pki),
     /// List the bundled policies.
     Policies,
     /// Print the JSON Schema of the configuration.
@@ -251,6 +246,64 @@ pub(crate) struct Init {
     /// Replace a configuration that is there.
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+/// Certificates of gateways.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Pki {
+    /// Make an authority.
+    Init {
+        /// Where it is kept: nobody but who issues certificates needs to read it.
+        folder: PathBuf,
+        /// The trust domain: gateways of another one are strangers.
+        #[arg(long, default_value = "portolan.internal")]
+        domain: String,
+        /// How long it is valid.
+        #[arg(long, default_value_t = 3_650, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        days: u32,
+    },
+    /// Make a gateway's certificate and key, with the authorities that it is to believe. Run it again before the certificate ends: gateways read
+    /// the files again by themselves.
+    Issue {
+        /// Where the authority is kept.
+        folder: PathBuf,
+        /// The regions.
+        #[arg(required = true)]
+        regions: Vec<String>,
+        /// Which gateway of the region, where it has several.
+        #[arg(long, default_value = "1")]
+        gateway: String,
+        /// How long the certificate is valid.
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_650))]
+        days: u32,
+        /// Where to write the files, instead of beside the authority.
+        #[arg(long)]
+        to: Option<PathBuf>,
+    },
+    /// Put another authority in the place of the present one: first beside it, and with `--finish` alone.
+    Rotate {
+        /// Where the authority is kept.
+        folder: PathBuf,
+        /// All gateways have certificates of the new one: the old is to be believed no more.
+        #[arg(long)]
+        finish: bool,
+        /// How long the new one is valid.
+        #[arg(long, default_value_t = 3_650, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        days: u32,
+    },
+    /// Say whose certificates are in a file, and how long they are valid.
+    Show {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Make an authority and a certificate for each region at once, for a trial: the authority's key is not kept.
+    Trial {
+        /// Where to write `ca.crt` and each region's certificate and key.
+        folder: PathBuf,
+        /// The regions.
+        #[arg(required = true)]
+        regions: Vec<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

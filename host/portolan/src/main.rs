@@ -164,7 +164,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Usage(command) => return tenant::usage(&command),
         Command::Replay(options) => return replay::run(&options),
         Command::Recordings(command) => recordings::run(&command)?,
-        Command::Pki { folder, regions } => pki::run(&folder, &regions)?,
+        Command::Pki(command) => pki::run(&command)?,
         Command::Policies => policies()?,
         Command::Schema => print(&serde_json::to_string_pretty(&config::schema())?)?,
         Command::Completions { shell } => {

@@ -53,6 +53,9 @@ fn differs(status: &Value) -> bool {
     !list(status, "/configuration/problems").is_empty()
         || !list(status, "/configuration/restart_needed").is_empty()
         || control_differs(status)
+        || status.get("identity").filter(|identity| identity.is_object()).is_some_and(|identity| {
+            identity.get("problem").is_some_and(Value::is_string) || ends_soon(identity)
+        })
         || list(status, "/rollouts")
             .iter()
             .any(|rollout| rollout.get("stopped").is_some_and(Value::is_string))
@@ -144,6 +147,7 @@ fn render(status: &Value) -> String {
         addresses.join(", "),
         number(status, "/connections")
     ));
+    lines.extend(identity(status));
     for problem in list(status, "/configuration/problems").iter().filter_map(Value::as_str) {
         lines.push(format!("PROBLEM  {problem}; the configuration before it runs"));
     }
@@ -183,6 +187,35 @@ fn render(status: &Value) -> String {
     }
     slots.iter().for_each(|slot| show_slot(slot, &mut lines));
     lines.join("\n")
+}
+
+/// Whose this gateway is for other regions, and for how long.
+fn identity(status: &Value) -> Option<String> {
+    let identity = status.get("identity").filter(|identity| identity.is_object())?;
+    let id = text(identity, "/id");
+    if let Some(problem) = identity.get("problem").and_then(Value::as_str) {
+        return Some(format!("UNBELIEVED  {id}: {problem}"));
+    }
+    let left = seconds_left(identity);
+    let (days, hours) = (left / 86_400, left / 3_600 % 24);
+    Some(match ends_soon(identity) {
+        true => format!(
+            "ENDING   {id} is believed for {days} d {hours} h more: `portolan pki issue` makes another certificate"
+        ),
+        false => format!("known to other regions as {id} for {days} d {hours} h"),
+    })
+}
+
+/// Has a certificate lived for four fifths of its time?
+fn ends_soon(identity: &Value) -> bool {
+    let at = |pointer: &str| identity.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+    seconds_left(identity).saturating_mul(5) < at("/not_after").saturating_sub(at("/not_before"))
+}
+
+fn seconds_left(identity: &Value) -> i64 {
+    let now = i64::try_from(portolan_foundation::clock::unix_ms() / 1_000).unwrap_or(i64::MAX);
+    let until = identity.pointer("/not_after").and_then(Value::as_i64).unwrap_or(0);
+    until.saturating_sub(now).max(0)
 }
 
 /// The policy that places tenants, and what is wrong with it.

@@ -467,16 +467,22 @@ impl Worker {
         let session = stream.get_ref().1;
         let leaf: Option<&CertificateDer<'_>> = session.peer_certificates().and_then(<[_]>::first);
         let http2 = session.alpn_protocol() == Some(b"h2");
-        if matches!(listener.kind, ListenerKind::Peer) {
+        if let (ListenerKind::Peer, Some(identity)) = (&listener.kind, &self.config.peer) {
             downstream.peer = match leaf.map(tls::peer_region) {
                 Some(Ok(region)) => Some(region),
                 _ => {
                     return tracing::warn!(%address, "a gateway without a region in its certificate was turned away");
                 }
             };
-        } else {
-            downstream.uris = leaf.map(tls::uris_of).unwrap_or_default();
+            let chain = session.peer_certificates().map(<[_]>::to_vec);
+            let stream = identity.guard(stream, chain.as_deref());
+            return if http2 {
+                self.http2(stream, downstream).await
+            } else {
+                self.http1(stream, downstream).await
+            };
         }
+        downstream.uris = leaf.map(tls::uris_of).unwrap_or_default();
         if http2 { self.http2(stream, downstream).await } else { self.http1(stream, downstream).await }
     }
 

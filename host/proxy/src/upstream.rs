@@ -276,7 +276,16 @@ impl Upstreams {
             let stream = tcp(endpoint).await?;
             match self.identity(pool)? {
                 None => handshake_http1(stream).await,
-                Some(config) => handshake_http1(secure(config, pool, endpoint, stream).await?).await,
+                Some(config) => {
+                    let stream = secure(config, pool, endpoint, stream).await?;
+                    match self.peer.as_ref().filter(|_| pool.tls == Some(UpstreamTls::Peer)) {
+                        None => handshake_http1(stream).await,
+                        Some(identity) => {
+                            let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
+                            handshake_http1(identity.guard(stream, chain.as_deref())).await
+                        }
+                    }
+                }
             }
         };
         let sender = timeout(pool.connect_timeout, connect).await.map_err(|_| Error::Connect)??;
@@ -289,7 +298,16 @@ impl Upstreams {
             let stream = tcp(endpoint).await?;
             match self.identity(pool)? {
                 None => handshake_http2(stream).await,
-                Some(config) => handshake_http2(secure(config, pool, endpoint, stream).await?).await,
+                Some(config) => {
+                    let stream = secure(config, pool, endpoint, stream).await?;
+                    match self.peer.as_ref().filter(|_| pool.tls == Some(UpstreamTls::Peer)) {
+                        None => handshake_http2(stream).await,
+                        Some(identity) => {
+                            let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
+                            handshake_http2(identity.guard(stream, chain.as_deref())).await
+                        }
+                    }
+                }
             }
         };
         let sender = timeout(pool.connect_timeout, connect).await.map_err(|_| Error::Connect)??;

@@ -226,7 +226,8 @@ impl Gateways {
         // Not looked at: whoever answers proves the region.
         let name = ServerName::try_from("gateway.invalid").map_err(|error| gone(&error))?;
         let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| gone(&error))?;
-        link::open(stream).await
+        let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
+        link::open(self.identity.guard(stream, chain.as_deref())).await
     }
 }
 
@@ -258,9 +259,10 @@ pub async fn listen(
         };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
         let (acceptor, sources, shutdown) = (acceptor.clone(), Arc::clone(&sources), shutdown.clone());
+        let identity = identity.clone();
         task::spawn("replication-listener", async move {
             let _place = place;
-            if let Err(error) = admit(stream, acceptor, sources, &shutdown).await {
+            if let Err(error) = admit(stream, (acceptor, &identity), sources, &shutdown).await {
                 tracing::debug!(%address, "a follower's connection ended: {error}");
             }
         });
@@ -269,7 +271,7 @@ pub async fn listen(
 
 async fn admit(
     stream: TcpStream,
-    acceptor: TlsAcceptor,
+    (acceptor, identity): (TlsAcceptor, &PeerIdentity),
     sources: Arc<dyn Sources>,
     shutdown: &Shutdown,
 ) -> Result<(), Broken> {
@@ -277,9 +279,10 @@ async fn admit(
     stream.set_nodelay(true).map_err(|error| gone(&error))?;
     let accepted = tokio::time::timeout(CONNECT_TIMEOUT, acceptor.accept(stream)).await;
     let stream = accepted.map_err(|error| gone(&error))?.map_err(|error| gone(&error))?;
-    let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let follower = leaf.ok_or_else(|| Broken::Gone("no certificate".to_owned()))?;
+    let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
+    let follower = chain.first().ok_or_else(|| Broken::Gone("no certificate".to_owned()))?;
     let follower = peer_region(follower).map_err(|error| gone(&error))?;
+    let stream = identity.guard(stream, Some(&chain));
     let answer = move |mouth, ear| give(Arc::clone(&sources), follower.clone(), mouth, ear);
     link::answer(stream, shutdown, answer).await;
     Ok(())

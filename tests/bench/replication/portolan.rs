@@ -25,7 +25,7 @@ pub(crate) struct Regions {
 pub(crate) async fn open(peers: usize) -> Side {
     let place = tempfile::tempdir().unwrap();
     let names = &REGIONS[..=peers];
-    says(place.path(), &[&["pki", "certs"], names].concat()).await;
+    says(place.path(), &[&["pki", "trial", "certs"], names].concat()).await;
     let (mut clusters, mut lines) = (Vec::new(), Vec::new());
     for _ in names {
         let cluster = cluster().await;

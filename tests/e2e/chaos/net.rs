@@ -99,7 +99,7 @@ async fn a_cable_that_is_pulled_and_plugged_in_again() {
         return;
     }
     let place = tempfile::tempdir().unwrap();
-    good(place.path(), &[&["pki", "certs"], REGIONS.as_slice()].concat()).await;
+    good(place.path(), &[&["pki", "trial", "certs"], REGIONS.as_slice()].concat()).await;
     let files = REGIONS.map(|region| place.path().join(format!("{region}.db")));
     let pids = REGIONS.map(|region| place.path().join(format!("{region}.pid")));
     let mut shared = SHARED.to_owned();

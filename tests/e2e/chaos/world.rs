@@ -78,7 +78,7 @@ impl World {
         for (cluster, shard) in clusters.iter().flat_map(|cluster| SHARDS.map(|shard| (cluster, shard))) {
             cluster.database(shard).await;
         }
-        good(place.path(), &[&["pki", "certs"], REGIONS.as_slice()].concat()).await;
+        good(place.path(), &[&["pki", "trial", "certs"], REGIONS.as_slice()].concat()).await;
         let pids = Arc::<Mutex<BTreeMap<String, u32>>>::default();
         let (mut gates, mut logs) = (Vec::new(), Vec::new());
         for lines in [&mut gates, &mut logs] {

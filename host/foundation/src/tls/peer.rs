@@ -1,89 +1,152 @@
-//! The identity of a region on the peer link: mutual TLS 1.3, with the region in the certificate.
+//! The identity of a gateway on links between regions: mutual TLS 1.3, with domain, region and gateway in the certificate.
+//!
+//! Certificate, key and authorities are taken together or not at all, and count from the next handshake on. A connection that stands
+//! ends when the certificate of its other end does, or when the authority behind that is believed no more ([`PeerIdentity::guard`]).
 
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use portolan_core::ids::RegionName;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, Resumption, verify_server_cert_signed_by_trust_anchor};
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
+    SignatureScheme,
 };
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
 
-use super::{Error, authorities, chain, file_error, key, provider, uris_of};
+use super::spiffe::{GatewayId, validity_of};
+use super::{Error, authorities, chain, file_error, key, provider};
+use crate::clock;
 
-/// What a certificate's URI begins with; the region's name follows.
-const URI_PREFIX: &str = "portolan://region/";
+/// From one look at the end of a certificate to the next: clocks may be put right meanwhile.
+const LOOK: Duration = Duration::from_mins(10);
 
 /// The region that a certificate proves.
 ///
 /// # Errors
-/// [`Error::NoRegion`] when it names none, or a name that is none.
+/// [`Error::NoGateway`] when it names none, or a name that is none.
 pub fn peer_region(certificate: &CertificateDer<'_>) -> Result<RegionName, Error> {
-    let uris = uris_of(certificate);
-    let mut names = uris.iter().filter_map(|uri| RegionName::new(uri.strip_prefix(URI_PREFIX)?).ok());
-    match (names.next(), names.next()) {
-        (Some(name), None) => Ok(name),
-        _ => Err(Error::NoRegion),
-    }
+    GatewayId::of(certificate).map(|id| id.region().clone())
 }
 
-/// A node's own identity, and the authority that it believes about others'.
+/// A node's own identity, and the authorities that it believes about others'. Clones share it.
 #[derive(Clone, Debug)]
-pub struct PeerIdentity {
-    roots: Arc<RootCertStore>,
-    own: Arc<Own>,
-}
+pub struct PeerIdentity(Arc<Inner>);
 
 #[derive(Debug)]
-struct Own {
+struct Inner {
+    ca: Vec<PathBuf>,
     cert: PathBuf,
     key: PathBuf,
-    loaded: ArcSwap<CertifiedKey>,
+    loaded: watch::Sender<Arc<Loaded>>,
     region: RegionName,
 }
 
+/// What lay in the files.
+#[derive(Debug)]
+struct Loaded {
+    clients: Arc<dyn ClientCertVerifier>,
+    /// Why nobody will believe it, if so.
+    flaw: Option<String>,
+    id: GatewayId,
+    own: Arc<CertifiedKey>,
+    roots: Arc<RootCertStore>,
+    validity: (i64, i64),
+}
+
+/// What is told of a node's identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Why nobody will believe it, if so.
+    pub flaw: Option<String>,
+    /// Whose it is.
+    pub id: String,
+    /// The second since 1970 after which it is not valid.
+    pub not_after: i64,
+    /// The second since 1970 before which it is not.
+    pub not_before: i64,
+}
+
 impl PeerIdentity {
-    /// Reads certificate, key and authorities, all PEM.
+    /// Reads certificate, key and authorities, all PEM. One that is not valid now is taken all the same, so that the node serves its own
+    /// region; [`Self::status`] says so.
     ///
     /// # Errors
     /// The file that is bad; or a certificate for another region than `region`.
     pub fn load(region: &RegionName, cert: &Path, key: &Path, ca: &[PathBuf]) -> Result<Self, Error> {
-        let loaded = ArcSwap::from_pointee(certified(region, cert, key)?);
-        let own = Own { cert: cert.into(), key: key.into(), loaded, region: region.clone() };
-        Ok(Self { roots: Arc::new(authorities(ca)?), own: Arc::new(own) })
+        let loaded = Loaded::read(region, cert, key, ca)?;
+        if let Some(flaw) = &loaded.flaw {
+            tracing::error!("other regions will not believe this gateway: {}: {flaw}", cert.display());
+        }
+        let loaded = watch::Sender::new(Arc::new(loaded));
+        let (ca, cert, key) = (ca.to_vec(), cert.to_owned(), key.to_owned());
+        Ok(Self(Arc::new(Inner { ca, cert, key, loaded, region: region.clone() })))
     }
 
-    /// Reads certificate and key again.
+    /// Reads all files again.
     ///
     /// # Errors
-    /// The file that is bad, or the certificate of another region; then the old identity stays.
+    /// The file that is bad, the certificate of another region, or one that nobody would believe now; then the old certificate stays. Whom
+    /// this node believes is what the files say all the same.
     pub fn reload(&self) -> Result<(), Error> {
-        let Own { cert, key, loaded, region } = &*self.own;
-        loaded.store(Arc::new(certified(region, cert, key)?));
-        Ok(())
+        let Inner { ca, cert, key, loaded, region } = &*self.0;
+        let mut next = Loaded::read(region, cert, key, ca)?;
+        let flaw = next.flaw.clone();
+        loaded.send_if_modified(|now| {
+            if flaw.is_some() {
+                (next.own, next.id) = (Arc::clone(&now.own), now.id.clone());
+                (next.validity, next.flaw) = (now.validity, now.flaw.clone());
+            }
+            let changed = !now.is(&next);
+            *now = Arc::new(next);
+            changed
+        });
+        flaw.map_or(Ok(()), |flaw| Err(file_error(cert, flaw)))
+    }
+
+    /// What is used now.
+    #[must_use]
+    pub fn status(&self) -> PeerStatus {
+        let loaded = self.0.now();
+        let (not_before, not_after) = loaded.validity;
+        let ended = not_after < now().as_secs().cast_signed();
+        let ended = ended.then(|| "its certificate has ended: `portolan pki issue` makes another".to_owned());
+        PeerStatus { flaw: loaded.flaw.clone().or(ended), id: loaded.id.to_string(), not_after, not_before }
+    }
+
+    /// The folders to watch for changes.
+    #[must_use]
+    pub fn folders(&self) -> Vec<PathBuf> {
+        let Inner { ca, cert, key, .. } = &*self.0;
+        let mut folders: Vec<PathBuf> =
+            ca.iter().chain([cert, key]).filter_map(|file| file.parent()).map(Into::into).collect();
+        folders.sort();
+        folders.dedup();
+        folders
     }
 
     /// The configuration of the peer listener.
     ///
     /// # Errors
-    /// When the authorities cannot verify anybody.
+    /// When rustls refuses TLS 1.3 alone.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, Error> {
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&self.roots), provider())
-            .build()
-            .map_err(|error| Error::Tls(rustls::Error::General(error.to_string())))?;
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])?
-            .with_client_cert_verifier(verifier)
-            .with_cert_resolver(Arc::clone(&self.own) as _);
+            .with_client_cert_verifier(Arc::new(Clients(Arc::clone(&self.0))))
+            .with_cert_resolver(Arc::clone(&self.0) as _);
         config.alpn_protocols = vec![b"h2".to_vec()];
         // A session that is taken up again would bring the trust of its beginning along.
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -96,41 +159,189 @@ impl PeerIdentity {
     /// # Errors
     /// When rustls refuses TLS 1.3 alone.
     pub fn client_config(&self, region: &RegionName) -> Result<Arc<ClientConfig>, Error> {
-        let provider = provider();
-        let algorithms = provider.signature_verification_algorithms;
-        let verifier = RegionVerifier { region: region.clone(), roots: Arc::clone(&self.roots), algorithms };
-        let mut config = ClientConfig::builder_with_provider(provider)
+        let verifier = Servers { inner: Arc::clone(&self.0), region: region.clone() };
+        let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_cert_resolver(Arc::clone(&self.own) as _);
+            .with_client_cert_resolver(Arc::clone(&self.0) as _);
         config.alpn_protocols = vec![b"h2".to_vec()];
         config.resumption = Resumption::disabled();
         Ok(Arc::new(config))
     }
-}
 
-/// Reads a chain with its key; the certificate must be this region's.
-fn certified(region: &RegionName, cert: &Path, key_file: &Path) -> Result<CertifiedKey, Error> {
-    let loaded = CertifiedKey::from_der(chain(cert)?, key(key_file)?, &provider()).map_err(|error| {
-        file_error(key_file, format!("{error}; it must be the key of {}", cert.display()))
-    })?;
-    let named = peer_region(loaded.end_entity_cert()?).map_err(|error| file_error(cert, error))?;
-    if named == *region {
-        return Ok(loaded);
+    /// A connection that ends when the certificate of its other end does, or is believed no more. `peer` is the chain that it showed.
+    pub fn guard<S>(&self, stream: S, peer: Option<&[CertificateDer<'_>]>) -> Guarded<S> {
+        let chain: Vec<CertificateDer<'static>> =
+            peer.unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect();
+        Guarded { over: Box::pin(over(self.0.loaded.subscribe(), chain)), stream }
     }
-    Err(file_error(cert, format!("is the certificate of region {named}, but this node is in {region}")))
 }
 
-impl ResolvesServerCert for Own {
+impl Inner {
+    fn now(&self) -> Arc<Loaded> {
+        Arc::clone(&self.loaded.borrow())
+    }
+}
+
+impl Loaded {
+    fn read(region: &RegionName, cert: &Path, key_file: &Path, ca: &[PathBuf]) -> Result<Self, Error> {
+        let own = CertifiedKey::from_der(chain(cert)?, key(key_file)?, &provider()).map_err(|error| {
+            file_error(key_file, format!("{error}; it must be the key of {}", cert.display()))
+        })?;
+        let leaf = own.end_entity_cert()?;
+        let id = GatewayId::of(leaf).map_err(|error| file_error(cert, error))?;
+        if id.region() != region {
+            let why = format!("is the certificate of region {}, but this node is in {region}", id.region());
+            return Err(file_error(cert, why));
+        }
+        let (roots, validity) = (Arc::new(authorities(ca)?), validity_of(leaf)?);
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider())
+            .build()
+            .map_err(|error| Error::Tls(rustls::Error::General(error.to_string())))?;
+        let (first, rest) = own.cert.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
+        let as_client = clients.verify_client_cert(first, rest, now()).map(drop);
+        let flaw = verify(&own.cert, &roots, now()).and(as_client).err();
+        let flaw = flaw.map(|error| {
+            format!("{error}: `portolan pki issue` makes another, and `ca` names the authorities that are believed")
+        });
+        Ok(Self { clients, flaw, id, own: Arc::new(own), roots, validity })
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        self.own.cert == other.own.cert && self.roots.roots == other.roots.roots && self.flaw == other.flaw
+    }
+
+    /// Does an authority vouch for the other end, whichever side it is?
+    fn believes(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let as_client = |(leaf, rest): (&CertificateDer<'_>, &[CertificateDer<'_>])| {
+            self.clients.verify_client_cert(leaf, rest, now()).is_ok()
+        };
+        verify(chain, &self.roots, now()).is_ok() || chain.split_first().is_some_and(as_client)
+    }
+
+    /// Is the other end a gateway of the same domain?
+    fn knows(&self, certificate: &CertificateDer<'_>) -> Result<GatewayId, rustls::Error> {
+        let other = GatewayId::of(certificate).ok().filter(|id| id.domain() == self.id.domain());
+        other.ok_or(rustls::Error::InvalidCertificate(CertificateError::NotValidForName))
+    }
+}
+
+fn now() -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_millis(clock::unix_ms()))
+}
+
+/// Does an authority vouch for a chain?
+fn verify(chain: &[CertificateDer<'_>], roots: &RootCertStore, now: UnixTime) -> Result<(), rustls::Error> {
+    let (leaf, intermediates) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
+    let algorithms = provider().signature_verification_algorithms.all;
+    verify_server_cert_signed_by_trust_anchor(
+        &ParsedCertificate::try_from(leaf)?,
+        roots,
+        intermediates,
+        now,
+        algorithms,
+    )
+}
+
+/// Waits until a chain is not to be believed any more.
+async fn over(mut loaded: watch::Receiver<Arc<Loaded>>, chain: Vec<CertificateDer<'static>>) {
+    loop {
+        let believed = Arc::clone(&loaded.borrow_and_update());
+        if !believed.believes(&chain) {
+            return;
+        }
+        let validity = chain.first().and_then(|leaf| validity_of(leaf).ok());
+        let left = validity.map_or(0, |(_, end)| end.saturating_sub(now().as_secs().cast_signed()));
+        let left = Duration::from_secs(left.max(0).unsigned_abs().saturating_add(1)).min(LOOK);
+        tokio::select! {
+            // Cancel-safe: a change that was not seen is still marked. Whoever is gone changes nothing any more.
+            changed = loaded.changed() => if changed.is_err() { tokio::time::sleep(left).await },
+            () = tokio::time::sleep(left) => {}
+        }
+    }
+}
+
+/// A connection to another region, as [`PeerIdentity::guard`] says.
+pub struct Guarded<S> {
+    over: Pin<Box<dyn Future<Output = ()> + Send>>,
+    stream: S,
+}
+
+impl<S: std::fmt::Debug> std::fmt::Debug for Guarded<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Guarded").field(&self.stream).finish()
+    }
+}
+
+impl<S> Guarded<S> {
+    fn poll_over(&mut self, context: &mut Context<'_>) -> std::io::Result<()> {
+        match self.over.as_mut().poll(context) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(()) => {
+                // It is asked once more when the connection is closed.
+                self.over = Box::pin(std::future::ready(()));
+                Err(std::io::Error::new(
+                    std::io::ErrorKind::ConnectionAborted,
+                    "the certificate of the other end is not believed any more",
+                ))
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        self.poll_over(context)?;
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        self.poll_over(context)?;
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        self.poll_over(context)?;
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+impl ResolvesServerCert for Inner {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.loaded.load_full())
+        Some(Arc::clone(&self.now().own))
     }
 }
 
-impl ResolvesClientCert for Own {
+impl ResolvesClientCert for Inner {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        Some(self.loaded.load_full())
+        Some(Arc::clone(&self.now().own))
     }
 
     fn has_certs(&self) -> bool {
@@ -138,16 +349,59 @@ impl ResolvesClientCert for Own {
     }
 }
 
-/// Accepts a server that the authority vouches for as a gateway of the region. DNS names play no part: addresses of
-/// gateways may be anything.
+/// Accepts gateways of the domain that an authority vouches for.
 #[derive(Debug)]
-struct RegionVerifier {
-    region: RegionName,
-    roots: Arc<RootCertStore>,
-    algorithms: WebPkiSupportedAlgorithms,
+struct Clients(Arc<Inner>);
+
+impl ClientCertVerifier for Clients {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // Whoever asks has one certificate: nothing is to be chosen.
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let loaded = self.0.now();
+        let verified = loaded.clients.verify_client_cert(end_entity, intermediates, now)?;
+        loaded.knows(end_entity).map(|_| verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signed, &provider().signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signed, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
 }
 
-impl ServerCertVerifier for RegionVerifier {
+/// Accepts a server that an authority vouches for as a gateway of the region. DNS names play no part: addresses of
+/// gateways may be anything.
+#[derive(Debug)]
+struct Servers {
+    inner: Arc<Inner>,
+    region: RegionName,
+}
+
+impl ServerCertVerifier for Servers {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -156,16 +410,11 @@ impl ServerCertVerifier for RegionVerifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(
-            &parsed,
-            &self.roots,
-            intermediates,
-            now,
-            self.algorithms.all,
-        )?;
-        match peer_region(end_entity) {
-            Ok(region) if region == self.region => Ok(ServerCertVerified::assertion()),
+        let loaded = self.inner.now();
+        let chain = [std::slice::from_ref(end_entity), intermediates].concat();
+        verify(&chain, &loaded.roots, now)?;
+        match loaded.knows(end_entity)? {
+            id if *id.region() == self.region => Ok(ServerCertVerified::assertion()),
             _ => Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForName)),
         }
     }
@@ -176,7 +425,7 @@ impl ServerCertVerifier for RegionVerifier {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, signed, &self.algorithms)
+        verify_tls12_signature(message, cert, signed, &provider().signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -185,89 +434,13 @@ impl ServerCertVerifier for RegionVerifier {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signed, &self.algorithms)
+        verify_tls13_signature(message, cert, signed, &provider().signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        provider().signature_verification_algorithms.supported_schemes()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio_rustls::{TlsAcceptor, TlsConnector};
-
-    use super::*;
-
-    struct Authority(Issuer<'static, KeyPair>, String);
-
-    fn authority() -> Authority {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        Authority(Issuer::new(params, key), pem)
-    }
-
-    fn name(text: &str) -> RegionName {
-        RegionName::new(text).unwrap()
-    }
-
-    fn issue(authority: &Authority, folder: &Path, region: &str) -> Result<PeerIdentity, Error> {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        let uri = format!("portolan://region/{region}");
-        params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into().unwrap())];
-        let cert = params.signed_by(&key, &authority.0).unwrap();
-        std::fs::write(folder.join("c"), cert.pem()).unwrap();
-        std::fs::write(folder.join("k"), key.serialize_pem()).unwrap();
-        std::fs::write(folder.join("ca"), &authority.1).unwrap();
-        PeerIdentity::load(&name(region), &folder.join("c"), &folder.join("k"), &[folder.join("ca")])
-    }
-
-    async fn talk(server: &PeerIdentity, client: &PeerIdentity, expect: &str) -> Result<RegionName, String> {
-        let (near, far) = tokio::io::duplex(16 * 1024);
-        let acceptor = TlsAcceptor::from(server.server_config().unwrap());
-        let connector = TlsConnector::from(client.client_config(&name(expect)).unwrap());
-        let serve = async {
-            let mut stream = acceptor.accept(far).await.map_err(|error| error.to_string())?;
-            let region =
-                peer_region(stream.get_ref().1.peer_certificates().unwrap().first().unwrap()).unwrap();
-            stream.write_all(b"x").await.map_err(|error| error.to_string())?;
-            Ok(region)
-        };
-        let ask = async {
-            let host = ServerName::try_from("gateway.invalid").unwrap();
-            let mut stream = connector.connect(host, near).await.map_err(|error| error.to_string())?;
-            let mut byte = [0];
-            stream.read_exact(&mut byte).await.map_err(|error| error.to_string())
-        };
-        let (served, asked) = tokio::join!(serve, ask);
-        asked?;
-        served
-    }
-
-    #[tokio::test]
-    async fn both_sides_prove_their_region_to_the_same_authority() {
-        let folder = tempfile::tempdir().unwrap();
-        let ours = authority();
-        let west = issue(&ours, folder.path(), "eu-west").unwrap();
-        let east = issue(&ours, folder.path(), "us-east").unwrap();
-        assert_eq!(talk(&east, &west, "us-east").await, Ok(name("eu-west")));
-        assert!(talk(&east, &west, "ap-south").await.is_err());
-        let stranger = issue(&authority(), folder.path(), "us-east").unwrap();
-        assert!(talk(&stranger, &west, "us-east").await.is_err());
-        assert!(talk(&east, &stranger, "us-east").await.is_err());
-    }
-
-    #[test]
-    fn an_identity_of_another_region_is_refused_at_load() {
-        let folder = tempfile::tempdir().unwrap();
-        issue(&authority(), folder.path(), "eu-west").unwrap();
-        let [cert, key, ca] = ["c", "k", "ca"].map(|file| folder.path().join(file));
-        let error = PeerIdentity::load(&name("us-east"), &cert, &key, &[ca]).unwrap_err().to_string();
-        assert!(error.contains("is the certificate of region eu-west"), "{error}");
-    }
-}
+mod tests;

@@ -14,8 +14,8 @@ use serde::Deserialize;
 pub(super) use self::admin::{RawAdmin, RawAdminTls, RawBinding, RawOidc};
 pub(super) use self::shards::{
     RawAccess, RawColumnRule, RawConflict, RawConflictRule, RawDurability, RawLease, RawMigrations,
-    RawPastMaxLoss, RawPlace, RawPlacement, RawRowRule, RawRule, RawShard, RawStore, RawStoreTls, RawTable,
-    RawWriters,
+    RawPastMaxLoss, RawPlace, RawPlacement, RawReplication, RawRowRule, RawRule, RawShard, RawStore,
+    RawStoreTls, RawTable, RawWriters,
 };
 
 /// Everything.
@@ -234,7 +234,7 @@ pub(super) struct RawClients {
 pub(super) struct RawPeer {
     /// PEM files of the authorities of all regions' gateways.
     pub(super) ca: Vec<PathBuf>,
-    /// PEM file of this node's chain, with `portolan://region/NAME` among its names.
+    /// PEM file of this node's chain, with one URI among its names, `spiffe://DOMAIN/region/REGION/gateway/NAME`.
     pub(super) cert: PathBuf,
     /// PEM file of its private key.
     pub(super) key: PathBuf,

@@ -68,7 +68,7 @@ impl Cluster {
     pub(crate) async fn start() -> anyhow::Result<Self> {
         let folder =
             tempfile::Builder::new().prefix("portolan-demo-").tempdir().context("make a temporary folder")?;
-        let authority = Authority::create("portolan demo")?;
+        let authority = Authority::trial()?;
         let mut ports = free_ports(REGIONS.len() * 4)?.into_iter();
         let mut port = || ports.next().context("find a free port");
         let mut regions = Vec::new();

@@ -22,7 +22,7 @@ use portolan_core::snapshot::Live;
 use portolan_core::topology::{Pool, Region};
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::task;
-use portolan_foundation::tls::CertificateStore;
+use portolan_foundation::tls::{CertificateStore, PeerIdentity};
 use portolan_policy::Engine;
 use portolan_proxy::{Explanation, Handle, LiveSettings, Question, TapFilter};
 use portolan_recorder::Recorder;
@@ -60,6 +60,7 @@ pub(crate) struct Admin {
     pub(crate) live: Arc<Live>,
     pub(crate) moves: Moves,
     pub(crate) name: String,
+    pub(crate) peer: Option<PeerIdentity>,
     pub(crate) previews: Previews,
     pub(crate) proxy: Handle,
     pub(crate) recorder: Recorder,
@@ -153,6 +154,12 @@ impl Admin {
             certificates: certificates
                 .map(|status| serde_json::json!({ "names": status.names, "not_after": status.not_after }))
                 .collect(),
+            identity: self.peer.as_ref().map(|peer| {
+                let status = peer.status();
+                serde_json::json!({
+                    "id": status.id, "not_before": status.not_before, "not_after": status.not_after, "problem": status.flaw,
+                })
+            }),
         };
         serde_json::to_value(status).unwrap_or_default()
     }
@@ -277,6 +284,11 @@ impl Admin {
         self.shards.follower_metrics(&mut text);
         super::replication::metrics(&mut text, &self.shards.feeds());
         self.moves.metrics(&mut text);
+        if let Some(peer) = &self.peer {
+            let (name, until) = ("portolan_peer_certificate_not_after_seconds", peer.status().not_after);
+            let help = "When this gateway's certificate for other regions ends, in seconds since 1970.";
+            text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {until}\n"));
+        }
         text
     }
 }

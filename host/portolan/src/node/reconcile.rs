@@ -369,7 +369,7 @@ impl Reconciler {
         folders.insert(self.config.policies_folder.clone());
         folders.insert(self.freezer.files().folder().to_owned());
         folders.extend(self.certificates.iter().flat_map(|store| store.folders()));
-        folders.extend(self.config.peer.iter().filter_map(|peer| parent(&peer.cert)));
+        folders.extend(self.peer.iter().flat_map(PeerIdentity::folders));
         // `portolan.toml` given as a bare name has the empty path as its parent.
         folders
             .into_iter()

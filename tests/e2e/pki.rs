@@ -1,0 +1,77 @@
+//! Certificates of gateways: made, renewed and rotated while regions talk to each other.
+
+use http::Method;
+use portolan_tests::node::Node;
+use portolan_tests::until;
+use portolan_tests::upstream::Upstream;
+use serde_json::{Value, json};
+
+use super::good;
+use super::shards::{ask, node_of, open, says, share, token};
+
+async fn not_after(node: &Node) -> i64 {
+    node.status().await["identity"]["not_after"].as_i64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn authorities_are_rotated_while_regions_talk() {
+    let (place, upstream) = (tempfile::tempdir().unwrap(), Upstream::start("web").await);
+    let pki = async |arguments: &[&str]| good(place.path(), &[&["pki"], arguments].concat()).await;
+    let text = pki(&["init", "authority", "--domain", "gateways.test"]).await;
+    assert!(text.contains("signs for spiffe://gateways.test"), "{text}");
+    let (code, text) = says(place.path(), &["pki", "init", "authority"]).await;
+    assert!(code != 0 && text.contains("portolan pki rotate"), "{text}");
+    let (code, text) = says(place.path(), &["pki", "init", "other", "--domain", "Gateways"]).await;
+    assert!(code != 0 && text.contains("no trust domain"), "{text}");
+    pki(&["issue", "authority", "eu", "us", "--to", "certs", "--days", "10"]).await;
+    let text = pki(&["show", "certs/eu.crt"]).await;
+    assert!(text.starts_with("spiffe://gateways.test/region/eu/gateway/1: from "), "{text}");
+
+    share(place.path(), &upstream, [None, None]).await;
+    let (eu, us) = (node_of(place.path(), "eu").await, node_of(place.path(), "us").await);
+    share(place.path(), &upstream, [Some(&eu), Some(&us)]).await;
+    open(&eu, 1).await;
+    let acme = token(eu.folder(), "acme").await;
+    let id = std::cell::Cell::new(0);
+    let written = async || {
+        id.set(id.get() + 1);
+        ask(&us, &acme, Method::POST, "/-/data/orders", json!({ "id": id.get() })).await.status == 201
+    };
+    until("the region without the lease hands writes on", async || written().await).await;
+    assert_eq!(eu.status().await["identity"]["id"], "spiffe://gateways.test/region/eu/gateway/1");
+
+    // A new authority is believed beside the old, then every gateway has a certificate of it, then the old is believed no more.
+    let text = pki(&["rotate", "authority"]).await;
+    assert!(text.contains("--finish"), "{text}");
+    std::fs::copy(place.path().join("authority/ca.crt"), place.path().join("certs/ca.crt")).unwrap();
+    assert!(written().await, "the old one still counts");
+    pki(&["issue", "authority", "us", "--to", "certs", "--days", "20"]).await;
+    let (old, soon) = (not_after(&eu).await, not_after(&us).await);
+    until("one gateway has taken the new one", async || not_after(&us).await > soon).await;
+    assert_eq!(not_after(&eu).await, old);
+    until("two authorities beside each other", async || written().await).await;
+    pki(&["issue", "authority", "eu", "--to", "certs", "--days", "20"]).await;
+    until("the other gateway has taken it", async || not_after(&eu).await > old).await;
+    let text = pki(&["rotate", "authority", "--finish"]).await;
+    assert!(text.contains("1 fewer than before"), "{text}");
+    std::fs::copy(place.path().join("authority/ca.crt"), place.path().join("certs/ca.crt")).unwrap();
+    until("the new authority alone", async || written().await).await;
+    let metrics = us.ask_plain("GET", "/api/v1/metrics", Value::Null).await.unwrap().text();
+    assert!(metrics.contains("portolan_peer_certificate_not_after_seconds"), "{metrics}");
+
+    // A gateway with another's certificates is a stranger, though its connections stood.
+    pki(&["trial", "strangers", "us"]).await;
+    let before = not_after(&us).await;
+    // Its own authorities stay as they are: a certificate that nobody vouches for is not taken.
+    for file in ["us.crt", "us.key"] {
+        std::fs::copy(place.path().join("strangers").join(file), place.path().join("certs").join(file))
+            .unwrap();
+    }
+    until("the node says what is wrong", async || {
+        let problems = us.status().await["configuration"]["problems"].to_string();
+        problems.contains("portolan pki issue")
+    })
+    .await;
+    assert_eq!(not_after(&us).await, before, "what was good before stays");
+    assert!(written().await);
+}

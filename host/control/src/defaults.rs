@@ -16,6 +16,10 @@ pub const MESSAGE_BYTES_MAX: usize = 1_024;
 pub const PAGE_ENTRIES: usize = 32;
 /// Bytes of one answer of etcd.
 pub const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of the registers that one change writes.
+pub const REGISTER_BYTES_MAX: usize = 512 * 1024;
+/// Registers that one change writes or rests on: etcd takes 128 operations at once.
+pub const REGISTERS_AT_ONCE_MAX: usize = 100;
 /// How often a change is tried again that others came before.
 pub const COMMIT_TRIES: u32 = 32;
 /// How long one question to the store may take.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Away, Error};
 use crate::etcd::Etcd;
+use crate::register::{Registers, Swap};
 use crate::sqlite::Sqlite;
 
 /// Where a store is.
@@ -84,6 +85,21 @@ impl Connection {
             Self::Etcd(etcd) => Watcher::Etcd(etcd.watch().await?),
             Self::Sqlite(sqlite) => Watcher::Sqlite(sqlite.watch().await?),
         })
+    }
+
+    pub(crate) async fn registers(&self, after: u64) -> Result<Registers, Away> {
+        match self {
+            Self::Etcd(etcd) => etcd.registers(after).await,
+            Self::Sqlite(sqlite) => sqlite.registers(after).await,
+        }
+    }
+
+    /// Asked once: of a lost answer whoever asks has to know.
+    pub(crate) async fn swap(&self, swap: &Swap) -> Result<Option<u64>, Away> {
+        match self {
+            Self::Etcd(etcd) => etcd.swap(swap).await,
+            Self::Sqlite(sqlite) => sqlite.swap(swap).await,
+        }
     }
 
     pub(crate) async fn report(&self, node: &str, at_ms: u64, report: &[u8]) -> Result<(), Away> {

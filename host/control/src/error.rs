@@ -1,6 +1,6 @@
 //! What can go wrong, by what the caller will do about it.
 
-use crate::defaults::{CHANGE_BYTES_MAX, OBJECTS_MAX};
+use crate::defaults::{CHANGE_BYTES_MAX, OBJECTS_MAX, REGISTER_BYTES_MAX, REGISTERS_AT_ONCE_MAX};
 use crate::object::{Key, Manager};
 
 /// Why a change was not made.
@@ -41,6 +41,20 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// More registers than one change takes, or one twice.
+    #[error(
+        "the change has {count} names of registers and {bytes} bytes; one may have {REGISTERS_AT_ONCE_MAX} and {REGISTER_BYTES_MAX}, each \
+         name once"
+    )]
+    Registers {
+        /// Names that it rests on or writes.
+        count: usize,
+        /// Bytes that it writes.
+        bytes: usize,
+    },
+    /// A name that no register has.
+    #[error("`{0}` names no register: letters, digits, `/`, `-`, `.` and `_` do")]
+    Register(String),
     /// More than one change may hold.
     #[error("the change has {0} bytes; one may have {CHANGE_BYTES_MAX}: apply it in parts")]
     TooLarge(usize),

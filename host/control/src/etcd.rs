@@ -1,7 +1,7 @@
 //! The log in a cluster of etcd, for nodes on several machines. Entries are on a majority's disks when they are acknowledged.
 //!
 //! Keys: `PREFIX/change/NUMBER` with twenty digits, so that their order is the order of generations, and `PREFIX/node/NAME`
-//! under a lease, so that a node that is away disappears. No key of a change is ever written twice or deleted. `PREFIX/newest` has
+//! under a lease, so that a node that is away disappears. `PREFIX/register/NAME` are registers, whose revisions are etcd's own. No key of a change is ever written twice or deleted. `PREFIX/newest` has
 //! the newest number; it is there to be watched.
 
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::defaults::{ANSWER_BYTES_MAX, ANSWER_TIMEOUT, REPORT_TTL, RETRY_MIN};
 use crate::engine::{Appended, EtcdConfig};
 use crate::error::Away;
+use crate::register::{Register, Registers, Swap};
 
 /// How often an idle connection is tried, and how long a dead one is waited for: members fail without a word.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
@@ -99,6 +100,55 @@ impl Etcd {
         });
         let answer = answer.await?;
         answer.kvs().iter().map(|pair| Ok((self.generation(pair.key())?, pair.value().to_vec()))).collect()
+    }
+
+    pub(crate) async fn registers(&self, after: u64) -> Result<Registers, Away> {
+        let prefix = self.register("");
+        let after_this = i64::try_from(after.saturating_add(1)).unwrap_or(i64::MAX);
+        let options = GetOptions::new().with_prefix().with_min_mod_revision(after_this);
+        let answer = self.ask(|client| {
+            let (prefix, options) = (prefix.clone(), options.clone());
+            let mut client = client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX);
+            async move { client.get(prefix, Some(options)).await }
+        });
+        let answer = answer.await?;
+        let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let register = |pair: &etcd_client::KeyValue| {
+            let text =
+                |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|error| Away(error.to_string()));
+            let name = pair.key().strip_prefix(prefix.as_bytes()).unwrap_or_default();
+            let revision = u64::try_from(pair.mod_revision()).unwrap_or(0);
+            Ok(Register { name: text(name)?, revision, value: text(pair.value())? })
+        };
+        let mut changed = answer.kvs().iter().map(register).collect::<Result<Vec<_>, Away>>()?;
+        changed.sort_by(|one, other| (one.revision, &one.name).cmp(&(other.revision, &other.name)));
+        let revision = u64::try_from(revision).unwrap_or(0);
+        if revision < after {
+            return Err(Away(format!(
+                "its revision is {revision}, and was {after}: it was put back, and all registers are to be read again"
+            )));
+        }
+        Ok(Registers { changed, revision })
+    }
+
+    pub(crate) async fn swap(&self, swap: &Swap) -> Result<Option<u64>, Away> {
+        let expected = |(name, revision): &(String, u64)| {
+            let revision = i64::try_from(*revision).unwrap_or(i64::MAX);
+            Compare::mod_revision(self.register(name), CompareOp::Equal, revision)
+        };
+        let put = |(name, value): &(String, String)| TxnOp::put(self.register(name), value.as_bytes(), None);
+        let when: Vec<Compare> = swap.expect.iter().map(expected).collect();
+        let txn = Txn::new().when(when).and_then(swap.put.iter().map(put).collect::<Vec<_>>());
+        let question = |client: Client| {
+            let txn = txn.clone();
+            async move { client.kv_client().txn(txn).await }
+        };
+        let answer = self.ask_once(&question).await?;
+        if !answer.succeeded() {
+            return Ok(None);
+        }
+        let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+        Ok(u64::try_from(revision).ok())
     }
 
     pub(crate) async fn watch(&self) -> Result<Watcher, Away> {
@@ -193,6 +243,10 @@ impl Etcd {
 
     fn change(&self, generation: u64) -> String {
         format!("{}/change/{generation:020}", self.prefix)
+    }
+
+    fn register(&self, name: &str) -> String {
+        format!("{}/register/{name}", self.prefix)
     }
 
     fn newest(&self) -> String {

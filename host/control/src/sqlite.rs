@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use crate::defaults::{ANSWER_TIMEOUT, REPORT_TTL, SQLITE_BUSY, SQLITE_POLL};
 use crate::engine::Appended;
 use crate::error::Away;
+use crate::register::{Register, Registers, Swap};
 
 /// Connections of one process: writes wait for each other anyway.
 const CONNECTIONS_MAX: u32 = 2;
@@ -42,7 +43,10 @@ impl Sqlite {
             .connect_with(options(path).create_if_missing(fresh))
             .await
             .map_err(|error| at(&error))?;
-        let migrations = [(1, "create log", include_str!("../../../migrations/control/0001_create_log.sql"))];
+        let migrations = [
+            (1, "create log", include_str!("../../../migrations/control/0001_create_log.sql")),
+            (2, "create register", include_str!("../../../migrations/control/0002_create_register.sql")),
+        ];
         let migration = |(version, name, sql): (i64, &'static str, &'static str)| {
             Migration::new(version, name.into(), MigrationType::Simple, sqlx::SqlStr::from_static(sql), false)
         };
@@ -84,6 +88,50 @@ impl Sqlite {
                 Ok((u64::try_from(generation).unwrap_or(0), entry))
             })
             .collect()
+    }
+
+    pub(crate) async fn registers(&self, after: u64) -> Result<Registers, Away> {
+        let select = sqlx::query(
+            "SELECT name, revision, value FROM register WHERE revision > ? ORDER BY revision, name",
+        );
+        let rows = within(select.bind(number(after)?).fetch_all(&self.pool)).await?;
+        let register = |row: &sqlx::sqlite::SqliteRow| {
+            let revision: i64 = row.try_get(1)?;
+            let revision = u64::try_from(revision).unwrap_or(0);
+            Ok(Register { name: row.try_get(0)?, revision, value: row.try_get(2)? })
+        };
+        let changed = rows.iter().map(register).collect::<Result<Vec<_>, sqlx::Error>>();
+        let changed = changed.map_err(|error| away(&error))?;
+        // Whoever writes is alone, so that nothing below the last one is still to come.
+        let revision = changed.last().map_or(after, |last| last.revision);
+        Ok(Registers { changed, revision })
+    }
+
+    pub(crate) async fn swap(&self, swap: &Swap) -> Result<Option<u64>, Away> {
+        within(Box::pin(self.swap_within(swap))).await
+    }
+
+    async fn swap_within(&self, swap: &Swap) -> Result<Option<u64>, sqlx::Error> {
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        for (name, expected) in &swap.expect {
+            let select = sqlx::query_scalar("SELECT revision FROM register WHERE name = ?");
+            let revision: Option<i64> = select.bind(name).fetch_optional(&mut *transaction).await?;
+            if u64::try_from(revision.unwrap_or(0)).ok() != Some(*expected) {
+                transaction.rollback().await?;
+                return Ok(None);
+            }
+        }
+        let next = sqlx::query_scalar("UPDATE register_revision SET last = last + 1 RETURNING last");
+        let next: i64 = next.fetch_one(&mut *transaction).await?;
+        for (name, value) in &swap.put {
+            let upsert = sqlx::query(
+                "INSERT INTO register (name, revision, value) VALUES (?, ?, ?) \
+                 ON CONFLICT (name) DO UPDATE SET revision = excluded.revision, value = excluded.value",
+            );
+            upsert.bind(name).bind(next).bind(value).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(u64::try_from(next).ok())
     }
 
     pub(crate) async fn watch(&self) -> Result<Watcher, Away> {

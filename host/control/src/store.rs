@@ -249,15 +249,20 @@ impl Store {
         })
     }
 
+    /// The engine, connected where it is not.
+    pub(crate) async fn reached(&self) -> Result<Connection, Error> {
+        match self.connection() {
+            Some(connection) => Ok(connection),
+            None => self.connect().await,
+        }
+    }
+
     /// Catches up with the store: whoever is to change something looks at the newest state first.
     ///
     /// # Errors
     /// When the store is away, or holds what does not follow.
     pub async fn refresh(&self) -> Result<(), Error> {
-        let connection = match self.connection() {
-            Some(connection) => connection,
-            None => self.connect().await?,
-        };
+        let connection = self.reached().await?;
         self.catch_up(&connection).await
     }
 
@@ -278,10 +283,7 @@ impl Store {
     }
 
     async fn commit_after(&self, draft: &Draft, wanted: Option<u64>) -> Result<Committed, Error> {
-        let connection = match self.connection() {
-            Some(connection) => connection,
-            None => self.connect().await?,
-        };
+        let connection = self.reached().await?;
         let id = format!("{:016x}{:016x}", random::u64(), random::u64());
         self.catch_up(&connection).await?;
         for _ in 0..COMMIT_TRIES {
@@ -484,10 +486,7 @@ impl Store {
 
     /// Follows until something fails.
     async fn follow_once(&self) -> Result<(), Error> {
-        let connection = match self.connection() {
-            Some(connection) => connection,
-            None => self.connect().await?,
-        };
+        let connection = self.reached().await?;
         let mut watcher = connection.watch().await?;
         let mut ticks = interval(REPORT_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -9,7 +9,7 @@ use portolan_foundation::task;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::defaults::{OBJECT_BYTES_MAX, SAVED_MAX};
+use crate::defaults::{OBJECT_BYTES_MAX, REGISTER_BYTES_MAX, SAVED_MAX};
 use crate::*;
 
 #[path = "../../../tests/fixtures/etcd.rs"]
@@ -126,7 +126,76 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// The contract, for one engine.
+/// Registers are written where all is as expected or not at all, whoever else writes, and every reader comes to what is there.
+async fn registers(place: &Place) {
+    const WRITERS: u64 = 4;
+    const TIMES: u64 = 10;
+    let store = place.open("registers").await;
+    assert_eq!(store.registers(0).await.unwrap().changed, []);
+    let swap = |expect: &[(&str, u64)], put: &[(&str, &str)]| Swap {
+        expect: expect.iter().map(|(name, revision)| ((*name).to_owned(), *revision)).collect(),
+        put: put.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+    };
+    let first = store.swap(&swap(&[("a", 0), ("b", 0)], &[("a", "1"), ("b", "1")])).await.unwrap().unwrap();
+    assert_eq!(store.swap(&swap(&[("a", 0)], &[("a", "2")])).await.unwrap(), None, "it is there");
+    assert_eq!(store.swap(&swap(&[("a", first), ("b", first + 1)], &[("a", "2")])).await.unwrap(), None);
+    let second = store.swap(&swap(&[("a", first), ("b", first)], &[("a", "2")])).await.unwrap().unwrap();
+    assert!(second > first, "{second} after {first}");
+    let all = store.registers(0).await.unwrap();
+    let is = |name: &str, revision: u64, value: &str| Register {
+        name: name.to_owned(),
+        revision,
+        value: value.to_owned(),
+    };
+    assert_eq!(all.changed, [is("b", first, "1"), is("a", second, "2")]);
+    let later = store.registers(first).await.unwrap();
+    assert_eq!(later.changed, [is("a", second, "2")]);
+    assert_eq!(store.registers(all.revision).await.unwrap().changed, []);
+    for wrong in ["", "a b", "a\0"] {
+        assert!(matches!(store.swap(&swap(&[(wrong, 0)], &[])).await, Err(Error::Register(_))), "{wrong}");
+    }
+    let long = "x".repeat(REGISTER_BYTES_MAX + 1);
+    assert!(matches!(store.swap(&swap(&[], &[("a", &long)])).await, Err(Error::Registers { .. })));
+    assert!(store.swap(&swap(&[], &[("a", "1"), ("a", "2")])).await.is_err(), "one name twice");
+
+    // No generation is made of it.
+    assert_eq!(store.state().generation(), 0);
+    let counts = async |writer: u64| {
+        let store = place.open(&format!("writer-{writer}")).await;
+        for _ in 0..TIMES {
+            loop {
+                let now = store.registers(0).await.unwrap().changed;
+                let (revision, value) = now
+                    .iter()
+                    .find(|register| register.name == "count")
+                    .map_or((0, 0), |found| (found.revision, found.value.parse::<u64>().unwrap()));
+                let next = (value + 1).to_string();
+                if store.swap(&swap(&[("count", revision)], &[("count", &next)])).await.unwrap().is_some() {
+                    break;
+                }
+            }
+        }
+    };
+    let follows = async {
+        let (mut after, mut seen) = (0, 0);
+        while seen < WRITERS * TIMES {
+            let news = store.registers(after).await.unwrap();
+            for register in news.changed.iter().filter(|register| register.name == "count") {
+                let value: u64 = register.value.parse().unwrap();
+                assert!(value > seen && register.revision > after, "{value} after {seen}");
+                seen = value;
+            }
+            after = news.revision;
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::join!(counts(0), counts(1), counts(2), counts(3), async {
+        timeout(PATIENCE, follows).await.expect("the reader comes to the end");
+    });
+}
+
 async fn contract(mut place: Place) {
+    Box::pin(registers(&place)).await;
     let shutdown = Shutdown::new();
     let (one, two) = (place.node("one", &shutdown).await, place.node("two", &shutdown).await);
     assert_eq!(one.state().generation(), 0);
@@ -368,7 +437,7 @@ async fn what_a_newer_portolan_wrote_is_refused_with_what_to_do() {
     pool.close().await;
     let refused = Store::open(place.engine.clone(), None).await.unwrap_err().to_string();
     assert!(
-        refused.contains("a newer portolan has changed its tables (step 7, and this program knows 1)"),
+        refused.contains("a newer portolan has changed its tables (step 7, and this program knows 2)"),
         "{refused}"
     );
     // A node goes on with what it has, and says why.

@@ -123,8 +123,12 @@ pub const MOVE_CHUNK_ROWS: usize = 1_000;
 pub const MOVE_LAG_RECORDS: usize = 200;
 /// Parts of the log that a move takes over before it gives up: a tenant that writes faster than it is followed cannot be moved.
 pub const MOVE_ROUNDS_MAX: u64 = 10_000;
-/// Rows that a move compares while the tenant is held: some seconds of work, and some tens of megabytes of names.
+/// Rows that a move remembers to compare again: some tens of megabytes of names. Beyond it those that are alike by now are forgotten.
 pub const MOVE_DOUBTS_MAX: usize = 100_000;
+/// Rows that may be left to compare while the tenant is held: some milliseconds of work.
+pub const MOVE_DOUBTS_FEW: usize = 1_000;
+/// Pages of rows that a move compares before it takes over what was written meanwhile.
+pub const MOVE_COMPARED_PAGES: usize = 20;
 /// How long a move holds the tenant's writes at most, until the control store is asked.
 pub const MOVE_HOLD: Duration = Duration::from_secs(5);
 /// From one look whether a tenant that is held may be written to the next.

@@ -30,18 +30,12 @@ pub(super) struct Course {
 
 /// What was done so far.
 #[derive(Debug, Default)]
-struct Done {
-    bytes: u64,
+pub(super) struct Done {
+    pub(super) bytes: u64,
     chunks: u64,
-    /// None until all rows are compared: what was written before that is not in doubt.
-    doubts: Option<Doubts>,
+    /// None until rows are compared: what was written before that is not in doubt.
+    pub(super) doubts: Option<Doubts>,
     rounds: u64,
-}
-
-impl Done {
-    fn doubt(&mut self, records: &[Record]) -> Result<(), Error> {
-        self.doubts.as_mut().map_or(Ok(()), |doubts| doubts.add(records))
-    }
 }
 
 /// A hold that is sealed.
@@ -104,13 +98,12 @@ impl Relocation<'_> {
             None => self.copy(course, &mut done).await?,
         };
         let base = self.catch_up(course, base, &mut done).await?;
-        let (bytes, doubts) = self.compare_all().await?;
-        (done.bytes, done.doubts) = (bytes, Some(doubts));
+        let base = self.compare_all(course, base, &mut done).await?;
         self.tell(Event::Checked)?;
-        let mut base = self.catch_up(course, base, &mut done).await?;
+        let mut base = self.narrow(course, base, &mut done).await?;
         if self.replicated().await? {
             self.tell(Event::Replicated)?;
-            base = self.catch_up(course, base, &mut done).await?;
+            base = self.narrow(course, base, &mut done).await?;
         }
         let sealed = self.hold(course, base, &mut done).await?;
         self.switch(&sealed.detail).await?;
@@ -132,7 +125,7 @@ impl Relocation<'_> {
     }
 
     /// Copies the rows. Returns from where the log is to be followed.
-    async fn copy(&self, course: &Course, done: &mut Done) -> Result<Position, Error> {
+    pub(super) async fn copy(&self, course: &Course, done: &mut Done) -> Result<Position, Error> {
         let base = self.from.store.settled().await?;
         let mut after = None;
         loop {
@@ -148,12 +141,17 @@ impl Relocation<'_> {
     }
 
     /// Takes over what has been written, until little is left. Returns how far.
-    async fn catch_up(&self, course: &Course, from: Position, done: &mut Done) -> Result<Position, Error> {
+    pub(super) async fn catch_up(
+        &self,
+        course: &Course,
+        from: Position,
+        done: &mut Done,
+    ) -> Result<Position, Error> {
         let mut after = from;
         for _ in 0..MOVE_ROUNDS_MAX {
             let passage = self.read(after, Reach::Settled).await?;
             self.take_in(course, &passage.records).await?;
-            done.doubt(&passage.records)?;
+            self.doubt(done, &passage.records).await?;
             done.rounds += 1;
             after = passage.through;
             self.tell(Event::CaughtUp { records: passage.records.len() as u64 })?;
@@ -214,7 +212,7 @@ impl Relocation<'_> {
         loop {
             let passage = self.read(after, Reach::Held).await?;
             self.take_in(course, &passage.records).await?;
-            done.doubt(&passage.records)?;
+            self.doubt(done, &passage.records).await?;
             done.rounds += 1;
             (after, records) = (passage.through, records + passage.records.len() as u64);
             if passage.whole {

@@ -40,6 +40,7 @@ const CASES: &[Case] = cases![
     moves::rows_that_refer_to_later_ones_wait,
     moves::there_and_back_again,
     moves::what_differs_is_noticed,
+    moves::what_is_written_while_rows_are_compared_is_compared_before_the_hold,
     replicas::a_target_that_may_lose_little_is_copied_first,
     unfit::shards_must_fit,
 ];

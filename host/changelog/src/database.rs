@@ -13,9 +13,9 @@ use sqlx::sqlite::{SqlitePool, SqliteRow};
 use sqlx::{
     AssertSqlSafe, Column as _, Connection as _, Postgres, Row as _, Sqlite, TypeInfo as _, ValueRef as _,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use crate::defaults::{ANSWER_TIMEOUT, SQLITE_LOOK_STEPS};
+use crate::defaults::{ANSWER_TIMEOUT, BEGIN_AGAIN, SQLITE_LOOK_STEPS};
 use crate::error::Error;
 use crate::login::Login;
 use crate::rejection::Rejection;
@@ -246,24 +246,47 @@ impl Pool {
 
     /// A transaction that writes. In SQLite it is alone from its start.
     pub(crate) async fn begin(&self) -> Result<Session, Error> {
-        self.begin_with("BEGIN", "BEGIN IMMEDIATE").await
+        self.begin_with(false, &[]).await
     }
 
     /// A transaction that reads one state.
     pub(crate) async fn snapshot(&self) -> Result<Session, Error> {
-        self.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", "BEGIN").await
+        self.begin_with(true, &[]).await
     }
 
-    async fn begin_with(&self, postgres: &str, sqlite: &str) -> Result<Session, Error> {
-        let mut session = self.acquire().await?;
-        let begin = match self.dialect() {
-            Dialect::Postgres => postgres,
-            Dialect::Sqlite => sqlite,
-        };
-        session.execute(begin, &[]).await?;
-        session.transaction = true;
-        Ok(session)
+    /// A transaction that reads one state, or that writes, with settings of PostgreSQL's that hold within it: one way there and back.
+    pub(crate) async fn begin_with(&self, reads: bool, settings: &[(&str, &str)]) -> Result<Session, Error> {
+        let begun = Instant::now();
+        loop {
+            let mut session = self.acquire().await?;
+            let done = match (self.dialect(), reads) {
+                (Dialect::Postgres, _) => session.run_all(&begin(reads, settings)).await,
+                (Dialect::Sqlite, true) => session.execute("BEGIN", &[]).await.map(drop),
+                (Dialect::Sqlite, false) => session.execute("BEGIN IMMEDIATE", &[]).await.map(drop),
+            };
+            // Several statements may have been done in part: such a connection is not used again.
+            session.transaction = done.is_ok() || self.dialect() == Dialect::Postgres;
+            match done {
+                Ok(()) => return Ok(session),
+                // It was dead when it was taken: nothing has been done, and another may live.
+                Err(Error::Away(_))
+                    if self.dialect() == Dialect::Postgres && begun.elapsed() < BEGIN_AGAIN => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
+}
+
+/// A transaction's beginning in PostgreSQL.
+fn begin(reads: bool, settings: &[(&str, &str)]) -> String {
+    let mut text = if reads { "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" } else { "BEGIN" }.to_owned();
+    let quoted = |text: &str| text.replace('\'', "''").replace('\\', "\\\\");
+    let set = |(name, value): &(&str, &str)| format!("set_config('{name}', E'{}', true)", quoted(value));
+    if !settings.is_empty() {
+        text.push_str("; SELECT ");
+        text.push_str(&settings.iter().map(set).collect::<Vec<_>>().join(", "));
+    }
+    text
 }
 
 impl Drop for Session {
@@ -307,6 +330,16 @@ impl Session {
     pub(crate) async fn execute(&mut self, sql: &str, args: &[Value]) -> Result<u64, Error> {
         self.within = true;
         let Ok(done) = timeout(self.patience, self.connection.execute(sql, args)).await else {
+            return Err(self.late());
+        };
+        self.within = false;
+        done
+    }
+
+    /// Runs several statements as they stand, without values.
+    pub(crate) async fn run_all(&mut self, sql: &str) -> Result<(), Error> {
+        self.within = true;
+        let Ok(done) = timeout(self.patience, self.connection.run_all(sql)).await else {
             return Err(self.late());
         };
         self.within = false;
@@ -374,6 +407,24 @@ impl Session {
         Ok(())
     }
 
+    /// Runs a last query of PostgreSQL's without values and commits, in one way there and back. When the database does not say that it did,
+    /// nobody knows.
+    pub(crate) async fn commit_after(mut self, last: &str) -> Result<Vec<Row>, Error> {
+        self.within = true;
+        let done = timeout(self.patience, self.connection.fetch_all(&format!("{last}; COMMIT"))).await;
+        let done = done.unwrap_or_else(|_| Err(self.late()));
+        match done {
+            Ok(rows) => {
+                (self.within, self.transaction) = (false, false);
+                rows.map_err(|error| {
+                    Error::Unknown(format!("it is written, and nobody knows where: {error}"))
+                })
+            }
+            Err(Error::Away(why)) => Err(Error::Unknown(why)),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Commits. When the database does not say that it did, nobody knows.
     pub(crate) async fn commit(mut self) -> Result<(), Error> {
         match self.execute("COMMIT", &[]).await {
@@ -422,6 +473,35 @@ impl Connection {
         };
         match done {
             Ok(done) => Ok(done),
+            Err(error) => Err(self.failed(&error).await),
+        }
+    }
+
+    async fn run_all(&mut self, sql: &str) -> Result<(), Error> {
+        let sql = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
+        let done = match self {
+            Self::Postgres(connection) => sql.execute(&mut **connection).await.map(drop),
+            Self::Sqlite(connection) => sql.execute(&mut **connection).await.map(drop),
+        };
+        match done {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.failed(&error).await),
+        }
+    }
+
+    /// The rows of several statements of PostgreSQL's. That one cannot be read is told apart: the statements were done.
+    async fn fetch_all(&mut self, sql: &str) -> Result<Result<Vec<Row>, Error>, Error> {
+        let sql = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
+        let rows = match self {
+            Self::Postgres(connection) => {
+                sql.fetch_all(&mut **connection).await.map(|rows| rows.iter().map(of_postgres).collect())
+            }
+            Self::Sqlite(connection) => {
+                sql.fetch_all(&mut **connection).await.map(|rows| rows.iter().map(of_sqlite).collect())
+            }
+        };
+        match rows {
+            Ok(rows) => Ok(rows),
             Err(error) => Err(self.failed(&error).await),
         }
     }

@@ -43,6 +43,10 @@ pub const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 pub const SQLITE_BUSY: Duration = Duration::from_secs(3);
 /// Connections of one role or file: the log's own work is few statements at a time, and writers come from many requests.
 pub const CONNECTIONS_MAX: u32 = 8;
+/// A connection that was used later than this is taken for alive: asking it costs as much as a small statement.
+pub const RESTED: Duration = Duration::from_secs(1);
+/// A transaction that does not begin within this has no dead connection to blame, and is not begun on another.
+pub const BEGIN_AGAIN: Duration = Duration::from_millis(200);
 /// Statements that each connection keeps prepared, the oldest out: the data API makes some tens of shapes for a table.
 pub const STATEMENTS_MAX: usize = 100;
 /// How long one statement of a tenant may take: less than [`ANSWER_TIMEOUT`], so that a database that ends it in time is told from

@@ -15,7 +15,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _, Postgres};
 use tokio::time::Instant;
 
-use crate::defaults::{PASSWORD_BYTES_MAX, PASSWORD_RETRY, PASSWORD_WAIT};
+use crate::defaults::{PASSWORD_BYTES_MAX, PASSWORD_RETRY, PASSWORD_WAIT, RESTED};
 use crate::error::Error;
 
 /// How the server of a database proves who it is, and the gateway to it.
@@ -123,7 +123,7 @@ impl Login {
         let name = options.get_username().to_owned();
         let options = with(options, password.as_deref());
         let changed = Changed::default();
-        let pool = draining(pool, &changed).connect_lazy_with(options);
+        let pool = looked_at(pool, &changed).connect_lazy_with(options);
         let login = Self {
             changed,
             file: file.map(Path::to_owned),
@@ -213,13 +213,19 @@ impl Tls {
     }
 }
 
-/// Connections that are older than the password are closed when nobody uses them any more.
-fn draining(pool: PgPoolOptions, changed: &Changed) -> PgPoolOptions {
+/// Connections that are older than the password are closed when nobody uses them any more, and one that has rested is asked whether it
+/// still stands.
+fn looked_at(pool: PgPoolOptions, changed: &Changed) -> PgPoolOptions {
     let changed = Arc::clone(changed);
-    pool.before_acquire(move |_, known| {
+    pool.test_before_acquire(false).before_acquire(move |connection, known| {
         let changed = *changed.lock().unwrap_or_else(PoisonError::into_inner);
         let old = changed.is_some_and(|changed| known.age >= changed.elapsed());
-        Box::pin(std::future::ready(Ok(!old)))
+        Box::pin(async move {
+            if !old && known.idle_for >= RESTED {
+                connection.ping().await?;
+            }
+            Ok(!old)
+        })
     })
 }
 

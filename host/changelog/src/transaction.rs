@@ -46,8 +46,7 @@ impl Store {
         if !lease.allows(now) {
             return Err(Closed::Expired.into());
         }
-        let mut session = self.begin(Role::Writer).await?;
-        self.enter(&mut session, tenant, true, statement).await?;
+        let session = self.enter(tenant, true, statement).await?;
         Ok(Transaction { session, tenant: true })
     }
 
@@ -62,8 +61,7 @@ impl Store {
         tenant: &TenantName,
         statement: Duration,
     ) -> Result<Transaction, Error> {
-        let mut session = self.begin(Role::Writer).await?;
-        self.enter(&mut session, tenant, true, statement).await?;
+        let session = self.enter(tenant, true, statement).await?;
         Ok(Transaction { session, tenant: true })
     }
 
@@ -81,8 +79,7 @@ impl Store {
     /// # Errors
     /// As [`Self::look`].
     pub async fn look_within(&self, statement: Duration, tenant: &TenantName) -> Result<Transaction, Error> {
-        let mut session = self.pool(Role::Writer).snapshot().await?;
-        self.enter(&mut session, tenant, false, statement).await?;
+        let session = self.enter(tenant, false, statement).await?;
         Ok(Transaction { session, tenant: false })
     }
 
@@ -94,35 +91,19 @@ impl Store {
         Ok(Transaction { session: self.begin(Role::Owner).await?, tenant: false })
     }
 
-    async fn enter(
-        &self,
-        session: &mut Session,
-        tenant: &TenantName,
-        writes: bool,
-        statement: Duration,
-    ) -> Result<(), Error> {
-        let tenant = Value::from(tenant.as_str());
-        match self.dialect() {
-            Dialect::Postgres => {
-                let limit = Value::from(statement.as_millis().max(1).to_string());
-                let sql = "SELECT set_config('portolan.tenant', $1, true), set_config('statement_timeout', $2, true)";
-                session.execute(sql, &[tenant, limit]).await?;
-            }
-            Dialect::Sqlite if writes => {
-                session.execute("UPDATE portolan_fence SET tx = tx + 1", &[]).await?;
-                session
-                    .execute(
-                        "INSERT INTO portolan_session (id, applying, tenant) VALUES (1, 0, $1)",
-                        &[tenant],
-                    )
-                    .await?;
-            }
-            Dialect::Sqlite => {}
+    async fn enter(&self, tenant: &TenantName, writes: bool, statement: Duration) -> Result<Session, Error> {
+        let limit = statement.as_millis().max(1).to_string();
+        let settings = [("portolan.tenant", tenant.as_str()), ("statement_timeout", &limit)];
+        let mut session = self.pool(Role::Writer).begin_with(!writes, &settings).await?;
+        if self.dialect() == Dialect::Sqlite && writes {
+            session.execute("UPDATE portolan_fence SET tx = tx + 1", &[]).await?;
+            let named = "INSERT INTO portolan_session (id, applying, tenant) VALUES (1, 0, $1)";
+            session.execute(named, &[Value::from(tenant.as_str())]).await?;
         }
         // PostgreSQL ends a statement by itself; one that says nothing even then is silent.
         let silence = if self.dialect() == Dialect::Postgres { SILENCE } else { Duration::ZERO };
         session.waits(statement.saturating_add(silence));
-        Ok(())
+        Ok(session)
     }
 }
 
@@ -151,15 +132,8 @@ impl Transaction {
     ///
     /// # Cancel safety
     /// Not cancel-safe: when it is dropped, nobody knows whether the transaction is written.
-    pub async fn commit(
-        mut self,
-        lease: &Lease,
-        clock: impl Fn() -> Moment,
-    ) -> Result<Option<Position>, Error> {
-        let position = if self.tenant { self.position().await? } else { None };
-        // What is being committed is waited for as long as it can be: nobody would know how it ended.
-        self.session.waits(ANSWER_TIMEOUT);
-        self.session.commit().await?;
+    pub async fn commit(self, lease: &Lease, clock: impl Fn() -> Moment) -> Result<Option<Position>, Error> {
+        let position = self.ends().await?;
         match lease.outcome(clock()) {
             Outcome::Done => Ok(position),
             Outcome::Unknown => {
@@ -176,10 +150,8 @@ impl Transaction {
     ///
     /// # Cancel safety
     /// As [`Self::commit`].
-    pub async fn commit_as_member(mut self) -> Result<(), Error> {
-        self.position().await?;
-        self.session.waits(ANSWER_TIMEOUT);
-        self.session.commit().await
+    pub async fn commit_as_member(self) -> Result<(), Error> {
+        self.ends().await.map(drop)
     }
 
     /// Commits what [`Store::maintain`] began.
@@ -198,23 +170,33 @@ impl Transaction {
         self.session.rollback().await
     }
 
-    async fn position(&mut self) -> Result<Option<Position>, Error> {
-        let rows = match self.session.dialect() {
-            Dialect::Postgres => self.session.fetch("SELECT portolan.written()", &[]).await?,
+    /// Commits. Gives where the last record lies.
+    async fn ends(mut self) -> Result<Option<Position>, Error> {
+        // What is being committed is waited for as long as it can be: nobody would know how it ended.
+        self.session.waits(ANSWER_TIMEOUT);
+        if !self.tenant {
+            return self.session.commit().await.map(|()| None);
+        }
+        match self.session.dialect() {
+            Dialect::Postgres => {
+                let rows = self.session.commit_after("SELECT portolan.written()").await?;
+                position(&rows).map_err(|error| Error::Unknown(error.to_string()))
+            }
             Dialect::Sqlite => {
                 self.session.execute("DELETE FROM portolan_session", &[]).await?;
-                self.session
-                    .fetch(
-                        "SELECT l.epoch || '.' || l.tx || '.' || l.seq FROM portolan_log l, portolan_fence f \
-                         WHERE l.epoch = f.epoch AND l.tx = f.tx ORDER BY l.seq DESC LIMIT 1",
-                        &[],
-                    )
-                    .await?
+                let last = "SELECT l.epoch || '.' || l.tx || '.' || l.seq FROM portolan_log l, portolan_fence f \
+                    WHERE l.epoch = f.epoch AND l.tx = f.tx ORDER BY l.seq DESC LIMIT 1";
+                let position = position(&self.session.fetch(last, &[]).await?)?;
+                self.session.commit().await.map(|()| position)
             }
-        };
-        let Some(text) = rows.first().map(|row| row.text_or_null(0)).transpose()?.flatten() else {
-            return Ok(None);
-        };
-        text.parse().map(Some).map_err(|_| Error::Damaged(format!("{text} is no position")))
+        }
     }
+}
+
+/// Where the last record lies, if there is one.
+fn position(rows: &[Row]) -> Result<Option<Position>, Error> {
+    let Some(text) = rows.first().map(|row| row.text_or_null(0)).transpose()?.flatten() else {
+        return Ok(None);
+    };
+    text.parse().map(Some).map_err(|_| Error::Damaged(format!("{text} is no position")))
 }

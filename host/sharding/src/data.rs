@@ -31,6 +31,7 @@ use portolan_changelog::{Lease, Store, Transaction};
 use portolan_core::ids::{ShardName, TenantName};
 use portolan_core::log::Position;
 use portolan_core::time::Moment;
+use portolan_foundation::task;
 use tokio::time::timeout;
 
 use self::operation::{Maker, Manner};
@@ -290,7 +291,8 @@ async fn read(
     let looking = look(&mut run, &operation, prefer.count && !one);
     // One that is cut short is ended with its connection.
     let looked = timeout(door.limits.transaction, looking).await.map_err(|_| too_slow(door))?;
-    end(transaction).await;
+    // Who reads has the answer, and does not wait for that.
+    task::spawn("end a look", end(transaction));
     let (done, count) = looked?;
     if door.lease.is_some_and(|lease| !lease.allows(clock())) {
         return Err(Problem::new(

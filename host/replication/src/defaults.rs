@@ -3,10 +3,15 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// The newest protocol between regions that this program speaks.
-pub const PROTOCOL: u32 = 1;
-/// The oldest that it still speaks: one release back, so that regions are upgraded one after the other.
+/// The newest protocol between regions that this program speaks. What each brought:
+///
+/// 1. logs, rows, rows by name, tails, seals, comparisons;
+/// 2. reports, by which tombstones are swept ([`PROTOCOL_OF_REPORTS`]).
+pub const PROTOCOL: u32 = 2;
+/// The oldest that it still speaks: one back, so that regions are upgraded one after the other.
 pub const PROTOCOL_MIN: u32 = 1;
+/// From here on regions say what they have.
+pub const PROTOCOL_OF_REPORTS: u32 = 2;
 /// Bytes of one frame on the link: a batch's rows, of which a single one may have more than a batch, and what stands around them.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of a batch once it is unpacked. What unpacks to more is no batch of ours.

@@ -26,8 +26,8 @@ const SKEW_MAX: Duration = Duration::from_mins(10);
 /// Seeds that fail for a fault that is known, and why.
 const OPEN: &[(u64, &str)] = &[];
 
-/// Hard worlds that once ended with nobody who had all rows, and one with a row that two lost epochs had written.
-const ONCE_HARD: [u64; 5] = [32, 166, 190, 196, 226];
+/// Hard worlds that once ended with nobody who had all rows, with a row that two lost epochs had written, or with a primary that had none.
+const ONCE_HARD: [u64; 7] = [32, 166, 190, 196, 226, 377, 444];
 
 /// Seeds that a test runs of itself.
 const SEEDS: u64 = 200;

@@ -2,7 +2,7 @@
 //!
 //! Each region sweeps its own, in rounds ([`portolan_changelog::Sweep`] says when a round's may go). A region that is away, copies rows or
 //! holds a deletion that waits says nothing, and nothing goes until it has. Only the numbers of rounds are in the database: a node that starts
-//! begins another round, and several nodes of a region each have their own.
+//! begins another round, and several nodes of a region each have their own. A region of a release before reports says nothing either.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use portolan_changelog::{Error, Member, Report, Round, Store, Sweep};
 use portolan_core::ids::{RegionName, ShardName};
 use tokio::task::JoinSet;
 
-use crate::defaults::{REPORT_TIMEOUT, SWEEPS_IN_A_ROW};
+use crate::defaults::{PROTOCOL_OF_REPORTS, REPORT_TIMEOUT, SWEEPS_IN_A_ROW};
 use crate::follower::{Connect, Ended, hear, say};
 use crate::link::{Broken, Ear, Mouth};
 use crate::source;
@@ -163,8 +163,13 @@ async fn report<C: Connect>(shard: &ShardName, region: &RegionName, way: &C) -> 
 /// # Errors
 /// When the link breaks.
 pub(crate) async fn serve(store: &Store, ask: &Ask, mouth: &Mouth, ear: &mut Ear) -> Result<(), Broken> {
-    if let Err(why) = source::agreed(ask) {
-        return source::refuse(mouth, why).await;
+    match source::agreed(ask) {
+        Ok(PROTOCOL_OF_REPORTS..) => {}
+        Ok(protocol) => {
+            let why = format!("protocol {protocol} has no reports: upgrade the older of both regions");
+            return source::refuse(mouth, Refused::Protocol(why)).await;
+        }
+        Err(why) => return source::refuse(mouth, why).await,
     }
     match store.report().await {
         Ok(report) if report.member.incarnation > 0 => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use portolan_changelog::{Change, ConflictKind, Conflicts, Error, Record, RowId, Store};
@@ -19,6 +19,7 @@ use tokio::io::DuplexStream;
 use self::shard::Shard;
 use crate::audit::Comparison;
 use crate::credit::{Credit, Shared};
+use crate::defaults::PROTOCOL;
 use crate::follower::{Connect, Feed};
 use crate::gateway::answer;
 use crate::link::{self, Broken, Ear, Mouth};
@@ -30,6 +31,7 @@ use crate::wall::Wall;
 mod losses;
 mod shard;
 mod sweeping;
+mod upgrades;
 mod walls;
 mod wire;
 
@@ -49,6 +51,8 @@ struct Near {
     follower: RegionName,
     links: Arc<AtomicUsize>,
     shutdown: Arc<std::sync::Mutex<Shutdown>>,
+    /// The newest protocol of the older end.
+    speaks: Arc<AtomicU32>,
     store: Store,
     /// How fast the follower goes.
     pace: Option<(Shared, NonZeroU32)>,
@@ -80,6 +84,7 @@ impl Near {
             follower: region(follower),
             links: Arc::default(),
             shutdown: Arc::default(),
+            speaks: Arc::new(AtomicU32::new(PROTOCOL)),
             store: store.clone(),
             pace: None,
             takes: Confined::default(),
@@ -102,11 +107,13 @@ impl Connect for Near {
         let (near, far): (DuplexStream, DuplexStream) = tokio::io::duplex(64 * 1024);
         let (store, shutdown) = (self.store.clone(), self.shutdown.lock().unwrap().clone());
         let (follower, wall) = (self.follower.clone(), self.wall.clone());
+        let speaks = self.speaks.load(Ordering::Relaxed);
         task::spawn("far end", async move {
             let answer = move |mouth, mut ear| {
                 let (store, follower, wall) = (store.clone(), follower.clone(), wall.clone());
                 async move {
-                    let Ok(ask) = source::asked(&mut ear).await else { return };
+                    let Ok(mut ask) = source::asked(&mut ear).await else { return };
+                    ask.protocols.1 = speaks.min(ask.protocols.1);
                     let _ended = answer(&store, &wall, &follower, ask, &mouth, &mut ear).await;
                 }
             };
@@ -530,6 +537,8 @@ async fn run(place: Place) {
     an_epoch_ends(place.clone()).await;
     sweeping::deletions_go_when_all_have_them(place.clone()).await;
     sweeping::who_has_no_rows_yet_bars(place.clone()).await;
+    upgrades::regions_are_upgraded_one_after_the_other(place.clone()).await;
+    upgrades::who_speaks_nothing_that_is_known_here_is_told(place.clone()).await;
     walls::a_confined_tenant_goes_nowhere(place.clone()).await;
     what_a_follower_has_is_heard_at_once(place.clone()).await;
     what_nobody_followed_counts(place).await;

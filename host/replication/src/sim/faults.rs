@@ -9,6 +9,7 @@ use portolan_core::ids::RegionName;
 
 use super::Variant;
 use super::database::Database;
+use super::node::Region;
 use super::world::World;
 
 /// Of so many steps, in how many something befalls.
@@ -144,13 +145,14 @@ impl Faults {
         self.helped = world.step;
     }
 
-    /// An operator makes another region the primary when the one that is meant cannot be.
+    /// An operator makes another region the primary when the one that is meant cannot be, or has no rows and others have some.
     pub(super) fn help(&mut self, world: &mut World<'_>) {
-        if world.primary().is_some() {
+        let barred = world.primary().is_some_and(|primary| is_emptied(world, primary));
+        if world.primary().is_some() && !barred {
             self.helped = world.step;
         } else if world.step - self.helped > HELP_STEPS {
             self.helped = world.step;
-            let whole = world.regions.iter().find(|region| may_lead(world, &region.name));
+            let whole = world.regions.iter().find(|region| !barred && may_lead(world, &region.name));
             if let Some(name) = whole.map(|region| region.name.clone()) {
                 world.shared.trace(|| format!("an operator promotes `{name}`"));
                 world.shared.control.lock().unwrap().wanted = Some(name);
@@ -296,6 +298,17 @@ fn ends(end: End, world: &mut World<'_>) {
 /// Is a region's copy whole as far as is known, and does it hold its place in all logs? A primary that lost one is an open fault.
 fn may_lead(world: &World<'_>, name: &RegionName) -> bool {
     world.region(name).store.with(|database| database.is_whole() && database.stale.is_empty())
+}
+
+/// Does a primary have no rows, of which others have some? They do not give theirs up for that.
+fn is_emptied(world: &World<'_>, primary: &Region) -> bool {
+    let has_rows =
+        |region: &Region| region.store.with(|database| database.rows.values().any(|row| !row.state.deleted));
+    !has_rows(primary)
+        && world
+            .regions
+            .iter()
+            .any(|region| has_rows(region) && region.store.with(|database| database.copy.is_some()))
 }
 
 /// An operator makes a region the primary, whose copy is whole as far as is known.

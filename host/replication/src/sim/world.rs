@@ -135,6 +135,15 @@ impl Shared {
     pub(super) fn promoted(&self, promotion: Promotion, store: &Store) {
         let mut history = self.history.lock().unwrap();
         let History { writes, swept, .. } = &mut *history;
+        // Where databases are put back, an epoch may begin with a row whose deletion all had and had forgotten: the deletion is lost then,
+        // as any write may be, and the row is there again.
+        if self.hard && !promotion.whole {
+            swept.retain(|id, swept| {
+                store.with(|database| {
+                    database.rows.get(id).is_none_or(|row| row.state.deleted || row.state.version >= *swept)
+                })
+            });
+        }
         let mut missing = Vec::new();
         for write in writes.iter_mut().filter(|write| !write.lost) {
             let here = store.with(|database| {

@@ -18,7 +18,7 @@ const AT_ONCE: Retention =
     Retention { age_min: Duration::ZERO, age_max: Duration::from_hours(1), bytes_max: 1 << 40 };
 
 /// Inserts, updates and deletes until it is to stop.
-async fn load(source: &Shard, stop: &AtomicBool) {
+pub(super) async fn load(source: &Shard, stop: &AtomicBool) {
     for id in 100_000_u32.. {
         source.write(&format!("INSERT INTO notes VALUES ('acme', {id}, 'made {id}')")).await;
         source.write(&format!("UPDATE notes SET body = 'seen {id}' WHERE id % 97 = {}", id % 97)).await;
@@ -31,7 +31,7 @@ async fn load(source: &Shard, stop: &AtomicBool) {
     }
 }
 
-async fn is_alike(source: &Shard, copy: &Shard) -> bool {
+pub(super) async fn is_alike(source: &Shard, copy: &Shard) -> bool {
     copy.rows().await == source.rows().await
 }
 
@@ -87,7 +87,10 @@ pub(super) async fn an_idle_shard_keeps_its_log_or_loses_its_place(place: Place)
     let near = Near::new(&source.store);
     let follower = Follower::start(&near, "eu", &copy.store);
     source.write("UPDATE notes SET body = 'seen' WHERE id <= 20").await;
-    until("the copy", async || is_alike(&source, &copy).await).await;
+    until("the copy", async || {
+        follower.cell.report(clock::now()).state == State::Following && is_alike(&source, &copy).await
+    })
+    .await;
     until("the log to go", async || {
         source.store.trim(&AT_ONCE).await.unwrap();
         source.records().await == 0

@@ -13,7 +13,7 @@ use crate::sweeping::{Sweeping, Swept};
 type Ways = BTreeMap<RegionName, Near>;
 
 /// Goes steps until one ends a round; gives how many tombstones went.
-async fn sweep(sweeping: &mut Sweeping, shard: &Shard, ways: &Ways) -> u64 {
+pub(super) async fn sweep(sweeping: &mut Sweeping, shard: &Shard, ways: &Ways) -> u64 {
     let (name, mut gone) = (ShardName::new("s1").unwrap(), None);
     until("the sweep", async || {
         let swept = sweeping.step(&name, &shard.store, ways).await.unwrap();

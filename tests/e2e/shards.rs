@@ -198,7 +198,7 @@ fn own(place: &Path, region: &str) -> String {
 }
 
 /// A node of a region, with the tenants' schema in its database.
-async fn node_of(place: &Path, region: &str) -> Node {
+pub(crate) async fn node_of(place: &Path, region: &str) -> Node {
     let folder = node::folder(&own(place, region));
     let migrations = folder.path().join("migrations/sqlite");
     std::fs::create_dir_all(&migrations).unwrap();
@@ -209,7 +209,7 @@ async fn node_of(place: &Path, region: &str) -> Node {
 }
 
 /// What both regions share, with the gateways that are known by now.
-async fn share(place: &Path, upstream: &Upstream, gateways: [Option<&Node>; 2]) {
+pub(crate) async fn share(place: &Path, upstream: &Upstream, gateways: [Option<&Node>; 2]) {
     let mut text = "[tenants]\nsources = [{ header = \"x-tenant\" }]\n[shard.s1]\nprimary = \"eu\"\n\
          [table.orders]\ntenant = \"tenant\"\nkey = [\"tenant\", \"id\"]\n"
         .to_owned();
@@ -232,7 +232,7 @@ async fn share(place: &Path, upstream: &Upstream, gateways: [Option<&Node>; 2]) 
 async fn any_region_takes_a_write_and_only_one_writes_it() {
     let (place, upstream) = (tempfile::tempdir().unwrap(), Upstream::start("web").await);
     let certs = place.path().join("certs");
-    let made = run(place.path(), &["pki", certs.to_str().unwrap(), "eu", "us"]).await;
+    let made = run(place.path(), &["pki", "trial", certs.to_str().unwrap(), "eu", "us"]).await;
     assert!(made.status.success(), "{made:?}");
     share(place.path(), &upstream, [None, None]).await;
     let (eu, us) = (node_of(place.path(), "eu").await, node_of(place.path(), "us").await);

@@ -174,7 +174,12 @@ fn begin(
         counts.insert(object.kind.clone(), count.into());
     }
     let mut pending: Vec<String> = nodes.iter().map(|node| format!("node/{node}")).collect();
+    let mut external = Vec::new();
     for shard in of_kind(intent, "shard")? {
+        if shard.body.get("replication").and_then(Value::as_str) == Some("external") {
+            external.push(shard.name);
+            continue;
+        }
         let stores = shard.body.get("store").and_then(Value::as_object).into_iter().flatten();
         pending.extend(stores.map(|(region, _)| format!("shard/{}/{region}", shard.name)));
     }
@@ -187,6 +192,11 @@ fn begin(
         tenant: tenant.clone(),
     };
     erasure.done("control", Value::Object(counts), None, now);
+    for shard in external {
+        // Its rows are nobody's here: who erases says so, rather than that they are gone.
+        let note = json!({ "not_erased": "its engine replicates itself: its operator erases what it has of the tenant" });
+        erasure.done(&format!("external/{shard}"), note, None, now);
+    }
     let standing = key("standing", tenant.as_str());
     let revision = intent.object(&standing)?.map_or(0, |object| object.revision);
     let mut wishes = vec![

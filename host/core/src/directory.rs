@@ -103,6 +103,8 @@ pub struct Shard {
     pub name: ShardName,
     /// The lease under which it is written.
     pub epoch: Epoch,
+    /// Does its engine replicate and fence itself? Then its rows are reached by applications alone.
+    pub external: bool,
     /// Where it is written, unless a failover has moved that.
     pub primary: RegionName,
     /// Where else it is kept.

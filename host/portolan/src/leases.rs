@@ -56,6 +56,17 @@ pub(crate) fn broken(base: &State, next: &State) -> Vec<String> {
 }
 
 fn why(base: &State, next: &State, name: &str) -> Option<String> {
+    let replicates = |state| {
+        let meant = object(state, SHARD_KIND, name)?;
+        Some(meant.body.get("replication").and_then(Value::as_str).unwrap_or("native"))
+    };
+    if let (Some(before), Some(after)) = (replicates(base), replicates(next))
+        && before != after
+    {
+        return Some(format!(
+            "its replication is `{before}`, and would be `{after}`: declare another shard, and move its tenants there"
+        ));
+    }
     let help = format!("`portolan shard promote {name} [--to REGION]` begins a new epoch");
     // What is no sound lease is told by the check of the configuration.
     let after = tenure(next, name)?;
@@ -99,7 +110,8 @@ fn place(store: &Value) -> String {
     if let Some(file) = store.get("sqlite").and_then(Value::as_str) {
         return format!("sqlite:{file}");
     }
-    let owner = store.pointer("/postgres/owner").and_then(Value::as_str).unwrap_or_default();
+    let address = store.pointer("/postgres/owner").or_else(|| store.pointer("/external/address"));
+    let owner = address.and_then(Value::as_str).unwrap_or_default();
     let rest = owner.split_once("://").map_or(owner, |(_, rest)| rest);
     let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
     let address = address.rsplit_once('@').map_or(address, |(_, address)| address);
@@ -154,6 +166,8 @@ mod tests {
         assert_eq!(told(&[("lease/a", lease(2, "us"))]), Vec::<String>::new());
         assert!(told(&[("shard/a", shard("us", URL))])[0].contains("epoch 1, which is `eu`'s"));
         assert!(told(&[("lease/a", lease(1, "us"))])[0].contains("portolan shard promote a"));
+        let external = json!({ "primary": "eu", "replication": "external", "store": { "eu": { "external": { "address": URL } } } });
+        assert!(told(&[("shard/a", external)])[0].contains("declare another shard"));
         let moved = shard("eu", "postgres://owner:secret@elsewhere:5432/shop");
         assert!(told(&[("shard/a", moved)])[0].contains("another database"));
         let rotated = shard("eu", "postgres://owner2:new@db:5432/shop");

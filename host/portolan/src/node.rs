@@ -7,6 +7,7 @@ pub(crate) mod changes;
 mod conflicts;
 mod duties;
 mod eraser;
+mod externals;
 mod herald;
 mod intent;
 mod listen;
@@ -153,6 +154,7 @@ pub(crate) fn serve(
         moves: moves.clone(),
         proxy: proxy.handle(),
         name: config.name.clone(),
+        peer: peer.clone(),
         previews,
         recorder: recorder.clone(),
         report: reconciler.report(),

@@ -200,6 +200,10 @@ fn line(shard: &Value) -> String {
         Some(None) => "; open here".to_owned(),
         Some(Some(problem)) => format!("\n  PROBLEM {problem}"),
     };
+    let external = match shard.get("external").filter(|external| !external.is_null()) {
+        None => String::new(),
+        Some(external) => engine(external),
+    };
     let is = |pointer: &str| shard.pointer(pointer) == Some(&Value::Bool(true));
     let failing = if is("/here/failing") {
         "\n  FAILING its database was silent or gone: requests are refused"
@@ -209,7 +213,29 @@ fn line(shard: &Value) -> String {
     let used = shard.pointer("/here/used_percent").and_then(Value::as_u64);
     let used = used.map_or_else(String::new, |used| format!(", {used} % used"));
     let (name, primary, epoch) = (text(shard, "/name"), text(shard, "/primary"), number(shard, "/epoch"));
-    format!("{name}: written in {primary} in epoch {epoch}{replicas}{class}{drained}{used}{here}{failing}")
+    format!(
+        "{name}: written in {primary} in epoch {epoch}{replicas}{class}{drained}{used}{here}{external}{failing}"
+    )
+}
+
+/// How an engine stands that replicates itself.
+fn engine(external: &Value) -> String {
+    let writes = external.get("writes").and_then(Value::as_bool);
+    let behind = external.get("behind_ms").and_then(Value::as_u64);
+    let state = match (writes, behind) {
+        (Some(true), _) => "; its engine takes writes here".to_owned(),
+        (Some(false), Some(behind)) => {
+            format!("; its engine's copy here is {:.1} s behind", behind as f64 / 1e3)
+        }
+        (Some(false), None) => {
+            "; its engine has a copy here, and does not say how far it is behind".to_owned()
+        }
+        (None, _) => String::new(),
+    };
+    match external.get("problem").and_then(Value::as_str) {
+        Some(problem) => format!("{state}\n  PROBLEM {problem}"),
+        None => state,
+    }
 }
 
 fn shown(value: &Value) -> anyhow::Result<ExitCode> {

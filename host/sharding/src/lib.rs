@@ -27,7 +27,9 @@ mod shards;
 mod space;
 pub mod vacancy;
 
-pub use portolan_changelog::{Access as StoreAccess, Engine, Passwords, PostgresConfig, Store, Tls};
+pub use portolan_changelog::{
+    Access as StoreAccess, Engine, External, Passwords, PostgresConfig, Store, Tls,
+};
 
 pub use config::{Intent, Kept, Limits, Watermarks};
 pub use copies::{Copies, Freshness};

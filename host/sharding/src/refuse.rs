@@ -121,6 +121,13 @@ pub(crate) fn no_shard() -> Problem {
     Problem::new(Code::NoShard, "the tenant is on no shard: its operator declares one with `[shard.NAME]`")
 }
 
+pub(crate) fn external(shard: &ShardName) -> Problem {
+    let why = format!(
+        "shard `{shard}` is kept by an engine that replicates itself, and its rows are reached through the tenant's application alone"
+    );
+    Problem::new(Code::External, why)
+}
+
 pub(crate) fn no_such_path() -> Problem {
     Problem::new(Code::NotFound, "there is no such path")
 }

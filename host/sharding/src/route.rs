@@ -92,5 +92,8 @@ pub(crate) fn shard<'a>(
     if place.access == Open::Held && writes {
         return Err(refuse::held());
     }
+    if shard.external {
+        return Err(refuse::external(&shard.name));
+    }
     Ok(shard)
 }

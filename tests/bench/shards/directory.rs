@@ -39,6 +39,7 @@ pub(crate) fn measure(size: &Size, figures: &mut Figures) {
     let shards = (0..SHARDS).map(|number| Shard {
         name: ShardName::new(&format!("s{number}")).unwrap(),
         epoch: Epoch(1),
+        external: false,
         primary: region.clone(),
         replicas: std::collections::BTreeSet::new(),
         residency: None,

@@ -127,7 +127,23 @@ impl Cluster {
         Self::make(true).await
     }
 
-    async fn make(secured: bool) -> Self {
+    /// A cluster that follows another by the server's own replication, and can be read meanwhile.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub async fn standby_of(primary: &Self) -> Self {
+        let cluster = Self::empty(None);
+        let (data, host) = (cluster.data(), primary.folder().display().to_string());
+        cluster.run(
+            "pg_basebackup",
+            &["-D", &data, "-h", &host, "-U", "postgres", "-R", "-X", "stream", "-c", "fast"],
+        );
+        cluster.up().await;
+        cluster
+    }
+
+    /// A folder of the user under which servers run.
+    fn empty(port: Option<u16>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // PostgreSQL never runs as root.
         let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
@@ -136,8 +152,11 @@ impl Cluster {
         if let Some((uid, gid)) = user {
             std::os::unix::fs::chown(folder.path(), Some(uid), Some(gid)).unwrap();
         }
-        let port = secured.then(free_port);
-        let cluster = Self { folder, port, server: std::sync::Mutex::new(None), user };
+        Self { folder, port, server: std::sync::Mutex::new(None), user }
+    }
+
+    async fn make(secured: bool) -> Self {
+        let cluster = Self::empty(secured.then(free_port));
         cluster.run(
             "initdb",
             &[

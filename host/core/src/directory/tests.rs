@@ -27,6 +27,7 @@ fn shard(name: &str, class: Option<&str>, regions: &[&str]) -> Shard {
         replicas: regions[1..].iter().map(|name| region(name)).collect(),
         residency: class.map(residency),
         epoch: Epoch(1),
+        external: false,
         takes_new: true,
     }
 }

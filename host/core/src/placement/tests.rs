@@ -25,6 +25,7 @@ fn shard(name: &str, class: Option<&str>, takes_new: bool) -> Shard {
     Shard {
         name: ShardName::new(name).unwrap(),
         epoch: Epoch(1),
+        external: false,
         primary: region("eu"),
         replicas: BTreeSet::new(),
         residency: class.map(residency),

@@ -50,6 +50,7 @@ fn picture() -> Arc<Picture> {
     let shard = |name: &str| Shard {
         name: ShardName::new(name).unwrap(),
         epoch: Epoch(1),
+        external: false,
         primary: RegionName::new("eu").unwrap(),
         replicas: BTreeSet::new(),
         residency: None::<ResidencyName>,

@@ -34,6 +34,8 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 const FILES_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Settings that name files of secrets and what belongs to them, beside those that end with `_file`.
 const SETTINGS: [&str; 5] = ["ca", "cert", "client_ca", "debug_key", "key"];
+/// What tenants may say: no file of the node's is named there.
+const TENANTS: &str = "tenant";
 /// Where files come back that lay outside the configuration's folder.
 const ELSEWHERE: &str = "elsewhere";
 
@@ -126,7 +128,7 @@ fn gather(loaded: &Loaded, config: &Path) -> anyhow::Result<Files> {
     // Intent, too, may name files of nodes.
     for source in &loaded.sources {
         let value: toml::Value = toml::from_str(&source.text).context("read the configuration again")?;
-        named(&value, false, &mut |text| paths.push(folder.join(text)));
+        named_by_operator(&value, &mut |text| paths.push(folder.join(text)));
     }
     let (mut files, mut bytes) = (Files::default(), 0);
     for path in paths {
@@ -154,11 +156,20 @@ fn named(value: &toml::Value, is_file: bool, found: &mut impl FnMut(&str)) {
         toml::Value::String(text) if is_file => found(text),
         toml::Value::Array(values) => values.iter().for_each(|value| named(value, is_file, found)),
         toml::Value::Table(table) => {
-            for (name, value) in table {
+            // What a policy is configured with is its own matter.
+            let configures = table.contains_key("use") || table.contains_key("policy");
+            for (name, value) in table.iter().filter(|(name, _)| !(configures && *name == "config")) {
                 named(value, SETTINGS.contains(&name.as_str()) || name.ends_with("_file"), found);
             }
         }
         _ => {}
+    }
+}
+
+/// The same for a whole configuration, but for what tenants may say.
+fn named_by_operator(value: &toml::Value, found: &mut impl FnMut(&str)) {
+    for (_, value) in value.as_table().into_iter().flatten().filter(|(name, _)| *name != TENANTS) {
+        named(value, false, found);
     }
 }
 
@@ -193,6 +204,13 @@ mod tests {
             ca = ["one.pem", "two.pem"]
             [placement]
             policy = "pinned"
+            config = { key = "/etc/passwd" }
+            [shard.tenant.store.eu]
+            key = "tenant.key"
+            [shard.config.store.eu.external]
+            password_file = "pw"
+            [tenant.acme.policy]
+            config = { cert = "/etc/shadow" }
             [node]
             state = "state"
             [shard.s1.store.eu.postgres]
@@ -200,9 +218,9 @@ mod tests {
             owner_password_file = "secrets/own"
         "#;
         let (value, mut all) = (toml::from_str(text).unwrap(), Vec::new());
-        named(&value, false, &mut |text| all.push(text.to_owned()));
+        named_by_operator(&value, &mut |text| all.push(text.to_owned()));
         all.sort();
-        assert_eq!(all, ["a.crt", "a.key", "one.pem", "secrets/own", "two.pem"]);
+        assert_eq!(all, ["a.crt", "a.key", "one.pem", "pw", "secrets/own", "tenant.key", "two.pem"]);
     }
 
     #[test]

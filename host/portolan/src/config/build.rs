@@ -8,6 +8,7 @@ mod listen;
 mod recordings;
 mod regions;
 mod shards;
+mod stores;
 mod tenants;
 mod uploads;
 
@@ -33,7 +34,7 @@ pub(crate) use self::admin::{AdminConfig, AdminTls, OidcKeys};
 pub(crate) use self::listen::Listen;
 pub(crate) use self::regions::{Authority, PoolConfig, RegionConfig};
 use self::shards::RawShards;
-pub(crate) use self::shards::{Moving, PlacementConfig, ShardConfig, written};
+pub(crate) use self::shards::{ExternalConfig, Moving, PlacementConfig, ShardConfig, written};
 pub(crate) use self::tenants::TenantConfig;
 use self::tenants::{budget, naming_headers};
 pub(crate) use self::uploads::{Quota, Uploads};
@@ -94,10 +95,13 @@ pub(crate) struct Config {
     pub(crate) debug_key: Option<PathBuf>,
     /// Which tenant is on which shard.
     pub(crate) directory: Arc<Directory>,
+    /// Shards whose engines replicate and fence themselves.
+    pub(crate) externals: BTreeMap<ShardName, ExternalConfig>,
     pub(crate) recordings: Option<Settings>,
     pub(crate) region_header: Option<HeaderName>,
     pub(crate) regions: BTreeMap<RegionName, RegionConfig>,
     pub(crate) residencies: BTreeMap<ResidencyName, BTreeSet<RegionName>>,
+    /// Those that portolan replicates; others are in `externals`.
     pub(crate) shards: BTreeMap<ShardName, ShardConfig>,
     pub(crate) state: PathBuf,
     pub(crate) tables: Tables,
@@ -422,6 +426,7 @@ impl Builder<'_> {
             country_header,
             debug_key: debug_key.map(path),
             directory: shards.directory,
+            externals: shards.externals,
             moving: shards.moving,
             recordings,
             region_header,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use portolan_core::directory::Tenant;
-use portolan_core::ids::{ResidencyName, ShardName, TenantName};
+use portolan_core::ids::{RegionName, ResidencyName, ShardName, TenantName};
 use portolan_core::topology::Protocol;
 use portolan_sharding::Engine;
 
@@ -340,4 +340,45 @@ fn what_may_be_lost_is_bounded_where_other_regions_keep_it() {
 
     let alone = "[shard.a]\nmax_loss = \"10ms\"\n[table.orders]\ndurability = \"one-region\"\n[shard.inside]\npast_max_loss = \"slow\"\n";
     insta::assert_snapshot!(lines(&[&first, SHARDS, alone], &[]));
+}
+
+#[test]
+fn a_shard_whose_engine_replicates_itself_is_only_routed_to() {
+    let shard = |more: &str, store: &str| {
+        format!(
+            "[shard.b]\nprimary = \"eu-west\"\nreplication = \"external\"\n{more}\n[shard.b.store.eu-west]\n{store}\n\
+             [shard.b.store.us-east]\nexternal = {{ address = \"postgres://w@us/shop\", password_file = \"pw\" }}\n"
+        )
+    };
+    let engine = "external = { address = \"postgres://w@eu/shop\" }";
+    let config = good(&[GOOD, &shard("", engine)], &[]);
+    let name = ShardName::new("b").unwrap();
+    assert!(config.shards.is_empty(), "portolan holds none of its rows");
+    let known = config.directory.named(&name).unwrap();
+    assert!(known.external);
+    assert_eq!((known.primary.as_str(), known.replicas.len()), ("eu-west", 1));
+    let there = &config.externals[&name].stores[&RegionName::new("us-east").unwrap()];
+    assert_eq!(there.address, "postgres://w@us/shop");
+    assert!(
+        there.password.as_ref().is_some_and(|file| file.ends_with("pw") && file.is_absolute()),
+        "{there:?}"
+    );
+
+    let wrong = |more: &str, store: &str| lines(&[GOOD, &shard(more, store)], &[]);
+    let told = wrong("max_loss = \"10s\"\ncapacity = 5", engine);
+    assert!(told.contains("`max_loss` is nothing") && told.contains("`capacity` is nothing"), "{told}");
+    let told = wrong("", "sqlite = \"a.db\"");
+    assert!(told.contains("holds none of the rows"), "{told}");
+    let told = wrong("", "tls = \"require\"");
+    assert!(told.contains("where is the engine reached?"), "{told}");
+    let told = wrong(
+        "",
+        &format!(
+            "{engine}\n[placement]\nkey = \"00112233445566778899aabbccddeeff\"\nrule = []\npolicy = \"jump-hash\"\n"
+        ),
+    );
+    assert!(told.contains("a sharding policy moves tenants"), "{told}");
+    let native = shard("", engine).replace("replication = \"external\"\n", "");
+    let told = lines(&[GOOD, &native], &[]);
+    assert!(told.contains("an engine that replicates itself"), "{told}");
 }

@@ -360,7 +360,7 @@ pub(crate) fn problem(error: Error) -> Problem {
                 None => stale,
             };
         }
-        Error::Object { .. } => Code::Invalid,
+        Error::Object { .. } | Error::Register(_) | Error::Registers { .. } => Code::Invalid,
         Error::TooLarge(_) | Error::TooMany(_) => Code::TooLarge,
     };
     Problem::new(code, error.to_string())
@@ -466,7 +466,9 @@ fn led_away((before, base): (&Config, &State), (config, next): (&Config, &State)
         matches!(store, Some(portolan_sharding::Engine::Sqlite(file)) if !file.exists())
     };
     let led_away = placement::led_away(before, config);
-    let led_away = led_away.filter(|(tenant, was, _)| !is_said(tenant) && !is_empty(was));
+    // What an engine has that replicates itself, its operator knows alone.
+    let led_away = led_away
+        .filter(|(tenant, was, _)| !is_said(tenant) && !is_empty(was) && !before.externals.contains_key(was));
     led_away.map(|(tenant, was, is)| LedAway { is, tenant: tenant.clone(), was }).collect()
 }
 

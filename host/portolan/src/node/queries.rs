@@ -29,6 +29,8 @@ pub(crate) fn workers() -> anyhow::Result<Workers> {
 pub(crate) struct Databases {
     /// Where each is, or the region that has it.
     engines: Vec<(ShardName, Result<Engine, RegionName>)>,
+    /// Those that are no database of portolan's.
+    externals: Vec<ShardName>,
     limits: Limits,
     tables: Tables,
 }
@@ -41,7 +43,12 @@ impl Databases {
             let engine = shard.stores.get(&config.local).filter(|_| here).cloned();
             (name.clone(), engine.ok_or_else(|| shard.primary.clone()))
         });
-        Self { engines: engines.collect(), limits: limits(&config.query), tables: config.tables.clone() }
+        Self {
+            engines: engines.collect(),
+            externals: config.externals.keys().cloned().collect(),
+            limits: limits(&config.query),
+            tables: config.tables.clone(),
+        }
     }
 }
 
@@ -68,8 +75,13 @@ impl Sources for Stores {
             Ok(Engine::Sqlite(path)) => Place::At(Address::Sqlite(path.clone())),
             Err(primary) => Place::Away(format!("it is written in `{primary}`: ask there")),
         };
-        let shards =
-            self.databases.engines.iter().map(|(name, engine)| (name.as_str().to_owned(), place(engine)));
+        let engines = &self.databases.engines;
+        let shards = engines.iter().map(|(name, engine)| (name.as_str().to_owned(), place(engine)));
+        let external = |name: &ShardName| {
+            let why = "its engine replicates itself: ask that one";
+            (name.as_str().to_owned(), Place::Away(why.to_owned()))
+        };
+        let shards = shards.chain(self.databases.externals.iter().map(external));
         let homes = named.iter().chain(tenant).map(|tenant| {
             let home = self.topology.shard_of(tenant).map(|(_, shard)| shard.name.as_str().to_owned());
             (tenant.as_str().to_owned(), home)

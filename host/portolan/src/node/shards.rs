@@ -30,6 +30,7 @@ use portolan_sharding::{
 use serde_json::{Value, json};
 
 use super::duties::Duties;
+use super::externals::Externals;
 use super::intent::Intent;
 use super::moves::Known;
 use super::queries::{Databases, Running, workers};
@@ -68,6 +69,7 @@ pub(crate) struct Shards {
     databases: Arc<ArcSwap<Databases>>,
     /// What replication goes by: the copies that this region keeps, and who keeps copies of its own.
     copies: Arc<ArcSwap<(Copies, Followers)>>,
+    externals: Externals,
     intent: Intent,
     /// What follows them, and which of them; none in a node that knows no other region.
     feeds: Arc<ArcSwapOption<Feeds>>,
@@ -90,6 +92,7 @@ impl Shards {
             duties: Arc::default(),
             confined: Arc::default(),
             copies: Arc::default(),
+            externals: Externals::new(intent.clone()),
             intent,
             feeds: Arc::default(),
             known: Arc::default(),
@@ -109,6 +112,7 @@ impl Shards {
         self.confined.store(Arc::new(Confined::of(config)));
         self.databases.store(Arc::new(Databases::of(config)));
         self.copies.store(Arc::new((Copies::of(config), Followers::of(config))));
+        self.externals.follow(config);
         let kept = config.shards.iter().filter_map(|(name, shard)| {
             let engine = shard.stores.get(&config.local)?.clone();
             Some((
@@ -155,6 +159,7 @@ impl Shards {
     pub(super) fn follower_metrics(&self, text: &mut String) {
         self.peers.metrics(text);
         self.sweeps.metrics(text, clock::now());
+        self.externals.metrics(text);
     }
 
     /// Who keeps copies of this region's shards.
@@ -219,6 +224,7 @@ impl Shards {
         );
         task::spawn("logs", retention::run(self.clone(), self.peers.clone(), shutdown.clone()));
         task::spawn("tombstones", sweeping::run(self.clone(), self.sweeps.clone(), shutdown.clone()));
+        task::spawn("engines of others", self.externals.clone().run(shutdown.clone()));
         task::spawn("shards-herald", self.clone().tell_others(shutdown.clone()));
     }
 
@@ -271,7 +277,7 @@ impl Shards {
             follows.sort_by_key(|feed| !feed.primary);
             let other = self.duties.load().as_ref().and_then(|duties| duties.other(&shard.name));
             json!({
-                "followed_by": other, "follows": follows, "followers": self.peers.shown(&shard.name),
+                "external": self.externals.shown(&shard.name), "followed_by": other, "follows": follows, "followers": self.peers.shown(&shard.name),
                 "tombstones_wait_for": self.sweeps.waiting(&shard.name),
                 "name": shard.name, "primary": shard.primary, "epoch": shard.epoch.0, "replicas": shard.replicas,
                 "residency": shard.residency, "takes_new": shard.takes_new, "here": here,

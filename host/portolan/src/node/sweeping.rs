@@ -91,7 +91,11 @@ pub(super) async fn run(shards: Shards, sweeps: Sweeps, shutdown: Shutdown) {
             // Where others keep it and cannot be reached from here, nothing is known of them.
             let reachable = others.len() + 1 == shards.followers_of(&name).len();
             if reachable {
-                match rounds.entry(name.clone()).or_default().step(&name, &store, &others).await {
+                let swept = tokio::select! {
+                    swept = rounds.entry(name.clone()).or_default().step(&name, &store, &others) => swept,
+                    () = shutdown.begun() => return,
+                };
+                match swept {
                     Ok(swept) => {
                         failed.remove(&name);
                         stand.gone += swept.gone;

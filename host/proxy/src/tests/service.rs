@@ -100,6 +100,7 @@ fn directory(topology: &Topology, primary: &str) -> Arc<Directory> {
     let shard = Shard {
         name: ShardName::new("s1").unwrap(),
         epoch: Epoch(4),
+        external: false,
         primary: region(primary),
         replicas: BTreeSet::from([region(if primary == "us" { "eu" } else { "us" })]),
         residency: None,

@@ -31,6 +31,8 @@ pub enum Code {
     CheckViolation,
     /// Another place has this tenant's rows now.
     Elsewhere,
+    /// The shard's engine replicates itself, and its rows are not reached here.
+    External,
     /// The shard's database fails, and is left alone for a moment.
     Failing,
     /// Many rows would be written, and the request does not say which.
@@ -114,6 +116,7 @@ impl Code {
         Self::Busy,
         Self::CheckViolation,
         Self::Elsewhere,
+        Self::External,
         Self::Failing,
         Self::FilterRequired,
         Self::ForeignKeyViolation,
@@ -167,6 +170,7 @@ impl Code {
                 ("check-violation", S::UNPROCESSABLE_ENTITY, "A rule of the table refuses the row")
             }
             Self::Elsewhere => ("elsewhere", S::MISDIRECTED_REQUEST, "This is not the place for it"),
+            Self::External => ("external", S::NOT_IMPLEMENTED, "These rows are not reached here"),
             Self::Failing => ("failing", S::SERVICE_UNAVAILABLE, "The database fails"),
             Self::FilterRequired => ("filter-required", S::BAD_REQUEST, "Say which rows"),
             Self::ForeignKeyViolation => {

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,14 +13,14 @@ use portolan_core::log::Epoch;
 use portolan_core::loss::{Durability, LossLimit, PastMaxLoss};
 use portolan_core::placement::Limits;
 use portolan_core::tenant_table::{Identifier, Tables, TenantTable, Writers};
-use portolan_sharding::{Engine, Passwords, PostgresConfig, StoreAccess, Tls, Watermarks};
+use portolan_sharding::{Engine, External, Watermarks};
 
 use super::{At, Builder, PolicySlot, RegionConfig, TenantConfig, conflict};
 use crate::config::defaults::{self, LINE_PERMILLE_MAX, MAX_LOSS_MIN, MOVES_MAX};
 use crate::config::raw::RawPolicy;
 use crate::config::raw::{
-    RawAccess, RawDurability, RawLease, RawPastMaxLoss, RawPlace, RawPlacement, RawRule, RawShard, RawStore,
-    RawStoreTls, RawTable, RawWriters,
+    RawAccess, RawDurability, RawLease, RawPastMaxLoss, RawPlace, RawPlacement, RawReplication, RawRule,
+    RawShard, RawTable, RawWriters,
 };
 use crate::config::shape::suggest;
 
@@ -43,6 +42,20 @@ pub(crate) struct ShardConfig {
     pub(crate) weight: NonZeroU32,
 }
 
+/// A shard whose engine replicates and fences itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ExternalConfig {
+    pub(crate) epoch: Epoch,
+    pub(crate) primary: RegionName,
+    pub(crate) stores: BTreeMap<RegionName, External>,
+}
+
+/// What a section of a shard comes to.
+enum Declared {
+    External(ExternalConfig),
+    Native(ShardConfig),
+}
+
 /// How tenants move from one shard to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Moving {
@@ -62,6 +75,7 @@ pub(crate) struct PlacementConfig {
 /// What the sections of shards say.
 pub(super) struct Shards {
     pub(super) directory: Arc<Directory>,
+    pub(super) externals: BTreeMap<ShardName, ExternalConfig>,
     pub(super) moving: Moving,
     pub(super) placement: PlacementConfig,
     pub(super) shards: BTreeMap<ShardName, ShardConfig>,
@@ -106,11 +120,19 @@ impl Builder<'_> {
     ) -> Option<Shards> {
         let before = self.problems.len();
         let tables = self.tables(raw.table);
-        let (mut known, mut shards) = (Vec::new(), BTreeMap::new());
+        let (mut known, mut shards, mut externals) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
         for (name, shard) in raw.shard {
-            let Some((shard, config)) = self.shard(&name, shard, raw.lease.remove(&name), regions, classes)
+            let Some((shard, declared)) = self.shard(&name, shard, raw.lease.remove(&name), regions, classes)
             else {
                 continue;
+            };
+            let config = match declared {
+                Declared::Native(config) => config,
+                Declared::External(external) => {
+                    externals.insert(shard.name.clone(), external);
+                    known.push(shard);
+                    continue;
+                }
             };
             if config.stores.len() > 1 && !shares_intent {
                 let help = "add `[control]`: without one store of intent, two regions could both believe that they write it";
@@ -121,6 +143,12 @@ impl Builder<'_> {
         }
         tables.iter().for_each(|tables| self.durable(tables, &shards));
         let placement = self.placement(raw.placement.as_mut());
+        if placement.policy.is_some() && !externals.is_empty() {
+            let help = "say with rules and `[place.*]` which tenants are there, and leave out `policy`";
+            let what =
+                "a sharding policy moves tenants, and nobody moves those of a shard that replicates itself";
+            self.problem(&["placement", "policy"], what, help);
+        }
         let key = raw.placement.as_ref().map_or(Some([0; 16]), |placement| self.hash_key(&placement.key));
         let moving = self.moving(raw.placement.as_ref());
         let rules = match raw.placement {
@@ -139,7 +167,8 @@ impl Builder<'_> {
         }
         match Directory::new(key, known, rules, exceptions, classes) {
             Ok(directory) => {
-                Some(Shards { directory: Arc::new(directory), moving, placement, shards, tables: tables? })
+                let directory = Arc::new(directory);
+                Some(Shards { directory, externals, moving, placement, shards, tables: tables? })
             }
             Err(error) => {
                 let help = "`portolan shard plan` proposes rules that leave no hash without an owner";
@@ -218,7 +247,10 @@ impl Builder<'_> {
         lease: Option<RawLease>,
         regions: &BTreeSet<RegionName>,
         classes: &Classes,
-    ) -> Option<(Shard, ShardConfig)> {
+    ) -> Option<(Shard, Declared)> {
+        if raw.replication == RawReplication::External {
+            self.only_native(text, &raw);
+        }
         let name = self.name(&["shard", text], text, ShardName::new);
         let preferred = self.known_region(&["shard", text, "primary"], &raw.primary, regions);
         let partial = lease.as_ref().is_some_and(|lease| lease.partial);
@@ -233,9 +265,17 @@ impl Builder<'_> {
             Some(class) => self.class(&["shard", text, "residency"], &class, classes),
             None => None,
         };
-        let (mut stores, mut marks) = (BTreeMap::new(), BTreeMap::new());
+        let external = raw.replication == RawReplication::External;
+        let (mut stores, mut marks, mut externals) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for (region, store) in raw.store {
             let at = ["shard", text, "store", &region];
+            if external {
+                let engine = self.external(&at, store);
+                if let (Some(region), Some(engine)) = (self.known_region(&at, &region, regions), engine) {
+                    externals.insert(region, engine);
+                }
+                continue;
+            }
             let full = self.marks(&at, &store);
             let engine = self.engine(&at, store);
             if let (Some(region), Some(engine)) = (self.known_region(&at, &region, regions), engine) {
@@ -244,24 +284,45 @@ impl Builder<'_> {
             }
         }
         let primary = primary?;
-        if !stores.contains_key(&primary) {
+        let kept: BTreeSet<RegionName> = stores.keys().chain(externals.keys()).cloned().collect();
+        if !kept.contains(&primary) {
             let help = format!("say where it is there: `[shard.{text}.store.{primary}]`");
             self.problem(&["shard", text, "primary"], format!("`{primary}` does not keep this shard"), help);
             return None;
         }
-        let replicas = stores.keys().filter(|region| **region != primary).cloned().collect();
+        let replicas = kept.into_iter().filter(|region| *region != primary).collect();
         let epoch = Epoch(epoch);
         let shard = Shard {
             name: name?,
             epoch,
+            external,
             primary: primary.clone(),
             replicas,
             residency,
             takes_new: !raw.drain,
         };
+        if external {
+            let config = ExternalConfig { epoch, primary, stores: externals };
+            return Some((shard, Declared::External(config)));
+        }
         let weight = raw.replication_weight.unwrap_or(defaults::REPLICATION_WEIGHT);
         let capacity = raw.capacity;
-        Some((shard, ShardConfig { capacity, epoch, loss, marks, partial, primary, stores, weight }))
+        let config = ShardConfig { capacity, epoch, loss, marks, partial, primary, stores, weight };
+        Some((shard, Declared::Native(config)))
+    }
+
+    /// What portolan does not do for a shard that replicates itself.
+    fn only_native(&mut self, name: &str, raw: &RawShard) {
+        let given = [
+            ("capacity", raw.capacity.is_some()),
+            ("max_loss", raw.max_loss.is_some()),
+            ("past_max_loss", raw.past_max_loss.is_some()),
+            ("replication_weight", raw.replication_weight.is_some()),
+        ];
+        for (setting, _) in given.iter().filter(|(_, given)| *given) {
+            let what = format!("`{setting}` is nothing to a shard that replicates itself");
+            self.problem(&["shard", name, setting], what, "take it away, or `replication = \"external\"`");
+        }
     }
 
     /// How much of a shard may be lost with the region that writes it.
@@ -307,63 +368,6 @@ impl Builder<'_> {
                 format!("add `[shard.{shard}.store.REGION]` in another region, or say `durability = \"local\"`"),
             );
         }
-    }
-
-    fn engine(&mut self, at: At<'_>, raw: RawStore) -> Option<Engine> {
-        if raw.cert.is_some() != raw.key.is_some() {
-            self.problem(at, "`cert` and `key` come together", "name both files, or none");
-        }
-        let spoken = raw.tls.is_some() || raw.ca.is_some() || raw.cert.is_some();
-        if raw.sqlite.is_some() && spoken {
-            self.problem(
-                at,
-                "a file is not reached over a network",
-                "leave out `tls`, `ca`, `cert` and `key`",
-            );
-        }
-        let file = |path: PathBuf| self.folder.join(path);
-        match (raw.sqlite, raw.postgres) {
-            (Some(path), None) => Some(Engine::Sqlite(file(path))),
-            (None, Some(urls)) => Some(Engine::Postgres(PostgresConfig {
-                access: StoreAccess {
-                    ca: raw.ca.map(file),
-                    cert: raw.cert.map(file),
-                    key: raw.key.map(file),
-                    passwords: Passwords {
-                        applier: urls.applier_password_file.map(file),
-                        owner: urls.owner_password_file.map(file),
-                        writer: urls.writer_password_file.map(file),
-                    },
-                    tls: raw.tls.map(|tls| match tls {
-                        RawStoreTls::Disable => Tls::Disable,
-                        RawStoreTls::Require => Tls::Require,
-                        RawStoreTls::VerifyCa => Tls::VerifyCa,
-                        RawStoreTls::VerifyFull => Tls::VerifyFull,
-                    }),
-                },
-                applier: urls.applier,
-                owner: urls.owner,
-                writer: urls.writer,
-            })),
-            _ => {
-                let help = "name one: `sqlite = \"FILE\"` on one machine, or `postgres` with its three roles";
-                self.problem(at, "a shard is either a file or a database of PostgreSQL", help);
-                None
-            }
-        }
-    }
-
-    /// How full a shard's place may be.
-    fn marks(&mut self, at: At<'_>, raw: &RawStore) -> Watermarks {
-        let default = Watermarks::default();
-        let high_percent = raw.high_percent.unwrap_or(default.high_percent);
-        let low_percent =
-            raw.low_percent.unwrap_or_else(|| default.low_percent.min(high_percent.saturating_sub(5)));
-        if high_percent > 100 || low_percent >= high_percent {
-            let help = "writes end at `high_percent` and go on at `low_percent`, which lies below it";
-            self.problem(at, format!("{low_percent} % and {high_percent} % are no two marks"), help);
-        }
-        Watermarks { high_percent, low_percent, max_bytes: raw.max_bytes }
     }
 
     fn class(&mut self, at: At<'_>, text: &str, classes: &Classes) -> Option<ResidencyName> {

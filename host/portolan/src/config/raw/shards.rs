@@ -24,6 +24,9 @@ pub(in crate::config) struct RawShard {
     pub(in crate::config) past_max_loss: Option<RawPastMaxLoss>,
     /// The region that writes it, unless `[lease.*]` says otherwise: one of those in `store`.
     pub(in crate::config) primary: String,
+    /// Who replicates and fences it (native).
+    #[serde(default)]
+    pub(in crate::config) replication: RawReplication,
     /// Its part of a region's `replication_bytes_per_second`, beside those of other shards (10).
     #[schemars(range(min = 1, max = 1000))]
     pub(in crate::config) replication_weight: Option<NonZeroU32>,
@@ -31,6 +34,18 @@ pub(in crate::config) struct RawShard {
     pub(in crate::config) residency: Option<String>,
     /// Where each region that keeps it has it.
     pub(in crate::config) store: BTreeMap<String, RawStore>,
+}
+
+/// Who replicates a shard between regions, and sees to it that one of them writes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(in crate::config) enum RawReplication {
+    /// Its engine: portolan sends requests where it is written, and says how far copies are behind. It holds none of its rows, moves no
+    /// tenants there or away, and takes no backups of it.
+    External,
+    /// Portolan.
+    #[default]
+    Native,
 }
 
 /// What becomes of writes to a shard of which more would be lost than may.
@@ -57,7 +72,7 @@ pub(in crate::config) struct RawLease {
     pub(in crate::config) primary: String,
 }
 
-/// Where a region has a shard: one of both.
+/// Where a region has a shard: one of `sqlite`, `postgres` and, with `replication = "external"`, `external`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct RawStore {
@@ -65,6 +80,8 @@ pub(in crate::config) struct RawStore {
     pub(in crate::config) ca: Option<PathBuf>,
     /// The gateway's own certificate for the server, a file (PEM), with `key`. It is read with each new connection.
     pub(in crate::config) cert: Option<PathBuf>,
+    /// An engine that replicates itself and speaks PostgreSQL's protocol.
+    pub(in crate::config) external: Option<RawExternal>,
     /// How full it may be before writes are refused, in percent of the disk or of `max_bytes` (95).
     #[schemars(range(min = 1, max = 100))]
     pub(in crate::config) high_percent: Option<u8>,
@@ -95,6 +112,16 @@ pub(in crate::config) enum RawStoreTls {
     VerifyCa,
     /// A certificate of a known authority for the name of the address.
     VerifyFull,
+}
+
+/// Where a region reaches an engine that replicates itself.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct RawExternal {
+    /// `postgres://ROLE@HOST:PORT/DATABASE`, for a role that may connect; only members of `pg_monitor` are told how far a copy is behind.
+    pub(in crate::config) address: String,
+    /// A file with its password, in place of that of the address. It is read with each new connection.
+    pub(in crate::config) password_file: Option<PathBuf>,
 }
 
 /// A database of PostgreSQL, and the three roles that reach it.

@@ -41,7 +41,9 @@ impl Known {
     pub(super) fn shard(&self, name: &ShardName) -> Result<&ShardConfig, Problem> {
         self.shards
             .get(name)
-            .ok_or_else(|| Problem::not_found(format!("shard `{name}`: `portolan shard list` shows them")))
+            .ok_or_else(|| Problem::not_found(format!(
+                    "shard `{name}`, or its engine replicates itself and no tenant is moved there or away: `portolan shard list` shows them"
+                )))
     }
 
     /// A shard that is written in this region.

@@ -46,6 +46,7 @@ impl Fleet {
         self.shards.push(Shard {
             name: ShardName::new(name).expect("a shard's name"),
             epoch: Epoch(1),
+            external: false,
             primary: regions.next().expect("a shard has a region"),
             replicas: regions.collect(),
             residency: residency.map(|class| ResidencyName::new(class).expect("a class's name")),

@@ -77,6 +77,12 @@ pub(crate) fn run(command: &Backup) -> anyhow::Result<ExitCode> {
     for name in &said.elsewhere {
         print(&format!("shard {name}: NOT IN IT, another region writes it: take a backup there"))?;
     }
+    let all = command.shards.is_empty() && tenant.is_none();
+    for name in loaded.config.externals.keys().filter(|_| all) {
+        print(&format!(
+            "shard {name}: NOT IN IT, its engine replicates itself: back it up with its own tools"
+        ))?;
+    }
     let bytes: u64 = said.files.values().map(|file| file.bytes).sum();
     print(&format!(
         "backup {} is in {}: {bytes} bytes in {} files",
@@ -115,7 +121,7 @@ async fn take(
     }
     let (mut shards, mut elsewhere) = (std::collections::BTreeMap::new(), Vec::new());
     for name in wanted(command, config, tenant)? {
-        let shard = config.shards.get(&name).with_context(|| format!("there is no shard `{name}`"))?;
+        let shard = config.shard(&name).map_err(anyhow::Error::msg)?;
         let engine = shard.stores.get(&config.local).filter(|_| shard.primary == config.local);
         let Some(engine) = engine else {
             elsewhere.push(name);

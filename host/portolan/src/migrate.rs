@@ -64,7 +64,7 @@ pub(crate) fn run(command: &Migrate) -> anyhow::Result<ExitCode> {
 pub(crate) fn adopt(command: &Adopt) -> anyhow::Result<ExitCode> {
     let Some(config) = config_of(&command.file.config)? else { return Ok(ExitCode::FAILURE) };
     let name = ShardName::new(&command.shard)?;
-    let shard = config.shards.get(&name).with_context(|| format!("there is no `[shard.{name}]`"))?;
+    let shard = config.shard(&name).map_err(anyhow::Error::msg)?;
     let engine = shard.stores.get(&config.local);
     let engine = engine.with_context(|| format!("shard `{name}` is not kept in `{}`", config.local))?;
     let runtime = node::control_runtime()?;

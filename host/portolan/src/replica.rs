@@ -56,9 +56,7 @@ fn add(command: &cli::AddReplica) -> anyhow::Result<ExitCode> {
         "this is region `{}`: run it in `{region}`, where its database is and its node follows",
         config.local
     );
-    let there = config.shards.get(&shard);
-    let there =
-        there.with_context(|| format!("there is no shard `{shard}`: `portolan shard list` shows them"))?;
+    let there = config.shard(&shard).map_err(anyhow::Error::msg)?;
     let client = Client::open(&command.target)?;
     if there.stores.contains_key(&region) {
         print(&format!("1/4 shard {shard} is declared in {region} already: it goes on"))?;
@@ -179,9 +177,7 @@ fn remove(command: &cli::RemoveReplica) -> anyhow::Result<ExitCode> {
     let (shard, region) = (ShardName::new(&command.shard)?, RegionName::new(&command.region)?);
     let path = &command.target.file.config;
     let (config, state) = intended(path)?;
-    let there = config.shards.get(&shard);
-    let there =
-        there.with_context(|| format!("there is no shard `{shard}`: `portolan shard list` shows them"))?;
+    let there = config.shard(&shard).map_err(anyhow::Error::msg)?;
     ensure!(there.stores.contains_key(&region), "region `{region}` keeps no copy of shard `{shard}`");
     ensure!(there.stores.len() > 1, "region `{region}` keeps the last copy of shard `{shard}`");
     ensure!(

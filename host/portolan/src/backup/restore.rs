@@ -276,7 +276,7 @@ async fn one_tenant(
         _ if first.manifest().shards.contains_key(&to) => to.clone(),
         _ => bail!("the backup has several shards: name the one that the tenant was on with --shard"),
     };
-    let shard = config.shards.get(&to).with_context(|| format!("there is no shard `{to}`"))?;
+    let shard = config.shard(&to).map_err(anyhow::Error::msg)?;
     if shard.primary != config.local {
         bail!("shard `{to}` is written in `{}`: restore the tenant there", shard.primary);
     }

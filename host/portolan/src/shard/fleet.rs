@@ -29,7 +29,11 @@ pub(super) fn add(command: &Add) -> anyhow::Result<()> {
     };
     let state = state
         .context("shards are added to a control store: add `[control]`, or write `[shard.*]` into conf.d")?;
-    ensure!(!loaded.config.shards.contains_key(&name), "there is a shard `{name}` already");
+    let known = &loaded.config;
+    ensure!(
+        !known.shards.contains_key(&name) && !known.externals.contains_key(&name),
+        "there is a shard `{name}` already"
+    );
     let text = std::fs::read_to_string(&command.from);
     let text = text.with_context(|| format!("read {}", command.from.display()))?;
     let mut body: toml::Table = text.parse().with_context(|| format!("read {}", command.from.display()))?;

@@ -60,7 +60,7 @@ async fn write(
     place: &Path,
 ) -> anyhow::Result<(Exported, Value)> {
     let name = home(config, tenant).with_context(|| format!("tenant `{tenant}` is on no shard"))?;
-    let shard = config.shards.get(&name).with_context(|| format!("there is no shard `{name}`"))?;
+    let shard = config.shard(&name).map_err(anyhow::Error::msg)?;
     if shard.primary != config.local {
         bail!("shard `{name}` is written in `{}`: export the tenant there", shard.primary);
     }

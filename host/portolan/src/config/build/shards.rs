@@ -15,7 +15,7 @@ use portolan_core::placement::Limits;
 use portolan_core::tenant_table::{Identifier, Tables, TenantTable, Writers};
 use portolan_sharding::{Engine, External, Watermarks};
 
-use super::{At, Builder, PolicySlot, RegionConfig, TenantConfig, conflict};
+use super::{At, Builder, Config, PolicySlot, RegionConfig, TenantConfig, conflict};
 use crate::config::defaults::{self, LINE_PERMILLE_MAX, MAX_LOSS_MIN, MOVES_MAX};
 use crate::config::raw::RawPolicy;
 use crate::config::raw::{
@@ -89,6 +89,22 @@ pub(super) struct RawShards {
     pub(super) placement: Option<RawPlacement>,
     pub(super) shard: BTreeMap<String, RawShard>,
     pub(super) table: BTreeMap<String, RawTable>,
+}
+
+impl Config {
+    /// A shard that portolan keeps.
+    ///
+    /// # Errors
+    /// Why there is none, and what to do.
+    pub(crate) fn shard(&self, name: &ShardName) -> Result<&ShardConfig, String> {
+        if self.externals.contains_key(name) {
+            return Err(format!(
+                "shard `{name}` is kept by an engine that replicates itself: its rows are copied, changed and put back by that engine's own tools"
+            ));
+        }
+        let there = self.shards.get(name);
+        there.ok_or_else(|| format!("there is no shard `{name}`: `portolan shard list` shows them"))
+    }
 }
 
 type Classes = BTreeMap<ResidencyName, BTreeSet<RegionName>>;

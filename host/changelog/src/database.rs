@@ -179,6 +179,7 @@ impl Dialect {
             Self::Postgres => text
                 .replace("portolan_", "portolan.")
                 .replace("{now}", "portolan.now_us()")
+                .replace("{began}", "(extract(epoch FROM transaction_timestamp()) * 1000000)::bigint")
                 .replace("{horizon}", "pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
                 .replace("{row_bytes}", "bytes")
                 // One partition is looked into for a record, not all.
@@ -188,6 +189,7 @@ impl Dialect {
                 .replace("{lock}", "FOR UPDATE"),
             Self::Sqlite => text
                 .replace("{now}", SQLITE_NOW)
+                .replace("{began}", SQLITE_NOW)
                 .replace("{horizon}", "(SELECT tx FROM portolan_fence)")
                 // The record's header tells it.
                 .replace("{row_bytes}", "coalesce(octet_length(row), 0)")

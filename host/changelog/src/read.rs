@@ -39,6 +39,8 @@ pub struct Horizon {
     pub waiting: u64,
     /// How long the oldest of them has been waiting, in microseconds.
     pub waiting_us: u64,
+    /// When that was looked at, by the database's clock, in microseconds: whatever is not among what waits and was done before can be read.
+    pub at_us: u64,
     /// Transactions that have begun since the oldest that is open; in SQLite always 0.
     pub transactions: u64,
 }
@@ -119,8 +121,10 @@ impl Store {
             (records_max as u64 + 1).into(),
             (limits.bytes as u64).into(),
         ];
+        // What was done before then is seen below; what is done after the state that is read must not count as seen. SQLite takes its state with the
+        // first table that is read.
+        let at_us = session.one("SELECT {began}", &[]).await?.number(0)?;
         let rows = session.query(BATCH, &args).await?;
-        let at_us = session.one("SELECT {now}", &[]).await?.number(0)?;
         session.rollback().await?;
         self.is_whole(after).await?;
         let horizon = rows.first().map_or(Ok(0), |row| row.number(19))?;
@@ -200,10 +204,10 @@ impl Store {
     /// When the database does not answer.
     pub async fn horizon(&self) -> Result<Horizon, Error> {
         let mut session = self.acquire(Role::Applier).await?;
-        let waiting = "SELECT count(*), coalesce(min(at_us), 0), {now} FROM portolan_log \
+        let waiting = "SELECT count(*), coalesce(min(at_us), 0), {began} FROM portolan_log \
             WHERE epoch = (SELECT epoch FROM portolan_fence) AND tx >= {horizon}";
         let row = session.one(waiting, &[]).await?;
-        let (waiting, since, now) = (row.number(0)?, row.number(1)?, row.number(2)?);
+        let (waiting, since, at_us) = (row.number(0)?, row.number(1)?, row.number(2)?);
         let transactions = match session.dialect() {
             Dialect::Sqlite => 0,
             Dialect::Postgres => {
@@ -212,8 +216,8 @@ impl Store {
                 session.one(sql, &[]).await?.number(0)?
             }
         };
-        let waiting_us = if waiting == 0 { 0 } else { now.saturating_sub(since) };
-        Ok(Horizon { waiting, waiting_us, transactions })
+        let waiting_us = if waiting == 0 { 0 } else { at_us.saturating_sub(since) };
+        Ok(Horizon { waiting, waiting_us, at_us, transactions })
     }
 
     /// Rows of declared tables as they are now, for who begins to follow: of one tenant or of all, after a row, up to so many.

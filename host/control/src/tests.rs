@@ -13,7 +13,7 @@ use crate::defaults::{OBJECT_BYTES_MAX, REGISTER_BYTES_MAX, SAVED_MAX};
 use crate::*;
 
 #[path = "../../../tests/fixtures/etcd.rs"]
-#[expect(unreachable_pub, reason = "shared with the end-to-end tests")]
+#[expect(dead_code, unreachable_pub, reason = "shared with the end-to-end tests, which use more of it")]
 mod cluster;
 
 /// Longer than anything takes that works.

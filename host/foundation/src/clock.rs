@@ -6,16 +6,29 @@ use std::time::{Duration, Instant};
 
 use portolan_core::time::Moment;
 
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+static START: LazyLock<Duration> = LazyLock::new(uptime);
 
 thread_local! {
     static SIMULATED: Cell<Option<fn() -> Moment>> = const { Cell::new(None) };
 }
 
-/// The present on the monotonic clock, in microseconds since the first call in this process.
+/// The present on the monotonic clock that goes on while the machine is suspended, in microseconds since the first call in this process. A
+/// machine that wakes up finds its leases over.
 #[must_use]
 pub fn now() -> Moment {
-    SIMULATED.get().map_or_else(|| at(Instant::now()), |clock| clock())
+    SIMULATED.get().map_or_else(present, |clock| clock())
+}
+
+fn present() -> Moment {
+    // In this order: the first call is the beginning.
+    let start = *START;
+    Moment::default().plus(uptime().saturating_sub(start))
+}
+
+/// How long the machine has been up, suspensions included.
+fn uptime() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 /// From here on this is the present on this thread, for simulations, which run on one.
@@ -23,10 +36,17 @@ pub fn simulate(clock: fn() -> Moment) {
     SIMULATED.set(Some(clock));
 }
 
-/// A point of the monotonic clock as a [`Moment`].
+/// A point of the runtime's clock as a [`Moment`]: as far from the present as it is there.
 #[must_use]
 pub fn at(instant: Instant) -> Moment {
-    Moment::default().plus(instant.saturating_duration_since(*START))
+    let (moment, now) = (present(), Instant::now());
+    match instant.checked_duration_since(now) {
+        Some(ahead) => moment.plus(ahead),
+        None => {
+            let ago = u64::try_from(now.saturating_duration_since(instant).as_micros()).unwrap_or(u64::MAX);
+            Moment(moment.0.saturating_sub(ago))
+        }
+    }
 }
 
 /// A point of the wall clock, from its milliseconds since 1970-01-01T00:00:00Z; for printing.

@@ -307,11 +307,13 @@ impl<R: Replica, C: Connect> Feed<R, C> {
             let now = Has { bytes: 0, received: has.0, applied: has.1 };
             match self.hear(&lane, now, mouth, ear).await? {
                 (Frame::Batch(batch), bytes) => {
+                    // What it takes to apply it makes the copy no fresher.
+                    let came = clock::now();
                     self.admit(&batch.records)?;
                     match self.apply(&batch).await? {
                         Applied::Done(counts) => {
                             has = (batch.through, batch.through);
-                            self.cell.applied(&batch, counts, bytes, clock::now());
+                            self.cell.applied(&batch, counts, bytes, came);
                         }
                         Applied::Staged => has.0 = batch.through,
                         Applied::Duplicate => {}

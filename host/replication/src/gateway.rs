@@ -28,6 +28,7 @@ use crate::source;
 use crate::sweeping;
 use crate::wall::Wall;
 use crate::wire::{Ask, Refused, What};
+use crate::words::{Answers, Asker};
 
 /// Which logs this node gives to whom.
 pub trait Sources: Wall {
@@ -129,7 +130,7 @@ impl Feeds {
     /// The gateways of a region.
     #[must_use]
     pub fn gateways(&self, region: &RegionName, addresses: Vec<String>) -> Gateways {
-        Gateways { addresses, identity: self.0.identity.clone(), region: region.clone() }
+        Gateways::new(self.0.identity.clone(), region.clone(), addresses)
     }
 
     fn begin(
@@ -218,7 +219,40 @@ impl Connect for Gateways {
 }
 
 impl Gateways {
+    /// A region's, for whoever proves by this who it is.
+    #[must_use]
+    pub const fn new(identity: PeerIdentity, region: RegionName, addresses: Vec<String>) -> Self {
+        Self { addresses, identity, region }
+    }
+
+    /// The region.
+    #[must_use]
+    pub const fn region(&self) -> &RegionName {
+        &self.region
+    }
+
+    /// Where they are, `host:port`.
+    #[must_use]
+    pub fn addresses(&self) -> &[String] {
+        &self.addresses
+    }
+
+    /// A connection for words to one of them.
+    ///
+    /// # Errors
+    /// When it is not reached, or does not prove its region.
+    ///
+    /// # Cancel safety
+    /// Nothing is left behind.
+    pub async fn asker(&self, address: &str) -> Result<Asker, Broken> {
+        Asker::over(self.stream(address).await?).await
+    }
+
     async fn reach(&self, address: &str) -> Result<(Mouth, Ear), Broken> {
+        link::open(self.stream(address).await?).await
+    }
+
+    async fn stream(&self, address: &str) -> Result<impl link::Stream, Broken> {
         let gone = |error: &dyn fmt::Display| Broken::Gone(error.to_string());
         let config = self.identity.client_config(&self.region).map_err(|error| gone(&error))?;
         let stream = TcpStream::connect(address).await.map_err(|error| gone(&error))?;
@@ -227,11 +261,11 @@ impl Gateways {
         let name = ServerName::try_from("gateway.invalid").map_err(|error| gone(&error))?;
         let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| gone(&error))?;
         let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
-        link::open(self.identity.guard(stream, chain.as_deref())).await
+        Ok(self.identity.guard(stream, chain.as_deref()))
     }
 }
 
-/// Answers followers of other regions until the signal.
+/// Answers followers of other regions, and their words, until the signal.
 ///
 /// What wakes it: connections. What it reads: what they ask for, and the shards' databases. What it writes: their answers. A connection
 /// that fails ends alone.
@@ -241,7 +275,7 @@ impl Gateways {
 pub async fn listen(
     listener: TcpListener,
     identity: PeerIdentity,
-    sources: Arc<dyn Sources>,
+    (sources, words): (Arc<dyn Sources>, Arc<dyn Answers>),
     shutdown: Shutdown,
 ) -> Result<(), portolan_foundation::tls::Error> {
     let acceptor = TlsAcceptor::from(identity.server_config()?);
@@ -259,10 +293,10 @@ pub async fn listen(
         };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
         let (acceptor, sources, shutdown) = (acceptor.clone(), Arc::clone(&sources), shutdown.clone());
-        let identity = identity.clone();
+        let (identity, words) = (identity.clone(), Arc::clone(&words));
         task::spawn("replication-listener", async move {
             let _place = place;
-            if let Err(error) = admit(stream, (acceptor, &identity), sources, &shutdown).await {
+            if let Err(error) = admit(stream, (acceptor, &identity), (sources, words), &shutdown).await {
                 tracing::debug!(%address, "a follower's connection ended: {error}");
             }
         });
@@ -272,7 +306,7 @@ pub async fn listen(
 async fn admit(
     stream: TcpStream,
     (acceptor, identity): (TlsAcceptor, &PeerIdentity),
-    sources: Arc<dyn Sources>,
+    (sources, words): (Arc<dyn Sources>, Arc<dyn Answers>),
     shutdown: &Shutdown,
 ) -> Result<(), Broken> {
     let gone = |error: &dyn fmt::Display| Broken::Gone(error.to_string());
@@ -283,8 +317,9 @@ async fn admit(
     let follower = chain.first().ok_or_else(|| Broken::Gone("no certificate".to_owned()))?;
     let follower = peer_region(follower).map_err(|error| gone(&error))?;
     let stream = identity.guard(stream, Some(&chain));
+    let from = follower.clone();
     let answer = move |mouth, ear| give(Arc::clone(&sources), follower.clone(), mouth, ear);
-    link::answer(stream, shutdown, answer).await;
+    link::answer(stream, (from, words), shutdown, answer).await;
     Ok(())
 }
 

@@ -31,6 +31,7 @@ pub mod source;
 mod sweeping;
 mod wall;
 pub mod wire;
+mod words;
 
 pub use audit::{Audited, Comparison, Failed, Told, Wanted};
 pub use ends::{Log, Replica};
@@ -41,6 +42,7 @@ pub use seal::{Admit, gather};
 pub use sweeping::{Sweeping, Swept};
 pub use wall::{NoWall, Wall, refusal};
 pub use wire::{Refused, What};
+pub use words::{Answering, Answers, Asker, Silent};
 
 #[cfg(test)]
 mod sim;

@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::unfold;
@@ -16,6 +17,7 @@ use hyper::client::conn::http2;
 use hyper::server::conn as server;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use portolan_core::ids::RegionName;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::task;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -23,6 +25,7 @@ use tokio::sync::mpsc;
 
 use crate::defaults::{FRAMES_WAITING, SILENCE, STREAMS_MAX, WINDOW_BYTES};
 use crate::wire::{Frame, Garbled};
+use crate::words::{self, Answers};
 
 /// Where links are asked for.
 const PATH: &str = "/replication";
@@ -139,15 +142,23 @@ pub async fn open(stream: impl Stream) -> Result<(Mouth, Ear), Broken> {
     Ok((mouth, Ear::new(response.into_body())))
 }
 
-/// Answers the links of one connection, each by `answer`, until the other end closes it or the signal comes.
-pub async fn answer<F, A>(stream: impl Stream, shutdown: &Shutdown, answer: A)
-where
+/// Answers the links of one connection, each by `answer`, and the words of another region, until the other end closes it or the signal comes.
+pub async fn answer<F, A>(
+    stream: impl Stream,
+    (from, words): (RegionName, Arc<dyn Answers>),
+    shutdown: &Shutdown,
+    answer: A,
+) where
     A: Fn(Mouth, Ear) -> F + Clone + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
     let service = service_fn(move |request: Request<Incoming>| {
         let answer = answer.clone();
+        let (from, words) = (from.clone(), Arc::clone(&words));
         async move {
+            if request.uri().path() == words::PATH && request.method() == Method::POST {
+                return Ok::<_, Infallible>(words::serve(words.as_ref(), from, request).await);
+            }
             let (mouth, body) = Mouth::new();
             let mut response = Response::new(body);
             if request.uri().path() == PATH && request.method() == Method::POST {
@@ -155,7 +166,7 @@ where
             } else {
                 *response.status_mut() = StatusCode::NOT_FOUND;
             }
-            Ok::<_, Infallible>(response)
+            Ok(response)
         }
     });
     let mut builder = server::http2::Builder::new(Tasks);
@@ -178,7 +189,7 @@ where
 
 /// Runs what a connection has to do.
 #[derive(Clone, Debug)]
-struct Tasks;
+pub(crate) struct Tasks;
 
 impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Tasks {
     fn execute(&self, future: F) {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use portolan_changelog::{Change, Closed, Cut, Error, PeerRefused, Record, RowId, Term};
+use portolan_changelog::{Change, Closed, Cut, Error, Horizon, PeerRefused, Record, RowId, Term};
 use portolan_core::ids::RegionName;
 use portolan_core::log::{Identity, Position};
 use portolan_core::time::Moment;
@@ -321,6 +321,8 @@ impl<L: Log, W: Wall + ?Sized> Sending<'_, L, W> {
         loop {
             let now = clock::now();
             let due = beaten.is_none_or(|beaten| now.since(beaten) >= BEAT);
+            // Looked at before what comes is read: what was done until then is read, or waits.
+            let horizon = if due { Some(self.log.horizon().await?) } else { None };
             let batch = self.log.read(after).await?;
             if due {
                 self.tell(&mut told).await?;
@@ -338,10 +340,9 @@ impl<L: Log, W: Wall + ?Sized> Sending<'_, L, W> {
                 }
                 continue;
             }
-            if due {
-                let waiting_us = self.log.horizon().await?.waiting_us;
+            if let Some(Horizon { at_us, waiting_us, .. }) = horizon {
                 let kept = self.log.kept().await?.unwrap_or(Position::START);
-                let beat = Beat { at_us: batch.at_us, through: after, waiting_us, kept };
+                let beat = Beat { at_us, through: after, waiting_us, kept };
                 self.mouth.say(&Frame::Beat(beat)).await?;
             }
             let woken = heard::pause(&mut wakes, pause).await;

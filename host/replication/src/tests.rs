@@ -27,6 +27,7 @@ use crate::report::{Cell, State};
 use crate::seal::gather;
 use crate::source;
 use crate::wall::Wall;
+use crate::words::Silent;
 
 mod losses;
 mod shard;
@@ -107,6 +108,7 @@ impl Connect for Near {
         let (near, far): (DuplexStream, DuplexStream) = tokio::io::duplex(64 * 1024);
         let (store, shutdown) = (self.store.clone(), self.shutdown.lock().unwrap().clone());
         let (follower, wall) = (self.follower.clone(), self.wall.clone());
+        let follower_name = follower.clone();
         let speaks = self.speaks.load(Ordering::Relaxed);
         task::spawn("far end", async move {
             let answer = move |mouth, mut ear| {
@@ -117,7 +119,8 @@ impl Connect for Near {
                     let _ended = answer(&store, &wall, &follower, ask, &mouth, &mut ear).await;
                 }
             };
-            link::answer(far, &shutdown, answer).await;
+            let words = (follower_name, Arc::new(Silent) as _);
+            link::answer(far, words, &shutdown, answer).await;
         });
         link::open(near).await
     }

@@ -10,6 +10,9 @@
 //! region's. A region that is given the next epoch begins it at once if it held the one before, because its own fence waits
 //! for the writers of that, or if all other copies have sealed it, that of the one before among them; otherwise it waits for the lease's
 //! time and a margin after it first saw the new epoch.
+//!
+//! Where regions have leases of their own, a shard's lasts no longer than its region's ([`Leave::until`]), and whoever gave the next epoch has
+//! waited until that of the one before was over: then nobody waits here.
 
 use std::fmt;
 use std::future::Future;
@@ -39,8 +42,20 @@ pub trait Intended: fmt::Debug + Send + Sync {
     fn lease(&self, shard: ShardName) -> Asking;
 }
 
+/// Leave to write a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leave {
+    /// Under which epoch.
+    pub epoch: Epoch,
+    /// Which region has it.
+    pub primary: RegionName,
+    /// Until when its region's own lease lasts; none where regions have none. Then no lease of an earlier epoch lasts any more, because whoever gave
+    /// this one has waited for that.
+    pub until: Option<Moment>,
+}
+
 /// What is intended, once the store has answered, or why it does not.
-pub type Asking = Pin<Box<dyn Future<Output = Result<Option<(Epoch, RegionName)>, String>> + Send>>;
+pub type Asking = Pin<Box<dyn Future<Output = Result<Option<Leave>, String>> + Send>>;
 
 /// The copies of a shard in other regions.
 pub trait Others: fmt::Debug + Send + Sync {
@@ -173,10 +188,11 @@ impl Keeper {
             Ok((open, lacks)) => {
                 let done = match task.role() {
                     Role::Primary => self.renew(task, &open.store).await,
-                    Role::Replica => self.yield_to(task, &open.store).await,
+                    Role::Replica => self.yield_to(task, &open.store).await.map(|()| RENEWAL),
                 };
                 let looked = self.look_after(task, &open.store).await;
-                done.and_then(|()| lacks.map_or(Ok(()), Err)).and(looked)
+                let pause = done.as_ref().map_or(RENEWAL, |pause| *pause);
+                done.and_then(|_| lacks.map_or(Ok(()), Err)).and(looked).map(|()| pause)
             }
             Err(error) => Err(error.into()),
         };
@@ -184,9 +200,9 @@ impl Keeper {
             self.cell.lease.store(None);
         }
         let (problem, pause) = match done {
-            Ok(()) => {
+            Ok(pause) => {
                 self.failures = 0;
-                (None, RENEWAL)
+                (None, pause)
             }
             Err(Halt { why, retry_after, .. }) => {
                 self.failures = self.failures.saturating_add(1);
@@ -244,35 +260,48 @@ impl Keeper {
         Ok((open, lacks))
     }
 
-    /// Holds the lease for another while.
-    async fn renew(&mut self, task: &Task, store: &Store) -> Result<(), Halt> {
-        let mut sent = clock::now();
-        let mut deadline_us = store.clock().await? + micros(LEASE);
-        let mut epoch = self.confirm(task).await?;
+    /// Holds the lease for another while. Gives the pause to the next time.
+    async fn renew(&mut self, task: &Task, store: &Store) -> Result<Duration, Halt> {
+        let (mut term, mut leave) = self.ask(task, store).await?;
         let there = store.standing().await?;
-        if there.fence.epoch < epoch {
-            self.may_begin(task, &there, store).await?;
+        if there.fence.epoch < leave.epoch {
+            self.may_begin(task, &there, leave.until.is_some(), store).await?;
             // That may have taken a while, in which the epoch may have become another's.
-            sent = clock::now();
-            deadline_us = store.clock().await? + micros(LEASE);
-            epoch = self.confirm(task).await?;
-            store.begin_epoch(epoch, deadline_us).await?;
-            tracing::info!(shard = %self.shard, epoch = epoch.0, "a new epoch begins here");
+            (term, leave) = self.ask(task, store).await?;
+            store.begin_epoch(leave.epoch, term.deadline_us).await?;
+            tracing::info!(shard = %self.shard, epoch = leave.epoch.0, "a new epoch begins here");
         } else {
-            store.extend(epoch, deadline_us).await?;
+            store.extend(leave.epoch, term.deadline_us).await?;
         }
         self.demoted = None;
-        self.cell.lease.store(Some(Arc::new(Lease::granted(epoch, sent, LEASE, LEASE_MARGIN))));
-        Ok(())
+        self.cell.lease.store(Some(Arc::new(Lease { epoch: leave.epoch, until: term.until })));
+        // A region's lease may be shorter than what a renewal here is usually good for.
+        Ok(RENEWAL.min(term.until.since(clock::now()) / 3))
+    }
+
+    /// Asks for leave, and says until when that is good, here and by the database's clock.
+    async fn ask(&self, task: &Task, store: &Store) -> Result<(Term, Leave), Halt> {
+        let sent = clock::now();
+        let reading_us = store.clock().await?;
+        // The database's clock was read before this: what is counted from here ends there no later than here.
+        let read = clock::now();
+        let leave = self.confirm(task).await?;
+        let time = leave.until.map_or(LEASE, |until| until.since(read).min(LEASE));
+        if time.is_zero() {
+            return Err(Halt::of("the region's lease is over before this one could begin".to_owned()));
+        }
+        let own = sent.plus(LEASE.saturating_sub(LEASE_MARGIN));
+        let until = leave.until.map_or(own, |until| until.min(own));
+        Ok((Term { deadline_us: reading_us.saturating_add(micros(time)), until }, leave))
     }
 
     /// Is the epoch still this region's, by the store of intent?
-    async fn confirm(&self, task: &Task) -> Result<Epoch, Halt> {
+    async fn confirm(&self, task: &Task) -> Result<Leave, Halt> {
         let intended = self.around.intended.lease(self.shard.clone()).await;
         let intended = intended
             .map_err(|why| Halt::of(format!("the store of intent does not confirm the lease: {why}")))?;
         match intended {
-            Some((epoch, primary)) if epoch == task.kept.epoch && primary == task.region => Ok(epoch),
+            Some(leave) if leave.epoch == task.kept.epoch && leave.primary == task.region => Ok(leave),
             _ => Err(Halt::of(
                 "the store of intent has another epoch or primary; it is being followed".to_owned(),
             )),
@@ -280,9 +309,20 @@ impl Keeper {
     }
 
     /// Has other copies seal a later epoch, and takes what they have more. May it begin already?
-    async fn may_begin(&self, task: &Task, there: &Standing, store: &Store) -> Result<(), Halt> {
+    async fn may_begin(
+        &self,
+        task: &Task,
+        there: &Standing,
+        waited_for: bool,
+        store: &Store,
+    ) -> Result<(), Halt> {
         let (epoch, before) = (task.kept.epoch, there.fence.epoch);
-        let gathered = self.around.others.seal(self.shard.clone(), epoch, store.clone()).await?;
+        // Whoever gave the epoch has had the others seal it.
+        let gathered = if waited_for {
+            Gathered::default()
+        } else {
+            self.around.others.seal(self.shard.clone(), epoch, store.clone()).await?
+        };
         tell(&self.shard, epoch, &gathered);
         let lineage = store.lineage().await?;
         if task.kept.partial {
@@ -309,7 +349,7 @@ impl Keeper {
         }
         let waited = self.waited();
         let wait = LEASE + LEASE_MARGIN;
-        if mine || first || waited >= wait {
+        if waited_for || mine || first || waited >= wait {
             return Ok(());
         }
         let left = wait.saturating_sub(waited);
@@ -395,6 +435,14 @@ fn tell(shard: &ShardName, epoch: Epoch, gathered: &Gathered) {
     for left in &gathered.left {
         tracing::warn!(%shard, epoch = epoch.0, "some of a log will be lost to the shard: {left}");
     }
+}
+
+/// How long a lease is good for.
+struct Term {
+    /// By the database's clock.
+    deadline_us: u64,
+    /// By this machine's.
+    until: Moment,
 }
 
 /// Why a pass did not do what it is for.

@@ -34,7 +34,7 @@ pub use portolan_changelog::{
 pub use config::{Intent, Kept, Limits, Watermarks};
 pub use copies::{Copies, Freshness};
 pub use data::PREFIX as DATA_PATH;
-pub use keeper::{Alone, Asking, Intended, Others, Sealing};
+pub use keeper::{Alone, Asking, Intended, Leave, Others, Sealing};
 pub use room::Memory;
 pub use service::{Access, Authenticate, Service, Unauthentic};
 pub use shards::{Role, ShardReport, Shards};

@@ -189,7 +189,8 @@ impl Shards {
     }
 
     /// How fresh this region's copy of a shard is; none while it may not be read.
-    pub(crate) fn freshness(&self, name: &ShardName) -> Option<Freshness> {
+    #[must_use]
+    pub fn freshness(&self, name: &ShardName) -> Option<Freshness> {
         self.0.copies.load().as_ref()?.freshness(name)
     }
 

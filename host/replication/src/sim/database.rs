@@ -138,9 +138,9 @@ impl Database {
         last.copied().unwrap_or(self.trimmed)
     }
 
-    pub(super) fn horizon(&self) -> Horizon {
+    pub(super) fn horizon(&self, at_us: u64) -> Horizon {
         let waiting = self.log.keys().filter(|at| at.transaction >= self.lowest()).count();
-        Horizon { waiting: waiting as u64, waiting_us: 0, transactions: self.open.len() as u64 }
+        Horizon { waiting: waiting as u64, waiting_us: 0, at_us, transactions: self.open.len() as u64 }
     }
 
     pub(super) fn extent(&self) -> Result<Extent, Error> {

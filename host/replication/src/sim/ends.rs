@@ -132,7 +132,7 @@ impl Log for Store {
     }
 
     async fn horizon(&self) -> Result<Horizon, Error> {
-        self.at(|database, _| Ok(database.horizon())).await
+        self.at(|database, now_us| Ok(database.horizon(now_us))).await
     }
 
     async fn rows(&self, after: Option<&RowId>, max: usize) -> Result<Vec<Record>, Error> {

@@ -26,6 +26,7 @@ use crate::seal::gather;
 use crate::source;
 use crate::wall::NoWall;
 use crate::wire::{Refused, What};
+use crate::words::Silent;
 
 const PORT: u16 = 7000;
 /// From one look at what is meant to the next.
@@ -90,8 +91,9 @@ impl Region {
             let Ok(follower) = RegionName::new(&follower) else { continue };
             let region = self.clone();
             task::spawn("listener", async move {
+                let words = (follower.clone(), Arc::new(Silent) as _);
                 let answer = move |mouth, ear| region.clone().give(follower.clone(), mouth, ear);
-                link::answer(stream, &Shutdown::new(), answer).await;
+                link::answer(stream, words, &Shutdown::new(), answer).await;
             });
         }
     }

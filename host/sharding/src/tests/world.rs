@@ -21,8 +21,8 @@ use tempfile::TempDir;
 
 use crate::schema::tests::place::engine;
 use crate::{
-    Access, Alone, Asking, Authenticate, Intended, Intent, Kept, Limits, Service, ShardReport, Shards, Space,
-    Unauthentic, Watermarks,
+    Access, Alone, Asking, Authenticate, Intended, Intent, Kept, Leave, Limits, Service, ShardReport, Shards,
+    Space, Unauthentic, Watermarks,
 };
 
 /// Longer than anything takes that works.
@@ -38,7 +38,8 @@ pub(super) struct Meant(Mutex<BTreeMap<ShardName, (Epoch, RegionName)>>);
 impl Intended for Meant {
     fn lease(&self, shard: ShardName) -> Asking {
         let lease = self.0.lock().unwrap().get(&shard).cloned();
-        Box::pin(std::future::ready(Ok(lease)))
+        let leave = lease.map(|(epoch, primary)| Leave { epoch, primary, until: None });
+        Box::pin(std::future::ready(Ok(leave)))
     }
 }
 

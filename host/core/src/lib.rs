@@ -8,7 +8,8 @@
 //! [`endpoint`], [`health`], [`breaker`] and [`balance`] what is observed meanwhile. [`recording`] is how a decision is kept and
 //! decided again, [`rollout`] how a version takes over from another, and [`evidence`] on what grounds it may not.
 //! [`log`] names what a shard's log holds, [`token`] what a client brings of it, [`tenant_table`] which tables a shard has.
-//! [`loss`] says which writes wait for other regions. [`directory`] says on which shard a tenant's data are, [`placement`] what a policy may make of that.
+//! [`loss`] says which writes wait for other regions. [`directory`] says on which shard a tenant's data are, [`placement`] what a policy may make of that, and
+//! [`failover`] what one may know and say when regions fail.
 
 pub mod attribute;
 pub mod audit;
@@ -22,6 +23,7 @@ pub mod endpoint;
 pub mod evidence;
 pub mod exercise;
 pub mod facts;
+pub mod failover;
 pub mod health;
 pub mod ids;
 pub mod lane;

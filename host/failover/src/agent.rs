@@ -9,6 +9,7 @@
 
 mod drive;
 mod events;
+mod leaving;
 mod look;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,6 +87,8 @@ pub struct Agent {
     /// Steps that were asked for, and when.
     working: BTreeMap<ShardName, (u64, Step, u8, Moment)>,
     noted: BTreeMap<ShardName, Noted>,
+    /// Shards that this region leaves: the entry that says so, and since when it was seen.
+    leaving: BTreeMap<ShardName, (Revision, Moment)>,
     /// Shards about which there is something to do, by the state of the store and the lease for which that holds.
     active: ((Revision, Option<Incarnation>), Arc<[ShardName]>),
     told_barred: usize,
@@ -94,6 +97,7 @@ pub struct Agent {
     scan_at: Moment,
     send_at: Moment,
     decide_at: Moment,
+    leave_at: Moment,
 }
 
 /// A setup that makes no sense.
@@ -134,6 +138,7 @@ impl Agent {
             well_at: BTreeMap::new(),
             working: BTreeMap::new(),
             noted: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             active: ((Revision(0), None), setup.shards.keys().cloned().collect()),
             told_barred: 0,
             planning: false,
@@ -141,6 +146,7 @@ impl Agent {
             scan_at: Moment(0),
             send_at: Moment(0),
             decide_at: Moment(0),
+            leave_at: Moment(0),
             setup,
         })
     }
@@ -150,9 +156,13 @@ impl Agent {
     #[must_use]
     pub fn permit(&self, shard: &ShardName, now: Moment) -> Option<Permit> {
         let (until, held) = (self.holder.until()?, self.holder.incarnation()?);
+        let lease = &self.setup.timers.lease;
+        // Who writes a shard is as it was seen: one who does not look does not go on for longer than a lease. Without the store, regions may say so instead.
+        let seen = self.scanned?.plus(lease.ttl.saturating_sub(lease.margin));
+        let until = if lease.failsafe { until } else { until.min(seen) };
         let owned = self.table.ownership(shard)?;
         let own = owned.primary == self.setup.own && owned.incarnation == held && owned.title == Title::Owned;
-        if !own || !self.holder.allows(now) || self.read_only.contains(shard) {
+        if !own || !self.holder.allows(now) || now >= until || self.read_only.contains(shard) {
             return None;
         }
         let record = self.table.promotion(shard).filter(|record| record.epoch == Some(owned.epoch));
@@ -260,9 +270,10 @@ impl Agent {
             self.send_at = moment.plus(self.setup.timers.probe.exchange);
             self.note_verdicts(moment);
             let report = self.matrix.report(moment);
-            effects.push(Effect::Send(Box::new(report), self.own_words()));
+            effects.push(Effect::Send(Box::new(report), self.own_words(moment)));
         }
         self.drive(now, effects);
+        self.leave(now, effects);
         if moment >= self.decide_at && !self.planning {
             self.decide_at = moment.plus(DECIDE);
             if self.is_uneasy(moment) {
@@ -315,9 +326,12 @@ impl Agent {
         }
     }
 
-    fn own_words(&self) -> Vec<Word> {
-        let own = |((_, region), (word, _)): (&(ShardName, RegionName), &(Word, Moment))| {
-            (*region == self.setup.own).then(|| word.clone())
+    fn own_words(&self, now: Moment) -> Vec<Word> {
+        let own = |((_, region), (word, at)): (&(ShardName, RegionName), &(Word, Moment))| {
+            // What was said a while ago was so then.
+            let age = u64::try_from(now.since(*at).as_millis()).unwrap_or(u64::MAX);
+            let silent_ms = word.silent_ms.saturating_add(age);
+            (*region == self.setup.own).then(|| Word { silent_ms, ..word.clone() })
         };
         self.words.iter().filter_map(own).collect()
     }

@@ -114,6 +114,8 @@ impl Counter {
                 let risen = match self.is_up {
                     None => self.oks >= FIRST,
                     Some(true) => false,
+                    // What was never up does not flap: a region that starts after others is not kept waiting.
+                    Some(false) if self.flaps == 0 => self.oks >= probe.up,
                     Some(false) => self.oks >= probe.up && now.since(self.since) >= self.hold_down(probe),
                 };
                 if risen {
@@ -163,7 +165,9 @@ impl Counter {
 
     fn fall(&mut self, now: Moment, probe: &Probe) {
         self.forget(now, probe);
-        self.flaps = (self.flaps + 1).min(FLAPS_MAX);
+        if self.is_up == Some(true) {
+            self.flaps = (self.flaps + 1).min(FLAPS_MAX);
+        }
         (self.is_up, self.since) = (Some(false), now);
     }
 
@@ -218,6 +222,8 @@ mod tests {
         check("++", ".u");
         check("---", "..d");
         check("-++", "..u");
+        // What was never up comes up as soon as it answers for a while.
+        check(&format!("---{}", "+".repeat(10)), &format!("..d{}u", "d".repeat(9)));
     }
 
     #[test]

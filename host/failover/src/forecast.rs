@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use portolan_core::ids::{RegionName, ShardName};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::defaults::PROMOTE_EXPECTED;
 use crate::guards::{Bar, judge};
@@ -14,7 +14,7 @@ use crate::proposal::Proposal;
 use crate::timers::Timers;
 
 /// One shard, if its region died now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prospect {
     /// Who would be promoted; nobody where it would be read only.
     pub to: Option<RegionName>,
@@ -29,7 +29,7 @@ pub struct Prospect {
 }
 
 /// All of a region's shards, if it died now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forecast {
     /// The region.
     pub region: RegionName,
@@ -74,8 +74,12 @@ pub fn forecast(
         (name.clone(), prospect)
     };
     let shards = written.map(prospect).collect();
-    let spare: u64 =
-        picture.regions.keys().filter(|other| *other != region).map(|other| picture.spare(other)).sum();
+    let spare: u64 = picture
+        .regions
+        .keys()
+        .filter(|other| *other != region)
+        .map(|other| picture.spare(other))
+        .fold(0, u64::saturating_add);
     let load = picture.load_part(region, 100);
     let shift = decision.shifts.get(region);
     Forecast {

@@ -159,7 +159,7 @@ pub fn judge(picture: &Picture, proposals: &[Proposal]) -> Decision {
     let forced = forced.filter(|(_, proposal)| !is_done(proposal));
     let asked = proposals.iter().take(PROPOSALS_MAX).map(|proposal| (Origin::Policy, proposal));
     let mut wanted: BTreeMap<RegionName, (Origin, RegionName, u8)> = BTreeMap::new();
-    let mut holds = proposals.is_empty();
+    let mut holds = false;
     for (origin, proposal) in forced.chain(asked) {
         match proposal {
             Proposal::Hold => holds = true,

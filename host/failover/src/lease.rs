@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use self::challenger::{Challenger, Wait};
 pub use self::failsafe::Round;
 pub use self::holder::{Holder, Permit};
-pub use self::ownership::{Ownership, Stands, Title, acquire, mint, release};
+pub use self::ownership::{Ownership, Stands, Title, acquire, mint, release, retitle};
 
 /// How often a region's lease has been acquired. Rises by one each time, and is never used again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

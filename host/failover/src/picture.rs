@@ -8,9 +8,10 @@ use portolan_core::ids::{RegionName, ShardName};
 use portolan_core::log::{Epoch, Position};
 use serde::{Deserialize, Serialize};
 
+use crate::counter::State;
 use crate::defaults::HEADROOM_PERCENT;
 use crate::intent::Intents;
-use crate::matrix::Verdict;
+use crate::matrix::{Path, Verdict};
 use crate::promotion::{Kind, Past};
 use crate::store::Failure;
 use crate::timers::Timers;
@@ -35,6 +36,17 @@ pub struct Region {
     pub load: u64,
 }
 
+/// How a region looks from another, or from itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sight {
+    /// Which region.
+    pub region: RegionName,
+    /// From which one.
+    pub vantage: RegionName,
+    /// Over each path of which something is known.
+    pub cells: BTreeMap<Path, State>,
+}
+
 /// A copy of a shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replica {
@@ -50,7 +62,7 @@ pub struct Replica {
     pub behind_bytes: u64,
     /// How old what it lacks was, in milliseconds.
     pub behind_ms: u64,
-    /// How long ago it said so, in milliseconds.
+    /// How long ago that was so, in milliseconds: how old its word is, and for how long it had not heard of the primary then.
     pub ago_ms: u64,
     /// Does it have all rows of some moment, and not only some?
     pub whole: bool,
@@ -147,6 +159,9 @@ pub struct Picture {
     pub control: bool,
     /// The regions.
     pub regions: BTreeMap<RegionName, Region>,
+    /// The cells of the matrix, as those who report see them; none in a picture of one shard.
+    #[serde(default)]
+    pub sights: Vec<Sight>,
     /// The shards.
     pub shards: BTreeMap<ShardName, Shard>,
     /// Regions from which shards were taken over automatically within a day.
@@ -235,7 +250,8 @@ impl Picture {
         let Some(there) = self.regions.get(region) else { return 0 };
         let usable = there.capacity.saturating_mul(u64::from(self.limits.headroom_percent)) / 100;
         let shifted = self.shifts.iter().filter(|(_, shift)| shift.target == *region);
-        let extra: u64 = shifted.map(|(from, shift)| self.load_part(from, shift.percent)).sum();
+        let extra: u64 =
+            shifted.map(|(from, shift)| self.load_part(from, shift.percent)).fold(0, u64::saturating_add);
         usable.saturating_sub(there.load).saturating_sub(extra)
     }
 

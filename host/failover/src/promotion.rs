@@ -147,6 +147,9 @@ pub struct Past {
     pub to: RegionName,
     /// In which epoch.
     pub epoch: Epoch,
+    /// Did that begin in the candidate's database?
+    #[serde(default = "begun")]
+    pub begun: bool,
     /// When the lease moved, in milliseconds since 1970.
     pub at_ms: u64,
     /// Rows that the candidate had when it began.
@@ -202,6 +205,11 @@ pub struct Record {
     pub past: Vec<Past>,
 }
 
+/// What is said of promotions that were written down before that was asked.
+const fn begun() -> bool {
+    true
+}
+
 /// Why a record does not go on as is said.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -247,6 +255,13 @@ impl Record {
     #[must_use]
     pub fn may_abort(&self) -> bool {
         self.step < Step::Leased
+    }
+
+    /// Did it, given up itself, take the place of one that had taken an epoch and not begun it?
+    #[must_use]
+    pub fn hides(&self, owned: Epoch) -> bool {
+        let last = self.past.last();
+        self.step == Step::Aborted && last.is_some_and(|past| past.epoch == owned && !past.begun)
     }
 
     /// What is to be done next, and by which region; none when all is done.
@@ -360,6 +375,7 @@ impl Record {
             from,
             to,
             epoch,
+            begun: false,
             at_ms: now_ms,
             cut_rows: None,
             loss: None,
@@ -388,6 +404,7 @@ impl Record {
         let (number, head_rows) = (self.number, self.head_rows);
         for past in self.past.iter_mut().filter(|past| past.number == number) {
             past.cut_rows = Some(rows);
+            past.begun = true;
             let open = past.loss.iter_mut().filter(|loss| loss.exact.is_none());
             open.for_each(|loss| loss.at_least = loss.at_least.min(head_rows.saturating_sub(rows)));
         }

@@ -23,7 +23,7 @@ use crate::timers::Profile;
 /// Seeds that a test runs of itself.
 const SEEDS: u64 = 120;
 /// Within how many seeds a variant that is broken must be caught.
-const CAUGHT_WITHIN: u64 = 60;
+const CAUGHT_WITHIN: u64 = 240;
 /// How long faults befall a world, in seconds.
 const FAULTY_S: u64 = 240;
 /// How long after the last fault each shard is written again, in seconds: a lease, a promotion, and gateways that start.

@@ -93,6 +93,14 @@ pub struct Limits {
     pub plan_fuel: u64,
     /// Bytes of all memories of an instance that plans.
     pub plan_memory_bytes_max: usize,
+    /// Processor time of one `propose`.
+    pub propose_deadline: Duration,
+    /// Units of fuel of one `propose`.
+    pub propose_fuel: u64,
+    /// Bytes of all memories of an instance that proposes.
+    pub propose_memory_bytes_max: usize,
+    /// Wall time of one `propose`.
+    pub propose_wall_max: Duration,
     /// About one call in so many is repeated on a fresh instance.
     pub purity_check_every: NonZeroU32,
     /// An operator's warm instance is replaced after a number of calls between these two.
@@ -156,6 +164,10 @@ impl Limits {
             plan_deadline: defaults::PLAN_DEADLINE,
             plan_fuel: defaults::PLAN_FUEL,
             plan_memory_bytes_max: defaults::PLAN_MEMORY_BYTES_MAX,
+            propose_deadline: defaults::PROPOSE_DEADLINE,
+            propose_fuel: defaults::PROPOSE_FUEL,
+            propose_memory_bytes_max: defaults::PROPOSE_MEMORY_BYTES_MAX,
+            propose_wall_max: defaults::PROPOSE_WALL_MAX,
             purity_check_every: defaults::PURITY_CHECK_EVERY,
             recycle_operator_calls: defaults::RECYCLE_OPERATOR_CALLS,
             recycle_tenant_calls: defaults::RECYCLE_TENANT_CALLS,

@@ -20,24 +20,33 @@ pub(crate) const PLANNER: &str = "planner";
 pub(crate) const DECIDER: &str = "decider";
 pub(crate) const PACKED_DECIDER: &str = "packed-decider";
 pub(crate) const PLACER: &str = "placer";
+pub(crate) const PROPOSER: &str = "proposer";
 
 /// What a component is made for, by what it exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum World {
+    Failover,
     Routing,
     Sharding,
 }
 
 impl World {
-    /// Those that export the placer place tenants; all others decide about requests.
+    /// Those that export the placer place tenants, those that export the proposer answer when regions fail; all others decide about
+    /// requests.
     fn of(looked: &Looked) -> Self {
-        let prefix = format!("{PACKAGE}/{PLACER}");
-        let bare = |name: &str| name.split_once('@').map_or(name, |(name, _)| name) == prefix;
-        if looked.exports.keys().any(|name| bare(name)) { Self::Sharding } else { Self::Routing }
+        let bare = |name: &str| name.split_once('@').map_or(name, |(name, _)| name).to_owned();
+        let exports =
+            |wanted: &str| looked.exports.keys().any(|name| bare(name) == format!("{PACKAGE}/{wanted}"));
+        match (exports(PLACER), exports(PROPOSER)) {
+            (true, _) => Self::Sharding,
+            (false, true) => Self::Failover,
+            (false, false) => Self::Routing,
+        }
     }
 
     const fn as_str(self) -> &'static str {
         match self {
+            Self::Failover => "failover",
             Self::Routing => "routing",
             Self::Sharding => "sharding",
         }
@@ -46,6 +55,7 @@ impl World {
     /// The interfaces that it may import.
     const fn imports(self) -> &'static [&'static str] {
         match self {
+            Self::Failover => &["types", "failover-facts", "failover-answers", "log"],
             Self::Routing => &["types", "facts", "draft", "routing-answers", "log"],
             Self::Sharding => &["types", "facts", "sharding-facts", "sharding-answers", "log"],
         }
@@ -97,6 +107,7 @@ pub(crate) struct Offers {
     pub(crate) packed_decider: bool,
     pub(crate) placer: bool,
     pub(crate) planner: bool,
+    pub(crate) proposer: bool,
 }
 
 impl Offers {
@@ -113,6 +124,7 @@ impl fmt::Display for Offers {
             (self.decider, DECIDER),
             (self.packed_decider, PACKED_DECIDER),
             (self.placer, PLACER),
+            (self.proposer, PROPOSER),
         ];
         let names: Vec<&str> = all.into_iter().filter_map(|(has, name)| has.then_some(name)).collect();
         f.write_str(&names.join(", "))
@@ -169,27 +181,35 @@ pub(crate) fn check_exports(looked: &Looked) -> Result<Offers, Refused> {
         decider: offers(DECIDER)?,
         packed_decider: offers(PACKED_DECIDER)?,
         placer: offers(PLACER)?,
+        proposer: offers(PROPOSER)?,
     };
-    if found.placer && (found.planner || found.decides()) {
-        return Err(Refused::new(
-            Stage::Exports,
-            format!(
-                "the component exports {found}: it would place tenants and decide about requests at once"
-            ),
-            "make two components of it, each of one world",
-        ));
-    }
-    if found.planner || found.decides() || found.placer {
-        return Ok(found);
+    let roles = [
+        (found.planner || found.decides(), "decide about requests"),
+        (found.placer, "place tenants"),
+        (found.proposer, "answer when regions fail"),
+    ];
+    let roles: Vec<&str> = roles.into_iter().filter_map(|(is, role)| is.then_some(role)).collect();
+    match roles.len() {
+        0 => {}
+        1 => return Ok(found),
+        _ => {
+            return Err(Refused::new(
+                Stage::Exports,
+                format!("the component exports {found}: it would {} at once", roles.join(" and ")),
+                "make a component of each, of one world",
+            ));
+        }
     }
     let found: Vec<&str> = looked.exports.keys().map(String::as_str).take(16).collect();
     let found = if found.is_empty() { "nothing".to_owned() } else { found.join(", ") };
     Err(Refused::new(
         Stage::Exports,
-        format!("the component exports {found}, and neither a planner nor a decider nor a placer"),
+        format!(
+            "the component exports {found}, and neither a planner nor a decider nor a placer nor a proposer"
+        ),
         format!(
             "export `{PACKAGE}/planner@{NEWEST}` or `{PACKAGE}/decider@{NEWEST}` (world `routing` or `routing-plan`), or \
-             `{PACKAGE}/placer@{NEWEST}` (world `sharding`)"
+             `{PACKAGE}/placer@{NEWEST}` (world `sharding`), or `{PACKAGE}/proposer@{NEWEST}` (world `failover`)"
         ),
     ))
 }

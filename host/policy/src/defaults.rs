@@ -35,6 +35,16 @@ pub const VECTORS_WALL_MAX: Duration = Duration::from_secs(10);
 /// Stack of the thread that looks at a component: deep enough for a section of types that only nests.
 pub const SCREENING_STACK_BYTES: usize = 64 * 1024 * 1024;
 
+/// Fuel of one `propose`: about 20 ms of straight code. A decision about regions is waited for.
+pub const PROPOSE_FUEL: u64 = 40_000_000;
+/// Processor time of one `propose`, the host's functions included, which cost no fuel.
+pub const PROPOSE_DEADLINE: Duration = Duration::from_millis(20);
+/// Wall time of one `propose`: a machine that fails is a busy one, and a thread that waits for a processor is not the policy's fault. As
+/// long as from one decision to the next.
+pub const PROPOSE_WALL_MAX: Duration = Duration::from_millis(500);
+/// Memory of one instance while it proposes.
+pub const PROPOSE_MEMORY_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// Compilations at the same time.
 pub const COMPILES_MAX: usize = 2;
 /// Wall time of one compilation: JavaScript takes below a second, Python about five, on a machine at rest.

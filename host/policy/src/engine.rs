@@ -10,7 +10,7 @@ use wasmtime::component::{Component, InstancePre, Linker};
 
 use crate::account::Account;
 use crate::artefact::Artefact;
-use crate::bindings::exports::portolan::policy::{placer, planner};
+use crate::bindings::exports::portolan::policy::{placer, planner, proposer};
 use crate::cache::{Cache, Found};
 use crate::config::{Compile, Config};
 use crate::confine::Confinement;
@@ -257,6 +257,7 @@ impl Engine {
             memory_bytes,
             placer: screened.offers.placer,
             planner: screened.offers.planner,
+            proposer: screened.offers.proposer,
             size_bytes: bytes.len(),
         };
         let version = Arc::new(Version::new(about, pre, exports, schema, &inner.counters));
@@ -368,6 +369,8 @@ impl Engine {
         let planner = planner.map_err(|error| wrong_export(pre, contract::PLANNER, &error))?;
         let placer = screened.offers.placer.then(|| placer::GuestIndices::new(pre)).transpose();
         let placer = placer.map_err(|error| wrong_export(pre, contract::PLACER, &error))?;
+        let proposer = screened.offers.proposer.then(|| proposer::GuestIndices::new(pre)).transpose();
+        let proposer = proposer.map_err(|error| wrong_export(pre, contract::PROPOSER, &error))?;
         let decider = Faces::find(pre, screened.offers)?;
 
         let mut store = guest::store(
@@ -393,10 +396,15 @@ impl Engine {
                 .load(&mut store, &instance)
                 .map_err(|error| wrong_export(pre, contract::PLACER, &error))?;
         }
+        if let Some(proposer) = &proposer {
+            proposer
+                .load(&mut store, &instance)
+                .map_err(|error| wrong_export(pre, contract::PROPOSER, &error))?;
+        }
         if let Some(decider) = &decider {
             decider.check(pre, &mut store, &instance)?;
         }
-        Ok((Exports { decider, placer, planner }, store.data().limiter.memory_bytes()))
+        Ok((Exports { decider, placer, planner, proposer }, store.data().limiter.memory_bytes()))
     }
 }
 

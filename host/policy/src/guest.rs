@@ -1,9 +1,12 @@
 //! What a guest meets: its store, the host's functions, and the limits on both. Host functions are short and never
 //! wait, because no deadline can interrupt them.
 
+mod failing;
+
 use std::sync::Arc;
 
 use portolan_core::facts::{Fact, FactValue, Facts};
+use portolan_core::failover::Answers;
 use portolan_core::ids::NAME_BYTES_MAX;
 use portolan_core::placement::{Proposal, View};
 use portolan_core::plan::{AnswerId, ConditionText, Draft, Refusal};
@@ -32,6 +35,7 @@ pub(crate) struct State {
 /// What a guest may read and write now.
 #[derive(Debug)]
 enum Lent {
+    Answers(Box<Answers>),
     Draft(Box<Draft>),
     Nothing,
     Placing(Box<Placing>),
@@ -128,7 +132,20 @@ pub(crate) fn lend_draft(store: &mut Store<State>, draft: Draft) {
 pub(crate) fn take_draft(store: &mut Store<State>) -> Option<Draft> {
     match std::mem::replace(&mut store.data_mut().lent, Lent::Nothing) {
         Lent::Draft(draft) => Some(*draft),
-        Lent::Nothing | Lent::Placing(_) => None,
+        Lent::Answers(_) | Lent::Nothing | Lent::Placing(_) => None,
+    }
+}
+
+/// Opens the picture of regions: from here to [`take_answers`] facts and answers of failover may be used.
+pub(crate) fn lend_answers(store: &mut Store<State>, answers: Answers) {
+    store.data_mut().lent = Lent::Answers(Box::new(answers));
+}
+
+/// Closes it, with what was written.
+pub(crate) fn take_answers(store: &mut Store<State>) -> Option<Answers> {
+    match std::mem::replace(&mut store.data_mut().lent, Lent::Nothing) {
+        Lent::Answers(answers) => Some(*answers),
+        Lent::Draft(_) | Lent::Nothing | Lent::Placing(_) => None,
     }
 }
 
@@ -141,7 +158,7 @@ pub(crate) fn lend_placing(store: &mut Store<State>, placing: Placing) {
 pub(crate) fn take_placing(store: &mut Store<State>) -> Option<Proposal> {
     match std::mem::replace(&mut store.data_mut().lent, Lent::Nothing) {
         Lent::Placing(placing) => Some(placing.proposal),
-        Lent::Draft(_) | Lent::Nothing => None,
+        Lent::Answers(_) | Lent::Draft(_) | Lent::Nothing => None,
     }
 }
 
@@ -198,7 +215,7 @@ impl State {
     fn draft(&mut self) -> wasmtime::Result<&mut Draft> {
         match &mut self.lent {
             Lent::Draft(draft) => Ok(draft),
-            Lent::Nothing | Lent::Placing(_) => Err(wasmtime::Error::msg(
+            Lent::Answers(_) | Lent::Nothing | Lent::Placing(_) => Err(wasmtime::Error::msg(
                 "`facts`, `draft` and `routing-answers` may only be used inside `plan`",
             )),
         }
@@ -208,14 +225,16 @@ impl State {
         match &self.lent {
             Lent::Draft(draft) => Ok(draft.facts()),
             Lent::Placing(placing) => Ok(&placing.facts),
-            Lent::Nothing => Err(wasmtime::Error::msg("`facts` may only be used inside `plan`")),
+            Lent::Answers(_) | Lent::Nothing => {
+                Err(wasmtime::Error::msg("`facts` may only be used inside `plan`"))
+            }
         }
     }
 
     fn read(&mut self, fact: Fact) -> wasmtime::Result<FactValue> {
         match &mut self.lent {
             Lent::Placing(placing) => Ok(placing.facts.read(&fact)),
-            Lent::Draft(_) | Lent::Nothing => {
+            Lent::Answers(_) | Lent::Draft(_) | Lent::Nothing => {
                 self.draft()?.read(fact).map_err(|refusal| wasmtime::Error::msg(refusal.to_string()))
             }
         }
@@ -224,7 +243,7 @@ impl State {
     fn view(&self) -> wasmtime::Result<&View> {
         match &self.lent {
             Lent::Placing(placing) => Ok(placing.proposal.view()),
-            Lent::Draft(_) | Lent::Nothing => {
+            Lent::Answers(_) | Lent::Draft(_) | Lent::Nothing => {
                 Err(wasmtime::Error::msg("`sharding-facts` may only be used inside `place` and `rebalance`"))
             }
         }

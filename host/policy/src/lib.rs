@@ -2,7 +2,8 @@
 //!
 //! A reader's path: [`Engine::load`] makes a [`Version`] of a component, [`Engine::plan`] asks it for a plan,
 //! [`Engine::decider`] makes what answers dynamic rules, and [`Slots`] does all that for a node whose slots, facts and
-//! files change. [`Placer`] asks a sharding policy where tenants are to be. No type of wasmtime leaves this crate, and it knows nothing of HTTP.
+//! files change. [`Placer`] asks a sharding policy where tenants are to be,
+//! and [`Failover`] another what to do when regions fail. No type of wasmtime leaves this crate, and it knows nothing of HTTP.
 
 mod account;
 mod artefact;
@@ -18,6 +19,7 @@ pub mod defaults;
 mod engine;
 mod error;
 mod face;
+mod failing;
 mod guest;
 mod ledger;
 mod limiter;
@@ -29,6 +31,7 @@ mod plan;
 mod replay;
 mod schema;
 mod screen;
+mod seat;
 mod section;
 mod signature;
 mod slots;
@@ -47,6 +50,7 @@ pub use contract::ContractVersion;
 pub use decider::{Decider, DeciderStats, Start, Tier};
 pub use engine::Engine;
 pub use error::{Error, Refused, Stage};
+pub use failing::{Failover, FailoverReport, FailoverSlot, FailoverSpec, Unanswered};
 pub use log::{Fault, Line, Log, PastRefusal};
 pub use pipeline::{Bound, Candidate, Examined, Step, StepState, TrialSlot};
 pub use placing::{PlacementReport, PlacementSlot, PlacementSpec, Placer, Proposed};

@@ -282,6 +282,11 @@ impl Engine {
             journal.skip(Stage::Plan, "it places tenants: `portolan shard plan` shows what it would do");
             return Ok(());
         }
+        if version.about().proposer {
+            let why = "it answers when regions fail: its golden vectors say what, and `portolan failover forecast` shows it";
+            journal.skip(Stage::Plan, why);
+            return Ok(());
+        }
         for trial in candidate.trials {
             let within = |mut refused: Refused| {
                 refused.reason = format!("in the slot {}: {}", trial.slot, refused.reason);

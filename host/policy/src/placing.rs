@@ -20,13 +20,14 @@ use wasmtime::Store;
 
 use crate::bindings::exports::portolan::policy::placer;
 use crate::bindings::portolan::policy::types;
-use crate::defaults::{REBALANCE_TRIES, RETRY_MIN};
+use crate::defaults::REBALANCE_TRIES;
 use crate::engine::{Engine, not_instantiated};
 use crate::error::{Refused, Stage, printable};
 use crate::guest::{self, Allowance, Placing, State};
 use crate::log::{Line, Log};
 use crate::plan::politely;
 use crate::schema;
+use crate::seat::{Seat, Wanted};
 use crate::source::Source;
 use crate::version::Version;
 
@@ -83,10 +84,7 @@ pub struct PlacementReport {
 #[derive(Debug)]
 pub struct PlacementSlot {
     engine: Engine,
-    refused: Option<Refused>,
-    running: Option<Arc<Placer>>,
-    /// What was refused, by version and configuration, and when to try again.
-    tried: Option<(Option<Digest>, Arc<str>, Option<Moment>)>,
+    seat: Seat<Placer>,
 }
 
 /// The two questions of the world.
@@ -109,8 +107,12 @@ impl Placer {
     /// # Errors
     /// [`Refused`] for a component that is refused, one of another world, and a configuration that does not fit.
     pub fn load(engine: &Engine, spec: &PlacementSpec) -> Result<Self, Refused> {
+        Self::of(engine, spec.wanted())
+    }
+
+    fn of(engine: &Engine, Wanted { config, policy, source }: Wanted<'_>) -> Result<Self, Refused> {
         let limits = &engine.config().limits;
-        let source = spec.source.clone()?;
+        let source = source.clone()?;
         let version = match engine.loaded(source.digest()) {
             Some(version) => version,
             None => engine.load(&source.read(limits.component_bytes_max)?)?,
@@ -118,17 +120,17 @@ impl Placer {
         if version.placer().is_none() {
             return Err(Refused::new(
                 Stage::Exports,
-                format!("`{}` exports no placer: it decides about requests", spec.policy),
+                format!("`{policy}` exports no placer: it decides about something else"),
                 "name a policy of the world `sharding`, such as `jump-hash`, `locality` or `pinned`",
             ));
         }
-        schema::check(version.checker(), &spec.config, limits)?;
+        schema::check(version.checker(), config, limits)?;
         Ok(Self {
             breaker: Breaker::default(),
-            config: Arc::clone(&spec.config),
+            config: Arc::clone(config),
             engine: engine.clone(),
-            log: Log::new(spec.policy.clone(), limits.log_lines_per_second),
-            policy: spec.policy.clone(),
+            log: Log::new(policy.clone(), limits.log_lines_per_second),
+            policy: policy.clone(),
             version,
         })
     }
@@ -276,71 +278,42 @@ impl Placer {
     }
 }
 
+impl PlacementSpec {
+    const fn wanted(&self) -> Wanted<'_> {
+        Wanted { config: &self.config, policy: &self.policy, source: &self.source }
+    }
+}
+
 impl PlacementSlot {
     /// Nothing runs yet.
     #[must_use]
     pub const fn new(engine: Engine) -> Self {
-        Self { engine, refused: None, running: None, tried: None }
+        Self { engine, seat: Seat::empty() }
     }
 
     /// Brings what runs to what is wanted. Blocks while a component is compiled. What is refused leaves what ran, and is tried
     /// again when it may pass, or when something about it changes.
     pub fn follow(&mut self, spec: Option<&PlacementSpec>, now: Moment) {
-        let Some(spec) = spec else {
-            (self.refused, self.running, self.tried) = (None, None, None);
-            return;
-        };
-        let digest = spec.source.as_ref().ok().map(Source::digest);
-        let runs = |placer: &Arc<Placer>| {
-            Some(placer.version()) == digest && placer.config == spec.config && placer.policy == spec.policy
-        };
-        if self.running.as_ref().is_some_and(runs) {
-            (self.refused, self.tried) = (None, None);
-            return;
-        }
-        if let Some((tried, config, again)) = &self.tried
-            && *tried == digest
-            && *config == spec.config
-            && again.is_none_or(|again| now < again)
-        {
-            return;
-        }
-        match Placer::load(&self.engine, spec) {
-            Ok(placer) => {
-                tracing::info!(policy = %spec.policy, version = placer.version().short(), "tenants are placed by this policy");
-                self.running = Some(Arc::new(placer));
-                (self.refused, self.tried) = (None, None);
-            }
-            Err(refused) => {
-                if self.refused.as_ref() != Some(&refused) {
-                    let goes_on = if self.running.is_some() {
-                        "the one before goes on"
-                    } else {
-                        "the rules stand alone"
-                    };
-                    tracing::warn!(policy = %spec.policy, stage = %refused.stage, "sharding policy refused: {}; {}; {goes_on}", refused.reason, refused.fix);
-                }
-                let again = refused.transient.then(|| now.plus(RETRY_MIN));
-                self.tried = Some((digest, Arc::clone(&spec.config), again));
-                self.refused = Some(refused);
-            }
-        }
+        let load = |wanted: Wanted<'_>| Placer::of(&self.engine, wanted);
+        let words = ("tenants are placed", "the rules stand alone");
+        self.seat.follow(spec.map(PlacementSpec::wanted), now, load, words);
     }
 
     /// What runs.
     #[must_use]
-    pub const fn placer(&self) -> Option<&Arc<Placer>> {
-        self.running.as_ref()
+    pub fn placer(&self) -> Option<&Arc<Placer>> {
+        self.seat.policy()
     }
 
     /// How it stands.
     #[must_use]
     pub fn report(&self) -> PlacementReport {
+        let runs = self.seat.runs();
         PlacementReport {
-            log: self.running.as_ref().map(|placer| placer.lines()).unwrap_or_default(),
-            policy: self.running.as_ref().map(|placer| placer.policy.clone()),
-            refused: self.refused.clone(),
-            version: self.running.as_ref().map(|placer| placer.version()),
+            log: self.seat.policy().map(|placer| placer.lines()).unwrap_or_default(),
+            policy: runs.map(|(name, _)| name.clone()),
+            refused: self.seat.refused().cloned(),
+            version: runs.map(|(_, version)| version),
         }
     }
 }

@@ -88,6 +88,13 @@ impl Engine {
                 "name it with `[placement] policy`, and another here",
             ));
         }
+        if version.about().proposer {
+            return Err(Refused::new(
+                Stage::Plan,
+                "the component answers when regions fail (world `failover`), and decides nothing about requests",
+                "name it with `[failover] policy`, and another here",
+            ));
+        }
         let draft = match bounds {
             Some(bounds) => Draft::of_tenant(facts, limits.plan, bounds),
             None => Draft::new(facts, limits.plan),

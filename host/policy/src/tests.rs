@@ -1,6 +1,7 @@
 //! The engine through its public door, with guests that behave and guests that do not.
 
 mod faces;
+mod failing;
 #[path = "../../../tests/fixtures/guests.rs"]
 #[allow(unreachable_pub, dead_code, reason = "shared with the end-to-end tests")]
 pub(crate) mod guests;

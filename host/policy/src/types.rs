@@ -47,6 +47,7 @@ type Entry = (&'static str, &'static str, &'static [(&'static str, &'static str)
 
 const REFUSAL: &str = "record { code: u32, message: string }";
 const CONDITIONS: &str = "list<record { attribute: string, test: string, value: string }>";
+const EVENTS: &str = "list<record { region: string, at-ms: u64 }>";
 /// `result<_, refusal>`
 const UNIT: &str = "result<_, record { code: u32, message: string }>";
 /// `result<rule, refusal>` and `result<answer, refusal>`
@@ -93,6 +94,49 @@ const CONTRACT: &[Entry] = &[
         "result<option<string>, record { code: u32, message: string }>",
     ),
     ("placer", "rebalance", &[("config", "string")], UNIT),
+    ("failover-facts", "now-ms", &[], "u64"),
+    ("failover-facts", "local-region", &[], "string"),
+    ("failover-facts", "control", &[], "bool"),
+    (
+        "failover-facts",
+        "regions",
+        &[],
+        "list<record { name: string, verdict: u32, answers: bool, database: bool, down-ms: u64, well-ago-ms: option<u64>, \
+         capacity: u64, load: u64 }>",
+    ),
+    ("failover-facts", "evidence", &[("region", "string"), ("vantage", "string"), ("path", "string")], "u32"),
+    ("failover-facts", "intents", &[("region", "string")], "list<string>"),
+    ("failover-facts", "frozen", &[], "bool"),
+    (
+        "failover-facts",
+        "shards",
+        &[("after", "string"), ("max", "u32")],
+        "list<record { name: string, primary: string, home: string, void: bool, running: bool, loss-rows-max: u64, \
+         loss-bytes-max: u64, loss-ms-max: u64 }>",
+    ),
+    (
+        "failover-facts",
+        "replicas",
+        &[("shard", "string")],
+        "list<record { region: string, whole: bool, current: bool, rows: u64, behind-rows: u64, behind-bytes: u64, \
+         behind-ms: u64, ago-ms: u64 }>",
+    ),
+    ("failover-facts", "allows", &[("shard", "string"), ("region", "string")], "bool"),
+    (
+        "failover-facts",
+        "detours",
+        &[],
+        "list<record { region: string, target: string, percent: u32, since-ms: u64 }>",
+    ),
+    ("failover-facts", "failures", &[], EVENTS),
+    ("failover-facts", "removals", &[], EVENTS),
+    ("failover-facts", "limit", &[("name", "string")], "option<u64>"),
+    ("failover-answers", "hold", &[], UNIT),
+    ("failover-answers", "shift", &[("region", "string"), ("target", "string"), ("percent", "u32")], UNIT),
+    ("failover-answers", "promote", &[("shard", "string"), ("region", "string")], UNIT),
+    ("failover-answers", "drain", &[("region", "string")], UNIT),
+    ("failover-answers", "read-only", &[("shard", "string")], UNIT),
+    ("proposer", "propose", &[("config", "string")], UNIT),
     ("facts", "local-region", &[], "string"),
     ("facts", "regions", &[], "list<string>"),
     ("facts", "pools", &[("region", "string")], "list<string>"),
@@ -275,7 +319,7 @@ mod tests {
 
     use super::*;
 
-    const INTERFACES: [&str; 10] = [
+    const INTERFACES: [&str; 13] = [
         "facts",
         "draft",
         "log",
@@ -286,6 +330,9 @@ mod tests {
         "sharding-facts",
         "sharding-answers",
         "placer",
+        "failover-facts",
+        "failover-answers",
+        "proposer",
     ];
 
     /// A type of WIT, resolved to its structure.

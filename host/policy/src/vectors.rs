@@ -31,8 +31,25 @@
 //!   `redirect STATUS LOCATION` or `next`. `expect.rule` is a rule's name, or `#` and its number. `expect.refused` expects that
 //!   there is no plan, and a part of the reason. What is absent is not compared. What a host then makes of an answer (health,
 //!   residency) is the host's, and no vector's.
+//!
+//! Those of a failover policy have a `failover` in place of `facts` and `request`: regions, shards and what else the policy may
+//! know, as [`Scene`] has it; what is absent is well. `expect.proposals` are all proposals in their order: `hold`,
+//! `promote SHARD in REGION`, `read-only SHARD`, `drain REGION`, `shift PERCENT % of REGION to TARGET`.
+//!
+//! ```json
+//! {
+//!   "name": "the most advanced replica is promoted",
+//!   "failover": {
+//!     "local": "us",
+//!     "regions": { "eu": { "verdict": "down", "down_ms": 9000 }, "us": {}, "ap": {} },
+//!     "shards": { "a": { "primary": "eu", "replicas": [{ "region": "us" }, { "region": "ap", "behind_rows": 7 }] } }
+//!   },
+//!   "expect": { "proposals": ["promote a in us", "shift 100 % of eu to us"] }
+//! }
+//! ```
 
 mod ready;
+mod scene;
 mod world;
 
 use std::collections::BTreeMap;
@@ -42,11 +59,13 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 pub use self::ready::{Decided, MadeUp, Ready, describe};
+pub use self::scene::{Happened, Held, Kept, Scene, There, Way};
 pub use self::world::{Region, World};
 use crate::defaults::{VECTORS_BYTES_MAX, VECTORS_MAX, VECTORS_WALL_MAX};
 use crate::engine::Engine;
 use crate::error::{Refused, Stage, printable};
 use crate::log::Log;
+use crate::schema;
 use crate::section::VECTORS_SECTION;
 use crate::version::Version;
 
@@ -69,6 +88,9 @@ pub struct Vector {
     /// What the policy may know of the world.
     #[serde(default)]
     pub facts: World,
+    /// What a failover policy may know; then nothing else is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failover: Option<Scene>,
     /// Attributes by their names in the contract: `path`, `tenant`, `header:x-user`.
     #[serde(default)]
     pub request: BTreeMap<String, String>,
@@ -92,6 +114,9 @@ pub struct Expect {
     /// All answers, in the order in which they are tried: `eu/web`, `respond 403`, `redirect 308 LOCATION`, `next`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answers: Option<Vec<String>>,
+    /// All proposals of a failover policy, in their order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proposals: Option<Vec<String>>,
     /// There is no plan, and the reason contains this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
@@ -110,6 +135,9 @@ pub struct Tried {
     /// What the policy said, unless there is no plan.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decided: Option<Decided>,
+    /// What a failover policy proposed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proposed: Option<Vec<String>>,
     /// Why there is no plan, where that is as it should be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
@@ -149,17 +177,42 @@ impl Engine {
         let mut tried = Vec::with_capacity(vectors.len());
         for vector in vectors {
             let config = serde_json::Value::Object(vector.config.clone()).to_string();
+            if let Some(scene) = &vector.failover {
+                tried.push(vector.proposed(&self.proposals(version, &config, scene, log)));
+                in_time(until)?;
+                continue;
+            }
             let world = serde_json::to_string(&vector.facts).unwrap_or_default();
             let key = format!("{config}\n{world}");
             last = last.filter(|(known, _)| *known == key);
             let (_, ready) =
                 last.get_or_insert_with(|| (key, self.ready(version, &config, &vector.facts, log)));
             tried.push(vector.tried(ready, until));
-            if Instant::now() > until {
-                return Err(wrong(&format!("all of them took longer than {VECTORS_WALL_MAX:?}")));
-            }
+            in_time(until)?;
         }
         Ok(tried)
+    }
+
+    /// What a failover policy proposes over a scene, in words.
+    fn proposals(
+        &self,
+        version: &Version,
+        config: &str,
+        scene: &Scene,
+        log: &Arc<Log>,
+    ) -> Result<Vec<String>, String> {
+        if version.proposer().is_none() {
+            return Err(
+                "the vector asks what to do when regions fail, and the component exports no proposer"
+                    .to_owned(),
+            );
+        }
+        let picture = scene.picture().map_err(|reason| format!("the vector's `failover`: {reason}"))?;
+        schema::check(version.checker(), config, &self.config().limits)
+            .map_err(|refused| format!("{}: {}", refused.stage, refused.reason))?;
+        let asked = self.propose(version, config, &Arc::new(picture), log);
+        let (proposed, _) = asked.map_err(|unanswered| unanswered.to_string())?;
+        Ok(proposed.iter().map(ToString::to_string).collect())
     }
 
     fn ready(
@@ -201,6 +254,38 @@ pub(crate) fn verdict(tried: &[Tried]) -> Result<(), Refused> {
 }
 
 impl Vector {
+    fn proposed(&self, asked: &Result<Vec<String>, String>) -> Tried {
+        let (problems, refused) = match (asked, &self.expect.refused) {
+            (Err(refused), Some(expected)) if refused.contains(expected.as_str()) => {
+                (Vec::new(), Some(printable(refused, TOLD_BYTES_MAX)))
+            }
+            (Err(refused), Some(expected)) => {
+                (vec![format!("expected a refusal with `{expected}`, got: {refused}")], None)
+            }
+            (Err(refused), None) => (vec![format!("there is no answer: {refused}")], None),
+            (Ok(_), Some(expected)) => {
+                (vec![format!("expected a refusal with `{expected}`, got an answer")], None)
+            }
+            (Ok(proposed), None) => match &self.expect.proposals {
+                Some(expected) if expected != proposed => {
+                    let words = |all: &[String]| {
+                        if all.is_empty() { "nothing".to_owned() } else { all.join(", ") }
+                    };
+                    (vec![format!("expected {}, got {}", words(expected), words(proposed))], None)
+                }
+                _ => (Vec::new(), None),
+            },
+        };
+        Tried {
+            name: printable(&self.name, 128),
+            passed: problems.is_empty(),
+            problems: problems.iter().map(|problem| printable(problem, TOLD_BYTES_MAX)).collect(),
+            decided: None,
+            proposed: asked.as_ref().ok().cloned(),
+            refused,
+        }
+    }
+
     fn tried(&self, ready: &Result<Ready, String>, until: Instant) -> Tried {
         let (problems, decided, refused) = match (ready, &self.expect.refused) {
             (Err(refused), Some(expected)) if refused.contains(expected.as_str()) => {
@@ -227,6 +312,7 @@ impl Vector {
             passed: problems.is_empty(),
             problems: problems.iter().map(|problem| printable(problem, TOLD_BYTES_MAX)).collect(),
             decided,
+            proposed: None,
             refused,
         }
     }
@@ -256,10 +342,17 @@ impl Expect {
     }
 }
 
+fn in_time(until: Instant) -> Result<(), Refused> {
+    if Instant::now() > until {
+        return Err(wrong(&format!("all of them took longer than {VECTORS_WALL_MAX:?}")));
+    }
+    Ok(())
+}
+
 fn wrong(reason: &str) -> Refused {
     Refused::new(
         Stage::Vectors,
         format!("the golden vectors are not usable: {reason}"),
-        "vectors are a JSON list of {name, config, facts, request, seed, now_ms, expect}: `portolan plugin test` tries them",
+        "vectors are a JSON list of {name, config, facts, request, seed, now_ms, expect}, or {name, config, failover, expect}: `portolan plugin test` tries them",
     )
 }

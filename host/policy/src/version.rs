@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use wasmtime::component::{ComponentExportIndex, InstancePre, types};
 
-use crate::bindings::exports::portolan::policy::{placer, planner};
+use crate::bindings::exports::portolan::policy::{placer, planner, proposer};
 use crate::contract::{self, ContractVersion};
 use crate::error::{Refused, Stage};
 use crate::face::Faces;
@@ -40,6 +40,8 @@ pub struct About {
     pub placer: bool,
     /// Does it plan? The host plans for one that does not.
     pub planner: bool,
+    /// Does it answer when regions fail? Then it does nothing else.
+    pub proposer: bool,
     /// Bytes of the component.
     pub size_bytes: usize,
 }
@@ -56,6 +58,7 @@ pub struct Version {
     placer: Option<placer::GuestIndices>,
     planner: Option<planner::GuestIndices>,
     pre: InstancePre<State>,
+    proposer: Option<proposer::GuestIndices>,
     schema: Option<Schema>,
 }
 
@@ -68,8 +71,8 @@ impl Version {
         counters: &Arc<Counters>,
     ) -> Self {
         counters.versions.add(1);
-        let Exports { decider, placer, planner } = exports;
-        Self { about, counters: Arc::clone(counters), decider, placer, planner, pre, schema }
+        let Exports { decider, placer, planner, proposer } = exports;
+        Self { about, counters: Arc::clone(counters), decider, placer, planner, pre, proposer, schema }
     }
 
     /// What is known of it.
@@ -106,6 +109,10 @@ impl Version {
         self.planner.as_ref()
     }
 
+    pub(crate) const fn proposer(&self) -> Option<&proposer::GuestIndices> {
+        self.proposer.as_ref()
+    }
+
     pub(crate) const fn pre(&self) -> &InstancePre<State> {
         &self.pre
     }
@@ -128,10 +135,11 @@ pub(crate) struct Exports {
     pub(crate) decider: Option<Faces>,
     pub(crate) placer: Option<placer::GuestIndices>,
     pub(crate) planner: Option<planner::GuestIndices>,
+    pub(crate) proposer: Option<proposer::GuestIndices>,
 }
 
 /// What the contract says of an export, for messages.
-const SIGNATURES: [(&str, &str, &str); 7] = [
+const SIGNATURES: [(&str, &str, &str); 8] = [
     (
         contract::PLACER,
         "place",
@@ -140,6 +148,11 @@ const SIGNATURES: [(&str, &str, &str); 7] = [
     (
         contract::PLACER,
         "rebalance",
+        "func(config: string) -> result<_, record { code: u32, message: string }>",
+    ),
+    (
+        contract::PROPOSER,
+        "propose",
         "func(config: string) -> result<_, record { code: u32, message: string }>",
     ),
     (contract::PLANNER, "plan", "func(config: string) -> result<_, record { code: u32, message: string }>"),

@@ -7,7 +7,7 @@ use portolan_core::log::Epoch;
 use portolan_core::time::Moment;
 
 use super::{Agent, Effect, Noted, Now};
-use crate::defaults::WORK_RETRY;
+use crate::defaults::{DECISION_MAX, WORK_RETRY};
 use crate::guards::{self, Move, Rule};
 use crate::lease::{self, Title};
 use crate::matrix::Verdict;
@@ -62,7 +62,8 @@ impl Agent {
             None => true,
             Some(owned) => {
                 let held = Some(owned.incarnation) == self.holder.incarnation();
-                owned.primary == *own && (!held || owned.title == Title::Released)
+                let hidden = record.is_some_and(|record| record.hides(owned.epoch));
+                owned.primary == *own && (!held || owned.title != Title::Owned || hidden)
             }
         };
         runs || mine
@@ -87,6 +88,7 @@ impl Agent {
         let (shard, kind, from, to) = wanted;
         let before = self.table.promotion(shard);
         let picture = self.narrow(shard, now);
+        let exact = self.setup.shards.get(shard).is_some_and(|shard| shard.exact);
         Record {
             number: before.map_or(0, |record| record.number).saturating_add(1),
             shard: shard.clone(),
@@ -96,12 +98,12 @@ impl Agent {
             to: to.clone(),
             evidence,
             overridden: Vec::new(),
-            before: self.table.ownership(shard).map_or(Epoch(0), |owned| owned.epoch),
+            before: self.before(shard),
             epoch: None,
             step: Step::Decided,
             decided_ms: now.unix_ms,
             stepped_ms: now.unix_ms,
-            head_rows: picture.shards.get(shard).map_or(0, |shard| shard.head_rows),
+            head_rows: picture.shards.get(shard).filter(|_| exact).map_or(0, |shard| shard.head_rows),
             window_rows: self.setup.shards.get(shard).and_then(|shard| shard.max_loss.window_rows),
             lagging: Vec::new(),
             plan: None,
@@ -110,6 +112,12 @@ impl Agent {
             aborted: None,
             past: before.map(|record| record.past.clone()).unwrap_or_default(),
         }
+    }
+
+    /// The last epoch of a shard: of one that has no owner yet, the one before that in which it is written already.
+    fn before(&self, shard: &ShardName) -> Epoch {
+        let begun = || self.setup.shards.get(shard).map_or(0, |shard| shard.begun.0.0);
+        self.table.ownership(shard).map_or_else(|| Epoch(begun().saturating_sub(1)), |owned| owned.epoch)
     }
 
     /// Begins a promotion that was decided.
@@ -135,10 +143,12 @@ impl Agent {
         let record = self.table.promotion(shard);
         let owned = self.table.ownership(shard);
         let wanted = match owned {
-            None => self.setup.shards.get(shard).is_some_and(|shard| shard.home == *own),
+            None => self.setup.shards.get(shard).is_some_and(|shard| shard.begun.1 == *own),
             Some(owned) => {
-                let void = owned.incarnation != held || owned.title == Title::Released;
-                owned.primary == *own && void
+                let hidden = record.is_some_and(|record| record.hides(owned.epoch));
+                let void = owned.incarnation != held || owned.title != Title::Owned || hidden;
+                // What was left goes on here once its database speaks again, unless another region has it by then.
+                owned.primary == *own && void && !self.is_silent(shard, now.moment)
             }
         };
         let late = |record: &Record| self.is_late(record, now) && record.step == Step::Drained;
@@ -245,7 +255,16 @@ impl Agent {
             // Somebody may have frozen everything since it was decided, or another region failed.
             let picture = self.narrow(&record.shard, now);
             let worked_at = picture.intents.maintenance.contains_key(&owned.primary);
-            let may = guards::rate(&picture, &record.shard)
+            // By a node that was away since then, perhaps, while the primary was not.
+            let ago_ms = now.unix_ms.saturating_sub(record.decided_ms);
+            let late = u128::from(ago_ms) > DECISION_MAX.as_millis();
+            let fresh = if late {
+                Err(format!("it was decided {ago_ms} ms ago, and much may be written since"))
+            } else {
+                Ok(())
+            };
+            let may = fresh
+                .and_then(|()| guards::rate(&picture, &record.shard))
                 .and_then(|()| guards::operator(&picture, Origin::Policy))
                 .and_then(
                     |()| if worked_at { Err("somebody works at the region".to_owned()) } else { Ok(()) },
@@ -270,7 +289,8 @@ impl Agent {
     fn take(&self, record: Record, broken: Option<&RegionName>, now: Now) -> Option<Transaction> {
         let incarnation = self.holder.incarnation().filter(|_| self.holder.allows(now.moment))?;
         let by = (&self.setup.own, incarnation, self.holder.revision()?);
-        let (change, owned) = lease::acquire(&self.table, &record.shard, by, broken).ok()?;
+        let (change, owned) =
+            lease::acquire(&self.table, (&record.shard, self.before(&record.shard)), by, broken).ok()?;
         // Switchovers that are taken back have no step that leads here.
         let record =
             Record { step: if record.kind == Kind::Reclaim { Step::Decided } else { record.step }, ..record };

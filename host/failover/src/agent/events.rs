@@ -32,6 +32,11 @@ pub struct Now {
 /// A shard, as it is configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shard {
+    /// The epoch in which it was written before regions had leases, and where: that region begins with it, and no other.
+    pub begun: (Epoch, RegionName),
+    /// Do the numbers of its log count rows? Where a transaction that was taken back leaves a gap, they are no less than rows, and nothing is known to be
+    /// lost by them.
+    pub exact: bool,
     /// Where it is written when all is well.
     pub home: RegionName,
     /// Regions that keep it.
@@ -89,8 +94,10 @@ pub struct Word {
     pub head_rows: u64,
     /// Bytes that it knows to lack.
     pub behind_bytes: u64,
-    /// How old what it lacks is, in milliseconds.
+    /// How old what it lacked was when it last heard of the primary, in milliseconds.
     pub behind_ms: u64,
+    /// How long ago that was, in milliseconds: what has been written since, it does not know.
+    pub silent_ms: u64,
     /// Does it have all rows of some moment?
     pub whole: bool,
 }

@@ -10,8 +10,9 @@ use portolan_core::time::Moment;
 use super::{Agent, Now};
 use crate::counter::State;
 use crate::defaults::DECISION_MAX;
+use crate::lease::Title;
 use crate::matrix::{Path, Verdict, cell};
-use crate::picture::{Limits, Picture, Region, Replica, Shard};
+use crate::picture::{Limits, Picture, Region, Replica, Shard, Sight};
 use crate::promotion::{Record, Step};
 
 fn millis(time: Duration) -> u64 {
@@ -21,6 +22,7 @@ fn millis(time: Duration) -> u64 {
 impl Agent {
     /// Notes since when regions are down, and when they were well.
     pub(super) fn note_verdicts(&mut self, now: Moment) {
+        let row = self.matrix.row(now);
         for (name, verdict) in self.setup.members.names().iter().zip(self.matrix.verdicts(now)) {
             match verdict {
                 Verdict::Down { .. } => {
@@ -31,7 +33,15 @@ impl Agent {
                 }
             }
             if verdict == Verdict::Healthy {
-                self.well_at.insert(name.clone(), now);
+                // Until the next look has failed, a region that has just died is believed to be well: it was when it was looked at.
+                let seat = self.setup.members.seat(name).filter(|seat| *seat != self.own);
+                let looked = seat.map_or(0, |seat| {
+                    let age = |path| cell(&row, seat, path).age_ms;
+                    age(Path::Ingress).min(age(Path::Peer))
+                });
+                let at = Moment(now.0.saturating_sub(u64::from(looked).saturating_mul(1_000)));
+                let known = self.well_at.entry(name.clone()).or_insert(at);
+                *known = (*known).max(at);
             }
         }
     }
@@ -60,7 +70,7 @@ impl Agent {
     /// The world as this node knows it.
     #[must_use]
     pub fn picture(&self, now: Now) -> Picture {
-        self.picture_of(self.setup.shards.iter(), now)
+        Picture { sights: self.sights(now.moment), ..self.picture_of(self.setup.shards.iter(), now) }
     }
 
     /// The same, of one shard: all that is asked about one.
@@ -87,6 +97,7 @@ impl Agent {
             local: self.setup.own.clone(),
             control,
             regions,
+            sights: Vec::new(),
             shards: BTreeMap::new(),
             failures: self.table.pace().to_vec(),
             shifts: self.shifts.clone(),
@@ -98,6 +109,24 @@ impl Agent {
             .filter_map(|(name, shard)| Some((name.clone(), self.shard(name, shard, &picture, now.moment)?)))
             .collect();
         picture
+    }
+
+    /// What all regions that report see of each other.
+    fn sights(&self, now: Moment) -> Vec<Sight> {
+        let members = || self.setup.members.names().iter().zip(self.setup.members.seats());
+        let mut sights = Vec::new();
+        for (vantage, seat) in members() {
+            let Some((row, _)) = self.matrix.view(seat, now) else { continue };
+            for (region, seen) in members() {
+                let states = Path::ALL.map(|path| (path, cell(&row, seen, path).state));
+                let cells: BTreeMap<Path, State> =
+                    states.into_iter().filter(|(_, state)| *state != State::Unknown).collect();
+                if !cells.is_empty() {
+                    sights.push(Sight { region: region.clone(), vantage: vantage.clone(), cells });
+                }
+            }
+        }
+        sights
     }
 
     fn region(&self, name: &RegionName, seat: crate::members::Seat, verdict: Verdict, now: Moment) -> Region {
@@ -138,7 +167,7 @@ impl Agent {
                 behind_rows: word.head_rows.saturating_sub(word.rows),
                 behind_bytes: word.behind_bytes,
                 behind_ms: word.behind_ms,
-                ago_ms: millis(now.since(*at)),
+                ago_ms: millis(now.since(*at)).saturating_add(word.silent_ms),
                 whole: word.whole,
             };
             (region.clone(), replica)
@@ -166,7 +195,10 @@ impl Agent {
         }
         let owned = self.table.ownership(&record.shard);
         let over = record.epoch.is_some_and(|epoch| {
-            owned.is_none_or(|owned| owned.epoch != epoch || owned.is_void(self.table.lease(&owned.primary)))
+            owned.is_none_or(|owned| {
+                let kept = owned.epoch == epoch && owned.title == Title::Owned;
+                !kept || owned.is_void(self.table.lease(&owned.primary))
+            })
         });
         // What ramps up has all that it needs, and may fail again.
         record.step < Step::Verified && !over && !picture.is_gone(&record.to)

@@ -14,8 +14,14 @@ fn region(name: &str) -> RegionName {
 
 fn setup(own: &str) -> Setup {
     let max_loss = MaxLoss { rows: 1, bytes: 1, ms: 1, window_rows: None };
-    let shard =
-        Shard { home: region("eu"), regions: ["eu", "us"].map(region).into(), allowed: None, max_loss };
+    let shard = Shard {
+        begun: (Epoch(1), region("eu")),
+        exact: true,
+        home: region("eu"),
+        regions: ["eu", "us"].map(region).into(),
+        allowed: None,
+        max_loss,
+    };
     Setup {
         members: Members::new(["ap", "eu", "us"].map(region)).unwrap(),
         own: region(own),
@@ -94,6 +100,24 @@ fn a_region_takes_what_is_at_home_there_step_by_step() {
     run(&mut other, &mut table, (0, 60_000));
     assert_eq!(table.ownership(&name).unwrap().primary, region("eu"));
     assert_eq!(other.permit(&name, at(60_000).moment), None);
+}
+
+/// A shard that was written before regions had leases goes on in its epoch where it is, wherever its home is.
+#[test]
+fn what_was_written_already_goes_on_in_its_epoch() {
+    let name = ShardName::new("a").unwrap();
+    let mut setups = ["eu", "us"].map(setup);
+    for setup in &mut setups {
+        setup.shards.get_mut(&name).unwrap().begun = (Epoch(7), region("us"));
+    }
+    let mut table = Table::default();
+    let [eu, us] = setups.map(|setup| {
+        let mut agent = Agent::new(setup).unwrap();
+        run(&mut agent, &mut table, (0, 60_000));
+        agent
+    });
+    assert_eq!(eu.permit(&name, at(60_000).moment), None);
+    assert_eq!(us.takes_writes(&name, at(60_000).moment).unwrap().epoch, Epoch(7));
 }
 
 /// A hundred shards of one region cost it one renewal.

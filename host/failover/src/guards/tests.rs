@@ -71,6 +71,7 @@ pub(crate) fn picture() -> Picture {
         local: region("us"),
         control: true,
         regions: regions.into_iter().chain([(region("eu"), dead)]).collect(),
+        sights: Vec::new(),
         shards: BTreeMap::from([(shard("a"), one.clone()), (shard("b"), one)]),
         failures: Vec::new(),
         shifts: BTreeMap::new(),
@@ -205,6 +206,7 @@ fn past(from: &str, ago_ms: u64) -> Past {
         from: region(from),
         to: region("eu"),
         epoch: Epoch(3),
+        begun: true,
         at_ms: NOW_MS - ago_ms,
         cut_rows: None,
         loss: None,
@@ -317,7 +319,7 @@ fn rule_9_capacity_and_ramps() {
         (now.shifts, now.now_ms) = (decision.shifts, now.now_ms + 30_000);
     }
     assert_eq!(seen, [5, 25, 50, 100, 100, 100]);
-    let soon = judge(&Picture { now_ms: now.now_ms - 29_000, ..now.clone() }, &[]);
+    let soon = judge(&Picture { now_ms: now.now_ms - 29_000, ..now.clone() }, &[Proposal::Hold]);
     assert_eq!(soon.shifts, now.shifts, "hold");
     // And gets its traffic back by steps.
     let mut seen = Vec::new();

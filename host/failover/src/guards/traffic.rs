@@ -120,9 +120,13 @@ pub fn answers_stay(
         let whose = onto.map_or(region, |(from, _)| from);
         return Err(format!("traffic of `{whose}` would go nowhere: send it elsewhere first"));
     }
-    let all: u64 = picture.regions.values().map(|there| there.capacity).sum();
-    let left: u64 =
-        picture.regions.iter().filter(|(name, _)| !out(name)).map(|(_, there)| there.capacity).sum();
+    let all: u64 = picture.regions.values().map(|there| there.capacity).fold(0, u64::saturating_add);
+    let left: u64 = picture
+        .regions
+        .iter()
+        .filter(|(name, _)| !out(name))
+        .map(|(_, there)| there.capacity)
+        .fold(0, u64::saturating_add);
     if left.saturating_mul(100) < all.saturating_mul(PANIC_PERCENT)
         || !picture.regions.keys().any(|name| !out(name))
     {
@@ -169,7 +173,8 @@ pub fn capacity(
     percent: u8,
 ) -> Result<(), (u8, String)> {
     let others = decision.shifts.iter().filter(|(from, shift)| *from != region && shift.target == *target);
-    let extra: u64 = others.map(|(from, shift)| picture.load_part(from, shift.percent)).sum();
+    let extra: u64 =
+        others.map(|(from, shift)| picture.load_part(from, shift.percent)).fold(0, u64::saturating_add);
     let there = picture.regions.get(target);
     let usable = there
         .map_or(0, |there| there.capacity.saturating_mul(u64::from(picture.limits.headroom_percent)) / 100);

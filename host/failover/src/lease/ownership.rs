@@ -11,6 +11,8 @@ use crate::store::{Key, Revision, Table, Transaction, Value};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Title {
+    /// Its database is silent: none of the region's gateways writes it any more, as soon as it hears of that.
+    Leaving,
     /// It writes it.
     Owned,
     /// It has stopped, and everything that it wrote is told: whoever comes next need not wait.
@@ -61,13 +63,13 @@ pub fn mint(before: Epoch) -> Result<Epoch, Stands> {
     before.0.checked_add(1).map(Epoch).ok_or(Stands::Exhausted(before))
 }
 
-/// Acquires a shard for a region that holds its lease at a revision. `broken` is what the same transaction breaks.
+/// Acquires a shard, of which an epoch was the last, for a region that holds its lease at a revision. `broken` is what the same transaction breaks.
 ///
 /// # Errors
 /// [`Stands`] when it is not to be had.
 pub fn acquire(
     table: &Table,
-    shard: &ShardName,
+    (shard, last): (&ShardName, Epoch),
     (by, incarnation, revision): (&RegionName, Incarnation, Revision),
     broken: Option<&RegionName>,
 ) -> Result<(Transaction, Ownership), Stands> {
@@ -84,7 +86,7 @@ pub fn acquire(
             return Err(Stands::Held(before.primary.clone()));
         }
     }
-    let epoch = mint(before.map_or(Epoch(0), |before| before.epoch))?;
+    let epoch = mint(before.map_or(last, |before| before.epoch))?;
     let next = Ownership { epoch, primary: by.clone(), incarnation, title: Title::Owned };
     change.expect.push((Key::Lease(by.clone()), revision));
     change.expect.push((key.clone(), table.revision(&key)));
@@ -95,8 +97,20 @@ pub fn acquire(
 /// Gives one shard back. The region has stopped writing it, in its databases too.
 #[must_use]
 pub fn release(table: &Table, shard: &ShardName, by: &RegionName, epoch: Epoch) -> Option<Transaction> {
+    retitle(table, shard, by, epoch, Title::Released)
+}
+
+/// Says whether the region still wants a shard.
+#[must_use]
+pub fn retitle(
+    table: &Table,
+    shard: &ShardName,
+    by: &RegionName,
+    epoch: Epoch,
+    title: Title,
+) -> Option<Transaction> {
     let key = Key::Ownership(shard.clone());
     let owned = table.ownership(shard).filter(|owned| owned.primary == *by && owned.epoch == epoch)?;
-    let released = Ownership { title: Title::Released, ..owned.clone() };
-    Some(Transaction::one(key.clone(), table.revision(&key), Value::Ownership(released)))
+    let next = Ownership { title, ..owned.clone() };
+    Some(Transaction::one(key.clone(), table.revision(&key), Value::Ownership(next)))
 }

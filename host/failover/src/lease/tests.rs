@@ -143,7 +143,7 @@ fn shards_fall_with_the_lease_that_they_cite_and_one_may_be_released_alone() {
     let names = ["a", "b"].map(|name| ShardName::new(name).unwrap());
     for name in &names {
         let by = (&region("eu"), Incarnation(1), eu.revision().unwrap());
-        let (change, owned) = acquire(&table, name, by, None).unwrap();
+        let (change, owned) = acquire(&table, (name, Epoch(0)), by, None).unwrap();
         assert_eq!(owned.epoch, Epoch(1));
         table.commit(&change).unwrap();
     }
@@ -157,20 +157,20 @@ fn shards_fall_with_the_lease_that_they_cite_and_one_may_be_released_alone() {
     table.commit(&Transaction::one(Key::Lease(region("us")), Revision(0), Value::Lease(entry))).unwrap();
     let revision = table.revision(&Key::Lease(region("us")));
     let by = (&region("us"), Incarnation(1), revision);
-    assert_eq!(acquire(&table, &names[0], by, None), Err(Stands::Held(region("eu"))));
+    assert_eq!(acquire(&table, (&names[0], Epoch(0)), by, None), Err(Stands::Held(region("eu"))));
     table.commit(&release(&table, &names[0], &region("eu"), Epoch(1)).unwrap()).unwrap();
-    let (change, owned) = acquire(&table, &names[0], by, None).unwrap();
+    let (change, owned) = acquire(&table, (&names[0], Epoch(0)), by, None).unwrap();
     assert_eq!((owned.epoch, owned.primary), (Epoch(2), region("us")));
     table.commit(&change).unwrap();
     assert!(table.commit(&change).is_err(), "once");
     // The other one falls with the lease; a region that holds none acquires nothing.
     let mut challenger = challenger(&table, 0);
     assert_eq!(challenger.wait(at(9_500)), Wait::Over);
-    let (taken, owned) = acquire(&table, &names[1], by, Some(&region("eu"))).unwrap();
+    let (taken, owned) = acquire(&table, (&names[1], Epoch(0)), by, Some(&region("eu"))).unwrap();
     table.commit(&challenger.take().unwrap().and(taken)).unwrap();
     assert_eq!(owned.epoch, Epoch(2));
     let by = (&region("eu"), Incarnation(1), table.revision(&Key::Lease(region("eu"))));
-    assert_eq!(acquire(&table, &names[1], by, None), Err(Stands::NoLease(region("eu"))));
+    assert_eq!(acquire(&table, (&names[1], Epoch(0)), by, None), Err(Stands::NoLease(region("eu"))));
     assert_eq!(mint(Epoch(u64::MAX)), Err(Stands::Exhausted(Epoch(u64::MAX))));
 }
 

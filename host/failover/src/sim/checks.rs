@@ -106,10 +106,10 @@ pub(super) fn committed(world: &mut World, region: usize, before: &Table, change
             (Key::Ownership(name), Value::Ownership(next)) => {
                 let was = before.ownership(name);
                 let raised = next.epoch.0 == was.map_or(0, |was| was.epoch.0) + 1;
-                let released = was.is_some_and(|was| {
-                    next.title == Title::Released && was.epoch == next.epoch && was.primary == next.primary
+                let given_up = was.is_some_and(|was| {
+                    next.title != Title::Owned && was.epoch == next.epoch && was.primary == next.primary
                 });
-                if !raised && !released {
+                if !raised && !given_up {
                     world.violated(format!("{name} went from {was:?} to {next:?}"));
                 }
             }
@@ -181,12 +181,8 @@ fn failover(world: &mut World, region: usize, shard: usize, record: &Record) {
         return;
     }
     let interval = u64::try_from(world.timers.pace.interval.as_micros()).unwrap().saturating_sub(WALL_US);
-    let resumed = record
-        .past
-        .iter()
-        .rev()
-        .nth(1)
-        .is_some_and(|past| past.to == record.to && past.from == record.from && past.loss.is_none());
+    let resumed =
+        record.past.iter().rev().nth(1).is_some_and(|past| past.to == record.to && past.from == record.from);
     let again = world.seen.moves.iter().find(|(at, there, from)| {
         now - at < interval && (*there == shard && !resumed || *from != record.from)
     });

@@ -20,6 +20,8 @@ pub(super) struct Copy {
     pub(super) received: Vec<u64>,
     /// When the last row was written that is here, by true time.
     pub(super) written_us: u64,
+    /// When its primary was heard last.
+    pub(super) heard_us: u64,
     /// The log's rows when a later epoch cut it: that epoch, and how many.
     pub(super) ended: Vec<(u64, u64)>,
 }

@@ -37,6 +37,9 @@ pub(super) enum Fault {
     DatabaseClock(usize, i64),
     /// Operators drain a region for a while.
     Drain(usize),
+    /// A region's databases are silent; its gateways go on.
+    Mute(usize),
+    Speak(usize),
 }
 
 /// Links of a region to all others, both ways.
@@ -56,7 +59,7 @@ pub(super) fn draw(world: &mut World) {
     let regions = world.regions.len();
     let (one, other) = (world.random.index(regions), world.random.index(regions));
     let time = world.random.between(1, 60) * SECOND;
-    let (fault, end) = match world.random.below(20) {
+    let (fault, end) = match world.random.below(21) {
         0 => (Fault::Crash(one), Some((time / 4, Fault::Start(one)))),
         1 | 2 => (Fault::Die(one), Some((time * 2, Fault::Revive(one)))),
         3 | 4 => (Fault::Stop(one, time), None),
@@ -92,6 +95,7 @@ pub(super) fn draw(world: &mut World) {
         16 => {
             (Fault::DatabaseClock(one, i64::try_from(world.random.below(5_300_001)).unwrap() - 300_000), None)
         }
+        19 => (Fault::Mute(one), Some((time * 2, Fault::Speak(one)))),
         17 | 18 => (Fault::Deafen(one), Some((time, Fault::Hear(one)))),
         _ if world.random.percent(50) => (Fault::Close(one), Some((time, Fault::Open(one)))),
         _ => (Fault::Drain(one), None),
@@ -136,6 +140,8 @@ pub(super) fn befall(world: &mut World, fault: &Fault) {
         Fault::Open(at) => world.regions[*at].ingress_up = true,
         Fault::Stall(at) => world.regions[*at].stalled = true,
         Fault::Flow(at) => world.regions[*at].stalled = false,
+        Fault::Mute(at) => world.regions[*at].database_up = false,
+        Fault::Speak(at) => world.regions[*at].database_up = true,
         Fault::Wall(at, ms) => world.regions[*at].wall_ms = *ms,
         Fault::DatabaseClock(at, us) => {
             world.regions[*at].database_us += us;

@@ -203,6 +203,48 @@ fn gray_failure() {
     }
 }
 
+/// The databases of a region die, and its gateways do not. The region leaves its shards, and another has them; what is back goes on with others.
+#[test]
+fn databases_alone() {
+    let mut world = world(16, calm(3));
+    befall(&mut world, &Fault::Mute(HOME));
+    world.run(40);
+    sound(&world);
+    let writers = world.writers(0);
+    assert!(writers.len() == 1 && writers != [HOME], "{}", told(&world));
+    assert_eq!(world.seen.failovers, 1, "{}", told(&world));
+    befall(&mut world, &Fault::Speak(HOME));
+    world.run(60);
+    assert_eq!(world.writers(0), writers, "it does not go back by itself");
+    healed(&mut world);
+    // Where nobody could take it over, nobody leaves it.
+    let mut alone = self::world(17, calm(3));
+    for other in [1, 2] {
+        befall(&mut alone, &Fault::Mute(other));
+    }
+    alone.run(60);
+    befall(&mut alone, &Fault::Mute(HOME));
+    alone.run(60);
+    sound(&alone);
+    assert_eq!(epoch(&alone, 0), 1, "{}", told(&alone));
+    healed(&mut alone);
+}
+
+/// A region that dies takes no traffic, and gets it back once it is well, step by step, without anybody's word.
+#[test]
+fn traffic_comes_back() {
+    let mut world = world(18, calm(3));
+    let shifted = |world: &World| world.regions[1].agent.shifts().contains_key(&world.regions[HOME].name);
+    befall(&mut world, &Fault::Die(HOME));
+    world.run(40);
+    assert!(shifted(&world), "{}", told(&world));
+    befall(&mut world, &Fault::Revive(HOME));
+    world.run(360);
+    sound(&world);
+    assert!(!shifted(&world), "{:?}", world.regions[1].agent.shifts());
+    healed(&mut world);
+}
+
 /// One hears the other and is not heard. Of two regions that is a partition; of one to all it is a region that is gone.
 #[test]
 fn asymmetric_partition() {

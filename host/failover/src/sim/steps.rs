@@ -273,6 +273,8 @@ fn keep(world: &mut World, region: usize) {
             let (reading_us, epoch) = (world.database_clock(region), permit.epoch.0);
             world.after(delay, What::Extend { region, shard, reading_us, epoch });
         }
+        let owned = world.regions[region].agent.table().ownership(&world.shards[shard]);
+        let primary = owned.is_none_or(|owned| owned.primary == world.regions[region].name);
         let copy = &world.regions[region].copies[shard];
         let (rows, head) = (copy.rows(), copy.head.max(copy.rows()));
         let behind = if head > rows { (world.now - copy.written_us) / MS } else { 0 };
@@ -284,6 +286,7 @@ fn keep(world: &mut World, region: usize) {
             head_rows: head,
             behind_bytes: (head - rows) * 100,
             behind_ms: behind,
+            silent_ms: if primary { 0 } else { (world.now - copy.heard_us) / MS },
             whole: true,
         };
         handle(world, region, Event::Word(word));
@@ -310,6 +313,7 @@ fn replicate(world: &mut World, region: usize) {
         }
         let log = from.copies[shard].clone();
         let copy = &mut world.regions[region].copies[shard];
+        copy.heard_us = world.now;
         let (taken, rows) = (copy.replicate(&log, 200), copy.rows());
         let (same, whose) = (copy.term == log.term, &mut world.regions[source].copies[shard]);
         if taken

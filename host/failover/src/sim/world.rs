@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use portolan_core::ids::{RegionName, ShardName};
+use portolan_core::log::Epoch;
 use portolan_core::time::Moment;
 
 use super::database::Copy;
@@ -426,7 +427,9 @@ fn setup(
         // The third shard may not leave all of the regions that keep it.
         let allowed =
             (at == 2).then(|| kept.iter().filter(|name| **name != all[all.len() - 1]).cloned().collect());
-        (name.clone(), Shard { home: all[at % all.len()].clone(), regions: kept, allowed, max_loss })
+        let home = all[at % all.len()].clone();
+        let begun = (Epoch(1), home.clone());
+        (name.clone(), Shard { begun, exact: true, home, regions: kept, allowed, max_loss })
     };
     let mut timers = timers.clone();
     if variant == Variant::NoWait {

@@ -2,7 +2,8 @@
 //!
 //! A policy is a type that implements [`Policy`]: given its configuration and what the gateway knows ([`Facts`]), it writes
 //! a plan ([`Draft`]). The gateway executes the plan; most policies are never called on a request's path. One that must
-//! look at each request also implements [`Decider`]. One that places tenants on shards implements [`Sharding`] instead.
+//! look at each request also implements [`Decider`]. One that places tenants on shards implements [`Sharding`] instead,
+//! and one that says what to do when regions fail [`Failover`].
 //!
 //! ```
 //! use portolan_plugin::{Draft, Facts, Policy, Refusal};
@@ -37,6 +38,10 @@
 
 mod draft;
 mod facts;
+#[cfg_attr(target_family = "wasm", path = "host/failing_wasm.rs")]
+#[cfg_attr(not(target_family = "wasm"), path = "host/failing_native.rs")]
+mod failing_host;
+mod failover;
 #[cfg_attr(target_family = "wasm", path = "host/wasm.rs")]
 #[cfg_attr(not(target_family = "wasm"), path = "host/native.rs")]
 mod host;
@@ -55,9 +60,12 @@ pub mod bindings;
 
 pub use draft::{Answer, Draft, Refusal, Rule, RuleBuilder, Test};
 pub use facts::{Facts, Verdict};
+pub use failover::{Answers, Detour, Event, Failover, Health, Region, Regions, Replica, Shard, Sight};
 pub use policy::{Call, Decider, Level, Policy, log};
 pub use sharding::{Changes, Sharding, Shards, Span};
 
+#[doc(hidden)]
+pub use failover::glue as failover_glue;
 #[doc(hidden)]
 pub use policy::glue;
 #[doc(hidden)]
@@ -71,7 +79,8 @@ pub use values::Values;
 /// - `export!(MyPolicy, schema = "config.schema.json");` puts the JSON Schema of its configuration into the component,
 ///   so that the gateway refuses a wrong configuration before the policy runs; the path is relative to the source file;
 /// - `export!(MyPolicy, decider, ...)` for one that also implements [`Decider`];
-/// - `export!(MyPolicy, sharding, ...)` for one that implements [`Sharding`], and nothing else.
+/// - `export!(MyPolicy, sharding, ...)` for one that implements [`Sharding`], and nothing else;
+/// - `export!(MyPolicy, failover, ...)` for one that implements [`Failover`], and nothing else.
 ///
 /// Natively it makes nothing: tests call the policy directly.
 #[macro_export]
@@ -133,6 +142,21 @@ macro_rules! export {
                 }
             }
             $crate::bindings::placing::export!(Component with_types_in $crate::bindings::placing);
+        };
+        $($crate::export!(@schema $schema);)?
+    };
+    ($policy:ty, failover $(, schema = $schema:literal)?) => {
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            use $crate::bindings::failing::exports::portolan::policy::proposer;
+            struct Component;
+            impl proposer::Guest for Component {
+                fn propose(config: ::std::string::String) -> ::std::result::Result<(), proposer::Refusal> {
+                    $crate::failover_glue::propose::<$policy>(&config)
+                        .map_err(|refusal| proposer::Refusal { code: refusal.code, message: refusal.message })
+                }
+            }
+            $crate::bindings::failing::export!(Component with_types_in $crate::bindings::failing);
         };
         $($crate::export!(@schema $schema);)?
     };

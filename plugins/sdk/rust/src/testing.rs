@@ -1,6 +1,7 @@
 //! Runs a policy natively, against the gateway's own draft and table: what passes here is what the gateway will do.
 
 mod fleet;
+mod outage;
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use portolan_core::plan::{self, Action, AnswerId, RuleId, Then};
 use portolan_core::table::Table;
 
 pub use self::fleet::Fleet;
+pub use self::outage::Outage;
 use crate::draft::Refusal;
 use crate::host;
 use crate::policy::{Decider, Policy, glue};

@@ -30,6 +30,14 @@ macro_rules! counters {
             $($(#[$doc])* pub $name: u64,)*
         }
 
+        impl Report {
+            /// What is counted, by name.
+            #[must_use]
+            pub fn each(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
+        }
+
         impl Counters {
             pub(crate) fn report(&self) -> Report {
                 Report { $($name: self.$name.read(),)* }

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 pub use crate::audits::{AuditOrder, Audits};
 pub use crate::conflicts::{Conflicts, WantedConflicts};
+pub use crate::failovers::{Failovers, SaidWord, Say, Word};
 pub use crate::moves::{MoveOrder, Moves, Ordered};
 use crate::plugins::Plugins;
 pub use crate::previews::{Preview, PreviewOrder};
@@ -30,6 +31,8 @@ pub struct Backends {
     pub audits: Arc<dyn Audits>,
     /// What lost and is kept.
     pub conflicts: Arc<dyn Conflicts>,
+    /// What becomes of regions that fail.
+    pub failovers: Arc<dyn Failovers>,
     /// What is intended.
     pub intent: Arc<dyn Intent>,
     /// Tenants that move between shards.

@@ -95,6 +95,8 @@ words! {
         EventRead = "event:read",
         /// Ask what would become of a request.
         Explain = "explain",
+        /// Move shards between regions, freeze and steer failover.
+        FailoverWrite = "failover:write",
         /// Read objects of intent.
         ObjectRead = "object:read",
         /// Change objects of intent.
@@ -162,6 +164,7 @@ pub const MATRIX: &[(Role, &[Scope])] = &[
             Scope::DecisionRead,
             Scope::EventRead,
             Scope::Explain,
+            Scope::FailoverWrite,
             Scope::ObjectRead,
             Scope::ObjectWrite,
             Scope::OperationRead,

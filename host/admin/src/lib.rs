@@ -21,6 +21,7 @@ mod erasures;
 mod events;
 mod explain;
 mod extract;
+pub mod failovers;
 mod fetch;
 mod guard;
 mod idempotency;

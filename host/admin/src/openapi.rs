@@ -23,6 +23,7 @@ pub(crate) fn routes() -> Routes {
         crate::changes::add,
         crate::decisions::add,
         crate::explain::add,
+        crate::failovers::add,
         crate::listen::add,
         crate::objects::add,
         crate::operations::add,

@@ -4,6 +4,7 @@ mod access;
 mod audits;
 mod changing;
 mod conflicts;
+mod failovers;
 mod identity;
 mod live;
 mod moves;
@@ -65,6 +66,7 @@ impl Bench {
         let backends = Backends {
             audits: Arc::clone(&twin) as _,
             conflicts: Arc::clone(&twin) as _,
+            failovers: Arc::clone(&twin) as _,
             intent: Arc::clone(&twin) as _,
             moves: Arc::clone(&twin) as _,
             node: Arc::clone(&twin) as _,

@@ -2,6 +2,8 @@
 
 pub(crate) mod backup;
 mod conflicts;
+pub(crate) mod dns;
+pub(crate) mod failover;
 mod generations;
 mod look;
 mod migrate;
@@ -22,6 +24,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::conflicts::Conflicts;
+pub(crate) use self::dns::Dns;
+pub(crate) use self::failover::Failover;
 pub(crate) use self::generations::{Apply, Audit, Generations, Revert, Validate};
 pub(crate) use self::look::{Events, Explain, Status, Tail, TenantView, Told, Usage, UsageFormat};
 pub(crate) use self::migrate::{Fleet, Migrate};
@@ -118,6 +122,12 @@ pub(crate) enum Command {
     /// See what lost where two writes met, and write it back.
     #[command(subcommand)]
     Conflicts(Conflicts),
+    /// See how regions stand, and move shards between them.
+    #[command(subcommand)]
+    Failover(Failover),
+    /// See how names are told, and keep servers up to date.
+    #[command(subcommand)]
+    Dns(Dns),
     /// Give regions copies of shards, and take them away.
     #[command(subcommand)]
     Replica(Replica),

@@ -14,13 +14,13 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use portolan_admin::backend::{
-    AuditOrder, Audits, Backends, Conflicts, MoveOrder, Moves, Node, Ordered, Question, Tail, TailFilter,
-    TenantSide, WantedConflicts,
+    AuditOrder, Audits, Backends, Conflicts, Failovers, MoveOrder, Moves, Node, Ordered, Question, SaidWord,
+    Tail, TailFilter, TenantSide, WantedConflicts,
 };
 use portolan_admin::plugins::NoPlugins;
 use portolan_admin::{Api, Code, Events, Page, Peer, Problem, Progress, Router, Settings};
 use portolan_control::Store;
-use portolan_core::ids::{ShardName, TenantName};
+use portolan_core::ids::{RegionName, ShardName, TenantName};
 use portolan_foundation::{task, tls};
 use rustls::pki_types::ServerName;
 use serde::Serialize;
@@ -394,9 +394,9 @@ async fn here(path: &Path, local: &config::Local, socket: PathBuf) -> anyhow::Re
     let placing = Placing::new(None, tokio::runtime::Handle::current());
     let changes = Changes::new(intended, None, placing, None, path.to_owned(), environment());
     let node = Arc::new(Nobody { socket });
-    let (audits, conflicts) = (Arc::clone(&node), Arc::clone(&node));
+    let (audits, conflicts, failovers) = (Arc::clone(&node), Arc::clone(&node), Arc::clone(&node));
     let (intent, moves) = (Arc::new(changes), Arc::clone(&node));
-    let backends = Backends { audits, conflicts, intent, moves, node, plugins, rollouts };
+    let backends = Backends { audits, conflicts, failovers, intent, moves, node, plugins, rollouts };
     Ok(Router::new(Api::new(backends, Events::default(), Settings::default())))
 }
 
@@ -486,6 +486,21 @@ impl Conflicts for Nobody {
     }
 
     async fn restore(&self, _: &ShardName, _: &str) -> Result<Value, Problem> {
+        Err(self.problem())
+    }
+}
+
+#[async_trait]
+impl Failovers for Nobody {
+    fn status(&self) -> Result<Value, Problem> {
+        Err(self.problem())
+    }
+
+    fn forecast(&self, _: Option<RegionName>) -> Result<Value, Problem> {
+        Err(self.problem())
+    }
+
+    async fn say(&self, _: SaidWord) -> Result<Value, Problem> {
         Err(self.problem())
     }
 }

@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 
 /// The kind of objects that shards are.
 pub(crate) const SHARD_KIND: &str = "shard";
+/// The kind of sections that there is one of, and the one that says that regions have leases.
+const SETTINGS_KIND: &str = "settings";
+const FAILOVER: &str = "failover";
 /// The kind of objects that say who writes a shard now.
 pub(crate) const LEASE_KIND: &str = "lease";
 
@@ -68,6 +71,16 @@ fn why(base: &State, next: &State, name: &str) -> Option<String> {
         ));
     }
     let help = format!("`portolan shard promote {name} [--to REGION]` begins a new epoch");
+    let lease = |state| object(state, LEASE_KIND, name).map(|lease| &lease.body);
+    // The lease of a shard that goes is left behind, and begins nothing.
+    let stays = object(base, SHARD_KIND, name).is_some() && object(next, SHARD_KIND, name).is_some();
+    let decides = object(next, SETTINGS_KIND, FAILOVER).is_some() && replicates(next) == Some("native");
+    if stays && decides && lease(base) != lease(next) {
+        return Some(format!(
+            "failover decides who writes it: `portolan failover switch {name} --to REGION` moves it without loss, and `portolan failover force` \
+             where its region is gone"
+        ));
+    }
     // What is no sound lease is told by the check of the configuration.
     let after = tenure(next, name)?;
     if let Some(before) = tenure(base, name) {
@@ -185,6 +198,17 @@ mod tests {
         let told = |objects: &[(&str, Value)]| broken(&base, &after(&base, objects));
         assert!(told(&[("lease/a", Value::Null)])[0].contains("epoch 1 would come after epoch 7"));
         assert!(told(&[("lease/a", json!({ "epoch": 6, "primary": "us" }))])[0].contains("epochs only rise"));
+    }
+
+    #[test]
+    fn where_failover_decides_nobody_writes_a_lease_by_hand() {
+        let shards = [("shard/a", shard("eu", URL)), ("settings/failover", json!({}))];
+        let base = state(&shards);
+        let lease = json!({ "epoch": 2, "primary": "us" });
+        let told = broken(&base, &after(&base, &[("lease/a", lease.clone())]));
+        assert!(told[0].contains("portolan failover switch a --to REGION"), "{told:?}");
+        let off = after(&base, &[("lease/a", lease), ("settings/failover", Value::Null)]);
+        assert_eq!(broken(&base, &off), Vec::<String>::new());
     }
 
     #[test]

@@ -10,8 +10,11 @@ mod client;
 mod config;
 mod conflicts;
 mod demo;
+mod dns;
 mod doctor;
 mod explain;
+mod failing;
+mod failover;
 mod generations;
 mod init;
 mod leases;
@@ -157,6 +160,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::QueryWorker => return Ok(portolan_query::worker::work()),
         Command::Shard(command) => return shard::run(&command),
         Command::Conflicts(command) => return conflicts::run(&command),
+        Command::Dns(command) => return dns::run(&command),
+        Command::Failover(command) => return failover::run(&command),
         Command::Replica(command) => return replica::run(&command),
         Command::Region(command) => return replica::run_region(&command),
         Command::Sync(command) => return sync::run(&command),

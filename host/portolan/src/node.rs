@@ -5,9 +5,11 @@ mod audits;
 pub(crate) mod break_glass;
 pub(crate) mod changes;
 mod conflicts;
+pub(crate) mod dns;
 mod duties;
 mod eraser;
 mod externals;
+mod failover;
 mod herald;
 mod intent;
 mod listen;
@@ -49,7 +51,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use self::admin::Admin;
+use self::dns::Dns;
 use self::eraser::Eraser;
+use self::failover::Failover;
 use self::herald::Herald;
 pub(crate) use self::intent::Intent;
 use self::moves::Moves;
@@ -60,6 +64,7 @@ use self::rollouts::Rollouts;
 use self::shards::Shards;
 use self::starting::{Starting, Waiting};
 use crate::config::{self, Config, Loaded, LogFormat};
+use crate::failing::Failing;
 use crate::placement::Placing;
 use crate::rollout::act::Place;
 
@@ -121,7 +126,12 @@ pub(crate) fn serve(
     rollouts.compare_with(recorder.clone());
     let placing = Placing::new(Some(engine.clone()), control.handle().clone());
     reconciler.place_with(placing.clone());
-    let shards = Shards::new(intent.clone());
+    let failing = Failing::new(Some(engine.clone()), control.handle().clone());
+    reconciler.fail_with(failing.clone());
+    let failover = Failover::new(failing);
+    let shards = Shards::new(intent.clone(), failover.clone());
+    let (dns, dns_server) = control.block_on(Dns::open(&config))?;
+    failover.plan_with(dns.clone());
     shards.follow(&config);
     let proxy = portolan_proxy::Config {
         services: shards.services(&config, &live, control.handle())?,
@@ -134,6 +144,7 @@ pub(crate) fn serve(
     let replication = control.block_on(async { replication::bind(&config) })?;
     let mut listeners = proxy.handle().addresses().to_vec();
     listeners.extend(replication.iter().filter_map(|listener| listener.local_addr().ok()));
+    listeners.extend(dns_server.iter().flat_map(|server| server.addresses().iter().copied()));
     let shutdown = Shutdown::new();
     let meter = usage::Meter::open(&config.state, clock::unix_ms()).context("open the folder of usage")?;
     let meter = Arc::new(Mutex::new(meter));
@@ -148,6 +159,8 @@ pub(crate) fn serve(
         begun,
         certificates,
         engine,
+        dns: dns.clone(),
+        failover: failover.clone(),
         intent: intent.clone(),
         listeners: listeners.iter().map(ToString::to_string).collect(),
         live: Arc::clone(&live),
@@ -172,7 +185,14 @@ pub(crate) fn serve(
     let last = Shutdown::new();
     intent.start(&last);
     shards.start(&last);
-    replication::start(replication, peer.clone(), (&config.name, &config.local), &shards, &last);
+    let read = (failover.clone(), intent.clone(), Arc::clone(&live));
+    dns.start(dns_server, read, &config.name, &last);
+    let both = (&shards, &failover);
+    replication::start(replication, peer.clone(), (&config.name, &config.local), both, &last);
+    if let (Intent::Following(store), Some(identity)) = (&intent, &peer) {
+        let (store, identity) = (store.clone(), identity.clone());
+        failover.start(store, identity, config.state.clone(), shards.clone(), &last);
+    }
     moves.start();
     let eraser = Eraser {
         intent: intent.clone(),
@@ -236,7 +256,8 @@ pub(crate) fn serve(
 /// When the system gives no threads.
 pub(crate) fn control_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.worker_threads(1).thread_name("control").enable_all().build().context("start the control runtime")
+    // Two, so that a lease is renewed while a configuration is read.
+    builder.worker_threads(2).thread_name("control").enable_all().build().context("start the control runtime")
 }
 
 /// Answers `/ready` from now on, while what the node needs is fetched and compiled.

@@ -158,12 +158,16 @@ pub(crate) fn facts(config: &Config) -> Arc<Facts> {
 }
 
 /// An engine for one question. It leaves nothing behind.
-fn engine(config: &Config) -> anyhow::Result<Engine> {
+///
+/// # Errors
+/// When there can be none.
+pub(crate) fn engine(config: &Config) -> anyhow::Result<Engine> {
     let mut settings = node::engine_config(config, std::num::NonZeroUsize::MIN)?;
     settings.cache_dir = None;
     Engine::new(settings).context("start the policy engine")
 }
 
-fn component_bytes_max(config: &Config) -> usize {
+/// How large a component may be here.
+pub(crate) fn component_bytes_max(config: &Config) -> usize {
     config.components_at_most.limits().component_bytes_max
 }

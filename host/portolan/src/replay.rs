@@ -1,5 +1,7 @@
 //! `portolan replay` and `portolan plugin diff`: what was recorded, decided again, and what would change.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
 use std::ops::{ControlFlow, Range};
@@ -10,8 +12,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use portolan_control::{Components, Store};
-use portolan_core::ids::{Digest, PolicyName};
-use portolan_core::recording::{Class, Counts};
+use portolan_core::facts::{Facts, Verdict};
+use portolan_core::ids::{Digest, PolicyName, RegionName};
+use portolan_core::recording::{Binding, Class, Counts};
 use portolan_policy::{Again, Compile, Engine, Limits, Replayed, Source, Version};
 use portolan_recorder::{Item, Recording, Summary};
 use serde::Serialize;
@@ -37,6 +40,7 @@ pub(crate) fn run(options: &Replay) -> anyhow::Result<ExitCode> {
         config: options.policy_config.as_deref(),
         name: options.name.as_deref(),
         span: recordings::since(options.since),
+        without: None,
     };
     let answer = question.answer(&versions, &Recording::at(&options.recording))?;
     answer.tell(options.told)
@@ -57,7 +61,7 @@ pub(crate) fn diff(
     let versions = Versions::of(config);
     let (_, recording) = recordings::of_node(config)?;
     let span = recordings::since(Some(since));
-    let question = Question { base: Some(base), candidate, config: None, name, span };
+    let question = Question { base: Some(base), candidate, config: None, name, span, without: None };
     question.answer(&versions, &recording)?.tell(told)
 }
 
@@ -68,7 +72,8 @@ pub(crate) fn diff(
 pub(crate) fn changes(recording: &Path, component: &Path, name: Option<&str>) -> anyhow::Result<String> {
     let versions = Versions::of(Path::new("portolan.toml"));
     let candidate = component.to_str().context("the component's path is to be UTF-8")?;
-    let question = Question { base: None, candidate, config: None, name, span: recordings::since(None) };
+    let span = recordings::since(None);
+    let question = Question { base: None, candidate, config: None, name, span, without: None };
     let answer = question.answer(&versions, &Recording::at(recording))?;
     answer.any()?;
     Ok(answer.text(false))
@@ -87,6 +92,8 @@ pub(crate) struct Question<'q> {
     pub(crate) name: Option<&'q str>,
     /// When, in milliseconds since 1970-01-01T00:00:00Z.
     pub(crate) span: Range<u64>,
+    /// The region that the candidate believes to be down, whatever was known.
+    pub(crate) without: Option<&'q RegionName>,
 }
 
 /// What came of it.
@@ -139,10 +146,18 @@ impl Question<'_> {
             threads,
         };
         let mut summary = Summary::default();
+        let darkened = RefCell::new(HashMap::new());
         let replayed = replay.run(|feed| -> anyhow::Result<()> {
             summary = recording.each(self.span.clone(), |book, item| {
                 if let Item::Decision(recorded) = item {
-                    feed.put(recorded, |name| book.binding(name).cloned());
+                    feed.put(recorded, |name| {
+                        let binding = book.binding(name)?;
+                        let Some(region) = self.without else { return Some(Arc::clone(binding)) };
+                        let mut darkened = darkened.borrow_mut();
+                        let dark =
+                            darkened.entry(binding.name.clone()).or_insert_with(|| dark(binding, region));
+                        Some(Arc::clone(dark))
+                    });
                 }
                 ControlFlow::Continue(())
             })?;
@@ -151,6 +166,15 @@ impl Question<'_> {
         let policy = name.to_string();
         Ok(Answer { policy, base: base_told, candidate: candidate_told, replayed, recording: summary })
     }
+}
+
+/// What a decision refers to, with a region down in it.
+fn dark(binding: &Binding, region: &RegionName) -> Arc<Binding> {
+    let mut facts = Facts::clone(&binding.facts);
+    if let Some(there) = facts.regions.get_mut(region) {
+        there.verdict = Verdict::Down;
+    }
+    Arc::new(Binding { facts: Arc::new(facts), ..binding.clone() })
 }
 
 impl Answer {
@@ -178,7 +202,7 @@ impl Answer {
         Ok(())
     }
 
-    fn text(&self, markdown: bool) -> String {
+    pub(crate) fn text(&self, markdown: bool) -> String {
         let Replayed { report, decisions, others, refusals, unbound } = &self.replayed;
         let mut text = String::new();
         let head = |text: &mut String, title: &str| {
@@ -272,6 +296,8 @@ pub(crate) struct Versions {
     components: Option<Components>,
     engine: portolan_policy::Config,
     folders: Vec<PathBuf>,
+    /// The operator's policy, as [`Self::find`] takes it.
+    operator: Option<String>,
     policies: PathBuf,
     state: Option<portolan_control::State>,
 }
@@ -307,9 +333,20 @@ impl Versions {
             components: local.as_ref().and_then(|local| local.components().ok().flatten()),
             engine,
             folders: folders.collect(),
+            operator: loaded.as_ref().and_then(|config| config.policy.as_ref()).map(|slot| {
+                match slot.version {
+                    Some(version) => format!("{}@{version}", slot.name),
+                    None => slot.name.to_string(),
+                }
+            }),
             policies: loaded.map_or_else(|| PathBuf::from("policies"), |config| config.policies_folder),
             state,
         }
+    }
+
+    /// The operator's policy, by `NAME` or `NAME@DIGEST`.
+    pub(crate) fn operators(&self) -> Option<&str> {
+        self.operator.as_deref()
     }
 
     /// An engine that decides again.

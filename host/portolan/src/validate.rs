@@ -16,7 +16,7 @@ use crate::node;
 use crate::node::policies::Sources;
 use crate::node::rollouts::InSlot;
 use crate::node::topology_of;
-use crate::{placement, print};
+use crate::{failing, placement, print};
 
 /// Checks files, then compiles and plans every policy.
 ///
@@ -44,6 +44,10 @@ pub(crate) fn run(options: &Validate) -> anyhow::Result<ExitCode> {
         found.extend(slots.iter().map(|(slot, refused)| format!("{slot}: {refused}")));
         let placement = placement::refused(config, None, state, None)?;
         found.extend(placement.map(|refused| format!("placement: {refused}")));
+        if let Some(slot) = config.failover.as_ref().and_then(|failover| failover.policy.component()) {
+            let refused = failing::refused(config, slot, state, None)?;
+            found.extend(refused.map(|refused| format!("failover: {refused}")));
+        }
     }
     let refused = found;
     if options.json {

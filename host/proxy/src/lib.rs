@@ -20,6 +20,7 @@ mod peer;
 mod pipeline;
 mod preview;
 mod probe;
+pub mod reach;
 mod resolve;
 mod respond;
 mod server;

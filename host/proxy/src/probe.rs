@@ -34,7 +34,7 @@ const RECONCILE: Duration = Duration::from_millis(250);
 const FASTER: u32 = 4;
 /// The path on the peer listener that answers whether a gateway is there. Any answer of HTTP will do: a grant is missing,
 /// so it is a refusal.
-const GATEWAY_PATH: &str = "/-/gateway";
+pub(crate) const GATEWAY_PATH: &str = "/-/gateway";
 
 /// The prober of one node.
 #[derive(Debug)]
@@ -230,7 +230,7 @@ where
 }
 
 /// Drives a connection until its one question is answered.
-async fn race<T>(
+pub(crate) async fn race<T>(
     asked: impl Future<Output = Result<T, hyper::Error>>,
     connection: impl Future<Output = Result<(), hyper::Error>>,
 ) -> Result<T, hyper::Error> {

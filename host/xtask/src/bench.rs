@@ -33,23 +33,39 @@ struct Target {
     reason: String,
 }
 
-/// Runs one benchmark.
+/// Runs one benchmark, with an argument if it takes one.
 ///
 /// # Errors
 /// When it cannot be run, or, with `check`, when a target is missed.
-pub(crate) fn run(root: &Path, name: &str, json: Option<&Path>, check: bool) -> anyhow::Result<()> {
+pub(crate) fn run(
+    root: &Path,
+    name: &str,
+    argument: Option<&str>,
+    json: Option<&Path>,
+    check: bool,
+) -> anyhow::Result<()> {
     setup::run(root)?;
     let report = match name {
+        "failover" => {
+            tools::etcd(root)?;
+            tools::postgresql()?;
+            release(root)?;
+            target(root, "portolan-tests", name, argument)?
+        }
+        "dns" => {
+            tools::dns()?;
+            target(root, "portolan-dns", name, None)?
+        }
         "platform" => {
             tools::etcd(root)?;
             languages::build(root)?;
             release(root)?;
-            target(root, name)?
+            target(root, "portolan-tests", name, None)?
         }
         "policy" => {
             demo::build(root)?;
             languages::build(root)?;
-            target(root, name)?
+            target(root, "portolan-tests", name, None)?
         }
         "proxy" => {
             release(root)?;
@@ -58,9 +74,11 @@ pub(crate) fn run(root: &Path, name: &str, json: Option<&Path>, check: bool) -> 
         "replication" | "shards" => {
             tools::postgresql()?;
             release(root)?;
-            target(root, name)?
+            target(root, "portolan-tests", name, None)?
         }
-        _ => bail!("there is no benchmark `{name}`: there are platform, policy, proxy, replication, shards"),
+        _ => bail!(
+            "there is no benchmark `{name}`: there are dns, failover, platform, policy, proxy, replication, shards"
+        ),
     };
     for (name, value) in &report.figures {
         println!("{name:48} {value:>14.2}");
@@ -82,11 +100,12 @@ fn release(root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs a benchmark that is a target of cargo.
-fn target(root: &Path, name: &str) -> anyhow::Result<Report> {
+/// Runs a benchmark that is a target of cargo, in a package that may depend on what it measures.
+fn target(root: &Path, package: &str, name: &str, argument: Option<&str>) -> anyhow::Result<Report> {
     eprintln!("== build and run the benchmark (the release build takes some minutes)");
     let mut cargo = Command::new("cargo");
-    cargo.current_dir(root).args(["bench", "--package", "portolan-tests", "--bench", name]);
+    cargo.current_dir(root).args(["bench", "--package", package, "--bench", name]);
+    cargo.args(argument.map(|argument| ["--", argument]).into_iter().flatten());
     let output = cargo.stderr(std::process::Stdio::inherit()).output().context("start cargo")?;
     anyhow::ensure!(output.status.success(), "the benchmark failed; its messages are above");
     let text = String::from_utf8_lossy(&output.stdout);

@@ -36,6 +36,7 @@ const LANES: [&[Guest]; 2] = [
         Guest::Scaffold("zig", "routing"),
         Guest::Scaffold("rust", "routing"),
         Guest::Scaffold("rust", "sharding"),
+        Guest::Scaffold("rust", "failover"),
     ],
 ];
 
@@ -318,6 +319,7 @@ fn scaffold(
         return run("inspect the component", tools.portolan(root, work).args(["plugin", "inspect", &file]));
     }
     run("ask the golden vectors", tools.portolan(root, work).args(["plugin", "test", &file]))?;
-    let config = ["--policy-config", "{\"pool\": \"web\"}"];
+    let config = if world == "failover" { "{\"avoid\": []}" } else { "{\"pool\": \"web\"}" };
+    let config = ["--policy-config", config];
     run("check the component", tools.portolan(root, work).args(["plugin", "check", &file]).args(config))
 }

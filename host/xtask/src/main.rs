@@ -21,7 +21,8 @@ Commands:
   setup                             find or unpack what is needed, build the bundled policies
   demo [ARGUMENTS]                  set up, then run `portolan demo ARGUMENTS` (see `demo --help`)
   test [--all]                      set up, then run everything that must pass; --all adds what takes hours
-  bench NAME [--json FILE] [--check]  measure the release build: platform, policy, proxy, replication, shards
+  bench NAME [--json FILE] [--check]  measure the release build: dns, failover, platform, policy, proxy, replication, shards
+                                    (failover: [--kills N] with each profile, 20)
   guests                            build the example policies in other languages, which tests and benchmarks use
   fuzz [TARGET] [--seconds N]       fuzz one target, or all, each for N seconds (60)
   sim [--hard] [--seeds N] [--from S] [--seed S]  simulate replication between regions over N seeds, or one
@@ -71,7 +72,7 @@ fn main() -> ExitCode {
 }
 
 fn bench(root: &Path, name: &str, mut options: &[&str]) -> ExitCode {
-    let (mut json, mut check) = (None, false);
+    let (mut json, mut check, mut kills) = (None, false, None);
     loop {
         options = match options {
             [] => break,
@@ -83,13 +84,17 @@ fn bench(root: &Path, name: &str, mut options: &[&str]) -> ExitCode {
                 json = Some(Path::new(file));
                 rest
             }
+            ["--kills", number, rest @ ..] if name == "failover" && number.parse::<u32>().is_ok() => {
+                kills = Some(format!("kills={number}"));
+                rest
+            }
             _ => {
                 eprint!("{USAGE}");
                 return ExitCode::from(USAGE_STATUS);
             }
         };
     }
-    report(bench::run(root, name, json, check).map(|()| ExitCode::SUCCESS))
+    report(bench::run(root, name, kills.as_deref(), json, check).map(|()| ExitCode::SUCCESS))
 }
 
 fn with_seconds(text: &str, run: impl FnOnce(u32) -> anyhow::Result<()>) -> ExitCode {

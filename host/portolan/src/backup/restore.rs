@@ -39,7 +39,7 @@ pub(crate) fn run(command: &Restore) -> anyhow::Result<ExitCode> {
     let runtime = node::control_runtime()?;
     runtime.block_on(async {
         match command.tenant.as_deref().map(TenantName::new).transpose()? {
-            Some(tenant) => one_tenant(command, &backups, until, &local, &tenant).await,
+            Some(tenant) => Box::pin(one_tenant(command, &backups, until, &local, &tenant)).await,
             None => Box::pin(shards(command, &backups, until, &local)).await,
         }
     })

@@ -4,6 +4,8 @@
 mod admin;
 mod conflict;
 mod control;
+mod dns;
+mod failover;
 mod listen;
 mod recordings;
 mod regions;
@@ -31,6 +33,9 @@ use portolan_foundation::telemetry;
 use portolan_recorder::Settings;
 
 pub(crate) use self::admin::{AdminConfig, AdminTls, OidcKeys};
+pub(crate) use self::dns::{DnsConfig, DnsPush};
+use self::failover::FailoverConfig;
+pub(crate) use self::failover::FailoverPolicy;
 pub(crate) use self::listen::Listen;
 pub(crate) use self::regions::{Authority, PoolConfig, RegionConfig};
 use self::shards::RawShards;
@@ -67,7 +72,11 @@ pub(crate) struct Config {
     pub(crate) components: Option<Shared>,
     pub(crate) components_at_most: ComponentsAtMost,
     pub(crate) control: Option<Engine>,
+    /// Which names lead to which regions.
+    pub(crate) dns: Option<DnsConfig>,
     pub(crate) expose_decision: bool,
+    /// What becomes of shards when their region fails; without it people decide.
+    pub(crate) failover: Option<FailoverConfig>,
     pub(crate) instances_max: Option<u32>,
     pub(crate) known_tenants_only: bool,
     pub(crate) latency_us: BTreeMap<(RegionName, RegionName), u32>,
@@ -312,6 +321,7 @@ impl Builder<'_> {
         let policy = raw.policy.and_then(|policy| self.policy(&["policy"], policy));
         let listen = Listen {
             admin: raw.listen.admin.and_then(|text| self.address(&["listen", "admin"], &text)),
+            dns: self.addresses("dns", &raw.listen.dns),
             metrics: raw.listen.metrics.and_then(|text| self.address(&["listen", "metrics"], &text)),
             peer: self.addresses("peer", &raw.listen.peer),
             public: self.addresses("public", &raw.listen.public),
@@ -373,6 +383,11 @@ impl Builder<'_> {
             .control
             .and_then(|control| self.control(control))
             .map_or((None, None), |(engine, components)| (Some(engine), components));
+        if raw.failover.is_some() {
+            self.check_failover(&regions, control.as_ref(), raw.peer.is_some());
+        }
+        let dns = raw.dns.and_then(|dns| self.dns(dns, &regions));
+        let failover = raw.failover.and_then(|failover| self.failover(failover));
         let name = raw.node.name.unwrap_or_else(|| raw.node.region.clone());
         self.name(&["node", "name"], &name, RegionName::new);
         let log_level = self.log_level(raw.log.level);
@@ -394,7 +409,9 @@ impl Builder<'_> {
             control,
             components,
             components_at_most: at_most(&raw.policies),
+            dns,
             expose_decision: raw.expose.decision,
+            failover,
             instances_max: raw.policies.instances,
             known_tenants_only: raw.tenants.known_only,
             latency_us,

@@ -18,9 +18,11 @@ const NAMED: [&str; 8] = ["lease", "place", "region", "residency", "shard", "sta
 /// The kind of sections that there is one of.
 const SETTINGS: &str = "settings";
 /// Sections that there is one of. All others are the node's own, and stay in its file.
-const SECTIONS: [&str; 10] = [
+const SECTIONS: [&str; 12] = [
     "client_network",
+    "dns",
     "expose",
+    "failover",
     "latency",
     "limits",
     "placement",

@@ -18,8 +18,9 @@ use std::path::{Path, PathBuf};
 use portolan_control::{Away, Components, Engine, Shared, State};
 
 pub(crate) use self::build::{
-    AccessLog, AdminConfig, AdminTls, Authority, Config, GatewayTls, LogFormat, Moving, OidcKeys, PolicySlot,
-    PoolConfig, QueryConfig, Quota, RegionConfig, ShardConfig, Uploads, written,
+    AccessLog, AdminConfig, AdminTls, Authority, Config, DnsConfig, DnsPush, FailoverPolicy, GatewayTls,
+    LogFormat, Moving, OidcKeys, PolicySlot, PoolConfig, QueryConfig, Quota, RegionConfig, ShardConfig,
+    Uploads, written,
 };
 pub(crate) use self::problem::{Problem, render};
 use self::raw::Raw;

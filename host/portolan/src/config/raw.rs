@@ -2,6 +2,8 @@
 //! is checked in `build`.
 
 mod admin;
+mod dns;
+mod failover;
 mod shards;
 
 use std::collections::BTreeMap;
@@ -12,6 +14,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub(super) use self::admin::{RawAdmin, RawAdminTls, RawBinding, RawOidc};
+pub(super) use self::dns::{RawDns, RawName, RawZone};
+pub(super) use self::failover::{RawFailover, RawProfile};
 pub(super) use self::shards::{
     RawAccess, RawColumnRule, RawConflict, RawConflictRule, RawDurability, RawLease, RawMigrations,
     RawPastMaxLoss, RawPlace, RawPlacement, RawReplication, RawRowRule, RawRule, RawShard, RawStore,
@@ -31,9 +35,13 @@ pub(super) struct Raw {
     /// Where intent is kept. With a control store, regions, tenants and the like come from there, and `conf.d` is what
     /// `portolan apply` puts into it.
     pub(super) control: Option<RawControl>,
+    /// Which names lead to which regions.
+    pub(super) dns: Option<RawDns>,
     /// What is told to clients.
     #[serde(default)]
     pub(super) expose: RawExpose,
+    /// What becomes of shards when their region fails. Without it people decide, with `portolan shard promote`.
+    pub(super) failover: Option<RawFailover>,
     /// Round-trip times that are declared; measured ones win over them.
     #[serde(default)]
     pub(super) latency: Vec<RawLatency>,
@@ -180,6 +188,9 @@ impl std::fmt::Debug for RawS3 {
 pub(super) struct RawListen {
     /// For the admin API over TCP; a loopback address, unless `[admin.tls]` is there. A token is always asked for.
     pub(super) admin: Option<String>,
+    /// For DNS, over UDP and TCP: addresses of this machine, each by itself. Needs `[dns]`.
+    #[serde(default)]
+    pub(super) dns: Vec<String>,
     /// For Prometheus and load balancers: `/metrics`, `/ready`. Without a token, so keep it private.
     pub(super) metrics: Option<String>,
     /// For gateways of other regions. Needs `[peer]`.
@@ -386,9 +397,19 @@ pub(super) struct RawExpose {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRegion {
+    /// Its public addresses, which names of `[dns]` lead to.
+    #[serde(default)]
+    pub(super) addresses: Vec<std::net::IpAddr>,
+    /// Requests per second that it can take; failover moves no more there. Without it nothing is said of that.
+    #[schemars(range(min = 1))]
+    pub(super) capacity: Option<NonZeroU64>,
     /// Its gateways' peer addresses, `host:port`. Without any, its pools are reached directly.
     #[serde(default)]
     pub(super) gateways: Vec<String>,
+    /// Where clients come in, `http://HOST:PORT/PATH` or `https://…`: other regions look there, too, whether it lives.
+    pub(super) ingress: Option<String>,
+    /// Authorities by which `ingress` proves who it is, in a file; the system's when absent.
+    pub(super) ingress_ca: Option<PathBuf>,
     /// How its gateways are probed.
     pub(super) probe: Option<RawProbe>,
     /// Its pools by name.

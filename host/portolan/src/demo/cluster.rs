@@ -17,15 +17,13 @@ use crate::{cli, client};
 
 /// The regions.
 pub(crate) const REGIONS: [&str; 3] = ["eu-west", "eu-central", "us-east"];
-/// The one that is killed.
-pub(crate) const VICTIM: &str = "eu-central";
 /// The tenants; each has one application, called as it is.
 pub(crate) const TENANTS: [&str; 2] = ["acme", "globex"];
 /// The one that is pinned.
 pub(crate) const PINNED: &str = "acme";
 /// The tenant whose rows move from one shard to another.
 pub(crate) const MOVED: &str = "initech";
-/// The region that writes the shards.
+/// The region that writes the shards at first, and that is killed.
 pub(crate) const HOME: &str = "eu-west";
 /// The shards: where tenants are at first, and where one moves.
 pub(crate) const SHARDS: [&str; 2] = ["first", "second"];
@@ -57,6 +55,7 @@ struct Region {
     identity: IdentityFiles,
     peer: SocketAddr,
     public: SocketAddr,
+    replication: SocketAddr,
     processes: Vec<Child>,
 }
 
@@ -69,13 +68,13 @@ impl Cluster {
         let folder =
             tempfile::Builder::new().prefix("portolan-demo-").tempdir().context("make a temporary folder")?;
         let authority = Authority::trial()?;
-        let mut ports = free_ports(REGIONS.len() * 4)?.into_iter();
+        let mut ports = free_ports(REGIONS.len() * 5)?.into_iter();
         let mut port = || ports.next().context("find a free port");
         let mut regions = Vec::new();
         for name in REGIONS {
             let identity = authority.issue(&RegionName::new(name)?, folder.path())?;
-            let (apps, peer, public) = ([port()?, port()?], port()?, port()?);
-            regions.push(Region { name, apps, identity, peer, public, processes: Vec::new() });
+            let (apps, peer, public, replication) = ([port()?, port()?], port()?, port()?, port()?);
+            regions.push(Region { name, apps, identity, peer, public, replication, processes: Vec::new() });
         }
         let mut cluster = Self { folder, regions };
         for region in &cluster.regions {
@@ -84,13 +83,16 @@ impl Cluster {
         replace(&cluster.conf_d().join("platform.toml"), &cluster.platform())?;
         cluster.write_intent(Intent { policy: "nearest-region", pinned: false })?;
         cluster.apply().await?;
-        cluster.command(&["migrate", "apply"]).await?;
+        for name in REGIONS {
+            cluster.command_in(name, &["migrate", "apply"]).await?;
+        }
         for name in REGIONS {
             cluster.spawn(name)?;
         }
         for name in REGIONS {
             cluster.wait_ready(name).await?;
         }
+        cluster.wait_written().await?;
         Ok(cluster)
     }
 
@@ -138,14 +140,26 @@ impl Cluster {
     /// # Errors
     /// When it fails, with what it said.
     pub(crate) async fn command(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.command_in(REGIONS[0], arguments).await
+    }
+
+    async fn command_in(&self, region: &str, arguments: &[&str]) -> anyhow::Result<String> {
         let program = std::env::current_exe().context("find the program's own file")?;
         let mut command = Command::new(program);
-        command.args(arguments).current_dir(self.folder.path().join(REGIONS[0])).stdin(Stdio::null());
+        command.args(arguments).current_dir(self.folder.path().join(region)).stdin(Stdio::null());
         let output = command.kill_on_drop(true).output().await.context("start a command")?;
         if !output.status.success() {
             bail!("`portolan {}` failed: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
         }
         String::from_utf8(output.stdout).context("read what a command says")
+    }
+
+    /// Asks a region's gateway.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(crate) async fn ask(&self, region: &str, path: &str) -> anyhow::Result<serde_json::Value> {
+        client::ask_socket(&self.state(region).join(SOCKET), path).await
     }
 
     /// Where the operator's files are.
@@ -234,6 +248,27 @@ impl Cluster {
         Ok(())
     }
 
+    /// Waits until the shards are written, and every other region could take them over.
+    async fn wait_written(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + SETTLE * 3;
+        loop {
+            let status = self.ask(HOME, "/api/v1/failover").await.unwrap_or_default();
+            let is =
+                |pointer: String| status.pointer(&pointer).and_then(serde_json::Value::as_bool) == Some(true);
+            let whole = |shard: &str| {
+                REGIONS.iter().all(|region| is(format!("/shards/{shard}/replicas/{region}/whole")))
+            };
+            let written = |shard: &str| is(format!("/shards/{shard}/takes_writes_here"));
+            if SHARDS.iter().all(|shard| whole(shard) && written(shard)) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("the shards are not written: {status}\n{}", self.log_end(HOME));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     fn log(&self, name: &str) -> PathBuf {
         self.folder.path().join(format!("{name}.log"))
     }
@@ -248,7 +283,7 @@ impl Cluster {
     fn write_node(&self, own: &Region) -> anyhow::Result<()> {
         let text = format!(
             "[node]\nname = \"{0}\"\nregion = \"{0}\"\nstate = \"state\"\nthreads = 1\n\n\
-             [listen]\npublic = [\"{1}\"]\npeer = [\"{2}\"]\n\n\
+             [listen]\npublic = [\"{1}\"]\npeer = [\"{2}\"]\nreplication = [\"{7}\"]\n\n\
              [peer]\ncert = {3:?}\nkey = {4:?}\nca = [{5:?}]\n\n[control]\nsqlite = {6:?}\n\n\
              [policies]\ninstances = 200\n\n[log]\nlevel = \"info\"\n",
             own.name,
@@ -258,6 +293,7 @@ impl Cluster {
             own.identity.key,
             own.identity.ca,
             self.folder.path().join("control.db"),
+            own.replication,
         );
         let folder = self.folder.path().join(own.name);
         std::fs::create_dir_all(folder.join("conf.d")).context("make the region's folder")?;
@@ -269,14 +305,14 @@ impl Cluster {
 
     /// What all regions share.
     fn platform(&self) -> String {
-        let mut text = "[expose]\ndecision = true\n\n\
+        let mut text = "[expose]\ndecision = true\n\n[failover]\nprofile = \"fast\"\n\n\
              [tenants]\nsources = [{ host_suffix = \".demo.localhost\" }]\nunrecognised = \"refuse\"\n\n\
              [residency.eu]\nregions = [\"eu-west\", \"eu-central\"]\n"
             .to_owned();
         for region in &self.regions {
-            let (name, peer) = (region.name, region.peer);
+            let (name, peer, replication) = (region.name, region.peer, region.replication);
             text.push_str(&format!(
-                "\n[region.{name}]\ngateways = [\"{peer}\"]\n\
+                "\n[region.{name}]\ngateways = [\"{peer}\"]\nreplication = [\"{replication}\"]\n\
                  probe = {{ interval = \"250ms\", timeout = \"500ms\", fall = 2 }}\n"
             ));
             for (tenant, address) in TENANTS.iter().zip(region.apps) {
@@ -284,10 +320,11 @@ impl Cluster {
             }
         }
         for shard in SHARDS {
-            let file = self.folder.path().join(format!("{shard}.db"));
-            text.push_str(&format!(
-                "\n[shard.{shard}]\nprimary = \"{HOME}\"\n[shard.{shard}.store.{HOME}]\nsqlite = {file:?}\n"
-            ));
+            text.push_str(&format!("\n[shard.{shard}]\nprimary = \"{HOME}\"\n"));
+            for region in REGIONS {
+                let file = self.folder.path().join(format!("{region}-{shard}.db"));
+                text.push_str(&format!("[shard.{shard}.store.{region}]\nsqlite = {file:?}\n"));
+            }
         }
         text.push_str(&format!(
             "\n[table.notes]\ntenant = \"tenant\"\nkey = [\"tenant\", \"id\"]\n\n\

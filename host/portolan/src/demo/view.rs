@@ -61,6 +61,16 @@ impl View {
         }
     }
 
+    /// Says what comes to pass within a phase.
+    pub(crate) fn tell(&self, text: &str) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.screen.is_none() {
+            eprintln!("         {text}");
+        } else {
+            text.clone_into(&mut inner.said);
+        }
+    }
+
     pub(crate) fn last_said(&self) -> String {
         self.inner.borrow().said.clone()
     }

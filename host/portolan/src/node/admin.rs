@@ -29,6 +29,8 @@ use portolan_recorder::Recorder;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::dns::Dns;
+use super::failover::Failover;
 use super::intent::{Control, Intent};
 use super::moves::Moves;
 use super::previews::Previews;
@@ -53,7 +55,9 @@ pub(crate) struct Admin {
     pub(crate) address: Option<std::net::SocketAddr>,
     pub(crate) begun: Instant,
     pub(crate) certificates: Option<Arc<CertificateStore>>,
+    pub(crate) dns: Dns,
     pub(crate) engine: Engine,
+    pub(crate) failover: Failover,
     pub(crate) intent: Intent,
     /// Where the node listens: public, TLS, peer, replication.
     pub(crate) listeners: Vec<String>,
@@ -154,6 +158,7 @@ impl Admin {
             certificates: certificates
                 .map(|status| serde_json::json!({ "names": status.names, "not_after": status.not_after }))
                 .collect(),
+            dns: self.dns.status(),
             identity: self.peer.as_ref().map(|peer| {
                 let status = peer.status();
                 serde_json::json!({
@@ -284,6 +289,8 @@ impl Admin {
         self.shards.follower_metrics(&mut text);
         super::replication::metrics(&mut text, &self.shards.feeds());
         self.moves.metrics(&mut text);
+        self.failover.metrics(&mut text);
+        self.dns.metrics(&mut text);
         if let Some(peer) = &self.peer {
             let (name, until) = ("portolan_peer_certificate_not_after_seconds", peer.status().not_after);
             let help = "When this gateway's certificate for other regions ends, in seconds since 1970.";

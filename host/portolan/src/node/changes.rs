@@ -25,7 +25,7 @@ use tokio::sync::Mutex;
 use crate::config::{self, Config, Loaded, Source, intent};
 use crate::node::shards::Shards;
 use crate::placement::{self, Newcomers, Placing, newcomers};
-use crate::{leases, registry, validate};
+use crate::{failing, leases, registry, validate};
 
 /// How often a change is checked again that another came before.
 const TRIES: usize = 5;
@@ -398,6 +398,15 @@ fn check(
     let led_away = before.as_ref().map(|before| led_away((before, base), (&config, next)));
     let placement = placement::refused(&config, before.as_ref(), Some(next), engine.clone());
     let placement = placement.map_err(|error| Problem::internal(format!("check placement: {error:#}")))?;
+    let component =
+        |config: &Config| config.failover.as_ref().and_then(|failover| failover.policy.component().cloned());
+    let known = before.as_ref().and_then(component);
+    let deciding = component(&config).filter(|slot| known.as_ref() != Some(slot));
+    let deciding =
+        deciding.map(|slot| Ok((failing::refused(&config, &slot, Some(next), engine.clone())?, slot)));
+    let deciding = deciding.transpose();
+    let deciding =
+        deciding.map_err(|error: anyhow::Error| Problem::internal(format!("check failover: {error:#}")))?;
     let found = validate::refused(&config, before.as_ref(), Some(next), engine);
     let found = found.map_err(|error| Problem::internal(format!("check policies: {error:#}")))?;
     // A file of a node's own folder of policies need not be on the machine that checks.
@@ -413,6 +422,13 @@ fn check(
     let placement = placement.filter(|refused| !own_file(refused));
     let found: Vec<Fault> =
         found.into_iter().chain(placement.map(|refused| plain(format!("placement: {refused}")))).collect();
+    let deciding = deciding.and_then(|(refused, slot)| {
+        let refused = refused?;
+        // As above.
+        let own = refused.stage == Stage::Read && slot.version.is_none();
+        (!own).then(|| plain(format!("failover: {refused}")))
+    });
+    let found: Vec<Fault> = found.into_iter().chain(deciding).collect();
     if found.is_empty() { Ok(led_away.unwrap_or_default()) } else { refused(found) }
 }
 

@@ -43,6 +43,8 @@ struct Word {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     applied: Option<Position>,
     lag_ms: u64,
+    #[serde(default)]
+    silent_ms: u64,
 }
 
 impl Duties {
@@ -110,6 +112,14 @@ impl Duties {
         known.get(shard).filter(|known| !known.duty.held).map(|known| known.duty.node.clone())
     }
 
+    /// How far another node had followed a copy's primary, how far behind that was, and since when it had not heard of it then, in milliseconds.
+    pub(super) fn followed(&self, shard: &ShardName) -> Option<(Option<Position>, u64, u64)> {
+        let all = self.known.load();
+        let known = all.get(shard).filter(|known| !known.duty.held)?;
+        let word: Word = serde_json::from_str(&known.duty.note).ok()?;
+        Some((word.applied, word.lag_ms, word.silent_ms))
+    }
+
     /// How fresh a copy is by what another node says of it; none where this node follows, or the other says that some rows must not be read.
     pub(super) fn freshness(&self, shard: &ShardName, now: Moment) -> Option<Freshness> {
         let all = self.known.load();
@@ -124,7 +134,8 @@ impl Duties {
 /// What this node says of a copy that it follows into.
 fn word(shard: &ShardName, feeds: &Feeds, now: Moment) -> String {
     let word = feeds.report(shard, now).and_then(|report| {
-        let word = Word { applied: report.applied, lag_ms: report.lag_ms? };
+        let silent_ms = report.silent_ms.unwrap_or_default();
+        let word = Word { applied: report.applied, lag_ms: report.lag_ms?, silent_ms };
         serde_json::to_string(&word).ok()
     });
     word.unwrap_or_default()

@@ -54,6 +54,7 @@ pub(super) fn start(
     let backends = Backends {
         audits,
         conflicts,
+        failovers: Arc::new(admin.failover.clone()),
         intent: Arc::new(changes),
         moves,
         node: Arc::new(admin),

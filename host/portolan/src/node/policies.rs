@@ -10,8 +10,8 @@ use portolan_core::bounds::Scope;
 use portolan_core::ids::{Digest, PolicyName};
 use portolan_core::rollout::Run;
 use portolan_policy::{
-    CandidateSpec, PlacementSpec, Refused, Signature, SignatureState, Slot, SlotSpec, Source, Stage, Terms,
-    Trust,
+    CandidateSpec, FailoverSpec, PlacementSpec, Refused, Signature, SignatureState, Slot, SlotSpec, Source,
+    Stage, Terms, Trust,
 };
 use tokio::runtime::Handle;
 
@@ -105,6 +105,20 @@ impl Sources {
         let (name, version) = (&policy.name, policy.version);
         let source = self.source(config, state, &Slot::Operator, name, version, component_bytes_max);
         Some(PlacementSpec { config: Arc::clone(&policy.config), policy: name.clone(), source })
+    }
+
+    /// What the slot for failover policies is to run.
+    pub(crate) fn failover(
+        &mut self,
+        config: &Config,
+        policy: &PolicySlot,
+        state: Option<&State>,
+        component_bytes_max: usize,
+    ) -> FailoverSpec {
+        self.believe(&config.uploads.trust);
+        let (name, version) = (&policy.name, policy.version);
+        let source = self.source(config, state, &Slot::Operator, name, version, component_bytes_max);
+        FailoverSpec { config: Arc::clone(&policy.config), policy: name.clone(), source }
     }
 
     /// A version of the control store, with its signature judged by these keys. Blocks.

@@ -39,6 +39,7 @@ use super::starting::Waiting;
 use super::status::Reconciled;
 use super::topology::{self, Cells};
 use crate::config::{self, Config, Loaded, Rejected, Source};
+use crate::failing::Failing;
 use crate::placement::Placing;
 
 /// How long a node that lacks bytes asks for them before it ends (the operator's policy), or serves without (a tenant's).
@@ -67,6 +68,7 @@ pub(crate) struct Reconciler {
     recorder: Option<Recorder>,
     report: Report,
     rollouts: Rollouts,
+    failing: Option<Failing>,
     placing: Option<Placing>,
     shards: Option<Shards>,
     /// The generation of the control store that runs.
@@ -153,6 +155,7 @@ impl Reconciler {
             path: start.path,
             peer: start.peer,
             previews: start.previews,
+            failing: None,
             placing: None,
             recorder: None,
             report: Arc::new(Mutex::new(report)),
@@ -176,6 +179,11 @@ impl Reconciler {
         self.recorder = Some(recorder.clone());
         self.keep_components();
         recorder
+    }
+
+    /// From now on the component of the running configuration says what to do when regions fail, where it names one.
+    pub(crate) fn fail_with(&mut self, failing: Failing) {
+        self.failing = Some(failing);
     }
 
     /// From now on new tenants are placed by the policy of the running configuration.
@@ -270,6 +278,11 @@ impl Reconciler {
             }
             let placing = self.placing.as_ref().map(|placing| placing.follow(&config, state.as_deref()));
             problems.extend(placing.and_then(Result::err).map(|error| format!("place tenants: {error:#}")));
+            let component = config.failover.as_ref().and_then(|failover| failover.policy.component());
+            let failing = self.failing.as_ref();
+            let failing = failing.map(|failing| failing.follow(&config, component, state.as_deref()));
+            problems
+                .extend(failing.and_then(Result::err).map(|error| format!("decide of regions: {error:#}")));
         }
         // Who writes a shard waits for no policy: a lease that has gone elsewhere ends here whatever else is refused.
         if let Some(shards) = &self.shards {

@@ -14,6 +14,7 @@ use portolan_sharding::{Freshness, Store};
 use tokio::net::TcpListener;
 
 use super::duties::Duties;
+use super::failover::{Failover, Speaker};
 use super::listen::tcp;
 use super::shards::Shards;
 use crate::config::Config;
@@ -131,14 +132,15 @@ pub(super) fn start(
     listeners: Vec<TcpListener>,
     identity: Option<PeerIdentity>,
     (node, region): (&str, &RegionName),
-    shards: &Shards,
+    (shards, failover): (&Shards, &Failover),
     shutdown: &Shutdown,
 ) {
     let Some(identity) = identity else { return };
     for listener in listeners {
         let (identity, sources, shutdown) = (identity.clone(), Arc::new(shards.clone()), shutdown.clone());
+        let speaker = Arc::new(Speaker { failover: failover.clone(), shards: shards.clone() });
         task::spawn("replication", async move {
-            if let Err(error) = listen(listener, identity, sources, shutdown).await {
+            if let Err(error) = listen(listener, identity, (sources, speaker), shutdown).await {
                 tracing::error!("nobody can follow this region's shards: {error}");
             }
         });

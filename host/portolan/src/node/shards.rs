@@ -10,7 +10,7 @@ use portolan_changelog::{Gathered, Lease, Record};
 use portolan_control::Key;
 use portolan_core::directory::{Access as Open, Shard};
 use portolan_core::ids::{RegionName, ResidencyName, ShardName, TenantName};
-use portolan_core::log::Epoch;
+use portolan_core::log::{Epoch, Position};
 use portolan_core::snapshot::Live;
 use portolan_core::tenant::Barred;
 use portolan_core::tenant_table::Tables;
@@ -23,14 +23,15 @@ use portolan_proxy::Services;
 use portolan_query::{Asked, QUERY_PATH};
 use portolan_replication::{FeedReport, Feeds, Gateways, Wall, gather, refusal};
 use portolan_sharding::{
-    Access, Asking, Authenticate, DATA_PATH, Disks, Intended, Kept, Limits, Others, Sealing, Service,
-    ShardReport, Store, Unauthentic,
+    Access, Asking, Authenticate, DATA_PATH, Disks, Freshness, Intended, Kept, Leave, Limits, Others,
+    Sealing, Service, ShardReport, Store, Unauthentic,
 };
 
 use serde_json::{Value, json};
 
 use super::duties::Duties;
 use super::externals::Externals;
+use super::failover::Failover;
 use super::intent::Intent;
 use super::moves::Known;
 use super::queries::{Databases, Running, workers};
@@ -70,6 +71,8 @@ pub(crate) struct Shards {
     /// What replication goes by: the copies that this region keeps, and who keeps copies of its own.
     copies: Arc<ArcSwap<(Copies, Followers)>>,
     externals: Externals,
+    /// Who says whether this region may write, where regions have leases.
+    failover: Failover,
     intent: Intent,
     /// What follows them, and which of them; none in a node that knows no other region.
     feeds: Arc<ArcSwapOption<Feeds>>,
@@ -80,12 +83,13 @@ pub(crate) struct Shards {
     known: Arc<ArcSwapOption<Known>>,
     /// Epochs and primaries of the running configuration: what is intended where files say it.
     leases: Arc<ArcSwap<BTreeMap<ShardName, (Epoch, RegionName)>>>,
+    local: Arc<ArcSwapOption<RegionName>>,
     shards: portolan_sharding::Shards,
     sweeps: Sweeps,
 }
 
 impl Shards {
-    pub(crate) fn new(intent: Intent) -> Self {
+    pub(crate) fn new(intent: Intent, failover: Failover) -> Self {
         let shards = portolan_sharding::Shards::new(Limits::default(), Arc::new(Disks));
         Self {
             databases: Arc::default(),
@@ -93,11 +97,13 @@ impl Shards {
             confined: Arc::default(),
             copies: Arc::default(),
             externals: Externals::new(intent.clone()),
+            failover,
             intent,
             feeds: Arc::default(),
             known: Arc::default(),
             peers: Peers::default(),
             leases: Arc::default(),
+            local: Arc::default(),
             shards,
             sweeps: Sweeps::default(),
         }
@@ -108,11 +114,13 @@ impl Shards {
         let leases =
             config.shards.iter().map(|(name, shard)| (name.clone(), (shard.epoch, shard.primary.clone())));
         self.leases.store(Arc::new(leases.collect()));
+        self.local.store(Some(Arc::new(config.local.clone())));
         self.known.store(Some(Arc::new(Known::of(config))));
         self.confined.store(Arc::new(Confined::of(config)));
         self.databases.store(Arc::new(Databases::of(config)));
         self.copies.store(Arc::new((Copies::of(config), Followers::of(config))));
         self.externals.follow(config);
+        self.failover.follow(config);
         let kept = config.shards.iter().filter_map(|(name, shard)| {
             let engine = shard.stores.get(&config.local)?.clone();
             Some((
@@ -181,6 +189,30 @@ impl Shards {
     /// Who is meant to write a shard, and under which epoch, as this node knows it.
     pub(super) fn meant(&self, shard: &ShardName) -> Option<(Epoch, RegionName)> {
         self.leases.load().get(shard).cloned()
+    }
+
+    fn local(&self) -> Option<RegionName> {
+        self.local.load().as_deref().cloned()
+    }
+
+    /// The epochs of all shards, as this node knows them.
+    pub(super) fn meant_all(&self) -> BTreeMap<ShardName, Epoch> {
+        self.leases.load().iter().map(|(shard, (epoch, _))| (shard.clone(), *epoch)).collect()
+    }
+
+    /// How fresh this region's copy of a shard is; none while it may not be read.
+    pub(super) fn freshness(&self, shard: &ShardName) -> Option<Freshness> {
+        self.shards.freshness(shard)
+    }
+
+    /// How far this region's copy has followed its primary, how far behind that is, and since when it has not heard of it, in milliseconds; none while its
+    /// rows must not be read.
+    pub(super) fn follows(&self, shard: &ShardName) -> Option<(Option<Position>, u64, u64)> {
+        let report = self.feeds.load().as_ref().and_then(|feeds| feeds.report(shard, clock::now()));
+        match report {
+            Some(report) => Some((report.applied, report.lag_ms?, report.silent_ms.unwrap_or_default())),
+            None => self.duties.load().as_ref()?.followed(shard),
+        }
     }
 
     /// How the region is reached that writes a shard; none when that is this one, or no other is known.
@@ -365,10 +397,20 @@ pub(crate) fn metrics(text: &mut String, shards: &[ShardReport]) {
 
 impl Intended for Shards {
     fn lease(&self, shard: ShardName) -> Asking {
+        if self.failover.is_on() {
+            let leave = self.failover.permit(&shard).zip(self.local()).map(|(permit, primary)| Leave {
+                epoch: permit.epoch,
+                primary,
+                until: Some(permit.until),
+            });
+            let why = "this region has no lease of the shard now: see `portolan failover status`";
+            return Box::pin(std::future::ready(leave.map(Some).ok_or_else(|| why.to_owned())));
+        }
+        let leave = |(epoch, primary)| Leave { epoch, primary, until: None };
         match self.intent.clone() {
             Intent::Files => {
                 let lease = self.leases.load().get(&shard).cloned();
-                Box::pin(std::future::ready(Ok(lease)))
+                Box::pin(std::future::ready(Ok(lease.map(leave))))
             }
             Intent::Pinned(_) => Box::pin(std::future::ready(Err(
                 "this node serves one generation for good, and no lease is confirmed by that".to_owned(),
@@ -380,7 +422,7 @@ impl Intended for Shards {
                 let meant = Key::new(SHARD_KIND, shard.as_str()).is_ok_and(|key| state.get(&key).is_some());
                 match tenure {
                     None if meant => Err("its lease names no epoch or primary that keeps it".to_owned()),
-                    tenure => Ok(tenure.map(|tenure| (tenure.epoch, tenure.primary))),
+                    tenure => Ok(tenure.map(|tenure| leave((tenure.epoch, tenure.primary)))),
                 }
             }),
         }

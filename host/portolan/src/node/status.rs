@@ -68,6 +68,8 @@ pub(crate) struct Status<'s> {
     pub(crate) shards: Vec<ShardReport>,
     pub(crate) regions: Vec<RegionStatus>,
     pub(crate) certificates: Vec<Value>,
+    /// How names are told; none where none are managed.
+    pub(crate) dns: Option<Value>,
     /// Whose this gateway is for other regions, and how long they believe it.
     pub(crate) identity: Option<Value>,
 }

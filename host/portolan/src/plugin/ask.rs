@@ -160,6 +160,7 @@ pub(crate) fn table(tried: &[Tried]) -> String {
     for one in tried {
         let word = if one.passed { "ok  " } else { "FAIL" };
         let what = match (&one.decided, &one.refused) {
+            (None, None) if one.proposed.is_some() => proposals(one.proposed.as_deref().unwrap_or_default()),
             (Some(decided), _) => {
                 format!("{:12} {}", decided.rule.as_deref().unwrap_or("no rule"), decided.answers.join(", "))
             }
@@ -170,6 +171,11 @@ pub(crate) fn table(tried: &[Tried]) -> String {
         lines.extend(one.problems.iter().map(|problem| format!("         {problem}")));
     }
     lines.join("\n")
+}
+
+/// What a failover policy proposes, in a line.
+pub(crate) fn proposals(proposed: &[String]) -> String {
+    if proposed.is_empty() { "nothing".to_owned() } else { proposed.join(", ") }
 }
 
 /// Asks about one request, and shows the plan and the answer.

@@ -8,9 +8,12 @@ use anyhow::Context as _;
 use portolan_core::facts::Facts;
 use portolan_core::ids::PolicyName;
 use portolan_foundation::clock;
-use portolan_policy::{Compile, Engine, Limits, Log, Version, vectors};
+use portolan_policy::{
+    Compile, Engine, Failover, FailoverSpec, Limits, Log, Refused, Source, Stage, Version, vectors,
+};
 use serde_json::json;
 
+use super::ask;
 use super::build::{self, Built};
 use crate::node::topology_of;
 use crate::{config, print};
@@ -18,6 +21,12 @@ use crate::{config, print};
 /// One region with one pool, for checks without a gateway's configuration.
 const SMALL_WORLD: &str = "[node]\nregion = \"local\"\n[listen]\npublic = [\"127.0.0.1:0\"]\n\
                            [region.local.pool.web]\nendpoints = [\"127.0.0.1:9000\"]\n";
+/// Three regions of which one is down, and a shard that another could take over, for checks of failover policies.
+const SMALL_OUTAGE: &str = r#"{
+    "local": "us",
+    "regions": {"ap": {}, "eu": {"verdict": "down", "down_ms": 60000}, "us": {}},
+    "shards": {"a": {"primary": "eu", "replicas": [{"region": "us"}, {"region": "ap", "behind_rows": 7}]}}
+}"#;
 /// The largest component that a developer may look at: with CPython inside it has 18 MB. What a gateway takes is its operator's
 /// affair.
 const COMPONENT_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -114,7 +123,13 @@ pub(crate) fn run(
         std::fs::read(component).with_context(|| format!("read {}", component.display()))?
     };
     let (engine, log) = (engine(|_| {})?, log()?);
-    let checked = engine.load(&bytes).and_then(|version| {
+    let loaded = engine.load(&bytes);
+    if let Ok(version) = &loaded
+        && version.about().proposer
+    {
+        return proposer(component, &bytes, policy_config, &engine, json);
+    }
+    let checked = loaded.and_then(|version| {
         let ready = vectors::Ready::new(&engine, &version, policy_config, facts, &log)?;
         Ok((version, ready))
     });
@@ -157,6 +172,61 @@ pub(crate) fn run(
                 )?)?;
             } else {
                 show_log(&log);
+                eprintln!("refused at {}: {}\n  {}", refused.stage, refused.reason, refused.fix);
+            }
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// The same for a policy that says what to do when regions fail: what its slot would say of it, and what it proposes where one region
+/// of three is down.
+fn proposer(
+    component: &Path,
+    bytes: &[u8],
+    policy_config: &str,
+    engine: &Engine,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let scene: vectors::Scene = serde_json::from_str(SMALL_OUTAGE).context("read the small outage")?;
+    let picture = Arc::new(scene.picture().map_err(anyhow::Error::msg)?);
+    let spec = FailoverSpec {
+        config: policy_config.into(),
+        policy: PolicyName::new("checked")?,
+        source: Ok(Source::bytes(bytes)),
+    };
+    let asked = Failover::load(engine, &spec).and_then(|policy| {
+        let asked = policy.propose(&picture).map_err(|unanswered| {
+            let fix = "look at its log; a policy must answer whatever fails";
+            Refused::passing(Stage::Plan, format!("it gives no answer: {unanswered}"), fix)
+        });
+        asked.map(|(proposed, fuel)| (policy, proposed, fuel))
+    });
+    match asked {
+        Ok((policy, proposed, fuel)) => {
+            let proposed: Vec<String> = proposed.iter().map(ToString::to_string).collect();
+            let (version, lines) = (policy.version(), policy.lines());
+            if json {
+                let told = json!({ "ok": true, "digest": version, "proposed": proposed, "fuel": fuel, "log": lines });
+                print(&serde_json::to_string_pretty(&told)?)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            print(&format!("{}: good", component.display()))?;
+            print(&format!("  sha256    {version}"))?;
+            print("  world     failover")?;
+            print(&format!(
+                "  proposes  {}, where `eu` of `ap`, `eu` and `us` is down; {fuel} fuel",
+                ask::proposals(&proposed)
+            ))?;
+            for line in &lines {
+                print(&format!("  log       [{}] {}", line.level, line.text))?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(refused) => {
+            if json {
+                print(&serde_json::to_string_pretty(&json!({ "ok": false, "refused": refused }))?)?;
+            } else {
                 eprintln!("refused at {}: {}\n  {}", refused.stage, refused.reason, refused.fix);
             }
             Ok(ExitCode::FAILURE)

@@ -131,6 +131,11 @@ fn fits(imports: &[String], exports: &[String]) -> &'static str {
             return world;
         }
     }
+    for (export, world) in [("placer", "sharding"), ("proposer", "failover")] {
+        if has(exports, export) {
+            return world;
+        }
+    }
     match (has(exports, "planner"), has(exports, "packed-decider"), has(exports, "decider")) {
         (true, true, _) => "routing-packed",
         (true, false, true) => "routing",

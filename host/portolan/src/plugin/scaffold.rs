@@ -69,6 +69,15 @@ const RUST: Files = &[
     ("src/lib.rs", include_str!("scaffolds/rust/lib.rs")),
     (".gitignore", "/target\n/*.wasm\n"),
 ];
+/// All of a project for the world `failover`.
+const RUST_FAILOVER: Files = &[
+    ("README.md", include_str!("scaffolds/failover/README.md.txt")),
+    ("config.schema.json", include_str!("scaffolds/failover/config.schema.json")),
+    ("vectors.json", include_str!("scaffolds/failover/vectors.json")),
+    ("Cargo.toml", include_str!("scaffolds/rust/Cargo.toml.txt")),
+    ("src/lib.rs", include_str!("scaffolds/failover/lib.rs")),
+    (".gitignore", "/target\n/*.wasm\n"),
+];
 /// All of a project for the world `sharding`.
 const RUST_SHARDING: Files = &[
     ("README.md", include_str!("scaffolds/sharding/README.md.txt")),
@@ -131,14 +140,15 @@ pub(crate) fn run(options: &New) -> anyhow::Result<()> {
         );
     }
     match (world, lang) {
-        (World::Routing | World::RoutingPlan, _) | (World::Sharding, Language::Rust) => {}
-        (World::Sharding, _) => bail!(
-            "a project for the world `sharding` is made in Rust alone: write `--lang rust`, or begin with what `portolan plugin wit` and \
-             `portolan plugin bindings` write"
-        ),
-        (World::Federation | World::Failover, _) => bail!(
-            "policies of the world `{}` do not run yet: this portolan has no slot for them; `routing`, `routing-plan` and `sharding` run",
+        (World::Routing | World::RoutingPlan, _) | (World::Failover | World::Sharding, Language::Rust) => {}
+        (World::Failover | World::Sharding, _) => bail!(
+            "a project for the world `{}` is made in Rust alone: write `--lang rust`, or begin with what `portolan plugin wit` and \
+             `portolan plugin bindings` write",
             world.name()
+        ),
+        (World::Federation, _) => bail!(
+            "policies of the world `federation` do not run yet: this portolan has no slot for them; `routing`, `routing-plan`, `sharding` and \
+             `failover` run"
         ),
     }
     if sdk.is_some() && *lang != Language::Rust {
@@ -173,8 +183,9 @@ pub(crate) fn run(options: &New) -> anyhow::Result<()> {
 }
 
 fn files(language: Language, world: World) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
-    let common = if world == World::Sharding { &[][..] } else { COMMON };
+    let common = if matches!(world, World::Failover | World::Sharding) { &[][..] } else { COMMON };
     let (own, decider) = match language {
+        Language::Rust if world == World::Failover => (RUST_FAILOVER, &[][..]),
         Language::Rust if world == World::Sharding => (RUST_SHARDING, &[][..]),
         Language::C => (C, &[][..]),
         Language::Go => (GO, GO_DECIDER),
@@ -286,8 +297,9 @@ mod tests {
     #[test]
     fn every_mark_is_filled_in_for_every_language_and_world() {
         for language in Language::ALL {
-            for world in [World::Routing, World::RoutingPlan, World::Sharding] {
-                if world == World::Sharding && language != Language::Rust {
+            for world in [World::Failover, World::Routing, World::RoutingPlan, World::Sharding] {
+                let is_rust_alone = matches!(world, World::Failover | World::Sharding);
+                if is_rust_alone && language != Language::Rust {
                     continue;
                 }
                 let template =

@@ -9,6 +9,7 @@ use super::{At, Builder};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listen {
     pub(crate) admin: Option<SocketAddr>,
+    pub(crate) dns: Vec<SocketAddr>,
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) peer: Vec<SocketAddr>,
     pub(crate) public: Vec<SocketAddr>,
@@ -36,6 +37,7 @@ impl Builder<'_> {
         }
         let mut seen = BTreeSet::new();
         let all = [
+            ("dns", &listen.dns),
             ("public", &listen.public),
             ("public_tls", &listen.public_tls),
             ("peer", &listen.peer),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use portolan_core::ids::{PoolName, RegionName};
@@ -15,7 +16,13 @@ use crate::config::raw::{RawBreaker, RawPool, RawProbe, RawProtocol, RawRegion};
 /// A region.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RegionConfig {
+    /// Its public addresses.
+    pub(crate) addresses: Vec<std::net::IpAddr>,
+    /// Requests per second that it can take, where that is said.
+    pub(crate) capacity: Option<NonZeroU64>,
     pub(crate) gateways: Vec<Authority>,
+    /// Where clients come in, with who vouches for it.
+    pub(crate) ingress: Option<(http::Uri, Option<PathBuf>)>,
     pub(crate) pools: BTreeMap<PoolName, PoolConfig>,
     pub(crate) probe: Probe,
     pub(crate) replication: Vec<Authority>,
@@ -66,7 +73,22 @@ impl Builder<'_> {
         let probe = self.probe(&["region", name, "probe"], probe, times);
         let replication = self.authorities(&["region", name, "replication"], &raw.replication);
         let replication_rate = raw.replication_bytes_per_second;
-        RegionConfig { gateways, pools, probe, replication, replication_rate }
+        let (capacity, authorities) = (raw.capacity, raw.ingress_ca.map(|path| self.folder.join(path)));
+        let ingress = raw.ingress.and_then(|text| Some((self.ingress(name, &text)?, authorities)));
+        let addresses = raw.addresses;
+        RegionConfig { addresses, capacity, gateways, ingress, pools, probe, replication, replication_rate }
+    }
+
+    fn ingress(&mut self, region: &str, text: &str) -> Option<http::Uri> {
+        let uri = text.parse::<http::Uri>().ok().filter(|uri| {
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri.host().is_some_and(|host| !host.is_empty())
+        });
+        if uri.is_none() {
+            let help = "write `https://HOST:PORT/PATH`";
+            self.problem(&["region", region, "ingress"], format!("`{text}` is no place to look at"), help);
+        }
+        uri
     }
 
     fn pool(&mut self, at: At<'_>, raw: RawPool) -> PoolConfig {

@@ -30,6 +30,8 @@ pub(crate) struct ShardConfig {
     /// How many tenants it may have.
     pub(crate) capacity: Option<u64>,
     pub(crate) epoch: Epoch,
+    /// The region that writes it when all is well.
+    pub(crate) home: RegionName,
     /// How much of it may be lost with the region that writes it.
     pub(crate) loss: Option<LossLimit>,
     /// Its epoch begins with the rows that are there.
@@ -271,7 +273,7 @@ impl Builder<'_> {
         let preferred = self.known_region(&["shard", text, "primary"], &raw.primary, regions);
         let partial = lease.as_ref().is_some_and(|lease| lease.partial);
         let (epoch, primary) = match lease {
-            None => (1, preferred),
+            None => (1, preferred.clone()),
             Some(lease) => {
                 (lease.epoch, self.known_region(&["lease", text, "primary"], &lease.primary, regions))
             }
@@ -323,7 +325,8 @@ impl Builder<'_> {
         }
         let weight = raw.replication_weight.unwrap_or(defaults::REPLICATION_WEIGHT);
         let capacity = raw.capacity;
-        let config = ShardConfig { capacity, epoch, loss, marks, partial, primary, stores, weight };
+        let home = preferred.filter(|home| stores.contains_key(home)).unwrap_or_else(|| primary.clone());
+        let config = ShardConfig { capacity, epoch, home, loss, marks, partial, primary, stores, weight };
         Some((shard, Declared::Native(config)))
     }
 

@@ -4,29 +4,21 @@
 //!
 //! `PORTOLAN_CHAOS_SEED` repeats the faults of a run; it is printed by each. What the clients and the machine make of them differs.
 
-mod clients;
 mod disk;
-mod history;
 mod net;
-mod world;
 
-use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portolan_foundation::{random, task};
+use portolan_foundation::random;
+use portolan_tests::clients::{Clients, Dice};
+use portolan_tests::history::judge;
 use portolan_tests::line::{Passage, Weather};
+use portolan_tests::regions::{Databases, For, LEASE, REGIONS, SHARDS, World, at};
 use portolan_tests::until;
 use tokio::time::Instant;
 
-use self::clients::{Clients, Dice};
-use self::history::{Row, named};
-use self::world::{Databases, LEASE, REGIONS, SHARDS, World, at};
-use super::good;
-use super::shards::token;
-
-const TENANTS: usize = 4;
 /// How long faults come before a region is cut off.
 const STORM: Duration = Duration::from_secs(6);
 /// Writes that a shard takes after its region was cut off, before another is promoted.
@@ -43,16 +35,10 @@ async fn three_regions_under_faults(databases: Databases) {
     eprintln!("PORTOLAN_CHAOS_SEED={seed}");
     let mut dice = Dice::new(seed);
     let mut world = World::start(databases).await;
-    let (tenants, tokens) = tenants(&world).await;
+    let (tenants, tokens) = world.tenants().await;
     say("three regions follow each other");
     let clients = Arc::new(Clients::new(Arc::clone(&world.fronts), tenants, tokens));
-    let mut running = Vec::new();
-    for tenant in 0..clients.tenants.len() {
-        for region in [tenant % REGIONS.len(), (tenant + 1) % REGIONS.len()] {
-            running.push(task::spawn("writer", Arc::clone(&clients).write(tenant, region, dice.fork())));
-        }
-        running.push(task::spawn("reader", Arc::clone(&clients).read(dice.fork())));
-    }
+    let running = clients.start(&mut dice);
     let mut primaries = Primaries([at("us"); SHARDS.len()]);
     say(&promote(&world, &mut primaries, 0, at("eu"), at("ap")).await);
     let calm = Instant::now() + STORM;
@@ -72,11 +58,10 @@ async fn three_regions_under_faults(databases: Databases) {
     }
     let (acknowledged, unknown, reads) = clients.history.counts();
     say(&format!(
-        "{acknowledged} writes were acknowledged, {unknown} are unknown, {reads} reads with tokens were answered"
+        "{acknowledged} writes were acknowledged, {unknown} are unknown, {reads} reads were answered"
     ));
     say(&format!("refused were {:?}", clients.history.refusals()));
-    let rows = alike(&world, &say).await;
-    judge(&world, &clients, &rows).await;
+    settled(&world, &clients).await;
     say("all is there");
     assert!(acknowledged > 100 && reads > 50, "too little was tried");
 }
@@ -90,7 +75,7 @@ async fn fault(world: &mut World, primaries: &mut Primaries, dice: &mut Dice) ->
             let weather = weather(dice);
             let requests = dice.below(3) == 0;
             if requests {
-                world.weather_of_requests(region, other, weather);
+                world.weather_for(For::Requests, region, other, weather);
             } else {
                 world.weather(region, other, weather);
             }
@@ -118,26 +103,6 @@ async fn promote(world: &World, primaries: &mut Primaries, shard: usize, to: usi
     format!("{} is written in {}", SHARDS[shard], REGIONS[to])
 }
 
-/// Tenants of both shards, with their tokens.
-async fn tenants(world: &World) -> (Vec<String>, Vec<String>) {
-    let (mut names, mut tokens) = (Vec::new(), Vec::new());
-    let mut lack = [TENANTS / SHARDS.len(); SHARDS.len()];
-    for number in 0.. {
-        let name = format!("t{number}");
-        let located = good(world.folder_of(0), &["shard", "locate", &name]).await;
-        let shard = SHARDS.iter().position(|shard| located.contains(&format!("shard {shard},"))).unwrap();
-        if lack[shard] > 0 {
-            lack[shard] -= 1;
-            tokens.push(token(world.folder_of(0), &name).await);
-            names.push(name);
-        }
-        if lack == [0; SHARDS.len()] {
-            break;
-        }
-    }
-    (names, tokens)
-}
-
 async fn kill(world: &mut World, region: usize, dice: &mut Dice) -> String {
     world.kill(region);
     tokio::time::sleep(dice.millis(0, 500)).await;
@@ -146,7 +111,7 @@ async fn kill(world: &mut World, region: usize, dice: &mut Dice) -> String {
 }
 
 async fn kill_database(world: &World, region: usize, dice: &mut Dice) -> String {
-    world.kill_database(region);
+    world.kill_database(region).await;
     tokio::time::sleep(dice.millis(0, 500)).await;
     world.restart_database(region).await;
     format!("the databases of {} were killed", REGIONS[region])
@@ -201,72 +166,21 @@ async fn cut_off(
     format!("{} was cut off, and {} is written in {}", REGIONS[gone], SHARDS[shard], REGIONS[next])
 }
 
-/// Waits until all copies follow and are alike. Gives all rows, each with the write whose value it has.
-async fn alike(world: &World, say: &dyn Fn(&str)) -> BTreeMap<Row, usize> {
-    until("all copies follow without a problem", async || world.all_follow().await).await;
-    say("all follow");
-    let mut rows = BTreeMap::new();
-    for shard in SHARDS {
-        let same = async || {
-            let first = world.rows(0, shard).await;
-            world.rows(1, shard).await == first && world.rows(2, shard).await == first
-        };
-        let waited = tokio::time::timeout(portolan_tests::PATIENCE, async {
-            while !same().await {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        });
-        if waited.await.is_err() {
-            differ(world, shard).await;
-        }
-        for row in world.rows(0, shard).await {
-            let fields: Vec<&str> = row.split(' ').collect();
-            rows.insert((fields[0].to_owned(), fields[1].parse().unwrap()), named(fields[2]));
-        }
-    }
-    rows
-}
-
-async fn differ(world: &World, shard: &str) {
-    let first = world.rows(0, shard).await;
-    let mut told = String::new();
-    for (region, name) in REGIONS.iter().enumerate().skip(1) {
-        let there = world.rows(region, shard).await;
-        let (only, lacks): (Vec<_>, Vec<_>) = (
-            there.iter().filter(|row| !first.contains(row)).collect(),
-            first.iter().filter(|row| !there.contains(row)).collect(),
-        );
-        told += &format!("{shard} in {name}, beside {}: has {only:?}, lacks {lacks:?}\n", REGIONS[0]);
-    }
-    for (region, name) in REGIONS.iter().enumerate() {
-        told += &format!("{name}:\n{}\n", world.log(region));
-    }
-    assert!(told.is_empty(), "copies differ:\n{told}");
-}
-
-async fn judge(world: &World, clients: &Clients, rows: &BTreeMap<Row, usize>) {
-    let history = &clients.history;
-    let stale = history.stale();
-    assert!(stale.is_empty(), "reads that saw less than their token names:\n{}", stale.join("\n"));
+/// Waits until all copies are alike, and judges what clients did.
+async fn settled(world: &World, clients: &Clients) {
+    let mut found = world.alike().await;
+    let operations = clients.history.operations();
     // What lies past a cut is noted once a copy has heard of it.
     let deadline = Instant::now() + portolan_tests::PATIENCE / 3;
-    let (ledger, lost) = loop {
-        let ledger = world.ledger().await;
-        let lost = history.lost(rows, &ledger);
-        if lost.is_empty() || Instant::now() > deadline {
-            break (ledger, lost);
+    let problems = loop {
+        let problems = judge(&operations, &found).problems();
+        if problems.is_empty() || Instant::now() > deadline {
+            break problems;
         }
+        found.ledger = world.ledger().await;
     };
-    let logs = || {
-        REGIONS
-            .iter()
-            .enumerate()
-            .map(|(region, name)| format!("{name}:\n{}", world.log(region)))
-            .collect::<String>()
-    };
-    assert!(lost.is_empty(), "acknowledged, and nowhere:\n{}\n{}", lost.join("\n"), logs());
-    let refused = history.refused(rows, &ledger);
-    assert!(refused.is_empty(), "refused, and written:\n{}", refused.join("\n"));
+    assert!(problems.is_empty(), "{problems}{}", world.logs());
+    let ledger = &found.ledger;
     eprintln!("{} values and {} deletions are in the ledgers", ledger.values.len(), ledger.deletions.len());
 }
 

@@ -323,7 +323,8 @@ async fn what_cannot_be_made_is_told_with_the_way_out() {
     std::fs::create_dir_all(folder.path().join("js/src")).unwrap();
     std::fs::write(folder.path().join("js/package.json"), "{}").unwrap();
     for (arguments, says) in [
-        (&["plugin", "new", "a", "--world", "failover"][..], "do not run yet"),
+        (&["plugin", "new", "a", "--world", "federation"][..], "do not run yet"),
+        (&["plugin", "new", "a", "--world", "failover", "--lang", "c"], "in Rust alone"),
         (&["plugin", "new", "a", "--world", "sharding", "--lang", "go"], "in Rust alone"),
         (&["plugin", "new", "a.b"], "cannot be a package's name"),
         (&["plugin", "new", "a", "--lang", "js", "--sdk", "."], "--sdk is for Rust"),

@@ -11,10 +11,13 @@ mod admin;
 mod chaos;
 mod cli;
 mod control;
+mod dns;
 mod events;
 mod examples;
 mod external;
+mod failover;
 mod guide;
+mod history;
 mod hostile;
 mod hot;
 mod languages;
@@ -35,9 +38,7 @@ mod shards;
 mod tenants;
 mod upgrade;
 
-use std::path::Path;
-
-use portolan_tests::node;
+use portolan_tests::node::{good, says};
 use portolan_tests::upstream::Upstream;
 
 /// One region `here` with the pool `web`, and a second pool `other`.
@@ -48,18 +49,4 @@ fn one_region(web: &[&Upstream], more: &str) -> String {
          [policies]\ninstances = 100\n[region.here.pool.web]\nendpoints = [{}]\n{more}",
         endpoints.join(", ")
     )
-}
-
-/// Runs a command in a folder; gives its exit code and all that it said.
-async fn says(folder: &Path, arguments: &[&str]) -> (i32, String) {
-    let output = node::run(folder, arguments).await;
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    (output.status.code().unwrap(), text.into_owned())
-}
-
-/// Runs a command that is to succeed; gives all that it said.
-async fn good(folder: &Path, arguments: &[&str]) -> String {
-    let (code, text) = says(folder, arguments).await;
-    assert_eq!(code, 0, "{arguments:?}: {text}");
-    text
 }

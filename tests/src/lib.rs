@@ -9,12 +9,15 @@
 )]
 
 pub mod client;
+pub mod clients;
 #[path = "../fixtures/etcd.rs"]
 pub mod etcd;
 #[path = "../fixtures/guests.rs"]
 pub mod guests;
+pub mod history;
 pub mod line;
 pub mod node;
+pub mod regions;
 pub mod servers;
 pub mod upstream;
 

@@ -56,12 +56,32 @@ pub enum Passage {
 
 /// The weather for each of those who use a line.
 #[derive(Default)]
-struct Weathers(Mutex<BTreeMap<String, watch::Sender<Weather>>>);
+struct Weathers {
+    by: Mutex<BTreeMap<String, watch::Sender<Weather>>>,
+    /// Is it other than fair for anybody? Until then nobody has to be told from others, which costs more than all that a line carries.
+    foul: watch::Sender<bool>,
+}
 
 impl Weathers {
-    fn with<T>(&self, who: &str, look: impl FnOnce(&watch::Sender<Weather>) -> T) -> T {
-        let mut weathers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        look(weathers.entry(who.to_owned()).or_default())
+    fn set(&self, who: &str, weather: Weather) {
+        let mut by = self.by.lock().unwrap_or_else(PoisonError::into_inner);
+        by.entry(who.to_owned()).or_default().send_replace(weather);
+        let foul = by.values().any(|there| *there.borrow() != Weather::default());
+        drop(by);
+        self.foul.send_replace(foul);
+    }
+
+    fn of(&self, who: &str) -> watch::Receiver<Weather> {
+        let mut by = self.by.lock().unwrap_or_else(PoisonError::into_inner);
+        by.entry(who.to_owned()).or_default().subscribe()
+    }
+
+    /// The weather of who comes from an address, as soon as it is other than fair for anybody.
+    async fn found(&self, who: &Arc<Who>, address: SocketAddr) -> watch::Receiver<Weather> {
+        let mut foul = self.foul.subscribe();
+        foul.wait_for(|foul| *foul).await.ok();
+        let who = Arc::clone(who);
+        self.of(&tokio::task::spawn_blocking(move || who(address)).await.unwrap_or_default())
     }
 }
 
@@ -115,7 +135,7 @@ impl Line {
 
     /// How it carries for one of those who use it, from here on.
     pub fn weather(&self, who: &str, weather: Weather) {
-        self.weathers.with(who, |there| there.send_replace(weather));
+        self.weathers.set(who, weather);
     }
 
     /// When it was first used since it leads where it does: waits for that.
@@ -150,8 +170,29 @@ async fn take(
         let (who, weathers) = (Arc::clone(&who), Arc::clone(&weathers));
         let (count, leads) = (Arc::clone(&count), leads.clone());
         task::spawn("line in use", async move {
-            let weather = weathers.with(&who(address), watch::Sender::subscribe);
-            join(from, to, leads, weather, &count).await;
+            let weather = watch::Sender::new(Weather::default());
+            let is_foul = *weathers.foul.borrow();
+            let known = if is_foul { Some(weathers.found(&who, address).await) } else { None };
+            if let Some(there) = &known {
+                weather.send_replace(*there.borrow());
+            }
+            let carried = join(from, to, leads, weather.subscribe(), &count);
+            let changed = async {
+                let mut there = match known {
+                    Some(there) => there,
+                    None => weathers.found(&who, address).await,
+                };
+                loop {
+                    weather.send_replace(*there.borrow_and_update());
+                    if there.changed().await.is_err() {
+                        return std::future::pending().await;
+                    }
+                }
+            };
+            tokio::select! {
+                () = carried => {}
+                () = changed => {}
+            }
         });
     }
 }
@@ -233,20 +274,27 @@ async fn carry(
     tokio::join!(reading, writing);
 }
 
-/// Which of some processes has a socket on this machine's loopback.
+/// The sockets of some processes, by their own ends, each with whose it is: all at once, because the kernel lists all to tell of one.
 #[must_use]
-pub fn process(address: SocketAddr, among: &[u32]) -> Option<u32> {
-    let SocketAddr::V4(address) = address else { return None };
-    // As the kernel lists it: the address in the machine's own order of bytes.
-    let ip = u32::from_ne_bytes(address.ip().octets());
-    let local = format!("{ip:08X}:{:04X}", address.port());
-    let listed = std::fs::read_to_string("/proc/net/tcp").ok()?;
-    let line = listed.lines().find(|line| line.split_whitespace().nth(1) == Some(&local))?;
-    let socket = format!("socket:[{}]", line.split_whitespace().nth(9)?);
-    let has = |pid: &&u32| {
+pub fn sockets(of: &[u32]) -> BTreeMap<SocketAddr, u32> {
+    let mut owners = BTreeMap::new();
+    for pid in of {
         let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        open.filter_map(|entry| std::fs::read_link(entry.path()).ok())
-            .any(|file| file.as_os_str() == &*socket)
+        let files = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        for file in files.filter_map(|file| file.to_str().map(str::to_owned)) {
+            if let Some(socket) = file.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')) {
+                owners.insert(socket.to_owned(), *pid);
+            }
+        }
+    }
+    let listed = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let socket = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        // As the kernel lists it: the address in the machine's own order of bytes.
+        let (ip, port) = fields.get(1)?.split_once(':')?;
+        let ip = u32::from_str_radix(ip, 16).ok()?.to_ne_bytes();
+        let port = u16::from_str_radix(port, 16).ok()?;
+        Some((SocketAddr::from((ip, port)), *owners.get(*fields.get(9)?)?))
     };
-    among.iter().find(has).copied()
+    listed.lines().filter_map(socket).collect()
 }

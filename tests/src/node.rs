@@ -63,6 +63,26 @@ pub async fn run_with(folder: &Path, variables: &[(&str, &str)], arguments: &[&s
     command.stdin(Stdio::null()).kill_on_drop(true).output().await.expect("the program starts")
 }
 
+/// The same; gives its exit code and all that it said.
+///
+/// # Panics
+/// When it cannot be started, or is ended by a signal.
+pub async fn says(folder: &Path, arguments: &[&str]) -> (i32, String) {
+    let output = run(folder, arguments).await;
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    (output.status.code().expect("an exit code"), text.into_owned())
+}
+
+/// The same of a command that is to succeed; gives all that it said.
+///
+/// # Panics
+/// When it does not.
+pub async fn good(folder: &Path, arguments: &[&str]) -> String {
+    let (code, text) = says(folder, arguments).await;
+    assert_eq!(code, 0, "{arguments:?}: {text}");
+    text
+}
+
 /// Makes a folder with a configuration. `public = ["127.0.0.1:0"]` and the like are the text's affair.
 ///
 /// # Panics

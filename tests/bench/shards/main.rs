@@ -50,7 +50,7 @@ async fn main() {
     } else {
         Size {
             exceptions: 10_000_000,
-            moves: vec![(10, 20), (100, 10), (1_024, 2)],
+            moves: vec![(10, 6), (100, 4), (1_024, 2)],
             rows: (2_000_000, 10_000_000),
             turn: 500,
             turns: 20,

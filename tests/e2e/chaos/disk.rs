@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 use bytes::Bytes;
 use http::Request;
 use portolan_tests::client::Client;
+use portolan_tests::regions::{Databases, World, at};
 use portolan_tests::until;
 use serde_json::json;
 
-use super::world::{Databases, World, at};
 use crate::says;
 use crate::shards::token;
 

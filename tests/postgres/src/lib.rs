@@ -278,6 +278,25 @@ impl Cluster {
         }
     }
 
+    /// Ends the server and all its processes at once, with SIGKILL.
+    pub async fn kill(&self) {
+        let server = self.server.lock().unwrap().take();
+        if let Some(mut server) = server {
+            // Its children notice that it has gone only when they look, and its memory is free when the last has ended.
+            let children = children(server.id());
+            server.kill().unwrap();
+            server.wait().unwrap();
+            for child in &children {
+                drop(Command::new("kill").args(["-KILL", &child.to_string()]).stderr(Stdio::null()).status());
+            }
+            let deadline = tokio::time::Instant::now() + PATIENCE;
+            while children.iter().any(|child| Path::new(&format!("/proc/{child}/exe")).exists()) {
+                assert!(tokio::time::Instant::now() < deadline, "processes of the server stay");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
     /// Makes the stopped server's data a standby's, and promotes it: a new timeline begins.
     pub async fn promote(&self) {
         let signal = Path::new(&self.data()).join("standby.signal");
@@ -349,6 +368,18 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.down();
     }
+}
+
+/// The processes that another one has started.
+fn children(of: u32) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let parent = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // After the name, which may hold anything: the state, then the parent.
+        stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse::<u32>().ok()
+    };
+    numbers.filter(|pid| parent(pid) == Some(of)).collect()
 }
 
 /// A port that nobody listens on.

@@ -1,5 +1,7 @@
-//! Clients of all regions: they write what they have seen, read with the tokens of others' writes, and keep a history of it.
+//! Clients of all regions: they write what they have seen, read with the tokens of others' writes or as fresh as they ask for, and keep a history
+//! of it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,10 +11,13 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use portolan_core::balance::splitmix;
 use portolan_foundation::shutdown::Shutdown;
-use portolan_tests::client::{Answer, Client};
+use portolan_foundation::task;
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
-use super::history::{History, Outcome, named, value};
+use crate::client::{Answer, Client};
+use crate::history::{Asked, History, Missed, Outcome, Read, named, value};
+use crate::regions::REGIONS;
 
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -22,45 +27,60 @@ const PACE: Duration = Duration::from_millis(15);
 const HOT: usize = 12;
 /// Among how many of the last writes readers choose.
 const RECENT: usize = 40;
+/// How old an answer may be for readers who say so, in seconds.
+const OLD_S: u64 = 5;
 
 /// Numbers that one seed gives.
 #[derive(Debug)]
-pub(super) struct Dice(u64);
+pub struct Dice(u64);
 
 impl Dice {
-    pub(super) const fn new(seed: u64) -> Self {
+    /// Those of a seed.
+    #[must_use]
+    pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// Dice of their own, for somebody else.
-    pub(super) const fn fork(&mut self) -> Self {
+    #[must_use]
+    pub const fn fork(&mut self) -> Self {
         Self(self.roll())
     }
 
-    pub(super) const fn roll(&mut self) -> u64 {
+    /// The next number.
+    pub const fn roll(&mut self) -> u64 {
         self.0 = splitmix(self.0);
         self.0
     }
 
-    pub(super) fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.roll() % end as u64).unwrap()
+    /// The next one below a number.
+    ///
+    /// # Panics
+    /// Never: it is below a `usize`.
+    pub fn below(&mut self, end: usize) -> usize {
+        usize::try_from(self.roll() % end as u64).expect("it is below a usize")
     }
 
-    pub(super) fn millis(&mut self, from: u64, to: u64) -> Duration {
+    /// The next time between two.
+    pub const fn millis(&mut self, from: u64, to: u64) -> Duration {
         Duration::from_millis(from + self.roll() % (to - from))
     }
 }
 
 /// What all clients share.
 #[derive(Debug)]
-pub(super) struct Clients {
-    pub(super) bell: Shutdown,
-    pub(super) fronts: Arc<Mutex<Vec<SocketAddr>>>,
-    pub(super) history: History,
+pub struct Clients {
+    /// Ends them.
+    pub bell: Shutdown,
+    /// Where they find the gateways of all regions.
+    pub fronts: Arc<Mutex<Vec<SocketAddr>>>,
+    /// What they do.
+    pub history: History,
     ids: AtomicU64,
     /// The rows that were made last, of each tenant.
     made: Vec<Mutex<Vec<u64>>>,
-    pub(super) tenants: Vec<String>,
+    /// The tenants.
+    pub tenants: Vec<String>,
     tokens: Vec<String>,
 }
 
@@ -74,27 +94,45 @@ enum Sent {
 }
 
 impl Clients {
-    pub(super) fn new(
-        fronts: Arc<Mutex<Vec<SocketAddr>>>,
-        tenants: Vec<String>,
-        tokens: Vec<String>,
-    ) -> Self {
+    /// Clients of tenants, with their tokens.
+    #[must_use]
+    pub fn new(fronts: Arc<Mutex<Vec<SocketAddr>>>, tenants: Vec<String>, tokens: Vec<String>) -> Self {
         let made = tokens.iter().map(|_| Mutex::default()).collect();
         let (bell, history, ids) = (Shutdown::new(), History::default(), AtomicU64::new(1));
         Self { bell, fronts, history, ids, made, tenants, tokens }
     }
 
+    /// Starts those that are usual: of each tenant a writer in each of two regions, and a reader.
+    pub fn start(self: &Arc<Self>, dice: &mut Dice) -> Vec<JoinHandle<Option<()>>> {
+        let mut running = Vec::new();
+        for tenant in 0..self.tenants.len() {
+            for region in [tenant % REGIONS.len(), (tenant + 1) % REGIONS.len()] {
+                running.push(task::spawn("writer", Arc::clone(self).write(tenant, region, dice.fork())));
+            }
+            running.push(task::spawn("reader", Arc::clone(self).read(dice.fork())));
+        }
+        running
+    }
+
+    /// An id that nobody has had.
+    pub fn id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// Writes rows of a tenant through a region, until the bell.
-    pub(super) async fn write(self: Arc<Self>, tenant: usize, region: usize, mut dice: Dice) {
+    ///
+    /// # Panics
+    /// When another client did.
+    pub async fn write(self: Arc<Self>, tenant: usize, region: usize, mut dice: Dice) {
         let mut way = Way::new(&self, tenant, region);
         while !self.bell.is_begun() {
             tokio::time::sleep(PACE).await;
-            let known = self.made[tenant].lock().unwrap().clone();
+            let known = self.made[tenant].lock().expect("no client failed").clone();
             let hot = &known[known.len().saturating_sub(HOT)..];
             if hot.is_empty() || dice.below(100) < 30 {
-                let id = self.ids.fetch_add(1, Ordering::Relaxed);
+                let id = self.id();
                 way.put(Method::POST, id, None).await;
-                self.made[tenant].lock().unwrap().push(id);
+                self.made[tenant].lock().expect("no client failed").push(id);
                 continue;
             }
             let id = hot[dice.below(hot.len())];
@@ -102,28 +140,50 @@ impl Clients {
             else {
                 continue;
             };
-            if seen.status == StatusCode::OK {
+            if let (StatusCode::OK, Some(parent)) = (seen.status, note(&seen)) {
                 let method = if dice.below(100) < 8 { Method::DELETE } else { Method::PATCH };
-                way.put(method, id, Some((note(&seen).unwrap(), seen.header("etag")))).await;
+                way.put(method, id, Some((parent, seen.header("etag")))).await;
             }
         }
     }
 
-    /// Reads through any region with the tokens of others' writes, until the bell.
-    pub(super) async fn read(self: Arc<Self>, mut dice: Dice) {
+    /// Reads through any region, with the tokens of others' writes or as fresh as it asks for, until the bell.
+    ///
+    /// # Panics
+    /// When a write is of no tenant.
+    pub async fn read(self: Arc<Self>, mut dice: Dice) {
+        let mut ways = BTreeMap::new();
         while !self.bell.is_begun() {
             tokio::time::sleep(PACE).await;
             let Some((of, token)) = self.history.acknowledged(dice.below(RECENT)) else { continue };
-            let (name, id) = self.history.row(of);
-            let tenant = self.tenants.iter().position(|tenant| *tenant == name).unwrap();
-            let mut way = Way::new(&self, tenant, dice.below(super::world::REGIONS.len()));
-            let sent =
-                way.send(Method::GET, &format!("/{id}"), &[("portolan-token", &token)], Value::Null).await;
-            if let Sent::Answered(seen) = sent
-                && (seen.status == StatusCode::OK || is_not_found(&seen))
-            {
-                self.history.saw(of, note(&seen));
-            }
+            let row = self.history.row(of);
+            let tenant = self.tenants.iter().position(|tenant| *tenant == row.0).expect("a tenant's row");
+            let region = dice.below(REGIONS.len());
+            let old = format!("max-staleness={OLD_S}");
+            let (asked, field) = match dice.below(8) {
+                0..=3 => (Asked::Token(of), ("portolan-token", token.as_str())),
+                4 => (Asked::Primary, ("portolan-consistency", "primary")),
+                5 => (Asked::Local, ("portolan-consistency", "local")),
+                _ => {
+                    (Asked::MaxStaleness(Duration::from_secs(OLD_S)), ("portolan-consistency", old.as_str()))
+                }
+            };
+            let way = ways.entry((tenant, region)).or_insert_with(|| Way::new(&self, tenant, region));
+            let invoked = self.history.now();
+            let sent = way.send(Method::GET, &format!("/{}", row.1), &[field], Value::Null).await;
+            let returned = self.history.now();
+            let why = match sent {
+                Sent::Answered(seen) if seen.status == StatusCode::OK || is_not_found(&seen) => {
+                    let saw = note(&seen);
+                    let by_copy = !seen.header("portolan-staleness").is_empty();
+                    self.history.saw(Read { asked, by_copy, invoked, region, returned, row, saw });
+                    continue;
+                }
+                Sent::Answered(seen) => format!("{} {}", seen.status, code(&seen)),
+                Sent::Never => "nobody listens".to_owned(),
+                Sent::Unknown => "no answer".to_owned(),
+            };
+            self.history.missed(Missed { asked, invoked, region, why });
         }
     }
 }
@@ -163,6 +223,7 @@ impl<'a> Way<'a> {
         let history = &self.clients.history;
         let write = history.begins(
             (self.clients.tenants[self.tenant].clone(), id),
+            self.region,
             seen.map(|(parent, _)| parent),
             method == Method::DELETE,
         );
@@ -188,7 +249,7 @@ impl<'a> Way<'a> {
     }
 
     async fn send(&mut self, method: Method, path: &str, fields: &[(&str, &str)], content: Value) -> Sent {
-        let address = self.clients.fronts.lock().unwrap()[self.region];
+        let address = self.clients.fronts.lock().expect("no client failed")[self.region];
         let before = self.client.take().filter(|(there, _)| *there == address);
         let mut client = match before {
             Some((_, client)) => client,

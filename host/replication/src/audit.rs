@@ -350,7 +350,8 @@ impl Beats {
     async fn after_page(&mut self, mouth: &Mouth) -> Result<(), Broken> {
         if clock::now().since(self.last) >= BEAT {
             self.last = clock::now();
-            let beat = Beat { at_us: 0, through: self.at, waiting_us: 0, kept: Position::START };
+            let (through, kept) = (self.at, Position::START);
+            let beat = Beat { at_us: 0, through, waiting_us: 0, kept, closed: true, said_us: 0, held_us: 0 };
             mouth.say(&Frame::Beat(beat)).await?;
         }
         Ok(())

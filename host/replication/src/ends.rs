@@ -140,6 +140,8 @@ pub trait Replica: Send + Sync {
     fn retry(&self) -> impl Future<Output = Result<u64, Error>> + Send;
     /// Hears of epochs.
     fn learn(&self, terms: &[Term]) -> impl Future<Output = Result<Learned, Error>> + Send;
+    /// What was there when the last epoch that is known began, and is not here. None while the last that is known is an earlier one than this.
+    fn lacks(&self, epoch: Epoch) -> impl Future<Output = Result<Option<Vec<Cut>>, Error>> + Send;
     /// Rows that were taken past a cut, some of them.
     fn stale(&self) -> impl Future<Output = Result<Vec<RowId>, Error>> + Send;
     /// Puts such rows right with the primary's.
@@ -306,6 +308,10 @@ impl Replica for Store {
 
     async fn learn(&self, terms: &[Term]) -> Result<Learned, Error> {
         Self::learn(self, terms).await
+    }
+
+    async fn lacks(&self, epoch: Epoch) -> Result<Option<Vec<Cut>>, Error> {
+        Self::lacks(self, epoch).await
     }
 
     async fn stale(&self) -> Result<Vec<RowId>, Error> {

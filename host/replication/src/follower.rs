@@ -5,17 +5,18 @@
 //! vain, and what comes twice is taken once.
 //!
 //! A copy follows the logs of all regions that have the shard. The primary's feed alone brings rows, when all of them are missing, and
-//! puts those right that were taken past a cut; the others wait until the rows are there.
+//! puts those right that were taken past a cut; the others wait until the rows are there. It also brings what the primary had of earlier
+//! epochs when its own began, and is not here: whoever wrote it may be gone.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use portolan_changelog::{Applied, Batch, Change, Error, Progress, Record, RowId, Term};
+use portolan_changelog::{Applied, Batch, Change, Cut, Error, Progress, Record, RowId, Term};
 use portolan_core::backoff::full_jitter;
 use portolan_core::ids::{RegionName, ShardName};
-use portolan_core::log::{Identity, Position};
+use portolan_core::log::{Epoch, Identity, Position};
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::{clock, random};
 
@@ -27,6 +28,7 @@ use crate::defaults::{
 use crate::ends::Replica;
 use crate::link::{Broken, Ear, Mouth};
 use crate::report::{Cell, State};
+use crate::seal::{Applies, pull_some};
 use crate::wall::{self, Wall};
 use crate::wire::{Ask, Beat, Frame, Has, Refused, Welcome, What};
 
@@ -51,8 +53,8 @@ pub struct Feed<R, C> {
     pub keeps: bool,
     /// This region is the shard's primary.
     pub leads: bool,
-    /// Its source is the shard's primary.
-    pub primary: bool,
+    /// Its source is the shard's primary, in this epoch.
+    pub primary: Option<Epoch>,
     /// The region of the copy.
     pub region: RegionName,
     /// The copy.
@@ -89,10 +91,11 @@ pub(crate) enum Ended {
 }
 
 /// Before anything has come.
-const NOTHING: Has = Has { bytes: 0, received: Position::START, applied: Position::START };
+const NOTHING: Has = Has { bytes: 0, received: Position::START, applied: Position::START, said_us: 0 };
 
 /// What a link is for.
 enum Turn {
+    CatchUp(Cut),
     Copy,
     Mend(Vec<RowId>),
     Follow(Option<Progress>),
@@ -140,14 +143,8 @@ impl<R: Replica, C: Connect> Feed<R, C> {
     /// Does over one link what comes next. Ends well when something else does then.
     async fn link(&self) -> Result<(), Ended> {
         let turn = self.turn().await?;
-        let (mouth, mut ear) = self.connect.connect().await?;
         let followed = matches!(&turn, Turn::Follow(Some(_)));
-        let done = match turn {
-            Turn::Copy => self.copy(&mouth, &mut ear).await,
-            Turn::Mend(ids) => self.mend(ids, &mouth, &mut ear).await,
-            Turn::Follow(progress) => self.follow(progress, &mouth, &mut ear).await,
-        };
-        match done {
+        match self.take(turn).await {
             // It is another log by now, or has lost sight of this one, which nobody brings rows: what it has is taken from its start, and what
             // comes twice once.
             Err(Ended::Refused(_, Refused::Snapshot(_))) if followed && self.leads => {
@@ -159,13 +156,52 @@ impl<R: Replica, C: Connect> Feed<R, C> {
             }
             // Some of its log is gone. What has become of the epochs is heard first: it says what of this one's rows is to be kept.
             Err(Ended::Refused(source, Refused::Snapshot(why))) => {
-                if self.primary && !self.leads {
+                if self.primary.is_some() && !self.leads {
                     let (mouth, mut ear) = self.connect.connect().await?;
                     self.ask(What::Named(Vec::new()), &mouth, &mut ear).await?;
                 }
                 self.anew(source, why).await
             }
             done => done,
+        }
+    }
+
+    async fn take(&self, turn: Turn) -> Result<(), Ended> {
+        if let Turn::CatchUp(cut) = turn {
+            return self.catch_up(&cut).await;
+        }
+        let (mouth, mut ear) = self.connect.connect().await?;
+        match turn {
+            Turn::CatchUp(_) | Turn::Copy => self.copy(&mouth, &mut ear).await,
+            Turn::Mend(ids) => self.mend(ids, &mouth, &mut ear).await,
+            Turn::Follow(progress) => self.follow(progress, &mouth, &mut ear).await,
+        }
+    }
+
+    /// Takes what the primary has of the log of a region that led before.
+    async fn catch_up(&self, cut: &Cut) -> Result<(), Ended> {
+        self.cell.turn(State::CatchingUp);
+        if self.replica.progress(&cut.region).await?.is_none() {
+            self.replica.follow(&cut.region, &cut.identity, Position::START).await?;
+        }
+        let Some(before) = self.replica.progress(&cut.region).await? else { return Ok(()) };
+        let admit = |records: &[Record]| wall::refusal(self.wall.as_ref(), &self.region, records);
+        let applies = Applies { admit: &admit, begins: false, keeps: self.keeps, replica: &self.replica };
+        pull_some(&self.shard, &applies, &self.source, &self.connect, (cut, &before)).await?;
+        let now = self.replica.progress(&cut.region).await?;
+        // Others bring it, too.
+        if now.is_some_and(|now| now.identity != before.identity || now.received() > before.received()) {
+            return Ok(());
+        }
+        let Cut { region, at, .. } = cut;
+        Err(Broken::Gone(format!("what it has of the log of `{region}` ends before {at}")).into())
+    }
+
+    /// What was done before the primary's epoch and is not here; none while that epoch is not known to have begun.
+    async fn lacks(&self) -> Result<Option<Vec<Cut>>, Error> {
+        match self.primary {
+            Some(epoch) => self.replica.lacks(epoch).await,
+            None => Ok(None),
         }
     }
 
@@ -179,7 +215,7 @@ impl<R: Replica, C: Connect> Feed<R, C> {
     }
 
     async fn turn(&self) -> Result<Turn, Ended> {
-        match (self.replica.is_whole().await?, self.primary) {
+        match (self.replica.is_whole().await?, self.primary.is_some()) {
             (false, true) => return Ok(Turn::Copy),
             (false, false) => return Err(Ended::Early),
             (true, false) => {}
@@ -188,6 +224,9 @@ impl<R: Replica, C: Connect> Feed<R, C> {
                 if !stale.is_empty() {
                     self.fit.store(false, Ordering::Release);
                     return Ok(Turn::Mend(stale));
+                }
+                if let Some(cut) = self.lacks().await?.and_then(|lacks| lacks.into_iter().next()) {
+                    return Ok(Turn::CatchUp(cut));
                 }
             }
         }
@@ -293,10 +332,10 @@ impl<R: Replica, C: Connect> Feed<R, C> {
             }
             Some(followed) => self.same(&followed, &welcome.identity)?,
         }
-        if self.primary && !self.is_fit().await? {
+        if self.primary.is_some() && !self.is_fit().await? {
             return Ok(());
         }
-        if self.primary {
+        if self.primary.is_some() {
             self.replica.join().await?;
         }
         self.cell.turn(State::Following);
@@ -304,7 +343,7 @@ impl<R: Replica, C: Connect> Feed<R, C> {
         self.cell.set_parked(self.replica.retry().await?);
         let (mut trimmed, lane) = (Position::START, self.credit.lane(1));
         loop {
-            let now = Has { bytes: 0, received: has.0, applied: has.1 };
+            let now = says(0, has);
             match self.hear(&lane, now, mouth, ear).await? {
                 (Frame::Batch(batch), bytes) => {
                     // What it takes to apply it makes the copy no fresher.
@@ -326,15 +365,19 @@ impl<R: Replica, C: Connect> Feed<R, C> {
                         }
                     }
                     let bytes = lane.done(bytes);
-                    mouth.say(&Frame::Has(Has { bytes, received: has.0, applied: has.1 })).await?;
+                    mouth.say(&Frame::Has(says(bytes, has))).await?;
                 }
                 (Frame::Beat(beat), _) => {
                     // Another node of this region may have found rows that must not be read.
-                    if self.primary && !self.is_fit().await? || self.is_unheard().await? {
+                    if self.primary.is_some() && !self.is_fit().await? || self.is_unheard().await? {
                         return Ok(());
                     }
-                    self.beat(&beat, has.1, &mut trimmed).await?;
-                    mouth.say(&Frame::Has(Has { bytes: 0, received: has.0, applied: has.1 })).await?;
+                    let lacks = self.lacks().await?;
+                    if lacks.as_ref().is_some_and(|lacks| !lacks.is_empty()) {
+                        return Ok(());
+                    }
+                    self.beat(&beat, (has.1, lacks.is_some()), &mut trimmed).await?;
+                    mouth.say(&Frame::Has(says(0, has))).await?;
                 }
                 (Frame::Terms(terms), _) => {
                     if self.learn(&terms).await? {
@@ -378,7 +421,7 @@ impl<R: Replica, C: Connect> Feed<R, C> {
 
     /// Can the primary not be told any more what was written here?
     async fn is_unheard(&self) -> Result<bool, Error> {
-        Ok(self.primary && !self.leads && self.replica.has_lost(&self.source).await?)
+        Ok(self.primary.is_some() && !self.leads && self.replica.has_lost(&self.source).await?)
     }
 
     /// Applies what came. While an epoch is over and nobody has told where it was cut, it waits for a while: that is told by whoever
@@ -393,9 +436,14 @@ impl<R: Replica, C: Connect> Feed<R, C> {
         self.replica.apply(&self.source, batch, self.keeps).await
     }
 
-    /// Nothing came: what waits alone is tried again, and what all have is kept no longer.
-    async fn beat(&self, beat: &Beat, applied: Position, trimmed: &mut Position) -> Result<(), Ended> {
-        self.cell.beat(beat, applied, clock::now());
+    /// All is here that was there: what waits alone is tried again, and what all have is kept no longer.
+    async fn beat(
+        &self,
+        beat: &Beat,
+        (applied, stands): (Position, bool),
+        trimmed: &mut Position,
+    ) -> Result<(), Ended> {
+        self.cell.beat(beat, (applied, stands), clock::now());
         if self.cell.parked() > 0 {
             self.cell.set_parked(self.replica.retry().await?);
         }
@@ -449,7 +497,7 @@ pub(crate) async fn say(shard: &ShardName, what: What, mouth: &Mouth) -> Result<
 
 async fn say_within(shard: &ShardName, what: What, credit_bytes: u64, mouth: &Mouth) -> Result<(), Broken> {
     let (protocols, shard) = ((PROTOCOL_MIN, PROTOCOL), shard.as_str().to_owned());
-    let ask = Ask { protocols, shard, credit_bytes, what };
+    let ask = Ask { protocols, shard, credit_bytes, what, said_us: clock::now().0 };
     mouth.say(&Frame::Ask(ask)).await.map(drop)
 }
 
@@ -462,6 +510,11 @@ pub(crate) async fn hear(source: &RegionName, ear: &mut Ear) -> Result<(Frame, u
         (Frame::Refused(why), _) => Err(Ended::Refused(source.clone(), why)),
         heard => Ok(heard),
     }
+}
+
+/// What is here of a log by now: what was received, and applied.
+fn says(bytes: u64, (received, applied): (Position, Position)) -> Has {
+    Has { bytes, received, applied, said_us: clock::now().0 }
 }
 
 /// The last row of a page.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use portolan_changelog::Store;
 use portolan_core::ids::{RegionName, ShardName};
+use portolan_core::log::Epoch;
 use portolan_core::pace::Pace;
 use portolan_core::time::Moment;
 use portolan_foundation::shutdown::Shutdown;
@@ -48,8 +49,8 @@ pub struct Followed {
     pub keeps: bool,
     /// This region is the shard's primary.
     pub leads: bool,
-    /// The source is the shard's primary.
-    pub primary: bool,
+    /// The source is the shard's primary, in this epoch.
+    pub primary: Option<Epoch>,
     /// Bytes of the source's that this node takes in a second, of all shards together.
     pub rate: Option<NonZeroU64>,
     /// The copy.
@@ -81,7 +82,7 @@ struct Running {
     fit: Arc<AtomicBool>,
     keeps: bool,
     leads: bool,
-    primary: bool,
+    primary: Option<Epoch>,
     rate: Option<NonZeroU64>,
     store: Store,
     weight: NonZeroU32,
@@ -140,7 +141,7 @@ impl Feeds {
         fit: Arc<AtomicBool>,
     ) -> Running {
         let Followed { addresses, keeps, leads, primary, rate, store, weight } = feed;
-        let cell = Arc::new(Cell::new(shard.clone(), source.clone(), primary));
+        let cell = Arc::new(Cell::new(shard.clone(), source.clone(), primary.is_some()));
         let end = self.0.shutdown.child();
         let connect = self.gateways(&source, addresses.clone());
         let feed = Feed {
@@ -177,7 +178,7 @@ impl Feeds {
     #[must_use]
     pub fn report(&self, shard: &ShardName, now: Moment) -> Option<FeedReport> {
         let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, feed) = running.iter().find(|((name, _), feed)| name == shard && feed.primary)?;
+        let (_, feed) = running.iter().find(|((name, _), feed)| name == shard && feed.primary.is_some())?;
         feed.fit.load(Ordering::Acquire).then(|| feed.cell.report(now))
     }
 

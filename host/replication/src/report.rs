@@ -17,6 +17,8 @@ pub enum State {
     /// It looks for its source.
     #[default]
     Seeking,
+    /// It takes what was written before the primary's epoch, and is not here.
+    CatchingUp,
     /// It copies rows: nothing of the copy may be used yet.
     Copying,
     /// It asks for rows that were taken past a cut: nothing of the copy may be used yet.
@@ -28,6 +30,9 @@ pub enum State {
 /// How a feed stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FeedReport {
+    /// How old what the copy shows is at most, in milliseconds: what was done before that at the primary is here. It is
+    /// known once all is here with which the primary's epoch began, and grows while the primary has no lease or is not heard.
+    pub behind_ms: Option<u64>,
     /// What has been applied of the source's log.
     #[serde(serialize_with = "as_text")]
     pub applied: Option<Position>,
@@ -39,7 +44,7 @@ pub struct FeedReport {
     pub copied_rows: Option<u64>,
     /// How many links in a row ended without having brought anything.
     pub failures: u32,
-    /// How far behind the source's last word what is applied is, with the time since that word, in milliseconds; absent until it has spoken, and while
+    /// How far behind the source's last word the last record is that was applied, with the time since that word, in milliseconds; absent until it has spoken, and while
     /// rows are copied. It grows while the source is not heard.
     pub lag_ms: Option<u64>,
     /// Changes that wait alone, since this node started.
@@ -74,8 +79,10 @@ pub struct Cell(Mutex<Inside>);
 struct Inside {
     /// The source's clock when it last spoke, in microseconds, and when that was heard.
     heard: Option<(u64, Moment)>,
-    /// Until when, by the source's clock, everything is applied.
+    /// Until when, by the source's clock, records are applied.
     fresh_us: u64,
+    /// Until when, by this node's clock, everything is here that was done; none while that is not known.
+    whole: Option<Moment>,
     moved: bool,
     report: FeedReport,
 }
@@ -86,6 +93,7 @@ impl Cell {
     pub fn new(shard: ShardName, source: RegionName, primary: bool) -> Self {
         let report = FeedReport {
             applied: None,
+            behind_ms: None,
             bytes: 0,
             conflicts: 0,
             copied_rows: None,
@@ -101,7 +109,7 @@ impl Cell {
             state: State::Seeking,
             waiting_ms: 0,
         };
-        Self(Mutex::new(Inside { heard: None, fresh_us: 0, moved: false, report }))
+        Self(Mutex::new(Inside { heard: None, fresh_us: 0, whole: None, moved: false, report }))
     }
 
     /// How it stands now.
@@ -114,6 +122,8 @@ impl Cell {
                 report.silent_ms = Some(since_us / 1_000);
                 report.lag_ms = Some(at_us.saturating_add(since_us).saturating_sub(inside.fresh_us) / 1_000);
             }
+            report.behind_ms =
+                inside.whole.map(|until| now.since(until).as_millis().try_into().unwrap_or(u64::MAX));
             report
         })
     }
@@ -128,9 +138,9 @@ impl Cell {
             (inside.report.problem, inside.report.failures) = (None, 0);
             match state {
                 // What was known of the copy is over: some of its rows are others by now.
-                State::Copying | State::Mending => inside.heard = None,
+                State::Copying | State::Mending => (inside.heard, inside.whole) = (None, None),
+                State::CatchingUp | State::Seeking => {}
                 State::Following => inside.report.copied_rows = None,
-                State::Seeking => {}
             }
         });
     }
@@ -176,13 +186,20 @@ impl Cell {
         });
     }
 
-    /// The source has nothing more than `through`; all of it is applied if that is.
-    pub(crate) fn beat(&self, beat: &Beat, applied: Position, now: Moment) {
+    /// All is sent up to `through` that was done then; all of it is applied if that is. `stands`: what was done elsewhere before is here, too.
+    pub(crate) fn beat(&self, beat: &Beat, (applied, stands): (Position, bool), now: Moment) {
         self.with(|inside| {
             inside.moved = true;
             inside.heard = Some((beat.at_us, now));
             if applied >= beat.through {
                 inside.fresh_us = beat.at_us.saturating_sub(beat.waiting_us);
+                if stands && !beat.closed {
+                    // What this node had said before the look was on its way before that: so the link's way counts. An older source does not
+                    // say what had come.
+                    let looked =
+                        if beat.said_us > 0 { beat.said_us.saturating_add(beat.held_us) } else { now.0 };
+                    inside.whole = Some(Moment(looked.min(now.0).saturating_sub(beat.waiting_us)));
+                }
             }
             inside.report.applied = Some(applied);
             inside.report.waiting_ms = beat.waiting_us / 1_000;

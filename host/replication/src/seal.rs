@@ -20,6 +20,16 @@ use crate::wire::{Frame, Has, Refused, What};
 /// Why records may not be in the copy; none when they may.
 pub type Admit<'a> = &'a (dyn Fn(&[Record]) -> Option<String> + Send + Sync);
 
+/// How what is pulled is taken.
+pub(crate) struct Applies<'a, R> {
+    pub(crate) admit: Admit<'a>,
+    /// An epoch is to begin here.
+    pub(crate) begins: bool,
+    /// What comes is kept for other copies.
+    pub(crate) keeps: bool,
+    pub(crate) replica: &'a R,
+}
+
 /// Has other regions seal an epoch of a shard, and takes into this copy what they have more.
 ///
 /// # Errors
@@ -182,7 +192,8 @@ async fn pull<R: Replica, C: Connect>(
         if progress.applied >= head.at {
             return Ok(taken);
         }
-        match pull_some(shard, (replica, admit), at, way, (head, &progress)).await {
+        let applies = Applies { admit, begins: true, keeps: true, replica };
+        match pull_some(shard, &applies, at, way, (head, &progress)).await {
             Ok(records) => taken += records,
             // It has it no more.
             Err(
@@ -197,9 +208,12 @@ async fn pull<R: Replica, C: Connect>(
 }
 
 /// The same over one link, until there is no more, or another was faster.
-async fn pull_some<R: Replica, C: Connect>(
+///
+/// # Errors
+/// [`Refused::Snapshot`] when it is not kept there any more.
+pub(crate) async fn pull_some<R: Replica, C: Connect>(
     shard: &ShardName,
-    (replica, admit): (&R, Admit<'_>),
+    applies: &Applies<'_, R>,
     at: &RegionName,
     way: &C,
     (head, progress): (&Cut, &Progress),
@@ -220,16 +234,21 @@ async fn pull_some<R: Replica, C: Connect>(
     while applied < head.at {
         match hear(at, &mut ear).await? {
             (Frame::Batch(batch), bytes) => {
-                if let Some(why) = admit(&batch.records) {
+                if let Some(why) = (applies.admit)(&batch.records) {
                     return Err(Ended::Walled(why));
                 }
-                match replica.apply_before_epoch(&head.region, &batch).await? {
+                let done = if applies.begins {
+                    applies.replica.apply_before_epoch(&head.region, &batch).await?
+                } else {
+                    applies.replica.apply(&head.region, &batch, applies.keeps).await?
+                };
+                match done {
                     Applied::Done(_) => (received, applied) = (batch.through, batch.through),
                     Applied::Staged => received = batch.through,
                     Applied::Duplicate | Applied::Gap(_) | Applied::Other => return Ok(taken),
                 }
                 taken += batch.records.len() as u64;
-                mouth.say(&Frame::Has(Has { bytes, received, applied })).await?;
+                mouth.say(&Frame::Has(Has { bytes, received, applied, said_us: 0 })).await?;
             }
             // All that may be read by now has come.
             (Frame::Beat(_), _) => return Ok(taken),

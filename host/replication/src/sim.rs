@@ -37,6 +37,8 @@ const SEEDS: u64 = 200;
 enum Variant {
     /// Tombstones go before all members have them.
     EarlyTombstone,
+    /// A copy is as fresh as the new primary's log, whatever it lacks of the epochs before.
+    EpochUntold,
     /// Nothing.
     None,
     /// Epochs begin without what others have.
@@ -123,6 +125,11 @@ fn an_epoch_that_begins_without_sealing_is_caught() {
 #[test]
 fn a_tombstone_that_goes_too_early_is_caught() {
     eprintln!("caught by seed {}", caught(Variant::EarlyTombstone));
+}
+
+#[test]
+fn a_copy_that_goes_by_the_new_log_alone_is_caught() {
+    eprintln!("caught by seed {}", caught(Variant::EpochUntold));
 }
 
 #[test]

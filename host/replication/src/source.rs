@@ -81,15 +81,18 @@ pub async fn serve<L: Log, W: Wall + ?Sized>(
         };
     }
     let (room, has) = (watch::Sender::new(ask.credit_bytes), watch::Sender::new(None));
+    let said = watch::Sender::new((ask.said_us, clock::now()));
     let follows = matches!(ask.what, What::Log { .. });
     let noting = note(log, follower, has.subscribe());
     let telling = heard::tell(log, follower, has.subscribe());
-    let sending = Sending { log, wall, mouth, follower, protocol, room: room.subscribe(), sent: 0 };
+    let (room_there, said_there) = (room.subscribe(), said.subscribe());
+    let sending =
+        Sending { log, wall, mouth, follower, protocol, room: room_there, said: said_there, sent: 0 };
     tokio::select! {
         // In this order, so that the seed of a simulation decides all that happens. None waits for another: each rests between frames.
         biased;
         // Whoever says its last has gone, and whoever sends the last waits for that.
-        heard = hear(ear, &room, &has) => heard,
+        heard = hear(ear, &room, &has, &said) => heard,
         never = telling, if follows => match never {},
         refused = noting, if follows => refuse(mouth, refused).await,
         sent = Box::pin(sending.run(ask.what)) => match sent {
@@ -104,10 +107,14 @@ async fn hear(
     ear: &mut Ear,
     room: &watch::Sender<u64>,
     now: &watch::Sender<Option<Has>>,
+    said: &watch::Sender<(u64, Moment)>,
 ) -> Result<(), Broken> {
     while let Some((frame, _)) = ear.hear().await? {
         let Frame::Has(has) = frame else { return Err(Broken::Turn("something else than what it has")) };
         room.send_modify(|room| *room = room.saturating_add(has.bytes));
+        if has.said_us > 0 {
+            said.send_replace((has.said_us, clock::now()));
+        }
         now.send_replace(Some(has));
     }
     Ok(())
@@ -149,6 +156,8 @@ struct Sending<'a, L, W: ?Sized> {
     protocol: u32,
     /// How many bytes may be sent, from the beginning.
     room: watch::Receiver<u64>,
+    /// What the follower's clock said last, and when that came.
+    said: watch::Receiver<(u64, Moment)>,
     sent: u64,
 }
 
@@ -239,6 +248,18 @@ impl<L: Log, W: Wall + ?Sized> Sending<'_, L, W> {
         Ok(())
     }
 
+    /// Says that all is sent that was done when the log was looked at, and did not wait.
+    async fn beat(
+        &self,
+        (horizon, said_us, held_us): (Horizon, u64, u64),
+        through: Position,
+    ) -> Result<(), Halt> {
+        let Horizon { at_us, waiting_us, closed, .. } = horizon;
+        let kept = self.log.kept().await?.unwrap_or(Position::START);
+        let beat = Beat { at_us, through, waiting_us, kept, closed, said_us, held_us };
+        Ok(self.mouth.say(&Frame::Beat(beat)).await.map(drop)?)
+    }
+
     async fn named(&mut self, ids: &[RowId]) -> Result<(), Halt> {
         if ids.len() > NAMED_MAX {
             let why = format!("{} rows are asked for by name, of at most {NAMED_MAX}", ids.len());
@@ -264,7 +285,9 @@ impl<L: Log, W: Wall + ?Sized> Sending<'_, L, W> {
             self.send(&Frame::Batch(batch)).await?;
             batch = self.log.tail(of, identity, after).await?;
         }
-        let beat = Beat { at_us: batch.at_us, through: after, waiting_us: 0, kept: Position::START };
+        let (through, kept) = (after, Position::START);
+        let beat =
+            Beat { at_us: batch.at_us, through, waiting_us: 0, kept, closed: true, said_us: 0, held_us: 0 };
         self.mouth.say(&Frame::Beat(beat)).await?;
         std::future::pending().await
     }
@@ -304,7 +327,7 @@ impl<L: Log, W: Wall + ?Sized> Sending<'_, L, W> {
                 }
             }
         }
-        let has = Has { bytes: 0, received: after, applied };
+        let has = Has { bytes: 0, received: after, applied, said_us: 0 };
         let knows = self.log.keeps(self.follower, &identity).await?
             && match self.log.acknowledged(self.follower, &identity, has).await {
                 // It has copied rows of another region since, which had not come as far.
@@ -316,39 +339,45 @@ impl<L: Log, W: Wall + ?Sized> Sending<'_, L, W> {
             self.log.begins(self.follower, &identity, applied).await?;
         }
         let mut told = self.welcome(identity, after, Vec::new()).await?;
-        let (mut beaten, mut pause): (Option<Moment>, _) = (None, LOOK_MIN);
+        let (mut beaten, mut ahead, mut pause): (Option<Moment>, _, _) = (None, None, LOOK_MIN);
         let mut wakes = self.log.wakes();
         loop {
             let now = clock::now();
-            let due = beaten.is_none_or(|beaten| now.since(beaten) >= BEAT);
-            // Looked at before what comes is read: what was done until then is read, or waits.
-            let horizon = if due { Some(self.log.horizon().await?) } else { None };
-            let batch = self.log.read(after).await?;
-            if due {
+            if ahead.is_none() && beaten.is_none_or(|beaten| now.since(beaten) >= BEAT) {
+                // Looked at before what comes is read: what was done until then lies up to there, or waits.
+                let (said_us, came) = *self.said.borrow_and_update();
+                let held_us = micros(now.since(came));
+                let horizon = self.log.horizon().await?;
+                ahead = Some(((horizon, said_us, held_us), self.log.settled().await?));
                 self.tell(&mut told).await?;
                 beaten = Some(now);
             }
-            if !batch.records.is_empty() {
+            let batch = self.log.read(after).await?;
+            let records = batch.records.len();
+            if records > 0 {
                 // The log has them for good: when they are gone from the shard, its rows come without them.
                 self.admit(&batch.records, Refused::Snapshot)?;
                 (after, pause) = (batch.through, LOOK_MIN);
-                let few = batch.records.len() < FEW_RECORDS;
                 self.send(&Frame::Batch(batch)).await?;
-                if few {
+            }
+            if let Some((looked, _)) = ahead.take_if(|(_, settled)| records == 0 || after >= *settled) {
+                self.beat(looked, after).await?;
+            }
+            if records > 0 {
+                if records < FEW_RECORDS {
                     // A batch costs both databases much the same, whatever is in it.
                     tokio::time::sleep(GATHER).await;
                 }
                 continue;
             }
-            if let Some(Horizon { at_us, waiting_us, .. }) = horizon {
-                let kept = self.log.kept().await?.unwrap_or(Position::START);
-                let beat = Beat { at_us, through: after, waiting_us, kept };
-                self.mouth.say(&Frame::Beat(beat)).await?;
-            }
             let woken = heard::pause(&mut wakes, pause).await;
             pause = if woken { LOOK_MIN } else { longer(pause) };
         }
     }
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn longer(pause: Duration) -> Duration {

@@ -164,7 +164,7 @@ impl Follower {
             fit: Arc::clone(fit),
             keeps: true,
             leads,
-            primary,
+            primary: primary.then_some(Epoch(1)),
             region: near.follower.clone(),
             replica: replica.clone(),
             shard,

@@ -58,6 +58,8 @@ pub struct Ask {
     pub credit_bytes: u64,
     /// What of it.
     pub what: What,
+    /// The follower's own clock when it said so, in microseconds; 0 from one that does not say.
+    pub said_us: u64,
 }
 
 /// A log, rows, or a promise.
@@ -109,6 +111,8 @@ pub struct Has {
     pub received: Position,
     /// What of that it has applied.
     pub applied: Position,
+    /// The follower's own clock when it said so, in microseconds; 0 from one that does not say.
+    pub said_us: u64,
 }
 
 /// What a source will send.
@@ -165,6 +169,12 @@ pub struct Beat {
     pub waiting_us: u64,
     /// Up to here all that follow it have applied its log.
     pub kept: Position,
+    /// Nobody may write there under a lease at that moment: what is written may be written elsewhere.
+    pub closed: bool,
+    /// The last of the follower's moments that had come when the log was looked at ([`Has::said_us`]); 0 when none had.
+    pub said_us: u64,
+    /// How long before that look it had come, in microseconds.
+    pub held_us: u64,
 }
 
 /// Why bytes are no frame.

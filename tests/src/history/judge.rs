@@ -5,9 +5,6 @@ use std::time::Duration;
 
 use super::{Asked, Found, Ledger, Operations, Outcome, Read, Row, Write, value};
 
-/// What a copy does not know of its own age: how long the primary's word was on its way over the link, because two clocks are not compared.
-const LINK: Duration = Duration::from_millis(500);
-
 /// What is wrong with a history, each with the operations that show it.
 #[derive(Clone, Debug, Default)]
 pub struct Verdict {
@@ -179,7 +176,7 @@ impl Lines {
     /// What a read should have seen, and did not.
     fn missed(&self, read: &Read, trees: &Trees) -> Option<usize> {
         let bound = match read.asked {
-            Asked::MaxStaleness(asked) => asked + LINK,
+            Asked::MaxStaleness(asked) => asked,
             Asked::Primary if !read.by_copy => Duration::ZERO,
             // A copy that answers in the primary's place says so, and nobody promises how old it is.
             Asked::Local | Asked::Primary | Asked::Token(_) => return None,

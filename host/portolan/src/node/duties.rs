@@ -42,6 +42,8 @@ struct Known {
 struct Word {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     applied: Option<Position>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    behind_ms: Option<u64>,
     lag_ms: u64,
     #[serde(default)]
     silent_ms: u64,
@@ -126,7 +128,7 @@ impl Duties {
         let known = all.get(shard).filter(|known| !known.duty.held)?;
         let word: Word = serde_json::from_str(&known.duty.note).ok()?;
         let since = known.duty.age.saturating_add(now.since(known.at));
-        let behind = Duration::from_millis(word.lag_ms).saturating_add(since);
+        let behind = Duration::from_millis(word.behind_ms?).saturating_add(since);
         Some(Freshness { applied: word.applied, behind })
     }
 }
@@ -135,7 +137,8 @@ impl Duties {
 fn word(shard: &ShardName, feeds: &Feeds, now: Moment) -> String {
     let word = feeds.report(shard, now).and_then(|report| {
         let silent_ms = report.silent_ms.unwrap_or_default();
-        let word = Word { applied: report.applied, lag_ms: report.lag_ms?, silent_ms };
+        let (applied, behind_ms) = (report.applied, report.behind_ms);
+        let word = Word { applied, behind_ms, lag_ms: report.lag_ms?, silent_ms };
         serde_json::to_string(&word).ok()
     });
     word.unwrap_or_default()

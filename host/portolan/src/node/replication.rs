@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portolan_core::ids::{RegionName, ShardName};
+use portolan_core::log::Epoch;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::tls::PeerIdentity;
 use portolan_foundation::{clock, task};
@@ -33,6 +34,7 @@ pub(super) struct Copies(BTreeMap<ShardName, Others>);
 struct Others {
     /// Where their gateways are.
     addresses: BTreeMap<RegionName, Vec<String>>,
+    epoch: Epoch,
     leads: bool,
     primary: RegionName,
     /// Bytes a second that are taken of each, where there is a bound.
@@ -64,7 +66,7 @@ impl Copies {
             let addresses = others.map(|region| (region.clone(), addresses(region))).collect();
             let leads = shard.primary == config.local;
             let (primary, rates, weight) = (shard.primary.clone(), rates.clone(), shard.weight);
-            (name.clone(), Others { addresses, leads, primary, rates, weight })
+            (name.clone(), Others { addresses, epoch: shard.epoch, leads, primary, rates, weight })
         });
         Self(copies.collect())
     }
@@ -95,7 +97,8 @@ impl Copies {
             // What comes is kept for third regions, where there are any.
             let keeps = others.addresses.len() > 1;
             for (region, addresses) in &others.addresses {
-                let (addresses, primary) = (addresses.clone(), *region == others.primary);
+                let (addresses, primary) =
+                    (addresses.clone(), (*region == others.primary).then_some(others.epoch));
                 let (leads, store) = (others.leads, store.clone());
                 let (rate, weight) = (others.rates.get(region).copied(), others.weight);
                 let followed = Followed { addresses, keeps, leads, primary, rate, store, weight };
@@ -172,7 +175,7 @@ impl portolan_sharding::Copies for ByFeeds {
     fn freshness(&self, shard: &ShardName) -> Option<Freshness> {
         let now = clock::now();
         let Some(report) = self.0.report(shard, now) else { return self.1.freshness(shard, now) };
-        Some(Freshness { applied: report.applied, behind: Duration::from_millis(report.lag_ms?) })
+        Some(Freshness { applied: report.applied, behind: Duration::from_millis(report.behind_ms?) })
     }
 }
 

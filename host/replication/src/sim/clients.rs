@@ -55,6 +55,7 @@ impl Clients {
         }
         if world.random.percent(READS_PERCENT) {
             read(world);
+            look(world);
         }
     }
 
@@ -109,7 +110,45 @@ fn commit(transaction: Transaction, world: &mut World<'_>) {
     for (id, record) in newest {
         let version = change(record).unwrap().version.clone();
         let (lost, taken_back) = (false, false);
-        history.writes.push(Write { lost, id, region: region.clone(), taken_back, token, version });
+        let told = portolan_foundation::clock::now();
+        history.writes.push(Write { lost, id, region: region.clone(), taken_back, token, version, told });
+    }
+}
+
+/// Looks at a copy that says how old it is at most: whatever was done before that, and is not lost, is there.
+fn look(world: &mut World<'_>) {
+    let region = world.random.pick(&world.regions).clone();
+    let now = portolan_foundation::clock::now();
+    let reports: Vec<_> = region.cells.lock().unwrap().values().map(|cell| cell.report(now)).collect();
+    let Some(behind_ms) = reports.iter().find(|report| report.primary).and_then(|report| report.behind_ms)
+    else {
+        return;
+    };
+    let until = Moment(now.0.saturating_sub(behind_ms * 1_000 + 1_000));
+    let history = world.shared.history.lock().unwrap();
+    let missing = region.store.with(|database| {
+        if !database.is_whole() || !database.stale.is_empty() || database.cut.is_some() {
+            return None;
+        }
+        let mut due =
+            history.writes.iter().filter(|write| write.told <= until && !write.lost && !write.taken_back);
+        let here = |write: &&Write| {
+            let row = database.rows.get(&write.id).is_some_and(|row| row.state.version >= write.version);
+            row || history.swept.get(&write.id).is_some_and(|swept| *swept >= write.version)
+                || database.parked.keys().any(|(id, _)| *id == write.id)
+        };
+        due.rfind(|write| !here(write)).cloned()
+    });
+    drop(history);
+    if let Some(write) = missing {
+        world.shared.violated(format!(
+            "`{}` says that it is at most {behind_ms} ms old, and lacks {} at {} of `{}`, told {} ms before",
+            region.name,
+            write.id.key,
+            write.token,
+            write.region,
+            now.since(write.told).as_millis()
+        ));
     }
 }
 

@@ -140,7 +140,12 @@ impl Database {
 
     pub(super) fn horizon(&self, at_us: u64) -> Horizon {
         let waiting = self.log.keys().filter(|at| at.transaction >= self.lowest()).count();
-        Horizon { waiting: waiting as u64, waiting_us: 0, at_us, transactions: self.open.len() as u64 }
+        let closed = self.fence.deadline_us <= at_us;
+        // Nobody asks how long: what waits was written when it was, and counts as long as its transaction is open.
+        let oldest = self.log.values().filter(|record| record.position.transaction >= self.lowest());
+        let waiting_us = oldest.map(|record| at_us.saturating_sub(record.at_us)).max().unwrap_or(0);
+        let transactions = self.open.len() as u64;
+        Horizon { waiting: waiting as u64, waiting_us, closed, at_us, transactions }
     }
 
     pub(super) fn extent(&self) -> Result<Extent, Error> {

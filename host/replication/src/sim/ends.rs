@@ -11,6 +11,7 @@ use portolan_core::ids::RegionName;
 use portolan_core::log::{Epoch, Identity, Position};
 use portolan_foundation::random;
 
+use super::Variant;
 use super::database::Database;
 use super::world::Shared;
 use crate::ends::{Log, Replica};
@@ -249,6 +250,17 @@ impl Replica for Store {
             self.trace(|| format!("hears of epochs: {learned:?}"));
         }
         learned
+    }
+
+    async fn lacks(&self, epoch: Epoch) -> Result<Option<Vec<Cut>>, Error> {
+        let untold = self.shared.variant == Variant::EpochUntold;
+        self.at(|database, _| {
+            let told = untold || database.lineage.epoch() >= epoch;
+            Ok(told.then(|| {
+                if untold { Vec::new() } else { database.lineage.lacks(&database.own, &database.heads()) }
+            }))
+        })
+        .await
     }
 
     async fn stale(&self) -> Result<Vec<RowId>, Error> {

@@ -67,7 +67,7 @@ pub(super) fn shard() -> ShardName {
 struct Running {
     end: Shutdown,
     leads: bool,
-    primary: bool,
+    primary: Option<Epoch>,
 }
 
 impl Drop for Running {
@@ -141,14 +141,14 @@ impl Region {
             if let Some(meant) = self.meant() {
                 let leads = meant.primary == self.name;
                 for source in &self.others {
-                    let primary = meant.primary == *source;
+                    let primary = (meant.primary == *source).then_some(meant.epoch);
                     if running
                         .get(source)
                         .is_some_and(|there| there.primary == primary && there.leads == leads)
                     {
                         continue;
                     }
-                    let cell = Arc::new(Cell::new(shard(), source.clone(), primary));
+                    let cell = Arc::new(Cell::new(shard(), source.clone(), primary.is_some()));
                     self.cells.lock().unwrap().insert(source.clone(), Arc::clone(&cell));
                     let end = Shutdown::new();
                     let feed = Feed {

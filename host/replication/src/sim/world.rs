@@ -79,6 +79,8 @@ pub(super) struct Write {
     pub(super) taken_back: bool,
     pub(super) token: portolan_core::log::Position,
     pub(super) version: Version,
+    /// When the client was told.
+    pub(super) told: Moment,
 }
 
 /// What was done.

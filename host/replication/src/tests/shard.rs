@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use portolan_changelog::{
-    Access, ConflictKind, Conflicts, Dialect, Engine, Lease, PostgresConfig, Store, Value,
+    Access, Capture, ConflictKind, Conflicts, Dialect, Engine, Lease, PostgresConfig, Store, Value,
 };
 use portolan_core::ids::TenantName;
 use portolan_core::log::Epoch;
@@ -34,9 +34,13 @@ impl Shard {
                 file = Some(path.clone());
                 Engine::Sqlite(path)
             }
-            Database::Postgres(_, Addresses { applier, owner, writer }) => {
-                Engine::Postgres(PostgresConfig { access: Access::default(), applier, owner, writer })
-            }
+            Database::Postgres(_, Addresses { applier, owner, writer }) => Engine::Postgres(PostgresConfig {
+                access: Access::default(),
+                applier,
+                capture: Capture::default(),
+                owner,
+                writer,
+            }),
         };
         let store = Store::open(&engine, region(origin)).await.unwrap();
         let number = if place.is_sqlite() { "integer" } else { "bigint" };

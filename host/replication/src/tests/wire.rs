@@ -44,7 +44,7 @@ fn record(seed: u64) -> Record {
 }
 
 fn asks(what: What) -> Ask {
-    Ask { protocols: (1, 1), shard: "s1".into(), credit_bytes: 9, what }
+    Ask { protocols: (1, 1), shard: "s1".into(), credit_bytes: 9, what, said_us: 3 }
 }
 
 fn frames() -> Vec<Frame> {
@@ -64,14 +64,16 @@ fn frames() -> Vec<Frame> {
                 applied: Position::START,
                 seen_us: 5,
             },
+            said_us: 6,
         }),
         Frame::Ask(Ask {
             protocols: (1, 1),
             shard: "s1".into(),
             credit_bytes: 0,
             what: What::Rows { identity: None, after: Some(RowId { table: "t".into(), key: "[1]".into() }) },
+            said_us: 0,
         }),
-        Frame::Has(Has { bytes: 12, received: at, applied: at }),
+        Frame::Has(Has { bytes: 12, received: at, applied: at, said_us: 5 }),
         Frame::Welcome(Welcome {
             protocol: 1,
             identity: identity.clone(),
@@ -102,7 +104,15 @@ fn frames() -> Vec<Frame> {
             records: records.clone(),
         }),
         Frame::Rows(Rows { records, ends: true }),
-        Frame::Beat(Beat { at_us: 1, through: at, waiting_us: 0, kept: Position::START }),
+        Frame::Beat(Beat {
+            at_us: 1,
+            through: at,
+            waiting_us: 0,
+            kept: Position::START,
+            closed: true,
+            said_us: 7,
+            held_us: 8,
+        }),
     ]
 }
 
@@ -125,7 +135,15 @@ fn what_is_said_is_heard_in_whatever_pieces_it_comes() {
 
 #[test]
 fn what_a_later_release_says_is_passed_over() {
-    let beat = Frame::Beat(Beat { at_us: 1, through: Position::START, waiting_us: 0, kept: Position::START });
+    let beat = Frame::Beat(Beat {
+        at_us: 1,
+        through: Position::START,
+        waiting_us: 0,
+        kept: Position::START,
+        closed: false,
+        said_us: 0,
+        held_us: 0,
+    });
     let mut bytes = BytesMut::from(&[0, 0, 0, 3, 250, 1, 2, 3][..]);
     bytes.extend_from_slice(&beat.encode().unwrap());
     let (heard, _) = Frame::decode(&mut bytes).unwrap().unwrap();

@@ -106,6 +106,9 @@ pub(super) struct WireAsk {
     /// When the last record that the follower has was written.
     #[prost(uint64, tag = "15")]
     seen_us: u64,
+    /// The follower's clock.
+    #[prost(uint64, tag = "16")]
+    said_us: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -154,6 +157,8 @@ pub(super) struct WireHas {
     received: Option<WirePosition>,
     #[prost(message, optional, tag = "3")]
     applied: Option<WirePosition>,
+    #[prost(uint64, tag = "4")]
+    said_us: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -214,6 +219,12 @@ pub(super) struct WireBeat {
     waiting_us: u64,
     #[prost(message, optional, tag = "4")]
     kept: Option<WirePosition>,
+    #[prost(bool, tag = "5")]
+    closed: bool,
+    #[prost(uint64, tag = "6")]
+    said_us: u64,
+    #[prost(uint64, tag = "7")]
+    held_us: u64,
 }
 
 impl From<Position> for WirePosition {
@@ -407,6 +418,7 @@ impl From<&Ask> for WireAsk {
             protocol_max,
             shard: ask.shard.clone(),
             credit_bytes: ask.credit_bytes,
+            said_us: ask.said_us,
             ..Self::default()
         };
         match &ask.what {
@@ -460,13 +472,15 @@ impl TryFrom<WireAsk> for Ask {
             What::Log { identity, after, applied, seen_us: wire.seen_us }
         };
         let protocols = (wire.protocol_min, wire.protocol_max);
-        Ok(Self { protocols, shard: wire.shard, credit_bytes: wire.credit_bytes, what })
+        let (credit_bytes, said_us) = (wire.credit_bytes, wire.said_us);
+        Ok(Self { protocols, shard: wire.shard, credit_bytes, what, said_us })
     }
 }
 
 impl From<&Has> for WireHas {
     fn from(has: &Has) -> Self {
-        Self { bytes: has.bytes, received: Some(has.received.into()), applied: Some(has.applied.into()) }
+        let (received, applied) = (Some(has.received.into()), Some(has.applied.into()));
+        Self { bytes: has.bytes, received, applied, said_us: has.said_us }
     }
 }
 
@@ -474,7 +488,8 @@ impl TryFrom<WireHas> for Has {
     type Error = Garbled;
 
     fn try_from(wire: WireHas) -> Result<Self, Garbled> {
-        Ok(Self { bytes: wire.bytes, received: position(wire.received), applied: position(wire.applied) })
+        let (received, applied) = (position(wire.received), position(wire.applied));
+        Ok(Self { bytes: wire.bytes, received, applied, said_us: wire.said_us })
     }
 }
 
@@ -580,6 +595,9 @@ impl From<&Beat> for WireBeat {
             through: Some(beat.through.into()),
             waiting_us: beat.waiting_us,
             kept: Some(beat.kept.into()),
+            closed: beat.closed,
+            said_us: beat.said_us,
+            held_us: beat.held_us,
         }
     }
 }
@@ -593,6 +611,9 @@ impl TryFrom<WireBeat> for Beat {
             through: position(wire.through),
             waiting_us: wire.waiting_us,
             kept: position(wire.kept),
+            closed: wire.closed,
+            said_us: wire.said_us,
+            held_us: wire.held_us,
         })
     }
 }

@@ -333,6 +333,7 @@ impl Store {
 
     /// How much of this region's own log a source knows that has come so far through others'.
     async fn told_there(&self, session: &mut Session, others: &[Cut]) -> Result<Told, Error> {
+        self.caught_up().await?;
         let fence = session.one(FENCE, &[]).await?;
         let identity =
             if self.is_cut(session, &fence).await? { None } else { Some(identity_now(session).await?) };
@@ -342,6 +343,7 @@ impl Store {
 
     /// What it told before was of a history that is no longer its own: the log that begins now is empty.
     async fn begin_log_anew(&self, session: &mut Session) -> Result<(), Error> {
+        self.caught_up().await?;
         let told = tip(session).await?;
         self.renew_identity(session).await?;
         note_trimmed(session, told).await

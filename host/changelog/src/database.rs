@@ -179,8 +179,8 @@ impl Dialect {
             Self::Postgres => text
                 .replace("portolan_", "portolan.")
                 .replace("{now}", "portolan.now_us()")
-                .replace("{began}", "(extract(epoch FROM transaction_timestamp()) * 1000000)::bigint")
-                .replace("{horizon}", "pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+                .replace("{began}", "portolan.seen_us()")
+                .replace("{horizon}", "portolan.horizon()")
                 .replace("{row_bytes}", "bytes")
                 // One partition is looked into for a record, not all.
                 .replace("{piece}", ", piece")

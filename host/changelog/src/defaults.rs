@@ -64,6 +64,25 @@ pub const SQLITE_LOOK_STEPS: i32 = 10_000;
 pub const PASSWORD_WAIT: Duration = Duration::from_secs(5);
 /// From one such try to the next.
 pub const PASSWORD_RETRY: Duration = Duration::from_millis(100);
+/// How long records that come out of the write-ahead log are gathered before they are put into the log: a batch costs much the same, whatever is in
+/// it, and a copy is some milliseconds away anyhow.
+pub const SHIP_GATHER: Duration = Duration::from_millis(5);
+/// From one look at whether another process still ships to the next.
+pub const SHIP_LOOK: Duration = Duration::from_secs(1);
+/// How long shipped records wait for the horizon before it is moved: writers who follow each other faster move it themselves.
+pub const BEAT_FIRST: Duration = Duration::from_millis(10);
+/// How long nothing comes before a beat: so far a slot falls behind while nobody writes, and so old is what a log says of its age.
+pub const BEAT_IDLE: Duration = Duration::from_secs(1);
+/// How long it is waited until all that was committed is shipped: shorter than a transaction may be idle.
+pub const CAUGHT_UP_WAIT: Duration = Duration::from_secs(4);
+/// After this nobody else seems to ship, and whoever waits does: longer than a batch takes.
+pub const CAUGHT_UP_HELP: Duration = Duration::from_millis(300);
+/// From one look at that to the next.
+pub const CAUGHT_UP_LOOK: Duration = Duration::from_millis(2);
+/// How long the server keeps a slot for a process that says nothing: until then no other ships.
+pub const SENDER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of one message of a slot: what PostgreSQL holds in one value.
+pub const FRAME_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// Bytes of a password's file.
 pub const PASSWORD_BYTES_MAX: u64 = 4_096;
 /// Parked changes that are tried again at once.

@@ -113,6 +113,7 @@ impl Store {
 
     /// The records of the tenant, but for those that say that it is forgotten. The log is walked through in parts: it may be long.
     async fn erase_records(&self, tenant: &TenantName) -> Result<u64, Error> {
+        self.caught_up().await?;
         let (mut after, mut gone) = (Position::START, 0);
         loop {
             let mut session = self.begin(Role::Owner).await?;

@@ -19,6 +19,10 @@
 //! begins ([`Store::begin_epoch`]). What it had of others' logs counts; what lies past that is stranded wherever it surfaces, kept,
 //! and taken out of the rows ([`Store::learn`], [`Store::mend`]).
 //!
+//! # Busy servers
+//! A database of PostgreSQL whose [`PostgresConfig::capture`] is [`Capture::Logical`] needs somebody who calls [`Store::ship`] all the time:
+//! its records come out of the write-ahead log. [`Store::slot`] says how much the server keeps for that.
+//!
 //! # Keeping the log short
 //! Who follows calls [`Store::begin_peer`] at the source with the position that it read, *before* it copies rows, and
 //! [`Store::peer_acknowledges`] from then on. [`Store::trim`] takes away what all peers have applied, and the places of those that are
@@ -81,6 +85,7 @@ mod external;
 mod inspect;
 mod ledger;
 mod lineage;
+mod logical;
 mod login;
 mod maintain;
 mod marks;
@@ -111,6 +116,8 @@ pub use external::{External, Lookout, Seen};
 pub use inspect::Inspection;
 pub use ledger::{Conflicts, Cursor, Lost};
 pub use lineage::{Gathered, Learned, Sealed};
+pub use logical::Capture;
+pub use logical::slot::Slot;
 pub use login::{Access, Passwords, Tls, reader};
 pub use maintain::{Maintenance, Purpose};
 pub use model::fence::{Closed, Fence, Lease, Outcome, Refused, TenantState};

@@ -116,6 +116,7 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn heads(&self) -> Result<Vec<Cut>, Error> {
+        self.caught_up().await?;
         let mut session = self.acquire(Role::Applier).await?;
         let mut heads = heads(&mut session).await?;
         match identity_now(&mut session).await {
@@ -128,6 +129,20 @@ impl Store {
             Err(error) => return Err(error),
         }
         Ok(heads)
+    }
+
+    /// What was there when the last epoch that is known began, and is not here ([`Lineage::lacks`]). None while the last that is known is an
+    /// earlier one than this.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn lacks(&self, epoch: Epoch) -> Result<Option<Vec<Cut>>, Error> {
+        let mut session = self.acquire(Role::Applier).await?;
+        let lineage = lineage(&mut session).await?;
+        if lineage.epoch() < epoch {
+            return Ok(None);
+        }
+        Ok(Some(lineage.lacks(self.origin(), &heads(&mut session).await?)))
     }
 
     /// From here on nothing of an earlier epoch is written here, or taken without being known to count, for good. When this returns, no
@@ -152,6 +167,7 @@ impl Store {
         close_below(&mut session, there.epoch, epoch).await?;
         let mut heads = heads(&mut session).await?;
         if let Ok(identity) = identity(&row) {
+            self.caught_up().await?;
             let at = tip(&mut session).await?;
             heads.push(Cut { region: self.origin().clone(), identity, at });
         }
@@ -171,6 +187,7 @@ impl Store {
             let why = format!("{stale} rows were taken from an epoch past its cut, and not put right yet");
             return Err(Error::Partial(why));
         }
+        self.caught_up().await?;
         let mut cuts = heads(session).await?;
         let (identity, at) = (identity_now(session).await?, tip(session).await?);
         cuts.push(Cut { region: self.origin().clone(), identity, at });
@@ -204,6 +221,7 @@ impl Store {
         save_terms(&mut session, &news).await?;
         let mut logs = heads(&mut session).await?;
         if let Ok(identity) = identity(&row) {
+            self.caught_up().await?;
             let at = tip(&mut session).await?;
             logs.push(Cut { region: self.origin().clone(), identity, at });
         }

@@ -208,6 +208,9 @@ impl Store {
         limits: Limits,
         reach: Reach,
     ) -> Result<Passage, Error> {
+        if reach == Reach::Held {
+            self.caught_up().await?;
+        }
         let mut session = self.along_the_log().await?;
         identity_now(&mut session).await?;
         // What is committed in SQLite is there in its order.
@@ -402,6 +405,7 @@ impl Store {
         let mut session = self.begin(Role::Owner).await?;
         // The hold may have ended meanwhile, and writers may be inside: they are waited for, and what they wrote is counted.
         tenant_alone(&mut session, &note.tenant, patience).await?;
+        self.caught_up().await?;
         let Drained { base, epoch, records } = drained;
         let tenant = note.tenant.as_str();
         let args = [

@@ -17,6 +17,7 @@ use crate::defaults::{
     SILENCE, STATEMENTS_MAX,
 };
 use crate::error::Error;
+use crate::logical::Capture;
 use crate::login::{self, Access, Login};
 use crate::marks;
 use crate::sqlite::migrator;
@@ -33,6 +34,8 @@ pub struct PostgresConfig {
     pub access: Access,
     /// Puts what other regions wrote.
     pub applier: String,
+    /// How changes come into the log.
+    pub capture: Capture,
     /// Owns tables, moves the fence.
     pub owner: String,
     /// Writes for applications.
@@ -51,6 +54,7 @@ impl std::fmt::Debug for PostgresConfig {
 pub(crate) struct Roles {
     pub(crate) applier: Pool,
     pub(crate) applier_name: String,
+    pub(crate) capture: Capture,
     pub(crate) keeper: Pool,
     pub(crate) owner: Pool,
     pub(crate) owner_name: String,
@@ -77,6 +81,7 @@ pub(crate) async fn open(config: &PostgresConfig) -> Result<Roles, Error> {
     let roles = Roles {
         applier: Pool::postgres(applier, ANSWER_TIMEOUT),
         applier_name,
+        capture: config.capture,
         keeper: Pool::postgres(connect(config, Use::Keeper).await?, KEEPER_STATEMENT + SILENCE),
         owner: pool,
         owner_name,
@@ -209,12 +214,16 @@ async fn grant(roles: &Roles) -> Result<(), Error> {
     for statement in [
         format!("GRANT USAGE ON SCHEMA portolan TO {writer}, {applier}"),
         format!("GRANT EXECUTE ON FUNCTION portolan.now_us(), portolan.written() TO {writer}, {applier}"),
-        format!("GRANT EXECUTE ON FUNCTION portolan.timeline(), portolan.system() TO {applier}"),
+        format!(
+            "GRANT EXECUTE ON FUNCTION portolan.timeline(), portolan.system(), portolan.horizon(), portolan.seen_us(), \
+             portolan.beat() TO {applier}"
+        ),
         format!(
             "GRANT SELECT ON portolan.fence, portolan.log, portolan.trimmed, portolan.schema, portolan.declared TO {applier}"
         ),
-        // The record that a tenant is forgotten.
+        // The record that a tenant is forgotten, and all that is shipped.
         format!("GRANT INSERT ON portolan.log TO {applier}"),
+        format!("GRANT SELECT, UPDATE ON portolan.shipped TO {applier}"),
         format!("GRANT USAGE ON SEQUENCE portolan.log_seq TO {applier}"),
         format!(
             "GRANT SELECT, INSERT, UPDATE, DELETE ON portolan.row, portolan.tenant, portolan.progress, portolan.staged, \

@@ -39,6 +39,8 @@ pub struct Horizon {
     pub waiting: u64,
     /// How long the oldest of them has been waiting, in microseconds.
     pub waiting_us: u64,
+    /// Nobody may write here under a lease at that moment: others may, elsewhere.
+    pub closed: bool,
     /// When that was looked at, by the database's clock, in microseconds: whatever is not among what waits and was done before can be read.
     pub at_us: u64,
     /// Transactions that have begun since the oldest that is open; in SQLite always 0.
@@ -64,6 +66,16 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn reached(&self, wanted: Position) -> Result<Reached, Error> {
+        match self.reached_in_log(wanted).await? {
+            Reached::Ahead(_) if self.ships() => {
+                self.caught_up().await?;
+                self.reached_in_log(wanted).await
+            }
+            reached => Ok(reached),
+        }
+    }
+
+    async fn reached_in_log(&self, wanted: Position) -> Result<Reached, Error> {
         let mut session = self.acquire(Role::Applier).await?;
         if let Some(reached) = self.reached_elsewhere(&mut session, wanted).await? {
             return Ok(reached);
@@ -204,10 +216,11 @@ impl Store {
     /// When the database does not answer.
     pub async fn horizon(&self) -> Result<Horizon, Error> {
         let mut session = self.acquire(Role::Applier).await?;
-        let waiting = "SELECT count(*), coalesce(min(at_us), 0), {began} FROM portolan_log \
+        let waiting = "SELECT count(*), coalesce(min(at_us), 0), {began}, (SELECT deadline_us FROM portolan_fence) FROM portolan_log \
             WHERE epoch = (SELECT epoch FROM portolan_fence) AND tx >= {horizon}";
         let row = session.one(waiting, &[]).await?;
         let (waiting, since, at_us) = (row.number(0)?, row.number(1)?, row.number(2)?);
+        let closed = row.number(3)? <= at_us;
         let transactions = match session.dialect() {
             Dialect::Sqlite => 0,
             Dialect::Postgres => {
@@ -217,7 +230,7 @@ impl Store {
             }
         };
         let waiting_us = if waiting == 0 { 0 } else { at_us.saturating_sub(since) };
-        Ok(Horizon { waiting, waiting_us, at_us, transactions })
+        Ok(Horizon { waiting, waiting_us, closed, at_us, transactions })
     }
 
     /// Rows of declared tables as they are now, for who begins to follow: of one tenant or of all, after a row, up to so many.

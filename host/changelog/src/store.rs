@@ -13,6 +13,7 @@ use crate::adopt;
 use crate::database::{Dialect, Pool, Row, Session, Value};
 use crate::defaults::{KEEPER_STATEMENT, SILENCE};
 use crate::error::Error;
+use crate::logical::Capture;
 use crate::model::fence::{Closed, Fence, Refused, TenantState};
 use crate::postgres::{self, PostgresConfig, Roles};
 use crate::receipts::Receipts;
@@ -26,6 +27,7 @@ const TENANT_LOCK: i64 = 0x706f_7274;
 
 /// Where a shard is.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each shard, and none is moved about")]
 pub enum Engine {
     /// A database of PostgreSQL, 15 or later.
     Postgres(PostgresConfig),
@@ -96,6 +98,9 @@ impl Store {
             WHERE origin <> $1";
         session.run(sql, &[store.0.origin.as_str().into()]).await?;
         session.commit().await?;
+        if let Place::Postgres(_) = &store.0.place {
+            store.choose().await?;
+        }
         Ok(store)
     }
 
@@ -236,11 +241,12 @@ impl Store {
         identity(&row)
     }
 
-    /// The newest record that is there. Not all that will lie before it need be there already.
+    /// The newest record of all that was committed. Not all that will lie before it need be there already.
     ///
     /// # Errors
-    /// When the database does not answer.
+    /// When the database does not answer; [`Error::Busy`] when what was committed is not shipped.
     pub async fn tip(&self) -> Result<Position, Error> {
+        self.caught_up().await?;
         tip(&mut *self.acquire(Role::Applier).await?).await
     }
 
@@ -258,6 +264,7 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn verify(&self, witness: &Witness) -> Result<Continuity, Error> {
+        self.caught_up().await?;
         let mut session = self.begin(Role::Owner).await?;
         let row = session.one(FENCE, &[]).await?;
         let continuity = if self.is_cut(&mut session, &row).await? {
@@ -461,6 +468,7 @@ impl Store {
                 self.drain(patience).await?;
             }
         }
+        self.caught_up().await?;
         tip(&mut *self.acquire(Role::Keeper).await?).await
     }
 
@@ -616,6 +624,14 @@ impl Store {
             (Place::Postgres(roles), Role::Applier) => &roles.applier,
             (Place::Postgres(roles), Role::Owner) => &roles.owner,
             (Place::Postgres(roles), Role::Writer) => &roles.writer,
+        }
+    }
+
+    /// How changes come into its log.
+    pub(crate) fn chosen(&self) -> Capture {
+        match &self.0.place {
+            Place::Postgres(roles) => roles.capture,
+            Place::Sqlite { .. } => Capture::Triggers,
         }
     }
 

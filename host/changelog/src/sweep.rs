@@ -78,6 +78,7 @@ impl Store {
     /// # Errors
     /// [`Closed::Cut`](crate::Closed::Cut) when its own log may have been cut.
     pub async fn known(&self) -> Result<Known, Error> {
+        self.caught_up().await?;
         let mut session = self.acquire(Role::Applier).await?;
         let mut known = applied(&mut session).await?;
         known.0.insert(self.origin().clone(), written(&mut session).await?);
@@ -102,6 +103,7 @@ impl Store {
         };
         let holds = !session.query(waits, &[]).await?.is_empty();
         let incarnation = session.one("SELECT member FROM portolan_fence", &[]).await?.number(0)?;
+        self.caught_up().await?;
         let written = written(&mut session).await?;
         let member = Member { region: self.origin().clone(), incarnation };
         Ok(Report { member, applied, written, holds })

@@ -12,6 +12,7 @@ use place::{PATIENCE, Place};
 mod applying;
 mod auditing;
 mod capture;
+mod decoding;
 mod fence;
 mod lineage;
 mod login;
@@ -112,6 +113,14 @@ const CASES: &[Case] = cases![
     tenants::what_is_written_has_a_position,
 ];
 
+const DECODING: &[Case] = cases![
+    decoding::a_large_transaction_is_read_whole_or_not,
+    decoding::a_shard_goes_over_and_back,
+    decoding::a_token_is_where_the_record_will_be,
+    decoding::what_others_emit_is_no_record,
+    decoding::who_follows_a_lost_slot_begins_anew,
+];
+
 /// How many cases run beside each other: databases wait for disks more than for processors.
 const BESIDE: usize = 4;
 
@@ -144,6 +153,21 @@ async fn contract_on_sqlite() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn contract_on_postgres() {
     run(Place::postgres().await, CASES).await;
+}
+
+/// The same, with logs that come out of the write-ahead log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn contract_on_postgres_that_decodes() {
+    run(Place::logical().await, CASES).await;
+}
+
+/// One stops the server, and comes when the others have ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_that_are_decoded() {
+    let place = Place::logical().await;
+    run(place.clone(), DECODING).await;
+    decoding::what_was_committed_before_a_crash_comes_once(place).await;
+    decoding::a_server_says_what_it_lacks(Place::postgres().await).await;
 }
 
 /// A promotion stops the server, so that this has one of its own.

@@ -77,7 +77,7 @@ impl Adoption {
 pub async fn look(engine: &Engine, tables: &Tables) -> Result<Adoption, Error> {
     let mut look = Look { found: Adoption::default(), inspection: Inspection::open(engine).await? };
     match engine {
-        Engine::Postgres(_) => postgres::look(&mut look, tables).await?,
+        Engine::Postgres(config) => postgres::look(&mut look, config, tables).await?,
         Engine::Sqlite(path) => sqlite::look(&mut look, path, tables).await?,
     }
     look.inspection.end()?;

@@ -34,6 +34,7 @@ use crate::config::Kept;
 use crate::data::Catalogue;
 use crate::defaults::{DEMOTION, LEASE, LEASE_MARGIN, LEFT_PATIENCE, RENEWAL, RETRY_MAX, RETRY_MIN};
 use crate::shards::{Cell, Open, Role};
+use crate::shipping::Shipping;
 use crate::space::{self, Space};
 
 /// The store of intent, asked at the moment of a renewal.
@@ -131,8 +132,16 @@ pub(crate) fn start(cell: Arc<Cell>, first: Task, around: Around, shutdown: &Shu
     let shard = cell.name();
     let (task, tasks) = watch::channel(first);
     let end = shutdown.child();
-    let keeper =
-        Keeper { around, cell: Arc::clone(&cell), demoted: None, failures: 0, first_seen: None, shard };
+    let keeper = Keeper {
+        around,
+        cell: Arc::clone(&cell),
+        demoted: None,
+        end: end.clone(),
+        failures: 0,
+        first_seen: None,
+        shard,
+        shipping: None,
+    };
     task::spawn("keep a shard", keeper.run(tasks, end.clone()));
     Handle { cell, end, task }
 }
@@ -142,10 +151,12 @@ struct Keeper {
     cell: Arc<Cell>,
     /// The epoch of another region for which what was held here is known to be over.
     demoted: Option<Epoch>,
+    end: Shutdown,
     failures: u32,
     /// The newest epoch and its primary that were seen, and since when.
     first_seen: Option<(Epoch, RegionName, Moment)>,
     shard: ShardName,
+    shipping: Option<Shipping>,
 }
 
 impl Keeper {
@@ -170,7 +181,8 @@ impl Keeper {
         self.close();
     }
 
-    fn close(&self) {
+    fn close(&mut self) {
+        self.shipping = None;
         self.cell.lease.store(None);
         self.cell.open.store(None);
     }
@@ -228,8 +240,9 @@ impl Keeper {
     }
 
     /// The database, opened where it is not, with what it has of the tables.
-    async fn open(&self, task: &Task) -> Result<(Arc<Open>, Option<Halt>), Error> {
+    async fn open(&mut self, task: &Task) -> Result<(Arc<Open>, Option<Halt>), Error> {
         let before = self.cell.open.load_full();
+        let first = before.is_none();
         let store = match &before {
             Some(open) => open.store.clone(),
             None => Store::open(&task.kept.engine, task.region.clone()).await?,
@@ -255,6 +268,9 @@ impl Keeper {
         };
         // Replication and moves know the tables by the store.
         store.recall(&tables).await?;
+        if first {
+            self.shipping = Shipping::start(&self.shard, &store, &self.end);
+        }
         let open = Arc::new(Open { catalogue: read, schema, store, tables });
         self.cell.open.store(Some(Arc::clone(&open)));
         Ok((open, lacks))

@@ -24,11 +24,12 @@ mod route;
 pub mod schema;
 mod service;
 mod shards;
+mod shipping;
 mod space;
 pub mod vacancy;
 
 pub use portolan_changelog::{
-    Access as StoreAccess, Engine, External, Passwords, PostgresConfig, Store, Tls,
+    Access as StoreAccess, Capture, Engine, External, Passwords, PostgresConfig, Store, Tls,
 };
 
 pub use config::{Intent, Kept, Limits, Watermarks};

@@ -24,6 +24,9 @@ CREATE TABLE portolan.fence (
     round       bigint  NOT NULL DEFAULT 1,
     -- Tombstones of the rounds before this one have been swept.
     swept       bigint  NOT NULL DEFAULT 0,
+    -- Where triggers write records: into the log when NULL; otherwise into the write-ahead log, from which they are shipped. Then this is the
+    -- word that each of them begins with, because every role may emit messages and only the owner's functions and the applier read this row.
+    emits       text,
     UNIQUE (epoch, changes)
 );
 
@@ -67,6 +70,17 @@ CREATE TABLE portolan.log_6 PARTITION OF portolan.log FOR VALUES IN (6);
 CREATE TABLE portolan.log_7 PARTITION OF portolan.log FOR VALUES IN (7);
 -- Somebody may take a piece away by hand: what would be written into it lies here.
 CREATE TABLE portolan.log_rest PARTITION OF portolan.log DEFAULT;
+
+-- What has been shipped from the write-ahead log, while triggers emit records. One row then.
+CREATE TABLE portolan.shipped (
+    id      bigint PRIMARY KEY CHECK (id = 1),
+    -- The end of the last transaction whose records are all in the log.
+    lsn     pg_lsn NOT NULL,
+    -- Records of all transactions with lower numbers are in the log.
+    horizon bigint NOT NULL,
+    -- What was committed before then is in the log.
+    at_us   bigint NOT NULL
+);
 
 -- Up to where the log has been trimmed: of each epoch the last record that was. Nothing at or before the highest of them is read again.
 CREATE TABLE portolan.trimmed (
@@ -315,11 +329,31 @@ CREATE FUNCTION portolan.system() RETURNS text LANGUAGE sql VOLATILE
     RETURN (SELECT system_identifier FROM pg_control_system())::text
         || '-' || (SELECT oid FROM pg_database WHERE datname = current_database());
 
+-- The lowest transaction that may still bring a record. What is emitted is in the log later than it is committed.
+CREATE FUNCTION portolan.horizon() RETURNS bigint LANGUAGE sql STABLE
+    RETURN coalesce((SELECT s.horizon FROM portolan.fence f, portolan.shipped s WHERE f.emits IS NOT NULL),
+        pg_snapshot_xmin(pg_current_snapshot())::text::bigint);
+
+-- What was committed before then can be seen in the log by whoever asks in this transaction.
+CREATE FUNCTION portolan.seen_us() RETURNS bigint LANGUAGE sql STABLE
+    RETURN coalesce((SELECT s.at_us FROM portolan.fence f, portolan.shipped s WHERE f.emits IS NOT NULL),
+        (extract(epoch FROM transaction_timestamp()) * 1000000)::bigint);
+
 CREATE FUNCTION portolan.draw() RETURNS text LANGUAGE sql VOLATILE
     RETURN substr(replace(gen_random_uuid()::text, '-', ''), 1, 16);
 
 INSERT INTO portolan.fence VALUES
     (1, 0, 0, 0, 0, '', 0, portolan.system(), portolan.timeline(), portolan.draw(), 0, NULL);
+
+-- What a message begins with: the word, the lowest transaction that is still open, and the time. What was committed before either was looked at
+-- comes before the message, because messages come in the order of commits.
+CREATE FUNCTION portolan.emitted(word text) RETURNS text LANGUAGE sql VOLATILE
+    RETURN word || ' ' || pg_snapshot_xmin(pg_current_snapshot()) || ' ' || portolan.now_us();
+
+-- Moves the horizon and the slot on when no record does. Returns where that lies in the write-ahead log.
+CREATE FUNCTION portolan.beat() RETURNS pg_lsn LANGUAGE sql VOLATILE SECURITY DEFINER
+    RETURN (SELECT pg_logical_emit_message(true, 'portolan', portolan.emitted(emits))
+        FROM portolan.fence WHERE emits IS NOT NULL);
 
 -- Functions without a search path of their own are called by those below alone, which have one and are the owner's.
 
@@ -483,6 +517,7 @@ DECLARE
     version portolan.row;
     now_us bigint := portolan.now_us();
     home bigint;
+    sequence bigint;
 BEGIN
     IF own_tenant IS NOT NULL THEN
         -- A move that holds the tenant waits for whoever is inside.
@@ -512,6 +547,16 @@ BEGIN
         home := CASE WHEN here.epoch > 0 AND now_us < here.deadline_us THEN here.epoch END;
         version.marks := portolan.marks(rules, version.marks, was, image, version, home);
         UPDATE portolan.row SET marks = version.marks WHERE table_name = own_table AND key = own_key;
+    END IF;
+    IF here.emits IS NOT NULL THEN
+        sequence := nextval('portolan.log_seq');
+        PERFORM set_config('portolan.written', here.epoch || '.' || number || '.' || sequence, true);
+        PERFORM pg_logical_emit_message(true, 'portolan', portolan.emitted(here.emits) || ' ' || number || ' '
+            || jsonb_build_array(here.epoch, number, sequence, now_us, own_tenant, version.placement, here.schema,
+                CASE WHEN image IS NULL THEN 'delete' ELSE 'put' END, own_table, own_key, image,
+                version.epoch, version.v, version.origin,
+                version.replaces_epoch, version.replaces_v, version.replaces_origin, version.marks, here.piece));
+        RETURN;
     END IF;
     INSERT INTO portolan.log
         (epoch, tx, at_us, tenant, placement, schema, kind, table_name, key, row,
@@ -609,11 +654,11 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- Where the running transaction's last record lies.
+-- Where the running transaction's last record lies. Of what is emitted, the trigger has said so, and its words go with a savepoint.
 CREATE FUNCTION portolan.written() RETURNS text LANGUAGE sql VOLATILE SECURITY DEFINER
-    RETURN (SELECT log.epoch || '.' || log.tx || '.' || log.seq FROM portolan.log
+    RETURN coalesce(nullif(current_setting('portolan.written', true), ''), (SELECT log.epoch || '.' || log.tx || '.' || log.seq FROM portolan.log
         WHERE log.epoch = (SELECT fence.epoch FROM portolan.fence)
           AND log.tx = pg_current_xact_id_if_assigned()::text::bigint
-        ORDER BY log.epoch DESC, log.tx DESC, log.seq DESC LIMIT 1);
+        ORDER BY log.epoch DESC, log.tx DESC, log.seq DESC LIMIT 1));
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA portolan FROM PUBLIC;

@@ -25,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// shard's owner, writer and applier; it ends with its owner.
 #[derive(Debug)]
 pub struct Cluster {
+    decodes: bool,
     folder: TempDir,
     port: Option<u16>,
     server: std::sync::Mutex<Option<Child>>,
@@ -59,6 +60,11 @@ impl Place {
     /// A cluster of its own.
     pub async fn postgres() -> Self {
         Self { cluster: Some(Arc::new(Cluster::start().await)), ..Self::sqlite() }
+    }
+
+    /// A cluster of its own that decodes its write-ahead log: see [`Cluster::start_decoding`].
+    pub async fn decoding() -> Self {
+        Self { cluster: Some(Arc::new(Cluster::start_decoding().await)), ..Self::sqlite() }
     }
 
     /// The cluster, if it is one.
@@ -115,7 +121,15 @@ impl Cluster {
     /// # Panics
     /// When PostgreSQL is not there, or does not start.
     pub async fn start() -> Self {
-        Self::make(false).await
+        Self::make(false, false).await
+    }
+
+    /// The same, with slots of logical decoding, which the applier may read.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub async fn start_decoding() -> Self {
+        Self::make(false, true).await
     }
 
     /// The same, and reached over the network of this machine too, with TLS and passwords alone: as [`Self::secured_url`] says.
@@ -124,7 +138,7 @@ impl Cluster {
     /// # Panics
     /// As [`Self::start`].
     pub async fn start_secured() -> Self {
-        Self::make(true).await
+        Self::make(true, true).await
     }
 
     /// A cluster that follows another by the server's own replication, and can be read meanwhile.
@@ -132,7 +146,7 @@ impl Cluster {
     /// # Panics
     /// As [`Self::start`].
     pub async fn standby_of(primary: &Self) -> Self {
-        let cluster = Self::empty(None);
+        let cluster = Self::empty(None, primary.decodes);
         let (data, host) = (cluster.data(), primary.folder().display().to_string());
         cluster.run(
             "pg_basebackup",
@@ -143,7 +157,7 @@ impl Cluster {
     }
 
     /// A folder of the user under which servers run.
-    fn empty(port: Option<u16>) -> Self {
+    fn empty(port: Option<u16>, decodes: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // PostgreSQL never runs as root.
         let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
@@ -152,11 +166,11 @@ impl Cluster {
         if let Some((uid, gid)) = user {
             std::os::unix::fs::chown(folder.path(), Some(uid), Some(gid)).unwrap();
         }
-        Self { folder, port, server: std::sync::Mutex::new(None), user }
+        Self { decodes, folder, port, server: std::sync::Mutex::new(None), user }
     }
 
-    async fn make(secured: bool) -> Self {
-        let cluster = Self::empty(secured.then(free_port));
+    async fn make(secured: bool, decodes: bool) -> Self {
+        let cluster = Self::empty(secured.then(free_port), decodes);
         cluster.run(
             "initdb",
             &[
@@ -183,6 +197,9 @@ impl Cluster {
             "GRANT app TO own",
         ] {
             cluster.admin(statement).await;
+        }
+        if decodes {
+            cluster.admin("ALTER ROLE put REPLICATION").await;
         }
         cluster
     }
@@ -246,6 +263,7 @@ impl Cluster {
             .args(["-D", &self.data(), "-k", &socket, "-c", "fsync=off"])
             .args(self.network())
             .args(["-c", "max_connections=250", "-c", "shared_buffers=32MB"])
+            .args(self.decoding())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -257,6 +275,23 @@ impl Cluster {
             assert!(tokio::time::Instant::now() < deadline, "the server does not start: {log}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Slots for as many databases as a suite makes, and one that is behind by this much is lost with the next checkpoint.
+    fn decoding(&self) -> &'static [&'static str] {
+        if !self.decodes {
+            return &[];
+        }
+        &[
+            "-c",
+            "wal_level=logical",
+            "-c",
+            "max_replication_slots=120",
+            "-c",
+            "max_wal_senders=120",
+            "-c",
+            "max_slot_wal_keep_size=1GB",
+        ]
     }
 
     fn network(&self) -> Vec<String> {

@@ -212,6 +212,20 @@ impl Lineage {
         })
     }
 
+    /// What was there when the last epoch began, of the logs of those who led before, and is not here, which has come as far as `heads` say.
+    /// The last term's own log is not among it: whoever follows that has it. Of another log of the same region nothing is known.
+    #[must_use]
+    pub fn lacks(&self, own: &RegionName, heads: &[Cut]) -> Vec<Cut> {
+        let Some(last) = self.0.last().filter(|last| last.region != *own) else { return Vec::new() };
+        let led = |region: &RegionName| self.chain().skip(1).any(|term| term.region == *region);
+        let lacks = |cut: &&Cut| match heads.iter().find(|head| head.region == cut.region) {
+            Some(head) => head.identity == cut.identity && head.at < cut.at,
+            None => cut.at > Position::START,
+        };
+        let others = last.cuts.iter().filter(|cut| cut.region != last.region && cut.region != *own);
+        others.filter(|cut| led(&cut.region)).filter(lacks).cloned().collect()
+    }
+
     /// Does the last term rest on this one?
     #[must_use]
     pub fn rests_on(&self, epoch: Epoch) -> bool {
@@ -333,6 +347,29 @@ mod tests {
         assert_eq!(reached(Position::new(2, 7, 8)), Some(Reached::Ahead(Position::new(2, 7, 7))));
         assert_eq!(reached(Position::new(3, 1, 1)), None, "nothing is known of it");
         assert_eq!(lineage.reached(&region("us"), &heads, Position::new(2, 7, 7)), None, "it is its own");
+    }
+
+    #[test]
+    fn a_copy_lacks_what_was_there_when_the_epoch_began() {
+        let first = term(1, "eu", &[cut("eu", Position::START)]);
+        let cuts = [
+            cut("eu", Position::new(1, 50, 3)),
+            cut("us", Position::START),
+            cut("ap", Position::new(1, 9, 9)),
+            // A member, who never led.
+            cut("sa", Position::new(0, 9, 9)),
+        ];
+        let lineage = Lineage::new([first.clone(), term(2, "us", &cuts)]).unwrap();
+        let lacks = |own: &str, heads: &[Cut]| lineage.lacks(&region(own), heads);
+        let behind = [cut("eu", Position::new(1, 50, 2)), cut("us", Position::START)];
+        assert_eq!(lacks("ap", &behind), [cut("eu", Position::new(1, 50, 3))]);
+        assert_eq!(lacks("ap", &[]), [cut("eu", Position::new(1, 50, 3))]);
+        assert_eq!(lacks("ap", &[cut("eu", Position::new(1, 50, 3))]), []);
+        let other = Cut { identity: identity("restored"), ..cut("eu", Position::START) };
+        assert_eq!(lacks("ap", &[other]), []);
+        assert_eq!(lacks("eu", &[]), [], "it is its own");
+        assert_eq!(lacks("us", &[]), [], "it leads");
+        assert_eq!(Lineage::new([first]).unwrap().lacks(&region("ap"), &[]), []);
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub(super) async fn notes_shard(place: &Place, region: &str) -> Shard {
 
 /// Waits until all that is committed can be read: cases beside this one have transactions of their own in the cluster.
 pub(super) async fn settled(store: &Store) {
+    if store.ships() {
+        store.tip().await.unwrap();
+    }
     let deadline = tokio::time::Instant::now() + super::place::PATIENCE;
     while store.horizon().await.unwrap().waiting > 0 && !store.is_sqlite() {
         assert!(tokio::time::Instant::now() < deadline);
@@ -136,6 +139,7 @@ pub(super) async fn a_lower_sequence_that_commits_later_is_still_read(place: Pla
     let mut elsewhere = Direct::Postgres(place.cluster().connect("postgres", "postgres").await);
     elsewhere.ok("BEGIN; SELECT pg_current_xact_id()").await;
     second.ok("INSERT INTO notes VALUES ('acme', 3, 'three')").await;
+    shard.store.tip().await.unwrap();
     assert!(read(two.through).await.records.is_empty());
     let horizon = shard.store.horizon().await.unwrap();
     assert!(horizon.waiting == 1 && horizon.transactions >= 1, "{horizon:?}");

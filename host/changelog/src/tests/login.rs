@@ -57,7 +57,13 @@ impl Secured {
         let url = |role| self.cluster.secured_url(role, "shard");
         let passwords = Passwords { applier: file("put"), owner: file("own"), writer: file("app") };
         let access = Access { ca: ca.map(Path::to_owned), passwords, tls: Some(tls), ..Access::default() };
-        PostgresConfig { access, applier: url("put"), owner: url("own"), writer: url("app") }
+        PostgresConfig {
+            access,
+            applier: url("put"),
+            capture: crate::Capture::default(),
+            owner: url("own"),
+            writer: url("app"),
+        }
     }
 
     async fn open(&self, config: PostgresConfig) -> Result<Store, Error> {

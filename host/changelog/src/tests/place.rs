@@ -1,5 +1,6 @@
 //! Places for shards: a folder with files of SQLite, and a cluster of PostgreSQL of this test's own, that ends with it.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use portolan_core::ids::RegionName;
@@ -8,19 +9,24 @@ use portolan_core::loss::Durability;
 use portolan_core::tenant_table::{ConflictRule, Identifier, Tables, TenantTable, Writers};
 use portolan_test_postgres::{Addresses, Cluster, Database};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, SqliteConnection};
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::database::{Dialect, Value};
-use crate::{Access, Engine, Error, PostgresConfig, Row, Store};
+use crate::{Access, Capture, Engine, Error, PostgresConfig, Row, Store};
 
 /// Longer than anything takes that works.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where shards of one engine are made.
-#[derive(Clone)]
 pub(super) struct Place {
     pub(super) dialect: Dialect,
+    pub(super) capture: Capture,
+    shipping: Shipping,
     made: portolan_test_postgres::Place,
 }
+
+/// Those who ship logs, until a case ends: each has a place of its own in the same cluster.
+type Shipping = Mutex<JoinSet<()>>;
 
 /// One shard's database.
 pub(super) struct Shard {
@@ -35,20 +41,61 @@ pub(super) enum Direct {
     Sqlite(SqliteConnection),
 }
 
+impl Clone for Place {
+    fn clone(&self) -> Self {
+        Self {
+            dialect: self.dialect,
+            capture: self.capture,
+            shipping: Shipping::default(),
+            made: self.made.clone(),
+        }
+    }
+}
+
 impl Place {
     pub(super) fn sqlite() -> Self {
-        Self { dialect: Dialect::Sqlite, made: portolan_test_postgres::Place::sqlite() }
+        Self {
+            dialect: Dialect::Sqlite,
+            capture: Capture::Triggers,
+            made: portolan_test_postgres::Place::sqlite(),
+            shipping: Shipping::default(),
+        }
     }
 
     pub(super) async fn postgres() -> Self {
-        Self { dialect: Dialect::Postgres, made: portolan_test_postgres::Place::postgres().await }
+        let made = portolan_test_postgres::Place::postgres().await;
+        Self { dialect: Dialect::Postgres, capture: Capture::Triggers, made, shipping: Shipping::default() }
+    }
+
+    /// The same, where logs come out of the write-ahead log.
+    pub(super) async fn logical() -> Self {
+        let made = portolan_test_postgres::Place::decoding().await;
+        Self { dialect: Dialect::Postgres, capture: Capture::Logical, made, shipping: Shipping::default() }
+    }
+
+    /// Opens a shard's database as a gateway of `eu` or another region does: where somebody must ship its log, this store does.
+    pub(super) async fn open(&self, engine: &Engine, region: &str) -> Store {
+        let store = self.unshipped(engine, region).await;
+        self.ship(&store);
+        store
+    }
+
+    /// The same, and nobody ships its log. A slot begins only when what other cases have open has ended.
+    pub(super) async fn unshipped(&self, engine: &Engine, region: &str) -> Store {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            match Store::open(engine, RegionName::new(region).unwrap()).await {
+                Err(Error::Busy(_)) if tokio::time::Instant::now() < deadline => {}
+                opened => return opened.unwrap(),
+            }
+        }
     }
 
     /// A fresh database, without any table, and its superuser's or file's address.
     pub(super) async fn database(&self) -> (Engine, String) {
         match self.made.database().await {
             Database::Sqlite(path) => (Engine::Sqlite(path.clone()), path.display().to_string()),
-            Database::Postgres(name, _) => (engine(self.cluster(), &name), name),
+            Database::Postgres(name, _) => (captured(self.cluster(), &name, self.capture), name),
         }
     }
 
@@ -63,7 +110,7 @@ impl Place {
     /// The same, but not writable.
     pub(super) async fn replica(&self, region: &str, schema: &str, tables: &[TenantTable]) -> Shard {
         let (engine, direct) = self.database().await;
-        let store = Store::open(&engine, RegionName::new(region).unwrap()).await.unwrap();
+        let store = self.open(&engine, region).await;
         let mut migration = store.maintain().await.unwrap();
         for statement in schema.split(';').filter(|statement| !statement.trim().is_empty()) {
             migration.execute(statement, &[]).await.unwrap();
@@ -71,6 +118,21 @@ impl Place {
         migration.finish().await.unwrap();
         store.declare(&Tables::new(tables.to_vec()).unwrap(), 1).await.unwrap();
         Shard { engine, store, direct }
+    }
+
+    /// Ships a store's log as gateways do: what fails is tried again. It can be ended before the place is.
+    pub(super) fn ship(&self, store: &Store) -> Option<AbortHandle> {
+        let store = store.clone();
+        store.ships().then(|| {
+            self.shipping.lock().unwrap().spawn(async move {
+                loop {
+                    if let Err(error) = store.ship().await {
+                        eprintln!("ships again: {error}");
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            })
+        })
     }
 
     /// An application's connection, as the tenant of this name.
@@ -105,6 +167,12 @@ impl Place {
 impl Store {
     pub(super) fn is_sqlite(&self) -> bool {
         self.dialect() == Dialect::Sqlite
+    }
+}
+
+impl Shard {
+    pub(super) const fn of(engine: Engine, store: Store, direct: String) -> Self {
+        Self { engine, store, direct }
     }
 }
 
@@ -162,8 +230,12 @@ impl Direct {
 
 /// A database of a cluster, with its roles.
 pub(super) fn engine(cluster: &Cluster, database: &str) -> Engine {
+    captured(cluster, database, Capture::Triggers)
+}
+
+fn captured(cluster: &Cluster, database: &str, capture: Capture) -> Engine {
     let Addresses { applier, owner, writer } = cluster.addresses(database);
-    Engine::Postgres(PostgresConfig { access: Access::default(), applier, owner, writer })
+    Engine::Postgres(PostgresConfig { access: Access::default(), applier, capture, owner, writer })
 }
 
 pub(super) fn table(name: &str, tenant: Option<&str>, key: &[&str], writers: Writers) -> TenantTable {

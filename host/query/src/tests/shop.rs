@@ -12,7 +12,7 @@ use datafusion::arrow::array::{
 use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
-use portolan_changelog::{Access, Engine, PostgresConfig, Store};
+use portolan_changelog::{Access, Capture, Engine, PostgresConfig, Store};
 use portolan_core::ids::RegionName;
 use portolan_core::loss::Durability;
 use portolan_core::tenant_table::{ConflictRule, Identifier, Tables, TenantTable, Writers};
@@ -266,6 +266,7 @@ impl Shop {
             let config = PostgresConfig {
                 access: Access::default(),
                 applier: url("put"),
+                capture: Capture::default(),
                 owner: url("own"),
                 writer: url("app"),
             };

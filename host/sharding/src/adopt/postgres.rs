@@ -1,14 +1,15 @@
 //! What is looked at in a database of PostgreSQL.
 
-use portolan_changelog::Error;
 use portolan_changelog::defaults::POSTGRES_VERSION_MIN;
+use portolan_changelog::{Capture, Error, PostgresConfig};
 use portolan_core::tenant_table::{Tables, TenantTable};
 
 use super::{Look, Severity, plain};
 
-pub(super) async fn look(look: &mut Look, tables: &Tables) -> Result<(), Error> {
+pub(super) async fn look(look: &mut Look, config: &PostgresConfig, tables: &Tables) -> Result<(), Error> {
     settings(look).await?;
     server(look).await?;
+    slots(look, config).await?;
     for table in tables.iter() {
         if relation(look, table).await? {
             columns(look, table).await?;
@@ -65,6 +66,46 @@ async fn settings(look: &mut Look) -> Result<(), Error> {
         if let Some(who) = look.text(&sql).await? {
             look.found(Severity::Refuse, code, None, format!("{setting} is {bad} for {who}"), why, *advice);
         }
+    }
+    Ok(())
+}
+
+/// What a log needs that comes out of the write-ahead log, and slots that nobody reads, whoever left them.
+async fn slots(look: &mut Look, config: &PostgresConfig) -> Result<(), Error> {
+    let left = "SELECT string_agg(slot_name || ' in ' || database, ', ' ORDER BY slot_name) FROM pg_replication_slots \
+        WHERE slot_name ~ '^portolan_' AND NOT active";
+    if let Some(names) = look.text(left).await? {
+        look.found(
+            Severity::Warn,
+            "slot-abandoned",
+            None,
+            format!("nobody reads the slot {names}"),
+            "the server keeps its write-ahead log for a slot until the disk is full or `max_slot_wal_keep_size` is reached",
+            "start the gateway that has this shard, or drop it with pg_drop_replication_slot",
+        );
+    }
+    if config.capture == Capture::Triggers {
+        return Ok(());
+    }
+    for wrong in look.inspection.lacks_for_decoding(config).await? {
+        look.found(
+            Severity::Refuse,
+            "decoding",
+            None,
+            "its write-ahead log cannot be decoded",
+            "`log = \"logical\"` takes records from there",
+            wrong,
+        );
+    }
+    if look.text("SELECT current_setting('max_slot_wal_keep_size')").await?.as_deref() == Some("-1") {
+        look.found(
+            Severity::Warn,
+            "slot-unbounded",
+            None,
+            "max_slot_wal_keep_size is -1",
+            "while no gateway ships, the server keeps its write-ahead log until the disk is full",
+            "set max_slot_wal_keep_size to what the disk has to spare: past it, other regions copy rows anew",
+        );
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use portolan_changelog::{
-    Access, Change, Engine, Limits, Maintenance, PostgresConfig, Purpose, RowChange, Store,
+    Access, Capture, Change, Engine, Limits, Maintenance, PostgresConfig, Purpose, RowChange, Store,
 };
 use portolan_core::ids::{RegionName, ShardName};
 use portolan_core::log::{Epoch, Position};
@@ -31,9 +31,13 @@ pub(crate) struct Place(portolan_test_postgres::Place);
 pub(crate) fn engine(database: Database) -> Engine {
     match database {
         Database::Sqlite(path) => Engine::Sqlite(path),
-        Database::Postgres(_, Addresses { applier, owner, writer }) => {
-            Engine::Postgres(PostgresConfig { access: Access::default(), applier, owner, writer })
-        }
+        Database::Postgres(_, Addresses { applier, owner, writer }) => Engine::Postgres(PostgresConfig {
+            access: Access::default(),
+            applier,
+            capture: Capture::default(),
+            owner,
+            writer,
+        }),
     }
 }
 

@@ -66,6 +66,14 @@ pub fn pick(endpoints: &[Arc<Endpoint>], tried: &[usize], now: Moment, random: u
     })
 }
 
+/// The place of an endpoint whatever probes say, for a level in panic: one drawn at random of those whose breakers admit it,
+/// those of `tried` only where there is no other. `None` when no breaker does.
+#[must_use]
+pub fn pick_any(endpoints: &[Arc<Endpoint>], tried: &[usize], now: Moment, random: u64) -> Option<usize> {
+    let open = endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.cell.admits(now));
+    open.map(|(index, _)| index).min_by_key(|index| (tried.contains(index), splitmix(random ^ *index as u64)))
+}
+
 /// The place of the endpoint for a sticky request: the eligible one with the highest score for the hash (rendezvous
 /// hashing), so that an endpoint that leaves moves only its own requests.
 #[must_use]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::breaker::{Admission, Breaker};
 use crate::facts::Verdict;
+use crate::steering::ramped;
 use crate::time::Moment;
 use crate::topology::BreakerLimits;
 
@@ -78,7 +79,13 @@ impl EndpointCell {
     /// May a request be sent now: up, and the breaker closed or willing to admit its single probe? Takes nothing.
     #[must_use]
     pub fn is_eligible(&self, now: Moment) -> bool {
-        self.is_up() && self.breaker.admits(now)
+        self.is_up() && self.admits(now)
+    }
+
+    /// Does the breaker admit a request, whatever the prober says? Takes nothing.
+    #[must_use]
+    pub fn admits(&self, now: Moment) -> bool {
+        self.breaker.admits(now)
     }
 
     /// Takes a place for one attempt. `None` when the breaker admits nobody: another thread has just taken its probe.
@@ -176,6 +183,8 @@ fn micros(span: Duration) -> f64 {
 /// What is observed of one region.
 #[derive(Debug, Default)]
 pub struct RegionCell {
+    /// When it took requests again after it had not, in microseconds; 0 for never.
+    recovered_at: AtomicU64,
     verdict: AtomicU8,
     /// Smoothed round-trip time in microseconds; 0 before the first measurement.
     smooth_us: AtomicU32,
@@ -190,9 +199,22 @@ impl RegionCell {
         Verdict::from_code(self.verdict.load(Ordering::Relaxed))
     }
 
-    /// Changes the verdict; `true` when it was another.
-    pub fn set_verdict(&self, verdict: Verdict) -> bool {
-        self.verdict.swap(verdict as u8, Ordering::Relaxed) != verdict as u8
+    /// Changes the verdict; `true` when it was another. One that takes requests again begins a ramp.
+    pub fn set_verdict(&self, verdict: Verdict, now: Moment) -> bool {
+        let before = Verdict::from_code(self.verdict.swap(verdict as u8, Ordering::Relaxed));
+        if verdict.takes_requests() && !before.takes_requests() {
+            self.recovered_at.store(now.0.max(1), Ordering::Relaxed);
+        }
+        before != verdict
+    }
+
+    /// How much of its traffic the region is to have by what probes say, in percent: none while it is down, a ramp after that.
+    #[must_use]
+    pub fn share(&self, ramp: Duration, now: Moment) -> u32 {
+        if !self.verdict().takes_requests() {
+            return 0;
+        }
+        ramped(self.recovered_at.load(Ordering::Relaxed), ramp, now)
     }
 
     /// The measured round-trip time from here in microseconds, rounded to a quarter of an octave so that jitter does
@@ -296,8 +318,12 @@ mod tests {
     fn verdicts_tell_when_they_change() {
         let cell = RegionCell::default();
         assert_eq!(cell.verdict(), Verdict::Unknown);
-        assert!(cell.set_verdict(Verdict::Down));
-        assert!(!cell.set_verdict(Verdict::Down));
+        assert!(cell.set_verdict(Verdict::Down, at(1)));
+        assert!(!cell.set_verdict(Verdict::Down, at(2)));
         assert!(!cell.verdict().takes_requests());
+        let ramp = Duration::from_secs(10);
+        assert_eq!(cell.share(ramp, at(2)), 0);
+        assert!(cell.set_verdict(Verdict::Healthy, at(3)));
+        assert_eq!([3, 8, 13].map(|now| cell.share(ramp, at(now))), [5, 52, 100]);
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::balance::splitmix;
 use crate::log::Position;
-use crate::screen::{Limits, Screen, check_host, check_whole};
+use crate::screen::{Asked, Frames, Limits, Responses, Screen, check_host, check_whole};
+use crate::time::Moment;
 use crate::token::{TOKEN_BYTES_MAX, TOKEN_SHARDS_MAX, Token};
 
 /// Bytes that mean something to some reader.
@@ -47,6 +48,39 @@ pub fn screen(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         let _host = check_host(text);
     }
+}
+
+/// The screen of responses never panics, and takes or refuses bytes however they are cut into reads; so does the account of
+/// HTTP/2 frames.
+///
+/// # Panics
+/// When they do not.
+pub fn responses(bytes: &[u8]) {
+    let Some((&first, bytes)) = bytes.split_first() else { return };
+    let asked = [Asked::Plain, Asked::Head, Asked::Upgrade];
+    let asked = *asked.get(usize::from(first) % asked.len()).unwrap_or(&Asked::Plain);
+    let read = |piece: usize| {
+        let mut screen = Responses::new(Limits::default());
+        screen.begin(asked);
+        let mut taken = 0;
+        for piece in bytes.chunks(piece) {
+            let good = screen.push(piece).ok()?;
+            taken += good;
+            if good < piece.len() {
+                break;
+            }
+        }
+        Some(taken)
+    };
+    let piece = usize::from(first % 7) + 1;
+    assert_eq!(read(bytes.len().max(1)), read(piece), "{bytes:?} at once and in pieces of {piece}");
+    let count = |piece: usize| {
+        let mut frames = Frames::new(Moment(0));
+        let taken = bytes.chunks(piece).try_for_each(|piece| frames.receive(piece, Moment(0)));
+        (taken.is_ok(), frames.open())
+    };
+    let (whole, pieces) = (count(bytes.len().max(1)), count(piece));
+    assert_eq!(whole, pieces, "{bytes:?} as frames, at once and in pieces of {piece}");
 }
 
 /// Tokens of clients never panic, are bounded, and one text only stands for each.

@@ -5,7 +5,7 @@
 //!
 //! A reader's path: [`topology`] says what exists, [`facts`] what a policy may know of it, [`plan`] what a policy
 //! answers, [`table`] how an answer is found for a request, [`snapshot`] what one generation of all that is, and
-//! [`endpoint`], [`health`], [`breaker`] and [`balance`] what is observed meanwhile. [`recording`] is how a decision is kept and
+//! [`endpoint`], [`health`], [`breaker`] and [`balance`] what is observed meanwhile, and [`steering`] which region is tried first. [`recording`] is how a decision is kept and
 //! decided again, [`rollout`] how a version takes over from another, and [`evidence`] on what grounds it may not.
 //! [`log`] names what a shard's log holds, [`token`] what a client brings of it, [`tenant_table`] which tables a shard has.
 //! [`loss`] says which writes wait for other regions. [`directory`] says on which shard a tenant's data are, [`placement`] what a policy may make of that, and
@@ -38,6 +38,7 @@ pub mod retry;
 pub mod rollout;
 pub mod screen;
 pub mod snapshot;
+pub mod steering;
 pub mod table;
 pub mod tenant;
 pub mod tenant_table;

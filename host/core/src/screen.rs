@@ -8,11 +8,15 @@
 //! Sources: RFC 9112 (HTTP/1.1), sections 2.2, 3, 5, 6, 7 and 11.2; RFC 9110, sections 4.2, 5.5, 5.6.2, 6.5.1 and 7.2.
 
 mod chunk;
+mod frames;
 mod head;
+mod response;
 #[cfg(test)]
 mod tests;
 
-pub use head::{Host, check_host};
+pub use frames::Frames;
+pub use head::{Host, check_expectation, check_host, check_path};
+pub use response::{Asked, Responses};
 
 use self::chunk::Chunks;
 use self::head::Head;
@@ -43,21 +47,42 @@ pub enum Violation {
     /// Chunk size, extension or end of chunk.
     #[error("the chunked coding is broken")]
     Chunk,
-    /// CONNECT is not served.
-    #[error("CONNECT is not served here")]
-    Connect,
+    /// Something else than 100-continue is expected.
+    #[error("nothing but 100-continue can be expected here")]
+    Expectation,
     /// A field name that is no token, white space before the colon, or control bytes in a value.
     #[error("a header field is malformed")]
     Field,
+    /// Frames of HTTP/2 that make work and bring no request forward, more than a connection may send.
+    #[error("there are too many frames that bring no request forward")]
+    Flood,
+    /// A frame of HTTP/2 has not the length of its type.
+    #[error("a frame's length is not that of its type")]
+    FrameSize,
     /// Host is missing, repeated, malformed, or differs from the target's authority.
     #[error("the Host field is missing, repeated, malformed, or differs from the target")]
     Host,
     /// Content-Length is no number, repeated, or stands beside Transfer-Encoding.
     #[error("the length of the content is ambiguous")]
     Length,
+    /// An upstream sent too many interim responses.
+    #[error("there are too many interim responses")]
+    Interim,
+    /// CONNECT and TRACE are not served.
+    #[error("CONNECT and TRACE are not served here")]
+    Method,
+    /// An HTTP/2 connection does not begin with SETTINGS.
+    #[error("the connection does not begin with SETTINGS")]
+    Preface,
     /// The method is no token.
     #[error("the request line is malformed")]
     RequestLine,
+    /// The first line of a response has not the form of one.
+    #[error("the status line is malformed")]
+    StatusLine,
+    /// A frame of HTTP/2 on a stream that its client has ended.
+    #[error("a frame came after the end of its stream")]
+    StreamClosed,
     /// The request target is in no form that the method allows, or has bytes that no URI has.
     #[error("the request target is malformed")]
     Target,
@@ -73,6 +98,9 @@ pub enum Violation {
     /// A transfer coding other than exactly `chunked`.
     #[error("the transfer coding is not supported")]
     TransferCoding,
+    /// An upstream sent what nobody asked for: bytes after a response, or a switch of protocols.
+    #[error("nobody asked for what came")]
+    Unasked,
     /// Not HTTP/1.0 or HTTP/1.1.
     #[error("the HTTP version is not supported")]
     Version,
@@ -83,7 +111,9 @@ impl Violation {
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
-            Self::Connect => 405,
+            Self::Expectation => 417,
+            Self::Interim | Self::StatusLine | Self::Unasked => 502,
+            Self::Method => 405,
             Self::HeadSize => 431,
             Self::TargetSize => 414,
             Self::TransferCoding => 501,
@@ -91,9 +121,13 @@ impl Violation {
             Self::Line
             | Self::Chunk
             | Self::Field
+            | Self::Flood
+            | Self::FrameSize
             | Self::Host
             | Self::Length
+            | Self::Preface
             | Self::RequestLine
+            | Self::StreamClosed
             | Self::Target
             | Self::Trailer => 400,
         }
@@ -105,11 +139,19 @@ impl Violation {
         match self {
             Self::Line => "line",
             Self::Chunk => "chunk",
-            Self::Connect => "connect",
+            Self::Expectation => "expectation",
+            Self::Interim => "interim",
+            Self::Method => "method",
+            Self::StatusLine => "status-line",
+            Self::Unasked => "unasked",
             Self::Field => "field",
+            Self::Flood => "flood",
+            Self::FrameSize => "frame-size",
             Self::Host => "host",
             Self::Length => "length",
+            Self::Preface => "preface",
             Self::RequestLine => "request-line",
+            Self::StreamClosed => "stream-closed",
             Self::Target => "target",
             Self::TargetSize => "target-size",
             Self::HeadSize => "head-size",
@@ -153,13 +195,23 @@ pub struct Screen {
     /// Was an empty line read since the last request?
     blank: bool,
     requests: u64,
+    /// Bytes of the last push up to the end of the last message that ended in it.
+    whole: usize,
 }
 
 impl Screen {
     /// A reader at the start of a connection.
     #[must_use]
     pub const fn new(limits: Limits) -> Self {
-        Self { limits, state: State::Head, kept: Vec::new(), upgrade: false, blank: false, requests: 0 }
+        Self {
+            limits,
+            state: State::Head,
+            kept: Vec::new(),
+            upgrade: false,
+            blank: false,
+            requests: 0,
+            whole: 0,
+        }
     }
 
     /// Reads more bytes. All of them are good, or the connection is over.
@@ -167,6 +219,8 @@ impl Screen {
     /// # Errors
     /// A [`Violation`]. Which one of several may depend on how the bytes arrive, whether there is one does not.
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), Violation> {
+        let pushed = bytes.len();
+        self.whole = 0;
         while !bytes.is_empty() {
             bytes = match &mut self.state {
                 State::Opaque => return Ok(()),
@@ -193,8 +247,17 @@ impl Screen {
                     bytes.get(taken..).unwrap_or_default()
                 }
             };
+            if matches!(self.state, State::AwaitUpgrade | State::Head) && self.kept.is_empty() {
+                self.whole = pushed - bytes.len();
+            }
         }
         Ok(())
+    }
+
+    /// How many bytes of the last push stand before what it refused: they end with the end of a message, and are good.
+    #[must_use]
+    pub const fn whole(&self) -> usize {
+        self.whole
     }
 
     /// Has a request for another protocol been read whole? Then reading must pause until one of
@@ -226,6 +289,12 @@ impl Screen {
     #[must_use]
     pub const fn is_in_head(&self) -> bool {
         matches!(self.state, State::Head) && !self.kept.is_empty()
+    }
+
+    /// Is the content of a request being read?
+    #[must_use]
+    pub const fn is_in_content(&self) -> bool {
+        matches!(self.state, State::Chunked(_) | State::Length(_))
     }
 
     /// How many heads were accepted so far.

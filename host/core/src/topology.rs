@@ -9,6 +9,7 @@ use crate::directory::{Directory, Place, Shard, Tenant};
 use crate::endpoint::{EndpointCell, RegionCell};
 use crate::facts::{Facts, RegionFacts};
 use crate::ids::{PoolName, RegionName, ResidencyName, TenantName};
+use crate::steering::{Gate, Limits, Steering};
 use crate::tenant::Tenants;
 
 /// Everything that one node knows to exist.
@@ -26,6 +27,10 @@ pub struct Topology {
     pub residencies: BTreeMap<ResidencyName, BTreeSet<RegionName>>,
     /// The number that [`Facts::seed`] carries.
     pub seed: u64,
+    /// The traffic plan of failover.
+    pub steering: Arc<Steering>,
+    /// How requests are steered among regions.
+    pub steering_limits: Limits,
     /// Who the tenants are and how they are recognised.
     pub tenants: Tenants,
 }
@@ -53,6 +58,8 @@ pub struct Pool {
     pub region: RegionName,
     /// Its endpoints; may be empty in a remote region that has gateways.
     pub endpoints: Vec<Arc<Endpoint>>,
+    /// What is known of forwarding its requests to gateways of its region.
+    pub gate: Arc<Gate>,
     /// HTTP/1.1 or HTTP/2.
     pub protocol: Protocol,
     /// TLS to its endpoints; `None` for cleartext.

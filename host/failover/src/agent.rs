@@ -396,6 +396,12 @@ impl Agent {
         }
     }
 
+    /// Shards that nobody is to write, as was decided last.
+    #[must_use]
+    pub const fn read_only(&self) -> &BTreeSet<ShardName> {
+        &self.read_only
+    }
+
     fn planned(
         &mut self,
         picture: Picture,

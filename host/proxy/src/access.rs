@@ -53,6 +53,9 @@ pub(crate) struct Line {
     pub(crate) pool: Option<String>,
     pub(crate) endpoint: Option<String>,
     pub(crate) attempts: u32,
+    /// Why the request went first where it was not decided to go first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) steered: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<&'static str>,
 }

@@ -3,7 +3,9 @@
 //! Enums instead of boxes, so that a frame passes through without an allocation. Back-pressure is the reader's: nothing
 //! here reads ahead.
 
+use std::cell::Cell;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -155,22 +157,54 @@ enum Content {
 /// What a response carries downstream. Its end, however it comes, closes the request's books.
 #[derive(Debug)]
 pub(crate) struct Body {
+    busy: Option<Busy>,
     content: Content,
     ticket: Option<Ticket>,
 }
 
+/// Counts a request among those of its connection that the gateway is to bring forward, while it is.
+#[derive(Debug)]
+pub(crate) struct Busy {
+    all: Rc<Cell<usize>>,
+    counts: bool,
+}
+
+impl Busy {
+    pub(crate) fn begin(all: &Rc<Cell<usize>>) -> Self {
+        let mut busy = Self { all: Rc::clone(all), counts: false };
+        busy.set(true);
+        busy
+    }
+
+    /// Is it the gateway's turn? Otherwise the client is to take what there is.
+    fn set(&mut self, counts: bool) {
+        match (self.counts, counts) {
+            (false, true) => self.all.set(self.all.get() + 1),
+            (true, false) => self.all.set(self.all.get().saturating_sub(1)),
+            _ => {}
+        }
+        self.counts = counts;
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}
+
 impl Body {
     pub(crate) const fn empty() -> Self {
-        Self { content: Content::Empty, ticket: None }
+        Self { busy: None, content: Content::Empty, ticket: None }
     }
 
     pub(crate) const fn full(bytes: Bytes) -> Self {
-        Self { content: Content::Full(Some(bytes)), ticket: None }
+        Self { busy: None, content: Content::Full(Some(bytes)), ticket: None }
     }
 
     /// What a service of the gateway answers.
     pub(crate) fn service(body: Service) -> Self {
-        Self { content: Content::Service(body), ticket: None }
+        Self { busy: None, content: Content::Service(body), ticket: None }
     }
 
     /// An upstream's content. The lease of its connection goes back when the content has ended well, and is dropped,
@@ -181,9 +215,16 @@ impl Body {
             return Self::empty();
         }
         Self {
+            busy: None,
             content: Content::Upstream { body: Patient::new(incoming, patience), lease: Some(lease) },
             ticket: None,
         }
+    }
+
+    /// What tells whose turn it is.
+    pub(crate) fn with_busy(mut self, busy: Busy) -> Self {
+        self.busy = Some(busy);
+        self
     }
 
     /// The books to close with the last byte.
@@ -202,6 +243,7 @@ impl http_body::Body for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Stall>>> {
         let this = self.get_mut();
+        this.busy.iter_mut().for_each(|busy| busy.set(true));
         let frame = match &mut this.content {
             Content::Empty => None,
             Content::Full(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
@@ -217,6 +259,7 @@ impl http_body::Body for Body {
                 frame
             }
         };
+        this.busy.iter_mut().for_each(|busy| busy.set(false));
         if let Some(ticket) = &mut this.ticket {
             match &frame {
                 Some(Ok(frame)) => ticket.sent(frame.data_ref().map_or(0, |data| data.len() as u64)),

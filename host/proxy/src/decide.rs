@@ -149,6 +149,23 @@ impl Decision {
         }
     }
 
+    /// May a choice be carried out in another region than it names?
+    pub(crate) fn allows(&self, choice: &Choice, region: &RegionName) -> bool {
+        let Some(source) = self.source(choice).filter(|source| source.of_tenant) else { return true };
+        let answer = source.policy.table.answer(match choice {
+            Choice::Own(..) => return true,
+            Choice::Planned(_, answer) => *answer,
+        });
+        let Some(mut there) = answer.cloned() else { return false };
+        if let Action::Forward { region: named, .. } = &mut there.action {
+            named.clone_from(region);
+        }
+        let operators = self.sources.iter().filter(|source| !source.of_tenant);
+        let mut bounds =
+            self.bounds.iter().map(|bounds| &**bounds).chain(operators.filter_map(Source::bounds));
+        bounds.all(|bounds| bounds.check(&there).is_ok())
+    }
+
     /// Where a choice sends the request, if it sends it anywhere.
     pub(crate) fn target<'a>(&'a self, choice: &'a Choice) -> Option<(&'a RegionName, &'a PoolName)> {
         match choice {

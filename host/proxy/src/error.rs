@@ -5,6 +5,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use portolan_core::decide::Undecided;
 use portolan_core::screen::Violation;
+use portolan_foundation::clock;
 
 use crate::body::Body;
 
@@ -49,6 +50,10 @@ pub(crate) enum Error {
     NoAnswer,
     #[error("no endpoint can take the request now")]
     NoEndpoint,
+    #[error(
+        "nobody writes the tenant's data now, and reads are served: send the request again after Retry-After"
+    )]
+    NoPrimary,
     #[error("a value that the policy asks for is not UTF-8")]
     NotUtf8,
     #[error("the tenant's policy answers only what its operator does not allow")]
@@ -88,9 +93,12 @@ impl Error {
             | Self::NotUtf8
             | Self::Preview(_)
             | Self::UnknownTenant => Source::Downstream,
-            Self::Loop | Self::PastMaxLoss | Self::PreviewSoon | Self::Settling | Self::Stale => {
-                Source::Gateway
-            }
+            Self::Loop
+            | Self::NoPrimary
+            | Self::PastMaxLoss
+            | Self::PreviewSoon
+            | Self::Settling
+            | Self::Stale => Source::Gateway,
             Self::NoAllowedRegion
             | Self::NoAnswer
             | Self::OutOfBounds
@@ -120,6 +128,7 @@ impl Error {
             Self::NoAllowedRegion => StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS,
             Self::NoAnswer
             | Self::NoEndpoint
+            | Self::NoPrimary
             | Self::OutOfBounds
             | Self::PastMaxLoss
             | Self::PolicyFailed(_)
@@ -143,6 +152,7 @@ impl Error {
             Self::NoAllowedRegion => "no-allowed-region",
             Self::NoAnswer => "no-answer",
             Self::NoEndpoint => "no-endpoint",
+            Self::NoPrimary => "no-primary",
             Self::NotUtf8 => "not-utf8",
             Self::OutOfBounds => "out-of-bounds",
             Self::PastMaxLoss => "past-max-loss",
@@ -174,8 +184,13 @@ impl Error {
             Response::new(Body::full(problem(status.as_u16(), self.as_str(), &self.to_string(), request_id)));
         *response.status_mut() = status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            response.headers_mut().insert(http::header::ALLOW, HeaderValue::from_static(METHODS));
+        }
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
+            // A lease that is lost is taken over within several seconds; all else may be over at once.
+            let after = if self == Self::NoPrimary { "5" } else { "1" };
+            response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static(after));
         }
         response
     }
@@ -191,6 +206,7 @@ impl Error {
             | Self::NoEndpoint
             | Self::UpstreamBroke
             | Self::NoAnswer
+            | Self::NoPrimary
             | Self::OutOfBounds
             | Self::PastMaxLoss
             | Self::PolicyFailed(_)
@@ -200,6 +216,29 @@ impl Error {
         }
     }
 }
+
+/// A whole response of HTTP/1.1 for who is told goodbye with it, without a request that the HTTP library knows of.
+pub(crate) fn raw(status: StatusCode, kind: &str, detail: &str) -> Vec<u8> {
+    let body = problem(status.as_u16(), kind, detail, "-");
+    let reason = status.canonical_reason().unwrap_or("Bad Request");
+    let date = httpdate::fmt_http_date(clock::from_unix_ms(clock::unix_ms()));
+    // Required beside 405 (RFC 9110, section 15.5.6).
+    let allow = match status {
+        StatusCode::METHOD_NOT_ALLOWED => format!("allow: {METHODS}\r\n"),
+        _ => String::new(),
+    };
+    let head = format!(
+        "HTTP/1.1 {} {reason}\r\ndate: {date}\r\n{allow}content-type: application/problem+json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        status.as_u16(),
+        body.len()
+    );
+    let mut bytes = head.into_bytes();
+    bytes.extend_from_slice(&body);
+    bytes
+}
+
+/// Methods that may be served; which of them are is the upstreams' to say.
+pub(crate) const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// A problem's JSON (RFC 9457, section 3).
 pub(crate) fn problem(status: u16, kind: &str, title: &str, request_id: &str) -> Bytes {

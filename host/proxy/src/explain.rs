@@ -9,6 +9,7 @@ use portolan_core::ids::TenantName;
 use portolan_core::lane::Side;
 use portolan_core::plan::Action;
 use portolan_core::recording::Picture;
+use portolan_core::screen;
 use portolan_core::snapshot::Snapshot;
 use portolan_core::table::RuleVerdict;
 use portolan_core::topology::Topology;
@@ -18,7 +19,9 @@ use serde::Serialize;
 use crate::config::Trust;
 use crate::decide::{Choice, Decision, Draw, decide};
 use crate::inbound::{Downstream, Inbound};
+use crate::pipeline::is_unwritten;
 use crate::resolve::{Route, resolve};
+use crate::steer::{Step, steer};
 
 /// A request to think through.
 #[derive(Clone, Debug)]
@@ -86,6 +89,8 @@ pub struct Candidate {
     pub via: Option<String>,
     /// Why it cannot be given.
     pub rejected: Option<String>,
+    /// How much of such requests goes there first, and why.
+    pub steering: Option<String>,
 }
 
 impl Explanation {
@@ -102,8 +107,7 @@ impl Explanation {
             rule: source.rule_name(),
             rules: source.policy.table.explain(&inbound),
         });
-        let candidates: Vec<Candidate> =
-            decision.choices.iter().map(|choice| candidate(snapshot, &inbound, &decision, choice)).collect();
+        let candidates = candidates(snapshot, &inbound, &decision);
         let first = candidates.iter().find(|candidate| candidate.rejected.is_none());
         let outcome = match first {
             Some(candidate) => candidate.action.clone(),
@@ -165,10 +169,12 @@ fn inbound(topology: &Topology, trust: &Trust, question: Question) -> Result<Inb
         Request::builder().method(method).uri(uri).body(()).map_err(|error| error.to_string())?;
     *request.headers_mut() = headers;
     let address = SocketAddr::new(client, 0);
-    let downstream = Rc::new(Downstream { address, tls, uris: Vec::new(), peer: None, switch: None });
+    let downstream =
+        Rc::new(Downstream { address, busy: Rc::default(), tls, uris: Vec::new(), peer: None, switch: None });
     let (mut parts, ()) = request.into_parts();
     let mut inbound =
-        Inbound::read(&mut parts, &downstream, trust, &topology.local).map_err(|error| error.to_string())?;
+        Inbound::read(&mut parts, &downstream, trust, &screen::Limits::default(), &topology.local)
+            .map_err(|error| error.to_string())?;
     if near.is_some() {
         inbound.assume_near(near);
     }
@@ -181,38 +187,81 @@ fn inbound(topology: &Topology, trust: &Trust, question: Question) -> Result<Inb
     Ok(inbound)
 }
 
-fn candidate(snapshot: &Snapshot, inbound: &Inbound, decision: &Decision, choice: &Choice) -> Candidate {
+/// What can be answered, in the order of trying: targets as they are steered, then what is answered without them, then what may
+/// not be.
+fn candidates(snapshot: &Snapshot, inbound: &Inbound, decision: &Decision) -> Vec<Candidate> {
+    let topology = &snapshot.topology;
+    let steered = steer(topology, inbound, decision, clock::now());
+    let mut all: Vec<Candidate> =
+        steered.steps.iter().map(|step| target(topology, inbound, decision, step)).collect();
+    all.extend(steered.direct.map(|choice| direct(decision, choice)));
+    all.extend(decision.choices.iter().filter_map(|choice| refused(topology, inbound, decision, choice)));
+    all
+}
+
+/// An answer that needs no upstream.
+fn direct(decision: &Decision, choice: &Choice) -> Candidate {
+    let action = match decision.answer(choice).map(|answer| &answer.action) {
+        Some(Action::Respond { status, .. }) => format!("respond {status}"),
+        Some(Action::Redirect { status, location }) => format!("redirect {status} to {location}"),
+        _ => "nothing".to_owned(),
+    };
     let policy = decision.source(choice).map(|source| source.policy.name.to_string());
-    let broken = decision.check(choice, &snapshot.topology, inbound).err();
+    Candidate { action, policy, via: None, rejected: None, steering: None }
+}
+
+/// A choice that may not be carried out at all.
+fn refused(
+    topology: &Topology,
+    inbound: &Inbound,
+    decision: &Decision,
+    choice: &Choice,
+) -> Option<Candidate> {
+    let broken = decision.check(choice, topology, inbound).err();
     let broken = broken.map(|breach| format!("outside of what the operator allows this tenant: {breach}"));
     let Some((region, pool)) = decision.target(choice) else {
-        let action = match decision.answer(choice).map(|answer| &answer.action) {
-            Some(Action::Respond { status, .. }) => format!("respond {status}"),
-            Some(Action::Redirect { status, location }) => format!("redirect {status} to {location}"),
-            _ => "nothing".to_owned(),
-        };
-        return Candidate { action, policy, via: None, rejected: broken };
+        return broken.map(|broken| Candidate { rejected: Some(broken), ..direct(decision, choice) });
     };
-    let stands = inbound.stands_at(&snapshot.topology, region, pool);
+    let stands = inbound.stands_at(topology, region, pool);
+    let forbidden = !topology.allows(inbound.residency.as_ref(), stands);
+    let rejected =
+        broken.or_else(|| forbidden.then(|| crate::resolve::Rejection::Residency.as_str().to_owned()))?;
+    let policy = decision.source(choice).map(|source| source.policy.name.to_string());
+    let action = format!("forward to {pool} in {stands}");
+    Some(Candidate { action, policy, via: None, rejected: Some(rejected), steering: None })
+}
+
+/// A target, and whether it can take the request now.
+fn target(topology: &Topology, inbound: &Inbound, decision: &Decision, step: &Step<'_>) -> Candidate {
+    let Step { choice, panics, pool, region, .. } = *step;
+    let policy = decision.source(choice).map(|source| source.policy.name.to_string());
+    let named = decision.target(choice).map_or(region, |(named, _)| named);
+    let is_written = inbound.written_at() == Some(region);
     let why = match &inbound.home {
-        Some(home) if stands != region => {
-            format!(", where shard {} is written, instead of {region}", home.shard)
+        Some(home) if is_written && named != region => {
+            format!(", where shard {} is written, instead of {named}", home.shard)
         }
         _ => String::new(),
     };
-    let (action, region) = (format!("forward to {pool} in {stands}{why}"), stands);
-    if broken.is_some() {
-        return Candidate { action, policy, via: None, rejected: broken };
-    }
-    match resolve(&snapshot.topology, inbound.residency.as_ref(), region, pool, clock::now()) {
+    let action = format!("forward to {pool} in {region}{why}");
+    let steering = Some(step.to_string());
+    let unwritten = is_written && is_unwritten(topology, inbound);
+    let resolved = resolve(topology, inbound.residency.as_ref(), region, (pool, panics), clock::now());
+    match resolved {
+        Ok(_) if unwritten => {
+            let rejected = Some("nobody writes the tenant's shard now".to_owned());
+            Candidate { action, policy, via: None, rejected, steering }
+        }
         Err(rejection) => {
-            Candidate { action, policy, via: None, rejected: Some(rejection.as_str().to_owned()) }
+            let rejected = Some(rejection.as_str().to_owned());
+            Candidate { action, policy, via: None, rejected, steering }
         }
         Ok(route) => {
             let endpoints: Vec<&str> =
                 route.pool().endpoints.iter().map(|endpoint| &*endpoint.authority).collect();
             let way = if matches!(route, Route::Gateway(_)) { "gateways" } else { "endpoints" };
-            Candidate { action, policy, via: Some(format!("{way} {}", endpoints.join(", "))), rejected: None }
+            let via = Some(format!("{way} {}", endpoints.join(", ")));
+            Candidate { action, policy, via, rejected: None, steering }
         }
     }
 }

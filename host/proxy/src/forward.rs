@@ -33,14 +33,15 @@ use crate::server::Worker;
 use crate::tunnel;
 
 /// Picks an endpoint and takes a place at it. The outer `None` says that none is eligible, the inner one that its breaker
-/// admitted another thread first.
+/// admitted another thread first. In panic what probes say does not count.
 pub(crate) fn choose(
     pool: &Pool,
     tried: &[usize],
-    sticky: Option<u64>,
+    (sticky, panics): (Option<u64>, bool),
     now: Moment,
 ) -> Option<Option<(usize, Arc<Endpoint>, Attempt)>> {
     let place = match sticky {
+        _ if panics => balance::pick_any(&pool.endpoints, tried, now, random::u64()),
         Some(hash) => balance::stick(&pool.endpoints, tried, now, hash),
         None => balance::pick(&pool.endpoints, tried, now, random::u64()),
     }?;
@@ -62,6 +63,8 @@ pub(crate) struct Outbound<'a> {
     pub(crate) request_id: &'a HeaderValue,
     pub(crate) route: &'a Route,
     pub(crate) sticky: Option<u64>,
+    /// Attempts that are left, this one among them.
+    pub(crate) tries: u32,
     /// What a service of the region is to do.
     pub(crate) work: Option<&'a Work>,
 }
@@ -86,15 +89,18 @@ pub(crate) struct Attempts {
     body: Option<Upload>,
     replay: Option<Bytes>,
     pub(crate) count: u32,
+    /// Attempts at most, those of other regions among them.
+    max: u32,
 }
 
 impl Attempts {
-    pub(crate) fn new(parts: Parts, body: Upload) -> Self {
+    pub(crate) fn new(parts: Parts, body: Upload, tries: Option<u32>) -> Self {
         let replay = match &body {
             Upload::Full(bytes) => bytes.clone(),
             Upload::Empty | Upload::Stream { .. } => None,
         };
-        Self { parts, body: Some(body), replay, count: 0 }
+        let max = tries.map_or(ATTEMPTS_MAX, |tries| tries.min(ATTEMPTS_MAX));
+        Self { parts, body: Some(body), replay, count: 0, max }
     }
 
     /// Sends the request once.
@@ -158,7 +164,17 @@ impl Attempts {
             RetryClass::Connect => unseen,
             RetryClass::Idempotent => unseen || is_idempotent(inbound.method.as_str()),
         };
-        allowed && self.count < ATTEMPTS_MAX && worker.budget.borrow_mut().withdraw(clock::now())
+        allowed && self.left() > 0 && worker.budget.borrow_mut().withdraw(clock::now())
+    }
+
+    /// Attempts that may still be made.
+    pub(crate) const fn left(&self) -> u32 {
+        self.max.saturating_sub(self.count)
+    }
+
+    /// Another region has made so many attempts of all for the request by now: they count as this node's own.
+    pub(crate) fn spent(&mut self, attempts: u32) {
+        self.count = self.count.max(attempts);
     }
 
     /// Is the content there, or to be had once more?
@@ -283,7 +299,10 @@ fn wants_upgrade(inbound: &Inbound) -> Option<HeaderValue> {
     let lines = inbound.headers.get_all(CONNECTION).iter().filter_map(|line| line.to_str().ok());
     let asked =
         lines.flat_map(|line| line.split(',')).any(|option| option.trim().eq_ignore_ascii_case("upgrade"));
-    inbound.headers.get(UPGRADE).filter(|_| asked).cloned()
+    let offer = inbound.headers.get(UPGRADE).filter(|_| asked)?;
+    // Requests behind a switch to HTTP/2 would pass every rule unseen, and the offer is no more (RFC 9113, section 3.1).
+    let h2c = |text: &str| text.split(',').any(|offer| offer.trim().to_ascii_lowercase().starts_with("h2"));
+    (!h2c(offer.to_str().ok()?)).then(|| offer.clone())
 }
 
 fn target(outbound: &Outbound<'_>) -> Option<PathAndQuery> {
@@ -309,6 +328,7 @@ fn grant(outbound: &Outbound<'_>) -> Grant {
         shard: shard(outbound),
         sticky: outbound.sticky,
         tenant: outbound.inbound.tenant.clone(),
+        tries: outbound.tries,
     }
 }
 

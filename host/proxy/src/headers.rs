@@ -1,8 +1,9 @@
 //! Header fields at the border: what ends here, what is added, what a policy edits.
 
+use http::Method;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use portolan_core::plan::{EditKind, HeaderEdit, Message};
 use portolan_foundation::random;
@@ -61,6 +62,31 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Does the request offer to switch to the protocol of the answer?
+pub(crate) fn offers(asked: &HeaderMap, protocol: Option<&HeaderValue>) -> bool {
+    let protocol = protocol.and_then(|protocol| protocol.to_str().ok());
+    let lines = asked.get_all(UPGRADE).iter().filter_map(|line| line.to_str().ok());
+    protocol.is_some_and(|protocol| {
+        lines.flat_map(|line| line.split(',')).any(|offer| offer.trim().eq_ignore_ascii_case(protocol.trim()))
+    })
+}
+
+/// May the request go no further? Counts down Max-Forwards of OPTIONS (RFC 9110, section 7.6.2).
+pub(crate) fn is_last_hop(method: &Method, headers: &mut HeaderMap) -> bool {
+    if *method != Method::OPTIONS {
+        return false;
+    }
+    let left = headers.get(MAX_FORWARDS).and_then(|value| value.to_str().ok()?.parse::<u32>().ok());
+    match left {
+        None => false,
+        Some(0) => true,
+        Some(left) => {
+            insert(headers, &MAX_FORWARDS, &(left - 1).to_string());
+            false
+        }
+    }
+}
+
 /// The same, but for fields by which a client may speak to the gateway.
 pub(crate) fn strip_own_but(headers: &mut HeaderMap, kept: &[HeaderName]) {
     let said: Vec<(HeaderName, HeaderValue)> =
@@ -69,13 +95,18 @@ pub(crate) fn strip_own_but(headers: &mut HeaderMap, kept: &[HeaderName]) {
     headers.extend(said);
 }
 
-/// Takes off every `portolan-` field: nobody outside may speak in the gateway's name.
+/// Takes off every `portolan-` field: nobody outside may speak in the gateway's name, nor in one that servers which hand
+/// fields to programs as variables take for it (RFC 3875, section 4.1.18).
 pub(crate) fn strip_own(headers: &mut HeaderMap) {
-    let own: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with(OWN_PREFIX)).cloned().collect();
+    let own: Vec<HeaderName> = headers.keys().filter(|name| is_own(name.as_str())).cloned().collect();
     for name in own {
         headers.remove(name);
     }
+}
+
+fn is_own(name: &str) -> bool {
+    let (start, rest) = name.split_at_checked(OWN_PREFIX.len() - 1).unwrap_or_default();
+    OWN_PREFIX.starts_with(start) && !start.is_empty() && rest.starts_with(['-', '_'])
 }
 
 /// How often the request has passed a portolan gateway, as CDN-Loop tells.

@@ -1,16 +1,17 @@
 //! A request as it came in: what rules, tenants' sources and the log see of it.
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{COOKIE, HOST};
+use http::header::{COOKIE, EXPECT, HOST, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, Method};
 use portolan_core::attribute::{Attribute, Attributes, Value};
 use portolan_core::ids::{PoolName, RegionName, ResidencyName, ShardName, TenantName};
 use portolan_core::log::Epoch;
-use portolan_core::screen::{Violation, check_host};
+use portolan_core::screen::{self, Violation, check_host};
 use portolan_core::tenant::Evidence;
 use portolan_core::topology::Topology;
 
@@ -27,6 +28,8 @@ pub(crate) struct Downstream {
     pub(crate) uris: Vec<String>,
     /// The region of the gateway on the other side, on the peer listener.
     pub(crate) peer: Option<RegionName>,
+    /// Requests that the gateway, not the client, is to bring forward.
+    pub(crate) busy: Rc<Cell<usize>>,
     /// For HTTP/1: how to answer its reader about upgrades.
     pub(crate) switch: Option<Arc<Switch>>,
 }
@@ -103,9 +106,17 @@ impl Inbound {
         parts: &mut Parts,
         downstream: &Rc<Downstream>,
         trust: &Trust,
+        limits: &screen::Limits,
         local: &RegionName,
     ) -> Result<Self, Error> {
-        let headers = std::mem::take(&mut parts.headers);
+        let mut headers = std::mem::take(&mut parts.headers);
+        if parts.version == http::Version::HTTP_10 {
+            // HTTP/1.0 switches to nothing (RFC 9110, section 7.8).
+            headers.remove(UPGRADE);
+        }
+        if parts.version == http::Version::HTTP_2 {
+            check(parts, &headers, limits).map_err(Error::Malformed)?;
+        }
         let authority = authority(parts, &headers)?;
         let host = check_host(&authority).map_err(Error::Malformed)?.host.to_ascii_lowercase().into();
         let direct = downstream.address.ip().to_canonical();
@@ -158,6 +169,33 @@ impl ClientNetwork {
     fn region_text(&self) -> Option<Box<str>> {
         self.region.as_ref().map(|region| region.as_str().into())
     }
+}
+
+/// What the screen checks of HTTP/1 and the HTTP library does not of HTTP/2: limits, methods, the bytes of the path.
+fn check(parts: &Parts, headers: &HeaderMap, limits: &screen::Limits) -> Result<(), Violation> {
+    if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+        return Err(Violation::Method);
+    }
+    let target = parts.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+    if target.len() > limits.target_bytes_max {
+        return Err(Violation::TargetSize);
+    }
+    let asterisk = parts.method == Method::OPTIONS && target == "*";
+    if !target.starts_with('/') && !asterisk {
+        return Err(Violation::Target);
+    }
+    screen::check_path(target.as_bytes())?;
+    if headers.len() > limits.fields_max {
+        return Err(Violation::HeadSize);
+    }
+    // RFC 9113, section 8.2.1.
+    let space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let padded =
+        |value: &http::HeaderValue| space(value.as_bytes().first()) || space(value.as_bytes().last());
+    if headers.values().any(padded) {
+        return Err(Violation::Field);
+    }
+    headers.get_all(EXPECT).iter().try_for_each(|value| screen::check_expectation(value.as_bytes()))
 }
 
 /// The authority: of the target where it has one, else of Host. HTTP/2 may carry both, and then they must agree (RFC

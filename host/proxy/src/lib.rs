@@ -4,6 +4,7 @@
 //! configuration, or how snapshots come about; it reads the one that hangs in `core::snapshot::Live`.
 
 mod access;
+mod answers;
 mod body;
 mod capture;
 mod config;
@@ -12,6 +13,7 @@ pub mod defaults;
 mod error;
 mod explain;
 mod forward;
+mod frames;
 mod headers;
 mod inbound;
 mod io;
@@ -26,6 +28,7 @@ mod respond;
 mod server;
 mod service;
 mod settings;
+mod steer;
 mod tap;
 #[cfg(test)]
 mod tests;

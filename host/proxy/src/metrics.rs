@@ -16,6 +16,7 @@ use crate::access::Line;
 use crate::error::Error;
 use crate::io::Switch;
 use crate::settings::Held;
+use crate::steer::Why;
 use crate::tap::Taps;
 use crate::usage::{Tally, Traffics};
 
@@ -24,21 +25,30 @@ const BUCKETS_US: [u64; 14] = [
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000,
     30_000_000,
 ];
-const VIOLATIONS: [Violation; 13] = [
+const VIOLATIONS: [Violation; 21] = [
     Violation::Chunk,
-    Violation::Connect,
+    Violation::Expectation,
     Violation::Field,
+    Violation::Flood,
+    Violation::FrameSize,
     Violation::HeadSize,
     Violation::Host,
+    Violation::Interim,
     Violation::Length,
     Violation::Line,
+    Violation::Method,
+    Violation::Preface,
     Violation::RequestLine,
+    Violation::StatusLine,
+    Violation::StreamClosed,
     Violation::Target,
     Violation::TargetSize,
     Violation::Trailer,
     Violation::TransferCoding,
+    Violation::Unasked,
     Violation::Version,
 ];
+const STEERED: [Why; 4] = [Why::Moved, Why::Panic, Why::Replica, Why::Spilled];
 const UNDECIDED: [(Undecided, &str); 7] = [
     (Undecided::Broken, "broken"),
     (Undecided::Busy, "busy"),
@@ -64,6 +74,11 @@ impl Count {
     }
 }
 
+fn add(counts: &[Count; VIOLATIONS.len()], violation: Violation) {
+    let place = VIOLATIONS.iter().position(|known| *known == violation);
+    place.and_then(|at| counts.get(at)).into_iter().for_each(|count| count.add(1));
+}
+
 /// The counts of one data thread, on cache lines of its own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -74,6 +89,7 @@ pub(crate) struct Shard {
     sent_bytes: Count,
     broken: Count,
     refused: [Count; VIOLATIONS.len()],
+    refused_answers: [Count; VIOLATIONS.len()],
     undecided: [Count; UNDECIDED.len()],
     pub(crate) connections: Count,
     /// Handed over by other threads, and not begun yet.
@@ -84,6 +100,8 @@ pub(crate) struct Shard {
     pub(crate) attempts: Count,
     pub(crate) retries: Count,
     pub(crate) breakers_opened: Count,
+    pub(crate) region_breakers_opened: Count,
+    steered: [Count; STEERED.len()],
     pub(crate) upgrades: Count,
     pub(crate) decided: Count,
     usage: Tally,
@@ -95,13 +113,21 @@ pub(crate) struct Shard {
 
 impl Shard {
     pub(crate) fn refuse(&self, violation: Violation) {
-        let place = VIOLATIONS.iter().position(|known| *known == violation);
-        place.and_then(|at| self.refused.get(at)).into_iter().for_each(|count| count.add(1));
+        add(&self.refused, violation);
+    }
+
+    pub(crate) fn refuse_answer(&self, violation: Violation) {
+        add(&self.refused_answers, violation);
     }
 
     pub(crate) fn undecided(&self, why: Undecided) {
         let place = UNDECIDED.iter().position(|(known, _)| *known == why);
         place.and_then(|at| self.undecided.get(at)).into_iter().for_each(|count| count.add(1));
+    }
+
+    pub(crate) fn steered(&self, why: Why) {
+        let place = STEERED.iter().position(|known| *known == why);
+        place.and_then(|at| self.steered.get(at)).into_iter().for_each(|count| count.add(1));
     }
 
     fn finish(&self, status: StatusCode, took: Duration, broken: bool) {
@@ -262,6 +288,15 @@ impl Metrics {
             let value = self.sum_at(|shard| &shard.refused, at);
             _ = writeln!(text, "portolan_refused_total{{reason=\"{}\"}} {value}", violation.as_str());
         }
+        text.push_str("# HELP portolan_upstream_refused_total Responses of upstreams refused by the framing screen.\n# TYPE portolan_upstream_refused_total counter\n");
+        for (at, violation) in VIOLATIONS.iter().enumerate() {
+            let value = self.sum_at(|shard| &shard.refused_answers, at);
+            _ = writeln!(
+                text,
+                "portolan_upstream_refused_total{{reason=\"{}\"}} {value}",
+                violation.as_str()
+            );
+        }
         text.push_str("# HELP portolan_undecided_total Dynamic rules that the policy gave no answer for.\n# TYPE portolan_undecided_total counter\n");
         for (at, (_, word)) in UNDECIDED.iter().enumerate() {
             let value = self.sum_at(|shard| &shard.undecided, at);
@@ -311,6 +346,17 @@ impl Metrics {
             "Times that an endpoint's breaker opened.",
             self.sum(|shard| &shard.breakers_opened),
         );
+        counter(
+            &mut text,
+            "region_breakers_opened_total",
+            "Times that the breaker of a region opened.",
+            self.sum(|shard| &shard.region_breakers_opened),
+        );
+        text.push_str("# HELP portolan_steered_total Requests that went first to another region than decided, or in panic.\n# TYPE portolan_steered_total counter\n");
+        for (at, why) in STEERED.iter().enumerate() {
+            let count = self.sum_at(|shard| &shard.steered, at);
+            _ = writeln!(text, "portolan_steered_total{{why=\"{}\"}} {count}", why.as_str());
+        }
         counter(
             &mut text,
             "upgrades_total",

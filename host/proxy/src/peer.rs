@@ -6,10 +6,14 @@ use http::HeaderValue;
 use portolan_core::ids::{PoolName, RegionName, ShardName, TenantName};
 use portolan_core::log::Epoch;
 
+use crate::defaults::ATTEMPTS_MAX;
+
 /// The field that carries a grant on the peer link. Such fields from clients are stripped like all of `portolan-`.
 pub(crate) const GRANT: &str = "portolan-grant";
 /// The field by which a receiver says that it refuses a grant, with the reason.
 pub(crate) const REFUSED: &str = "portolan-refused";
+/// The field by which a receiver says that the answer is its own, because nothing of its region answered.
+pub(crate) const FAILED: &str = "portolan-failed";
 
 /// The longest grant, in bytes: names have at most 63.
 const GRANT_BYTES_MAX: usize = 1_024;
@@ -38,15 +42,17 @@ pub(crate) struct Grant {
     pub(crate) sticky: Option<u64>,
     /// Whose request it is.
     pub(crate) tenant: Option<TenantName>,
+    /// How many attempts may be made for it, the one that brings it among them: those of all regions together are bounded.
+    pub(crate) tries: u32,
 }
 
 impl Grant {
     /// The text form: `v1;key=value;...`.
     pub(crate) fn encode(&self) -> Option<HeaderValue> {
-        let Self { attempt, deadline, generation, hops, pool, region, .. } = self;
+        let Self { attempt, deadline, generation, hops, pool, region, tries, .. } = self;
         let deadline = deadline.as_millis();
         let mut text = format!(
-            "v1;region={region};pool={pool};generation={generation};attempt={attempt};hops={hops};deadline-ms={deadline}"
+            "v1;region={region};pool={pool};generation={generation};attempt={attempt};hops={hops};deadline-ms={deadline};tries={tries}"
         );
         if let Some(tenant) = &self.tenant {
             text.push_str(&format!(";tenant={tenant}"));
@@ -72,7 +78,8 @@ impl Grant {
         }
         let (mut region, mut pool, mut tenant, mut sticky) = (None, None, None, None);
         let (mut generation, mut attempt, mut hops, mut deadline) = (None, None, None, None);
-        let (mut shard, mut epoch, mut service) = (None, None, false);
+        // A sender that does not say leaves it to the receiver.
+        let (mut shard, mut epoch, mut service, mut tries) = (None, None, false, ATTEMPTS_MAX);
         for part in parts {
             let (key, value) = part.split_once('=')?;
             match key {
@@ -87,6 +94,7 @@ impl Grant {
                 "shard" => shard = Some(ShardName::new(value).ok()?),
                 "sticky" => sticky = Some(u64::from_str_radix(value, 16).ok()?),
                 "tenant" => tenant = Some(TenantName::new(value).ok()?),
+                "tries" => tries = value.parse().ok()?,
                 _ => {}
             }
         }
@@ -101,6 +109,7 @@ impl Grant {
             shard: shard.zip(epoch),
             sticky,
             tenant,
+            tries,
         })
     }
 }
@@ -116,11 +125,11 @@ mod tests {
         fn a_grant_comes_out_as_it_went_in(
             attempt: u32, hops: u32, generation: u64, millis in 0_u64..10_000_000,
             tenant in prop::option::of("[a-z]{1,63}"), sticky: Option<u64>,
-            service: bool,
+            service: bool, tries: u32,
             shard in prop::option::of(("[a-z]{1,63}", any::<u64>())),
         ) {
             let grant = Grant {
-                attempt, hops, generation, service, sticky,
+                attempt, hops, generation, service, sticky, tries,
                 deadline: Duration::from_millis(millis),
                 pool: PoolName::new("app").unwrap(),
                 region: RegionName::new("eu-west").unwrap(),

@@ -16,11 +16,12 @@ use portolan_core::ids::{PoolName, RegionName};
 use portolan_core::loss::Admission;
 use portolan_core::plan::{Action, RetryClass};
 use portolan_core::snapshot::Snapshot;
+use portolan_core::steering::Gate;
 use portolan_core::topology::Topology;
 use portolan_foundation::endpoint::Work;
 use portolan_foundation::{clock, random};
 
-use crate::body::{Body, Patient, Upload};
+use crate::body::{Body, Busy, Patient, Upload};
 use crate::capture;
 use crate::decide::{Choice, Decision, Draw, decide};
 use crate::defaults;
@@ -30,10 +31,11 @@ use crate::headers;
 use crate::inbound::{Downstream, Home, Inbound};
 use crate::peer::{GRANT, Grant};
 use crate::preview;
-use crate::resolve::{Rejection, Route, resolve};
+use crate::resolve::{Route, resolve};
 use crate::respond::{self, Told};
 use crate::server::Worker;
 use crate::service;
+use crate::steer::{Step, Through, steer};
 
 /// Answers one request.
 pub(crate) async fn handle(
@@ -43,19 +45,19 @@ pub(crate) async fn handle(
 ) -> Response<Body> {
     let begun = clock::now();
     let snapshot = worker.snapshot();
-    if let Some(switch) = &downstream.switch {
-        switch.begin();
-    }
+    let busy = Busy::begin(&downstream.busy);
     let (mut parts, incoming) = request.into_parts();
     let applied = worker.applied();
     let trust = &applied.settings.trust;
-    let inbound = Inbound::read(&mut parts, &downstream, trust, &snapshot.topology.local);
+    let limits = &applied.settings.limits.screen;
+    let inbound = Inbound::read(&mut parts, &downstream, trust, limits, &snapshot.topology.local);
     let mut inbound = match inbound {
         Ok(inbound) => inbound,
         Err(error) => {
             let mut told = Told::nothing(begun, &snapshot);
             told.error = Some(error);
-            return respond::finish(&worker, &downstream, told, error.respond("-", false));
+            let response = respond::finish(&worker, &downstream, told, error.respond("-", false));
+            return response.map(|body| body.with_busy(busy));
         }
     };
     let snapshot =
@@ -69,7 +71,7 @@ pub(crate) async fn handle(
             error.respond(told.request_id.to_str().unwrap_or("-"), inbound.is_grpc())
         }
     };
-    respond::finish(&worker, &downstream, told, response)
+    respond::finish(&worker, &downstream, told, response).map(|body| body.with_busy(busy))
 }
 
 async fn serve(
@@ -82,6 +84,10 @@ async fn serve(
 ) -> Result<Response<Body>, Error> {
     if headers::hops(&inbound.headers) >= defaults::HOPS_MAX {
         return Err(Error::Loop);
+    }
+    if headers::is_last_hop(&inbound.method, &mut inbound.headers) {
+        told.decided(worker, inbound, &Decision::default());
+        return Ok(respond::options());
     }
     let granted = granted(snapshot, inbound)?;
     // What another region sends for a service says so; a path alone proves nothing, because policies rewrite paths.
@@ -103,6 +109,7 @@ async fn serve(
         None => {
             recognise(snapshot, inbound)?;
             told.belongs(inbound);
+            told.reads_only(&snapshot.topology, inbound);
             told.preview = preview::take(worker, inbound, draw.now_ms)?;
             // What an unpublished version says is nobody's evidence, and nothing that is decided again later.
             draw.counts = told.preview.is_none();
@@ -130,7 +137,7 @@ async fn serve(
         told,
         decision: &decision,
         grant: granted.as_ref(),
-        attempts: Attempts::new(parts, body),
+        attempts: Attempts::new(parts, body, granted.as_ref().map(|grant| grant.tries)),
         spare: None,
         work: None,
     };
@@ -273,43 +280,47 @@ pub(crate) struct Trip<'a> {
 
 impl Trip<'_> {
     async fn run(&mut self) -> Result<Response<Body>, Error> {
-        let (mut last, mut forbidden, mut outside, mut tried) = (Error::NoEndpoint, 0, 0, 0);
         if self.decision.choices.is_empty() {
             return Err(Error::NoAnswer);
         }
-        let mut targets = smallvec::SmallVec::<[(&RegionName, &PoolName); 4]>::new();
-        for choice in &self.decision.choices {
-            tried += 1;
-            if self.decision.check(choice, &self.snapshot.topology, self.inbound).is_err() {
-                outside += 1;
-                continue;
+        let (inbound, snapshot, decision) = (self.inbound, self.snapshot, self.decision);
+        let topology = &snapshot.topology;
+        let steered = steer(topology, inbound, decision, clock::now());
+        self.told.steered(self.worker, steered.why);
+        let mut last = Error::NoEndpoint;
+        for Step { choice, panics, pool, region, .. } in &steered.steps {
+            self.told.answers(decision.source(choice));
+            let pinned = self.pinned(region, pool);
+            if pinned && is_unwritten(topology, inbound) {
+                return Err(Error::NoPrimary);
             }
-            self.told.answers(self.decision.source(choice));
-            let Some((region, pool)) = self.decision.target(choice) else {
-                return self.answer(choice);
-            };
-            let region = self.inbound.stands_at(&self.snapshot.topology, region, pool);
-            if targets.contains(&(region, pool)) {
-                continue;
-            }
-            targets.push((region, pool));
             let now = clock::now();
-            match resolve(&self.snapshot.topology, self.inbound.residency.as_ref(), region, pool, now) {
-                Err(Rejection::Residency) => forbidden += 1,
+            match resolve(topology, inbound.residency.as_ref(), region, (pool, *panics), now) {
+                Err(_) if pinned && **region != topology.local => last = Error::NoPrimary,
                 Err(_) => {}
-                Ok(route) => match self.admitted(choice, region, pool, &route).await {
+                Ok(route) => match self.admitted(choice, region, pool, (&route, *panics)).await {
                     Ok(response) => return Ok(self.with_token(response, region, pool).await),
                     Err(Halt::Final(error)) => return Err(error),
                     Err(Halt::Next(error)) => last = error,
                 },
             }
         }
+        if let Some(choice) = steered.direct {
+            self.told.answers(decision.source(choice));
+            return self.answer(choice);
+        }
         match self.spare.take() {
             Some(response) => Ok(*response),
-            None if outside == tried => Err(Error::OutOfBounds),
-            None if forbidden + outside == tried => Err(Error::NoAllowedRegion),
+            None if steered.outside == steered.named => Err(Error::OutOfBounds),
+            None if steered.forbidden + steered.outside == steered.named => Err(Error::NoAllowedRegion),
             None => Err(last),
         }
+    }
+
+    /// Must the request reach the region because its shard is written there?
+    fn pinned(&self, region: &RegionName, pool: &PoolName) -> bool {
+        let stateless = self.snapshot.topology.pool(region, pool).is_none_or(|pool| pool.stateless);
+        !stateless && self.inbound.written_at() == Some(region)
     }
 
     /// Tries a target, once its shard may be written.
@@ -318,7 +329,7 @@ impl Trip<'_> {
         choice: &Choice,
         region: &RegionName,
         pool: &PoolName,
-        route: &Route,
+        way: (&Route, bool),
     ) -> Result<Response<Body>, Halt> {
         let admission = self
             .written_here(region, pool)
@@ -328,15 +339,13 @@ impl Trip<'_> {
             Admission::Refuse => return Err(Halt::Final(Error::PastMaxLoss)),
             Admission::Slow(delay) => tokio::time::sleep(delay).await,
         }
-        self.attempt(choice, region, pool, route).await
+        self.attempt(choice, region, pool, way).await
     }
 
     /// The shard that the request may write through this target, where this region writes it.
     fn written_here(&self, region: &RegionName, pool: &PoolName) -> Option<&Home> {
-        let topology = &self.snapshot.topology;
-        let stateless = topology.pool(region, pool).is_none_or(|pool| pool.stateless);
-        let here = *region == topology.local && self.inbound.written_at() == Some(region);
-        self.inbound.home.as_ref().filter(|_| here && !stateless)
+        let here = *region == self.snapshot.topology.local && self.pinned(region, pool);
+        self.inbound.home.as_ref().filter(|_| here)
     }
 
     /// Tells whoever may have written where its shard's log is now, where that is this region's to know.
@@ -377,7 +386,7 @@ impl Trip<'_> {
         choice: &Choice,
         region: &RegionName,
         pool: &PoolName,
-        route: &Route,
+        (route, panics): (&Route, bool),
     ) -> Result<Response<Body>, Halt> {
         let source = self.decision.source(choice);
         let exchange = source.and_then(crate::decide::Source::exchange);
@@ -388,11 +397,17 @@ impl Trip<'_> {
         let limit = self.grant.map_or(limit, |grant| grant.deadline.min(limit));
         let sticky =
             source.and_then(|source| source.sticky).or_else(|| self.grant.and_then(|grant| grant.sticky));
+        let gate = matches!(route, Route::Gateway(_)).then(|| self.gate(region, pool, route));
         let mut tried = smallvec::SmallVec::<[usize; 4]>::new();
         loop {
             let left = self.time_left(limit)?;
             let now = clock::now();
-            let Some(endpoint) = crate::forward::choose(route.pool(), &tried, sticky, now) else {
+            let (worker, snapshot) = (self.worker, self.snapshot);
+            let through = gate.as_ref().map(|gate| Through::start(worker, &snapshot.topology, region, gate));
+            if matches!(through, Some(None)) {
+                return Err(Halt::Next(Error::NoEndpoint));
+            }
+            let Some(endpoint) = crate::forward::choose(route.pool(), &tried, (sticky, panics), now) else {
                 return Err(Halt::Next(Error::NoEndpoint));
             };
             let Some((place, endpoint, attempt)) = endpoint else {
@@ -413,10 +428,16 @@ impl Trip<'_> {
                 request_id: &request_id,
                 route,
                 sticky,
+                tries: self.attempts.left(),
                 work: self.work,
             };
             self.told.went(region, pool, &endpoint.authority, outbound.attempt);
             let sent = self.attempts.send(self.worker, &outbound, attempt).await;
+            if let Some(through) = through.flatten() {
+                through.end(&sent);
+                let before = self.grant.map_or(0, |grant| grant.attempt.saturating_sub(1));
+                self.attempts.spent(spent(&sent).saturating_sub(before));
+            }
             match sent {
                 Answered::Good(response) => return Ok(*response),
                 Answered::Bad { response, error, unseen } => {
@@ -435,10 +456,31 @@ impl Trip<'_> {
         }
     }
 
+    /// What is known of forwarding to this pool; what services are asked goes by the gateways themselves.
+    fn gate(&self, region: &RegionName, pool: &PoolName, route: &Route) -> Arc<Gate> {
+        let direct = self.snapshot.topology.pool(region, pool).unwrap_or_else(|| route.pool());
+        Arc::clone(&direct.gate)
+    }
+
     fn time_left(&self, limit: Duration) -> Result<Duration, Halt> {
         let left = limit.saturating_sub(clock::now().since(self.told.begun));
         if left.is_zero() { Err(Halt::Final(Error::Timeout)) } else { Ok(left) }
     }
+}
+
+/// Does nobody write the tenant's shard now?
+pub(crate) fn is_unwritten(topology: &Topology, inbound: &Inbound) -> bool {
+    inbound.home.as_ref().is_some_and(|home| topology.steering.load().unwritten.contains(&home.shard))
+}
+
+/// How many attempts were made of all, as the other region tells.
+fn spent(answered: &Answered) -> u32 {
+    let response = match answered {
+        Answered::Good(response) => Some(response),
+        Answered::Bad { response, .. } => response.as_ref(),
+    };
+    let told = response.and_then(|response| response.headers().get("portolan-attempts")?.to_str().ok());
+    told.and_then(|told| told.parse().ok()).unwrap_or(0)
 }
 
 /// Why a target gave no answer, and what follows.

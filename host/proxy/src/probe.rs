@@ -172,7 +172,7 @@ fn report(prober: &Prober, target: &Target, verdict: Verdict, result: Result<(),
         (true, Verdict::Suspect) if alone => Verdict::Suspect,
         (true, _) => Verdict::Healthy,
     };
-    if region.cell.set_verdict(verdict) {
+    if region.cell.set_verdict(verdict, clock::now()) {
         tracing::info!(region = %region.name, verdict = verdict.as_str(), "the region's verdict changed");
         prober.changed.notify_one();
     }

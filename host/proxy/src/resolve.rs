@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use portolan_core::ids::{PoolName, RegionName, ResidencyName};
 use portolan_core::time::Moment;
-use portolan_core::topology::{Pool, Topology};
+use portolan_core::topology::{Endpoint, Pool, Topology};
 
 /// Why a target cannot take the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rejection {
     NoEndpoint,
+    RegionBroken,
     RegionDown,
     Residency,
     Unknown,
@@ -19,6 +20,7 @@ impl Rejection {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::NoEndpoint => "no endpoint is up with a closed breaker",
+            Self::RegionBroken => "forwarding to the region failed lately, and its breaker is open",
             Self::RegionDown => "the region is down or draining",
             Self::Residency => "the tenant's residency class does not allow the region",
             Self::Unknown => "there is no such region or pool",
@@ -43,7 +45,7 @@ impl Route {
     }
 }
 
-/// Finds the way to a target.
+/// Finds the way to a target. In panic what probes say does not count, but breakers do: they have seen requests fail.
 ///
 /// # Errors
 /// The first [`Rejection`] in the order of their weight: permission before existence before health.
@@ -51,7 +53,7 @@ pub(crate) fn resolve(
     topology: &Topology,
     residency: Option<&ResidencyName>,
     region: &RegionName,
-    pool: &PoolName,
+    (pool, panics): (&PoolName, bool),
     now: Moment,
 ) -> Result<Route, Rejection> {
     if !topology.allows(residency, region) {
@@ -60,13 +62,17 @@ pub(crate) fn resolve(
     let place = topology.regions.get(region).ok_or(Rejection::Unknown)?;
     let direct = place.pools.get(pool).ok_or(Rejection::Unknown)?;
     let remote = *region != topology.local;
-    if remote && !place.cell.verdict().takes_requests() {
+    if remote && !panics && !place.cell.verdict().takes_requests() {
         return Err(Rejection::RegionDown);
     }
     let route = match &place.gateways {
+        Some(_) if remote && !direct.gate.admits(now) => return Err(Rejection::RegionBroken),
         Some(gateways) if remote => Route::Gateway(Arc::clone(gateways)),
         _ => Route::Direct(Arc::clone(direct)),
     };
-    let eligible = route.pool().endpoints.iter().any(|endpoint| endpoint.cell.is_eligible(now));
+    let takes = |endpoint: &Endpoint| {
+        if panics { endpoint.cell.admits(now) } else { endpoint.cell.is_eligible(now) }
+    };
+    let eligible = route.pool().endpoints.iter().any(|endpoint| takes(endpoint));
     if eligible { Ok(route) } else { Err(Rejection::NoEndpoint) }
 }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue, LOCATION};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION};
 use http::{Response, StatusCode};
 use portolan_core::ids::{PoolName, RegionName};
 use portolan_core::lane::Side;
@@ -12,6 +12,7 @@ use portolan_core::plan::{RuleId, fill_location};
 use portolan_core::recording::{Captured, Outcome};
 use portolan_core::snapshot::{Policy, Snapshot};
 use portolan_core::time::Moment;
+use portolan_core::topology::Topology;
 use portolan_foundation::clock;
 
 use crate::access::Line;
@@ -21,9 +22,11 @@ use crate::error::{Error, Source};
 use crate::headers;
 use crate::inbound::{Downstream, Inbound};
 use crate::metrics::{Payer, Received, Ticket};
-use crate::peer::REFUSED;
+use crate::peer::{FAILED, REFUSED};
+use crate::pipeline::is_unwritten;
 use crate::preview::{Part, Previewed};
 use crate::server::Worker;
+use crate::steer::Why;
 
 /// Who answers a request.
 #[derive(Debug)]
@@ -49,6 +52,10 @@ pub(crate) struct Told {
     /// What is to be kept or compared of the decision, and whether the client is told its id.
     pub(crate) captured: Option<(Box<Captured>, bool)>,
     pool: Option<PoolName>,
+    /// Does nobody write the tenant's shard now?
+    read_only: bool,
+    /// Why the request went first where it was not decided to go first.
+    why: Option<Why>,
     /// The version that decides it although no slot runs it, by its client's word.
     pub(crate) preview: Option<Previewed>,
     /// What it did.
@@ -70,6 +77,8 @@ impl Told {
             line: None,
             captured: None,
             pool: None,
+            read_only: false,
+            why: None,
             preview: None,
             part: Part::NotAsked,
         }
@@ -82,6 +91,20 @@ impl Told {
     /// Writes down whose request it is.
     pub(crate) fn belongs(&mut self, inbound: &Inbound) {
         self.payer = Some(Payer { tenant: inbound.tenant.clone(), received: Received::Nothing });
+    }
+
+    /// Writes down whether the tenant's rows are only read now.
+    pub(crate) fn reads_only(&mut self, topology: &Topology, inbound: &Inbound) {
+        self.read_only = is_unwritten(topology, inbound);
+    }
+
+    /// Writes down why the request goes first where it was not decided to go first.
+    pub(crate) fn steered(&mut self, worker: &Worker, why: Option<Why>) {
+        self.why = why;
+        why.into_iter().for_each(|why| worker.shard.steered(why));
+        if let Some(line) = &mut self.line {
+            line.steered = why.map(Why::as_str);
+        }
     }
 
     /// Writes down how the content comes in.
@@ -156,6 +179,13 @@ impl Told {
     }
 }
 
+/// The answer to OPTIONS that may go no further: what the gateway serves.
+pub(crate) fn options() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    headers::insert(response.headers_mut(), &ALLOW, crate::error::METHODS);
+    response
+}
+
 /// A direct answer of a policy.
 pub(crate) fn direct(status: u16, content_type: &str, body: &str) -> Response<Body> {
     let mut response = Response::new(Body::full(Bytes::copy_from_slice(body.as_bytes())));
@@ -191,7 +221,12 @@ pub(crate) fn finish(
     {
         switch.decline();
     }
+    let empty = response.status() == StatusCode::NO_CONTENT;
     let fields = response.headers_mut();
+    if empty {
+        // It has no content, and must not speak of any (RFC 9110, section 8.6).
+        fields.remove(CONTENT_LENGTH);
+    }
     if downstream.peer.is_some() {
         // The origin tells the client; it needs to know which attempt succeeded, and why a grant was refused.
         if told.attempts > 1 {
@@ -199,6 +234,9 @@ pub(crate) fn finish(
         }
         if let Some(error) = told.error.filter(|error| error.source() == Source::Gateway) {
             headers::own(fields, REFUSED, error.as_str());
+        }
+        if let Some(error) = told.error.filter(|error| error.source() == Source::Upstream) {
+            headers::own(fields, FAILED, error.as_str());
         }
     } else {
         tell_client(worker, &told, fields);
@@ -254,6 +292,9 @@ fn tell_client(worker: &Worker, told: &Told, fields: &mut http::HeaderMap) {
     if let Some((captured, true)) = &told.captured {
         headers::own(fields, "portolan-decision", &captured.id.to_string());
     }
+    if told.read_only || told.error == Some(Error::NoPrimary) {
+        headers::own(fields, "portolan-mode", "read-only");
+    }
     if let Some(preview) = &told.preview {
         preview.tell(told.part, fields);
     }
@@ -267,6 +308,9 @@ fn tell_client(worker: &Worker, told: &Told, fields: &mut http::HeaderMap) {
             if let Some(side) = answerer.side {
                 headers::own(fields, "portolan-policy-side", side.as_str());
             }
+        }
+        if let Some(why) = told.why {
+            headers::own(fields, "portolan-steered", why.as_str());
         }
         if let Some(region) = &told.region {
             headers::own(fields, "portolan-region", region.as_str());

@@ -19,6 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use portolan_core::recording::Record;
 use portolan_core::retry::Budget;
+use portolan_core::screen::Frames;
 use portolan_core::snapshot::{Live, Reader, Snapshot};
 use portolan_foundation::seal::SealKey;
 use portolan_foundation::shutdown::{Gate, Shutdown};
@@ -33,6 +34,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::{Config, ListenerKind, Previewing};
 use crate::defaults;
+use crate::frames::{self, Watched};
 use crate::inbound::Downstream;
 use crate::io::{Rewound, Screened, Spoken, Switch, detect};
 use crate::metrics::{Metrics, Shard};
@@ -49,6 +51,9 @@ const HANDOVER_MAX: usize = 1_024;
 const KEEPER_INTERVAL: Duration = Duration::from_millis(100);
 /// A thread this much busier than the mean, in percent, gives new connections away.
 const SKEW_PERCENT: u64 = 125;
+
+/// What waits in memory for one HTTP/2 client that reads slowly, for each of its streams.
+const SEND_BYTES_MAX: usize = 64 * 1024;
 
 /// Why the data plane could not start.
 #[derive(Debug, thiserror::Error)]
@@ -440,7 +445,14 @@ impl Worker {
     async fn connection(self: &Rc<Self>, mut stream: TcpStream, address: SocketAddr, listener: usize) {
         _ = stream.set_nodelay(true);
         let Some(listener) = self.config.listeners.get(listener) else { return };
-        let mut downstream = Downstream { address, tls: false, uris: Vec::new(), peer: None, switch: None };
+        let mut downstream = Downstream {
+            address,
+            busy: Rc::default(),
+            tls: false,
+            uris: Vec::new(),
+            peer: None,
+            switch: None,
+        };
         let acceptor = match &listener.kind {
             ListenerKind::Public => {
                 let limit = self.applied().settings.limits.header_timeout;
@@ -494,8 +506,8 @@ impl Worker {
         let switch = Arc::new(Switch::default());
         downstream.switch = Some(Arc::clone(&switch));
         let downstream = Rc::new(downstream);
-        let stream =
-            Screened::new(stream, limits.screen, limits.header_timeout, switch, Arc::clone(&self.shard));
+        let (head, write) = (limits.header_timeout, limits.body_idle_timeout);
+        let stream = Screened::new(stream, limits.screen, head, write, switch, Arc::clone(&self.shard));
         let service = service_fn(|mut request| {
             tunnel::prepare(&mut request);
             let (worker, downstream) = (Rc::clone(self), Rc::clone(&downstream));
@@ -546,13 +558,20 @@ impl Worker {
             .max_header_list_size(u32::try_from(limits.screen.head_bytes_max).unwrap_or(u32::MAX))
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
+            .max_send_buf_size(SEND_BYTES_MAX)
             .keep_alive_interval(limits.idle_timeout / 2)
             .keep_alive_timeout(Duration::from_secs(20));
+        let account = if downstream.peer.is_some() { Frames::trusted } else { Frames::new };
+        let frames = Rc::new(RefCell::new(account(clock::now())));
+        let stream = Watched::new(stream, Rc::clone(&frames), Arc::clone(&self.shard));
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
         // In order: what has already arrived is read before a shutdown is obeyed.
         let ended = tokio::select! {
             biased;
             ended = connection.as_mut() => ended,
+            () = frames::stalled(&frames, &downstream.busy, limits.body_idle_timeout) => {
+                return tracing::debug!(address = %downstream.address, "the client does not take its responses");
+            }
             () = self.shutdown.begun() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await

@@ -12,6 +12,8 @@ use portolan_core::ids::{PoolName, RegionName, ShardName};
 use portolan_core::loss::Admission;
 use portolan_core::snapshot::Snapshot;
 use portolan_core::token::Token;
+use portolan_core::topology::{Pool, Region};
+use portolan_foundation::clock;
 use portolan_foundation::endpoint::{Endpoint, Head, Positions, Routed, Work};
 
 use crate::body::{Body, Upload};
@@ -107,6 +109,7 @@ pub(crate) async fn serve(
         return Err(Error::Stale);
     }
     told.belongs(inbound);
+    told.reads_only(&snapshot.topology, inbound);
     told.decided(worker, inbound, &Decision::default());
     let body = pipeline::take_body(worker, inbound, incoming).await?;
     told.receives(body.received());
@@ -180,11 +183,22 @@ impl Asked<'_> {
             return Err(Error::NoAllowedRegion);
         }
         if *region == snapshot.topology.local {
-            let response = self.service.answer(work, self.request(body)).await;
+            let answering = self.service.answer(work, self.request(body));
+            let response = match self.granted {
+                // Whoever sent it waits no longer than that.
+                Some(grant) => {
+                    tokio::time::timeout(grant.deadline, answering).await.map_err(|_| Error::Timeout)?
+                }
+                None => answering.await,
+            };
             let elsewhere = response.status() == pipeline::STALE;
             return if elsewhere { Err(Error::Stale) } else { Ok(response.map(Body::service)) };
         }
         let place = snapshot.topology.regions.get(region).ok_or(Error::NoEndpoint)?;
+        let is_write = self.inbound.written_at().is_some();
+        if is_write && (pipeline::is_unwritten(&snapshot.topology, self.inbound) || !is_there(place)) {
+            return Err(Error::NoPrimary);
+        }
         let gateways = place.gateways.clone().ok_or(Error::NoEndpoint)?;
         let pool = PoolName::new("gateway").map_err(|_| Error::NoAnswer)?;
         self.inbound.headers = self.said();
@@ -196,12 +210,12 @@ impl Asked<'_> {
             told: self.told,
             decision: &decision,
             grant: self.granted,
-            attempts: Attempts::new(self.parts.clone(), body),
+            attempts: Attempts::new(self.parts.clone(), body, self.granted.map(|grant| grant.tries)),
             spare: None,
             work: Some(&work),
         };
         let choice = Choice::Own(region.clone(), pool.clone());
-        match trip.attempt(&choice, region, &pool, &Route::Gateway(gateways)).await {
+        match trip.attempt(&choice, region, &pool, (&Route::Gateway(gateways), false)).await {
             Ok(response) => Ok(response),
             Err(Halt::Final(error) | Halt::Next(error)) => trip.spare.take().map(|spare| *spare).ok_or(error),
         }
@@ -227,6 +241,13 @@ impl Asked<'_> {
         headers::strip_own_but(&mut headers, &SAID);
         headers
     }
+}
+
+/// Does the region take requests that are handed on, by what probes and former requests say?
+fn is_there(place: &Region) -> bool {
+    let now = clock::now();
+    let open = |gateways: &Arc<Pool>| !gateways.gate.admits(now);
+    place.cell.verdict().takes_requests() && !place.gateways.as_ref().is_some_and(open)
 }
 
 /// The fields by which clients speak to services.

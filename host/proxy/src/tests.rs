@@ -1,9 +1,12 @@
 //! The data plane through real sockets: clients on one side, small upstreams on the other, a snapshot made by hand.
 
 mod bounds;
+mod http1;
+mod http2;
 mod preview;
 mod rollout;
 mod service;
+mod steering;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -77,6 +80,7 @@ where
             let io = TokioIo::new(crate::io::Rewound { before, stream });
             drop(
                 hyper::server::conn::http1::Builder::new()
+                    .max_headers(200)
                     .serve_connection(io, service)
                     .with_upgrades()
                     .await,
@@ -100,7 +104,10 @@ async fn play(
 ) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
     let mut response = Response::new(Full::default());
     match request.uri().path() {
-        "/echo" => *response.body_mut() = Full::new(request.into_body().collect().await.unwrap().to_bytes()),
+        "/echo" => match request.into_body().collect().await {
+            Ok(content) => *response.body_mut() = Full::new(content.to_bytes()),
+            Err(_) => *response.status_mut() = StatusCode::BAD_REQUEST,
+        },
         "/large" => *response.body_mut() = Full::new(Bytes::from(vec![b'x'; 8 << 20])),
         "/fail-once" if name == "eu" && failures.fetch_add(1, Ordering::Relaxed) == 0 => {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE
@@ -109,7 +116,8 @@ async fn play(
         "/upgrade" => {
             let upgrade = hyper::upgrade::on(&mut request);
             task::spawn("echo", async move {
-                let mut io = TokioIo::new(upgrade.await.unwrap());
+                let Ok(upgraded) = upgrade.await else { return };
+                let mut io = TokioIo::new(upgraded);
                 let mut buffer = [0; 64];
                 while let Ok(read @ 1..) = io.read(&mut buffer).await {
                     io.write_all(&buffer[..read]).await.unwrap();
@@ -149,6 +157,7 @@ fn pool(place: &str, addresses: &[SocketAddr], protocol: Protocol) -> Arc<Pool> 
         name: PoolName::new("app").unwrap(),
         region: region(place),
         endpoints: addresses.iter().map(endpoint).collect(),
+        gate: Arc::default(),
         protocol,
         tls: None,
         probe: None,
@@ -183,6 +192,8 @@ fn topology(pools: &[(&str, &[SocketAddr])], protocol: Protocol) -> Topology {
         regions: pools.iter().map(place).collect(),
         residencies: BTreeMap::from([(eu, BTreeSet::from([region("eu")]))]),
         seed: 1,
+        steering: Arc::default(),
+        steering_limits: steering::LIMITS,
         tenants: Tenants {
             barred: HashMap::from([(
                 TenantName::new("gone").unwrap(),

@@ -28,11 +28,15 @@ pub(crate) fn open(
     let Some(switch) = outbound.inbound.downstream.switch.clone() else {
         return Answered::Bad { error: Error::UpstreamBroke, response: None, unseen: false };
     };
+    let protocol = response.headers().get(UPGRADE).cloned();
+    // Nobody is switched to what was not asked for (RFC 9110, section 7.8).
+    if !crate::headers::offers(&outbound.inbound.headers, protocol.as_ref()) {
+        return Answered::Bad { error: Error::UpstreamBroke, response: None, unseen: false };
+    }
     let Some(client) = parts.extensions.remove::<OnUpgrade>() else {
         return Answered::Bad { error: Error::UpstreamBroke, response: None, unseen: false };
     };
     let upstream = on(&mut response);
-    let protocol = response.headers().get(UPGRADE).cloned();
     let (mut head, _) = response.into_parts();
     crate::headers::strip_hop_by_hop(&mut head.headers);
     head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));

@@ -15,6 +15,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use portolan_core::endpoint::EndpointCell;
 use portolan_core::ids::RegionName;
+use portolan_core::screen;
 use portolan_core::time::Moment;
 use portolan_core::topology::{Endpoint, Pool, Protocol, UpstreamTls};
 use portolan_foundation::tls::{self, PeerIdentity};
@@ -27,6 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use crate::answers::{Answers, Turn};
 use crate::body::Upload;
 use crate::error::Error;
 use crate::metrics::Shard;
@@ -68,9 +70,22 @@ struct Connections {
     permits: Arc<Semaphore>,
 }
 
+/// A connection of HTTP/1.
+#[derive(Debug)]
+struct Single {
+    sender: http1::SendRequest<Upload>,
+    turn: Turn,
+}
+
+impl Single {
+    fn is_over(&self) -> bool {
+        self.sender.is_closed() || self.turn.is_spoiled()
+    }
+}
+
 #[derive(Debug)]
 struct Idle {
-    sender: http1::SendRequest<Upload>,
+    single: Single,
     since: Moment,
 }
 
@@ -82,7 +97,7 @@ struct Multiplexed {
 
 #[derive(Debug)]
 enum Held {
-    Http1 { sender: http1::SendRequest<Upload>, _permit: OwnedSemaphorePermit },
+    Http1 { single: Single, _permit: OwnedSemaphorePermit },
     Http2 { streams: Rc<Cell<usize>> },
 }
 
@@ -96,10 +111,10 @@ pub(crate) struct Lease {
 impl Lease {
     /// The exchange is complete: the connection can be used again.
     pub(crate) fn give_back(mut self) {
-        if let Some(Held::Http1 { sender, .. }) = self.held.take()
-            && !sender.is_closed()
+        if let Some(Held::Http1 { single, .. }) = self.held.take()
+            && !single.is_over()
         {
-            self.connections.idle.borrow_mut().push(Idle { sender, since: clock::now() });
+            self.connections.idle.borrow_mut().push(Idle { single, since: clock::now() });
         }
     }
 }
@@ -155,7 +170,7 @@ impl Upstreams {
     /// Closes what has been idle for too long. Called now and then by the thread's keeper.
     pub(crate) fn sweep(&self, now: Moment, idle_timeout: Duration) {
         self.endpoints.borrow_mut().retain(|_, connections| {
-            let fresh = |idle: &Idle| !idle.sender.is_closed() && now.since(idle.since) < idle_timeout;
+            let fresh = |idle: &Idle| !idle.single.is_over() && now.since(idle.since) < idle_timeout;
             connections.idle.borrow_mut().retain(fresh);
             connections.multiplexed.borrow_mut().retain(|one| !one.sender.is_closed());
             // The topology holds the cell as long as the endpoint is declared.
@@ -191,20 +206,21 @@ impl Upstreams {
         };
         let mut permit = Some(permit);
         loop {
-            let (mut sender, reused) = match connections.reuse(pool.idle_timeout).await {
-                Some(sender) => (sender, true),
+            let (mut single, reused) = match connections.reuse(pool.idle_timeout).await {
+                Some(single) => (single, true),
                 None => match self.connect_http1(pool, endpoint).await {
-                    Ok(sender) => (sender, false),
+                    Ok(single) => (single, false),
                     Err(error) => return Err(Failure { error, unsent: Some(Box::new(request)) }),
                 },
             };
-            match sender.try_send_request(request).await {
+            single.turn.ask(request.method(), request.headers());
+            match single.sender.try_send_request(request).await {
                 Ok(response) => {
                     let Some(permit) = permit.take() else {
                         return Err(Failure { error: Error::Connect, unsent: None });
                     };
                     connections.cell.hold();
-                    let held = Some(Held::Http1 { sender, _permit: permit });
+                    let held = Some(Held::Http1 { single, _permit: permit });
                     return Ok((response, Lease { connections: Rc::clone(connections), held }));
                 }
                 Err(mut failed) => match failed.take_message() {
@@ -267,30 +283,27 @@ impl Upstreams {
         Ok(one)
     }
 
-    async fn connect_http1(
-        &self,
-        pool: &Pool,
-        endpoint: &Endpoint,
-    ) -> Result<http1::SendRequest<Upload>, Error> {
+    async fn connect_http1(&self, pool: &Pool, endpoint: &Endpoint) -> Result<Single, Error> {
+        let shard = &self.shard;
         let connect = async {
             let stream = tcp(endpoint).await?;
             match self.identity(pool)? {
-                None => handshake_http1(stream).await,
+                None => handshake_http1(stream, shard).await,
                 Some(config) => {
                     let stream = secure(config, pool, endpoint, stream).await?;
                     match self.peer.as_ref().filter(|_| pool.tls == Some(UpstreamTls::Peer)) {
-                        None => handshake_http1(stream).await,
+                        None => handshake_http1(stream, shard).await,
                         Some(identity) => {
                             let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
-                            handshake_http1(identity.guard(stream, chain.as_deref())).await
+                            handshake_http1(identity.guard(stream, chain.as_deref()), shard).await
                         }
                     }
                 }
             }
         };
-        let sender = timeout(pool.connect_timeout, connect).await.map_err(|_| Error::Connect)??;
+        let single = timeout(pool.connect_timeout, connect).await.map_err(|_| Error::Connect)??;
         self.shard.upstream_connections.add(1);
-        Ok(sender)
+        Ok(single)
     }
 
     async fn connect_http2(&self, pool: &Pool, endpoint: &Endpoint) -> Result<Multiplexed, Error> {
@@ -347,14 +360,14 @@ impl Upstreams {
 
 impl Connections {
     /// The most recently used connection that still lives.
-    async fn reuse(&self, idle_timeout: Duration) -> Option<http1::SendRequest<Upload>> {
+    async fn reuse(&self, idle_timeout: Duration) -> Option<Single> {
         loop {
             let mut idle = self.idle.borrow_mut().pop()?;
-            if idle.sender.is_closed() || clock::now().since(idle.since) > idle_timeout {
+            if idle.single.is_over() || clock::now().since(idle.since) > idle_timeout {
                 continue;
             }
-            if idle.sender.ready().await.is_ok() {
-                return Some(idle.sender);
+            if idle.single.sender.ready().await.is_ok() {
+                return Some(idle.single);
             }
         }
     }
@@ -402,16 +415,19 @@ async fn secure(
     })
 }
 
-async fn handshake_http1<S>(stream: S) -> Result<http1::SendRequest<Upload>, Error>
+async fn handshake_http1<S>(stream: S, shard: &Arc<Shard>) -> Result<Single, Error>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let limits = screen::Limits { head_bytes_max: HEAD_BYTES_MAX, ..screen::Limits::default() };
+    let turn = Turn::default();
+    let stream = Answers::new(stream, limits, turn.clone(), Arc::clone(shard));
     let mut builder = http1::Builder::new();
     builder.max_buf_size(HEAD_BYTES_MAX);
     let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|_| Error::Connect)?;
     // A connection's error reaches the exchange that it breaks; without one there is nobody to tell.
     task::spawn_local("upstream-http1", async move { drop(connection.with_upgrades().await) });
-    Ok(sender)
+    Ok(Single { sender, turn })
 }
 
 async fn handshake_http2<S>(stream: S) -> Result<http2::SendRequest<Upload>, Error>

@@ -131,6 +131,16 @@ fn start(folder: &Path, lane: &Arc<Lane>, settings: Settings) -> Recorder {
         regions: BTreeMap::default(),
         residencies: BTreeMap::default(),
         seed: 0,
+        steering: Arc::default(),
+        steering_limits: portolan_core::steering::Limits {
+            breaker: portolan_core::topology::BreakerLimits {
+                failures: 5,
+                pause_min: Duration::from_secs(1),
+                pause_max: Duration::from_secs(1),
+            },
+            panic_percent: 50,
+            ramp: Duration::ZERO,
+        },
         tenants: Tenants {
             barred: std::collections::HashMap::default(),
             known: std::collections::HashMap::default(),

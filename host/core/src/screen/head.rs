@@ -38,22 +38,21 @@ pub(super) fn end(bytes: &[u8], from: usize) -> Option<usize> {
 /// Refuses what can no longer become a head, so that nonsense does not fill the buffer first. `from` bytes were
 /// checked before.
 pub(super) fn check_beginning(bytes: &[u8], from: usize, limits: &Limits) -> Result<(), Violation> {
-    let start = from.saturating_sub(1);
-    let fresh = bytes.get(start..).unwrap_or_default();
-    for pair in fresh.windows(2) {
-        if matches!(pair, [b'\r', next] if *next != b'\n') || matches!(pair, [last, b'\n'] if *last != b'\r')
-        {
-            return Err(Violation::Line);
-        }
-    }
-    if bytes.first() == Some(&b'\n') {
-        return Err(Violation::Line);
-    }
+    check_lines(bytes, from)?;
     let line_max = METHOD_BYTES_MAX + limits.target_bytes_max + " HTTP/1.1 \r\n".len();
     if bytes.len() > line_max && !bytes.get(..line_max).unwrap_or_default().contains(&b'\n') {
         return Err(Violation::TargetSize);
     }
     Ok(())
+}
+
+/// Refuses CR without LF and LF without CR. `from` bytes were checked before.
+pub(super) fn check_lines(bytes: &[u8], from: usize) -> Result<(), Violation> {
+    let fresh = bytes.get(from.saturating_sub(1)..).unwrap_or_default();
+    let torn = |pair: &[u8]| {
+        matches!(pair, [b'\r', next] if *next != b'\n') || matches!(pair, [last, b'\n'] if *last != b'\r')
+    };
+    if bytes.first() == Some(&b'\n') || fresh.windows(2).any(torn) { Err(Violation::Line) } else { Ok(()) }
 }
 
 /// May the byte stand in a token (RFC 9110, section 5.6.2)?
@@ -79,12 +78,12 @@ const TOKEN: [bool; 256] = {
     table
 };
 
-fn token(byte: u8) -> bool {
+pub(super) fn token(byte: u8) -> bool {
     TOKEN.get(usize::from(byte)).copied().unwrap_or(false)
 }
 
 /// One line without its CR LF, and what follows it. The line holds neither CR nor LF.
-fn line(bytes: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
+pub(super) fn line(bytes: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
     let end = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n')).ok_or(Violation::Line)?;
     let (text, rest) = bytes.split_at_checked(end).ok_or(Violation::Line)?;
     Ok((text, rest.strip_prefix(b"\r\n").ok_or(Violation::Line)?))
@@ -132,7 +131,7 @@ fn trim(mut value: &[u8]) -> &[u8] {
 struct Seen<'a> {
     host: Option<&'a [u8]>,
     length: Option<u64>,
-    chunked: bool,
+    coding: Option<Result<(), Violation>>,
     connection_upgrade: bool,
     upgrade: bool,
 }
@@ -149,10 +148,10 @@ impl Head {
         let mut seen = Seen::default();
         fields(rest, limits, |name, value| seen.see(name, value, minor))?;
         check_hosts(seen.host, authority, minor)?;
-        let framing = match (seen.chunked, seen.length) {
-            (true, Some(_)) => return Err(Violation::Length),
-            (true, None) => Framing::Chunked,
-            (false, length) => Framing::Length(length.unwrap_or(0)),
+        let framing = match (seen.coding, seen.length) {
+            (Some(_), Some(_)) => return Err(Violation::Length),
+            (Some(coding), None) => coding.map(|()| Framing::Chunked)?,
+            (None, length) => Framing::Length(length.unwrap_or(0)),
         };
         Ok(Self { framing, upgrade: minor == 1 && seen.upgrade && seen.connection_upgrade })
     }
@@ -175,24 +174,54 @@ impl<'a> Seen<'a> {
                     return Err(Violation::Length);
                 }
             }
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                // HTTP/1.0 has no transfer codings; a recipient must treat them there as faulty framing (RFC 9112,
-                // section 6.1).
-                if minor == 0 || self.chunked {
-                    return Err(Violation::Length);
-                }
-                if !value.eq_ignore_ascii_case(b"chunked") {
-                    return Err(Violation::TransferCoding);
-                }
-                self.chunked = true;
+            // HTTP/1.0 has no transfer codings; a recipient must treat them there as faulty framing (RFC 9112, section 6.1).
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding")
+                && (minor == 0 || self.coding.replace(check_coding(value)).is_some()) =>
+            {
+                return Err(Violation::Length);
             }
+            // Nobody but the gateway waits for the content of HTTP/1.0 (RFC 9110, section 10.1.1).
+            6 if minor == 1 && name.eq_ignore_ascii_case(b"expect") => check_expectation(value)?,
+            14 | 17 if is_lookalike(name) => return Err(Violation::Field),
             _ => {}
         }
         Ok(())
     }
 }
 
-fn decimal(value: &[u8]) -> Option<u64> {
+/// Checks a transfer coding: `chunked` is known (RFC 9112, section 6.1). Where it is malformed, or chunked stands before the end,
+/// nobody can tell where the message ends (RFC 9112, section 6.3).
+pub(super) fn check_coding(value: &[u8]) -> Result<(), Violation> {
+    if value.eq_ignore_ascii_case(b"chunked") {
+        return Ok(());
+    }
+    let mut codings = value.split(|&byte| byte == b',').map(trim);
+    let last = codings.next_back().unwrap_or_default();
+    let is_name = |coding: &[u8]| !coding.is_empty() && coding.iter().all(|&byte| token(byte));
+    let early = |coding: &[u8]| !is_name(coding) || coding.eq_ignore_ascii_case(b"chunked");
+    if !is_name(last) || codings.any(early) { Err(Violation::Length) } else { Err(Violation::TransferCoding) }
+}
+
+/// Checks what is expected of the recipient: only 100-continue is known (RFC 9110, section 10.1.1).
+///
+/// # Errors
+/// [`Violation::Expectation`].
+pub fn check_expectation(value: &[u8]) -> Result<(), Violation> {
+    if value.eq_ignore_ascii_case(b"100-continue") { Ok(()) } else { Err(Violation::Expectation) }
+}
+
+/// Is it a framing field's name with `_` for `-`? Servers that hand fields to programs as variables (RFC 3875, section 4.1.18)
+/// take it for the field.
+fn is_lookalike(name: &[u8]) -> bool {
+    let is = |field: &[u8]| {
+        let same =
+            |(byte, known): (&u8, &u8)| byte.eq_ignore_ascii_case(known) || (*byte == b'_' && *known == b'-');
+        name.contains(&b'_') && name.len() == field.len() && name.iter().zip(field).all(same)
+    };
+    is(b"content-length") || is(b"transfer-encoding")
+}
+
+pub(super) fn decimal(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > LENGTH_DIGITS_MAX || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }
@@ -225,25 +254,51 @@ fn request_parts<'a>(text: &'a [u8], limits: &Limits) -> Result<(&'a [u8], &'a [
 /// Checks the form of the target (RFC 9112, section 3.2); gives the authority of an absolute one.
 fn check_target<'a>(method: &[u8], target: &'a [u8]) -> Result<Option<&'a [u8]>, Violation> {
     if method == b"CONNECT" {
-        return Err(Violation::Connect);
+        // Its only form is a host with a port (RFC 9112, section 3.2.3).
+        let host = std::str::from_utf8(target).ok().and_then(|text| check_host(text).ok());
+        let whole = host.is_some_and(|host| host.port.is_some());
+        return Err(if whole { Violation::Method } else { Violation::Target });
     }
-    if !target.iter().all(|&byte| byte.is_ascii_graphic() && byte != b'#') {
-        return Err(Violation::Target);
-    }
-    match target {
-        [b'/', ..] => Ok(None),
-        b"*" if method == b"OPTIONS" => Ok(None),
-        _ => {
-            let lower = |scheme: &[u8]| {
-                target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
-            };
-            let length =
-                [b"http://".as_slice(), b"https://"].iter().find(|scheme| lower(scheme)).map(|s| s.len());
-            let rest = target.get(length.ok_or(Violation::Target)?..).unwrap_or_default();
-            let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
-            Ok(rest.get(..end))
-        }
-    }
+    let rest = match target {
+        b"*" if method == b"OPTIONS" => return Ok(None),
+        [b'/', ..] => (None, target),
+        _ => absolute(target)?,
+    };
+    let (authority, path) = rest;
+    check_path(path)?;
+    // It would show what a browser keeps from scripts, and proxies have no use for it (RFC 9110, section 17.14).
+    if method == b"TRACE" { Err(Violation::Method) } else { Ok(authority) }
+}
+
+/// Authority and path of an absolute target.
+fn absolute(target: &[u8]) -> Result<(Option<&[u8]>, &[u8]), Violation> {
+    let after = |scheme: &[u8]| {
+        let (start, rest) = target.split_at_checked(scheme.len())?;
+        start.eq_ignore_ascii_case(scheme).then_some(rest)
+    };
+    let rest = after(b"http://").or_else(|| after(b"https://")).ok_or(Violation::Target)?;
+    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at_checked(end).ok_or(Violation::Target)?;
+    Ok((Some(authority), path))
+}
+
+/// Checks the path and query of a target (RFC 3986, sections 3.3 and 3.4). Characters that browsers leave unencoded pass; a
+/// backslash in the path, which some take for a slash, an encoded NUL and a broken encoding there do not.
+///
+/// # Errors
+/// [`Violation::Target`].
+pub fn check_path(target: &[u8]) -> Result<(), Violation> {
+    let path = target.split(|&byte| byte == b'?').next().unwrap_or_default();
+    let mut encoded = path.split(|&byte| byte == b'%').skip(1);
+    let plain = |&byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'#' | b'<' | b'>');
+    let good = target.iter().all(plain)
+        && !path.iter().any(|byte| matches!(byte, b'\\' | b'`'))
+        && encoded.all(|after| match after {
+            [b'0', b'0', ..] => false,
+            [high, low, ..] => high.is_ascii_hexdigit() && low.is_ascii_hexdigit(),
+            _ => false,
+        });
+    if good { Ok(()) } else { Err(Violation::Target) }
 }
 
 fn check_hosts(host: Option<&[u8]>, authority: Option<&[u8]>, minor: u8) -> Result<(), Violation> {

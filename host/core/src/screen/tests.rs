@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::time::Moment;
 
 fn verdict(bytes: &[u8]) -> Result<u64, Violation> {
     check_whole(bytes, Limits::default())
@@ -23,7 +24,7 @@ fn good() -> Vec<(String, u64)> {
         (get("/"), 1),
         (get("/").repeat(3), 3),
         (format!("\r\n{}", get("/")), 1),
-        (get("/a/b?c=d&e=%20{}|\"<>"), 1),
+        (get("/a/b?c=d&e=%20{}|"), 1),
         (get("http://a/"), 1),
         (get("HTTP://A?x"), 1),
         ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n".into(), 1),
@@ -80,7 +81,7 @@ fn bad() -> Vec<(String, Violation)> {
         ("GET http://u@a/ HTTP/1.1\r\nHost: u@a\r\n\r\n".into(), Host),
         ("GET http:/// HTTP/1.1\r\nHost: \r\n\r\n".into(), Host),
         ("GET / HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n".into(), Host),
-        ("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n".into(), Connect),
+        ("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n".into(), Method),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), Version),
         (line("GET / HTTP/1.2"), Version),
         (line("GET / HTTP/3.0"), Version),
@@ -122,17 +123,11 @@ fn bad() -> Vec<(String, Violation)> {
     for length in ["+5", "-5", "5 5", "5, 5", "0x5", "", "5a", "1e3", "99999999999999999999", "\u{665}"] {
         all.push((post(&format!("Content-Length: {length}\r\n"), "hello"), Length));
     }
-    for coding in [
-        "gzip",
-        "gzip, chunked",
-        "chunked, chunked",
-        "chunked, gzip",
-        "xchunked",
-        "chunked;q=1",
-        "\"chunked\"",
-        "",
-    ] {
+    for coding in ["gzip", "gzip, chunked", "xchunked"] {
         all.push((post(&format!("Transfer-Encoding: {coding}\r\n"), "0\r\n\r\n"), TransferCoding));
+    }
+    for coding in ["chunked, chunked", "chunked, gzip", "chunked;q=1", "\"chunked\"", ""] {
+        all.push((post(&format!("Transfer-Encoding: {coding}\r\n"), "0\r\n\r\n"), Length));
     }
     for name in
         ["x ", "x\t", "", "x y", "x(", "\u{fc}", "x\x01", "Transfer-Encoding ", "Content-Length\t", "Host "]
@@ -224,6 +219,36 @@ fn a_megabyte_of_content_costs_nothing_but_counting() {
         screen.push(&vec![b'\n'; 1 << 20]).unwrap();
     }
     assert!(screen.is_idle());
+}
+
+#[test]
+fn responses_and_frames_are_judged_alike_however_they_are_cut() {
+    let seeds: [&[u8]; 4] = [
+        b"\0HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+        b"\x03HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;a=\"b\"\r\nhello\r\n0\r\nx: y\r\n\r\n",
+        b"\x02HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n\0",
+        b"\0PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x01\x01\x05\0\0\0\x01\x82",
+    ];
+    crate::exercise::mutated(&seeds, 20_000, crate::exercise::responses);
+}
+
+#[test]
+fn frames_without_requests_spend_the_account_and_time_and_responses_pay() {
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let answer = [0, 0, 0, 1, 5, 0, 0, 0, 1];
+    let spend =
+        |frames: &mut Frames, now| (0..).find(|_| frames.receive(&settings, now).is_err()).unwrap_or(0);
+    let mut frames = Frames::new(Moment(0));
+    frames.receive(&[0; 24], Moment(0)).unwrap();
+    assert_eq!(spend(&mut frames, Moment(0)), 256, "four each of 1,024");
+    assert_eq!(spend(&mut frames, Moment(1_000_000)), 16, "a second pays 64");
+    frames.send(&answer.repeat(16), Moment(1_000_000));
+    assert_eq!(spend(&mut frames, Moment(1_000_000)), 16, "and so do 16 frames of responses");
+    assert_eq!(spend(&mut frames, Moment(1_000_000_000)), 256, "nobody saves more than the whole");
+    let goodbye = frames.goodbye(Violation::Flood).unwrap();
+    assert_eq!(goodbye[3..5], [7, 0], "GOAWAY");
+    frames.send(&answer[..5], Moment(1_000_000_000));
+    assert_eq!(frames.goodbye(Violation::Flood), None, "not within another frame");
 }
 
 fn streams() -> impl Strategy<Value = Vec<u8>> {

@@ -23,6 +23,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use portolan_control::Store;
 use portolan_core::ids::{RegionName, ShardName};
+use portolan_core::steering::{Steering, Traffic};
 use portolan_core::time::Moment;
 use portolan_failover::agent::{Agent, Effect, Event, Now, TICK};
 use portolan_failover::lease::{Incarnation, Permit};
@@ -78,6 +79,8 @@ struct Inner {
     /// What this node tells others, and when that was put together.
     report: Mutex<Option<(Moment, Seen)>>,
     shown: ArcSwap<show::Shown>,
+    /// What gateways go by.
+    steering: Arc<Steering>,
 }
 
 /// What the agent is carried out with.
@@ -89,8 +92,8 @@ struct Around {
 }
 
 impl Failover {
-    /// The one of a node; where a component is asked, this asks it.
-    pub(crate) fn new(failing: Failing) -> Self {
+    /// The one of a node; where a component is asked, this asks it. What it says of traffic it writes into `steering`.
+    pub(crate) fn new(failing: Failing, steering: Arc<Steering>) -> Self {
         Self(Arc::new(Inner {
             asked: Mutex::default(),
             control: Mutex::default(),
@@ -103,6 +106,7 @@ impl Failover {
             permits: ArcSwap::default(),
             report: Mutex::default(),
             shown: ArcSwap::default(),
+            steering,
         }))
     }
 
@@ -199,6 +203,7 @@ impl Failover {
                 }
                 None => {
                     self.0.permits.store(Arc::default());
+                    self.0.steering.publish(Traffic::default());
                     tokio::select! {
                         changed = meant.changed() => if changed.is_err() { return },
                         () = shutdown.begun() => return,
@@ -252,7 +257,9 @@ impl Failover {
             self.publish(&agent, &meant);
             ticks += 1;
             if ticks % SHOW_EVERY == 0 {
-                self.0.shown.store(Arc::new(show::Shown::of(&agent, &meant, &self.0.failing, present())));
+                let shown = show::Shown::of(&agent, &meant, &self.0.failing, present());
+                self.0.steering.publish(shown.traffic(agent.read_only()));
+                self.0.shown.store(Arc::new(shown));
             }
         }
     }

@@ -96,7 +96,7 @@ async fn a_service_answers_below_its_path_and_no_policy_is_asked() {
 }
 
 /// One shard, written in this region, that has all tenants.
-fn directory(topology: &Topology, primary: &str) -> Arc<Directory> {
+pub(super) fn directory(topology: &Topology, primary: &str) -> Arc<Directory> {
     let shard = Shard {
         name: ShardName::new("s1").unwrap(),
         epoch: Epoch(4),

@@ -1,0 +1,85 @@
+//! Sizes and limits, each with its reason. What is marked *wire* is part of the format: another value is another recipe.
+
+/// *Wire.* No chunk but the last of its content is smaller. Below it, a list of chunks costs more than it saves.
+pub const CHUNK_BYTES_MIN: usize = 16 << 10;
+/// *Wire.* About what a chunk has. Deltas do the fine work, so that smaller chunks would only make longer lists.
+pub const CHUNK_BYTES_AVERAGE: usize = 64 << 10;
+/// *Wire.* No chunk is larger, so that one can always be held in memory.
+pub const CHUNK_BYTES_MAX: usize = 256 << 10;
+/// *Wire.* How strongly sizes are drawn to the average: bits more in the mask before it, bits less after it.
+pub const CUT_NORMALISATION: usize = 2;
+
+/// *Wire.* A node of a manifest has no fewer entries but the last, so that each level is a small part of the one below.
+pub const NODE_ENTRIES_MIN: usize = 32;
+/// *Wire.* About how many entries follow the least before a node ends: one identity in so many ends it.
+pub const NODE_ENTRIES_PERIOD: u16 = 128;
+/// *Wire.* A node has no more entries: a root or node is read at once, in 20 KiB.
+pub const NODE_ENTRIES_MAX: usize = 512;
+
+/// *Wire.* Content up to this stays in the version's record: a chunk of its own would cost more than it holds.
+pub const INLINE_BYTES_MAX: usize = 16 << 10;
+/// The largest content: its manifest, its index and those of its base fit into a quarter of a gibibyte.
+pub const CONTENT_BYTES_MAX: u64 = 64 << 30;
+/// Chunks of one content: those of [`CONTENT_BYTES_MAX`] as the cutter leaves them, with room.
+pub const CONTENT_CHUNKS_MAX: usize = 1 << 20;
+
+/// New bytes of one region of a patch: both ends hold so many at a time, and a break loses so much work.
+pub const REGION_BYTES_MAX: usize = 4 << 20;
+/// Matched chunks between two changes that do not end a region: naming both frames would cost more than a match of zstd's.
+pub const REGION_GAP_CHUNKS_MAX: usize = 2;
+/// Old bytes on each side of what a region replaces, for what moved a little.
+pub const PREFIX_PAD_BYTES: u64 = 64 << 10;
+/// Old bytes that a region may refer to.
+pub const PREFIX_BYTES_MAX: usize = 12 << 20;
+/// The window of a delta, as a power of two: it covers the most that a prefix and a region have.
+pub const DELTA_WINDOW_LOG: u32 = 24;
+/// What one frame can have beyond its content, when nothing in it gets smaller.
+pub const FRAME_SLACK_BYTES: usize = 64 << 10;
+
+/// A frame between regions: a region's new bytes that did not get smaller, with room for what stands around them.
+pub const FRAME_BYTES_MAX: usize = REGION_BYTES_MAX + 2 * FRAME_SLACK_BYTES;
+/// Chunks that are wanted at once: those of the largest content.
+pub const WANT_CHUNKS_MAX: usize = CONTENT_CHUNKS_MAX;
+
+/// Regions in all their incarnations that wrote one item.
+pub const ACTORS_MAX: usize = 64;
+/// Single dots beyond what a version has seen whole: writers of one region that did not know each other.
+pub const DOTS_MAX: usize = 256;
+/// Heads of one item: more are refused until some are resolved, so that a loop of conflicts ends.
+pub const HEADS_MAX: usize = 32;
+/// Heads that one version replaces.
+pub const PARENTS_MAX: usize = HEADS_MAX;
+/// A version's record: what it may have seen and replaced, with room.
+pub const VERSION_BYTES_MAX: usize = 64 << 10;
+/// How far ahead another region's clock may be. Machines with NTP differ by milliseconds; a minute is a broken one.
+pub const CLOCK_DRIFT_MAX_MS: u64 = 60_000;
+/// A side of a merge: comparing lines takes time with the square of what differs.
+pub const MERGE_BYTES_MAX: usize = 256 << 10;
+/// Lines of a side of a merge.
+pub const MERGE_LINES_MAX: usize = 8_192;
+/// Versions that are looked at for a common ancestor.
+pub const MERGE_WALK_MAX: usize = 1_024;
+/// Objects within objects that are merged field by field; deeper ones are one value.
+pub const JSON_DEPTH_MAX: usize = 64;
+
+/// Bytes of a salt: with 128 random bits none comes twice.
+pub const SALT_BYTES: usize = 16;
+/// Data keys that an item had: one more for each revocation.
+pub const TERMS_MAX: usize = 1_024;
+/// Tenants and regions that read one item.
+pub const HOLDERS_MAX: usize = 1_024;
+
+/// How hard zstd tries for what is kept: the level after which it takes longer than the disk.
+pub const CHUNK_ZSTD_LEVEL: i32 = 3;
+/// A pack is written once it has so much: fewer requests than chunks by hundreds.
+pub const PACK_BYTES_MIN: usize = 16 << 20;
+/// No pack is larger: it is held in memory while it is filled.
+pub const PACK_BYTES_MAX: usize = 64 << 20;
+/// Chunks of one pack, so that its index stays small when chunks do.
+pub const PACK_CHUNKS_MAX: usize = 8_192;
+/// How long a promise about a chunk holds: a transfer over a bad line, with room.
+pub const LEASE_MS: u64 = 600_000;
+/// How long a pack without use is still found: longer than any read takes.
+pub const QUARANTINE_MS: u64 = 600_000;
+/// A pack of which less than so many percent are used is written anew: the rest costs more than the copy.
+pub const REPACK_PERCENT: u64 = 60;

@@ -193,3 +193,8 @@ async fn three_regions_under_faults_on_sqlite() {
 async fn three_regions_under_faults_on_postgres() {
     three_regions_under_faults(Databases::Postgres).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_regions_under_faults_on_decoded_logs() {
+    three_regions_under_faults(Databases::PostgresDecoded).await;
+}

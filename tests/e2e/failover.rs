@@ -6,8 +6,8 @@ mod dies;
 mod hangs;
 mod people;
 mod planned;
-
 mod store;
+mod storm;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,10 +133,7 @@ impl Play {
         let operations = history.operations();
         let deadline = Instant::now() + portolan_tests::PATIENCE / 3;
         let problems = loop {
-            let mut verdict = judge(&operations, &found);
-            // A copy that lacks what its new primary has of an epoch that is over is told to be as fresh as the new epoch's log.
-            verdict.stale.clear();
-            let problems = verdict.problems();
+            let problems = judge(&operations, &found).problems();
             // What lies past a cut is noted once a copy has heard of it.
             if problems.is_empty() || Instant::now() > deadline {
                 break problems;

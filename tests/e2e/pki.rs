@@ -1,13 +1,14 @@
 //! Certificates of gateways: made, renewed and rotated while regions talk to each other.
 
 use http::Method;
+use portolan_tests::agent::Agent;
 use portolan_tests::node::Node;
 use portolan_tests::until;
 use portolan_tests::upstream::Upstream;
 use serde_json::{Value, json};
 
 use super::good;
-use super::shards::{ask, node_of, open, says, share, token};
+use super::shards::{ask, node_by, node_of, open, own, says, share, token};
 
 async fn not_after(node: &Node) -> i64 {
     node.status().await["identity"]["not_after"].as_i64().unwrap()
@@ -74,4 +75,49 @@ async fn authorities_are_rotated_while_regions_talk() {
     .await;
     assert_eq!(not_after(&us).await, before, "what was good before stays");
     assert!(written().await);
+}
+
+/// Two regions whose gateways have no files: an agent of SPIFFE's Workload API says who they are, and says it anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_issues_what_gateways_show() {
+    let (place, upstream) = (tempfile::tempdir().unwrap(), Upstream::start("web").await);
+    let pki = async |arguments: &[&str]| good(place.path(), &[&["pki"], arguments].concat()).await;
+    pki(&["init", "authority", "--domain", "gateways.test"]).await;
+    pki(&["issue", "authority", "eu", "us", "--to", "certs", "--days", "10"]).await;
+    let own = |region: &str, socket: &str| {
+        let text = own(place.path(), region);
+        let (before, rest) = text.split_once("[peer]\n").unwrap();
+        let after = rest.split_once("\n[").map_or(String::new(), |(_, after)| format!("[{after}"));
+        format!("{before}[peer]\nspiffe = {:?}\n{after}", place.path().join(socket))
+    };
+    let agent = |region: &str| {
+        Agent::start(place.path().join("certs"), region, &place.path().join(format!("{region}.sock")))
+    };
+    let (agent_eu, _agent_us) = (agent("eu"), agent("us"));
+    share(place.path(), &upstream, [None, None]).await;
+    // Nobody is there.
+    let folder = portolan_tests::node::folder(&own("eu", "nobody.sock"));
+    let (code, text) = says(folder.path(), &["serve"]).await;
+    assert!(code != 0 && text.contains("nobody.sock") && text.contains("gateway/NAME"), "{text}");
+    let (eu, us) = (node_by(&own("eu", "eu.sock")).await, node_by(&own("us", "us.sock")).await);
+    share(place.path(), &upstream, [Some(&eu), Some(&us)]).await;
+    open(&eu, 1).await;
+    let acme = token(eu.folder(), "acme").await;
+    let id = std::cell::Cell::new(0);
+    let written = async || {
+        id.set(id.get() + 1);
+        ask(&us, &acme, Method::POST, "/-/data/orders", json!({ "id": id.get() })).await.status == 201
+    };
+    until("the region without the lease hands writes on", async || written().await).await;
+    assert_eq!(eu.status().await["identity"]["id"], "spiffe://gateways.test/region/eu/gateway/1");
+
+    let before = not_after(&eu).await;
+    pki(&["issue", "authority", "eu", "--to", "certs", "--days", "20"]).await;
+    assert_eq!(not_after(&eu).await, before, "nothing is read from files");
+    agent_eu.offer();
+    until("the next identity is used", async || not_after(&eu).await > before).await;
+    assert!(written().await);
+    // An identity that is none leaves the last.
+    drop(agent_eu);
+    assert!(written().await, "while the agent is away the last identity stays");
 }

@@ -184,7 +184,7 @@ async fn a_database_of_postgresql_serves_tenants() {
 }
 
 /// What a node of one of two regions has of its own: they share a control store and know each other by certificates.
-fn own(place: &Path, region: &str) -> String {
+pub(crate) fn own(place: &Path, region: &str) -> String {
     let certs = place.join("certs");
     format!(
         "[node]\nname = \"{region}\"\nregion = \"{region}\"\nthreads = 1\n\
@@ -199,7 +199,12 @@ fn own(place: &Path, region: &str) -> String {
 
 /// A node of a region, with the tenants' schema in its database.
 pub(crate) async fn node_of(place: &Path, region: &str) -> Node {
-    let folder = node::folder(&own(place, region));
+    node_by(&own(place, region)).await
+}
+
+/// A node by its own part of the configuration.
+pub(crate) async fn node_by(own: &str) -> Node {
+    let folder = node::folder(own);
     let migrations = folder.path().join("migrations/sqlite");
     std::fs::create_dir_all(&migrations).unwrap();
     std::fs::write(migrations.join("0001_create_orders.sql"), SQLITE).unwrap();

@@ -8,6 +8,7 @@
     reason = "a test that cannot be set up is to fail at once"
 )]
 
+pub mod agent;
 pub mod client;
 pub mod clients;
 #[path = "../fixtures/etcd.rs"]

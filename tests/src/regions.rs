@@ -52,6 +52,16 @@ pub enum Databases {
     FilesOnASmallDisk,
     /// Databases of a cluster for each region.
     Postgres,
+    /// The same, whose logs come out of the write-ahead log.
+    PostgresDecoded,
+}
+
+impl Databases {
+    /// Are they those of PostgreSQL?
+    #[must_use]
+    pub const fn is_postgres(self) -> bool {
+        matches!(self, Self::Postgres | Self::PostgresDecoded)
+    }
 }
 
 /// Three regions. Nodes come first: they end before their databases do.
@@ -150,8 +160,15 @@ impl World {
     async fn prepared(databases: Databases, profile: Option<&'static str>) -> Self {
         let (place, upstream) = (tempfile::tempdir().expect("a folder"), Upstream::start("web").await);
         let mut clusters = Vec::new();
-        if databases == Databases::Postgres {
-            let starting = REGIONS.map(|_| task::spawn("cluster", Cluster::start()));
+        if databases.is_postgres() {
+            let starting = REGIONS.map(|_| {
+                task::spawn("cluster", async move {
+                    match databases {
+                        Databases::PostgresDecoded => Cluster::start_decoding().await,
+                        _ => Cluster::start().await,
+                    }
+                })
+            });
             for cluster in join_all(starting).await {
                 clusters.push(cluster.expect("no test failed").expect("a cluster"));
             }
@@ -287,7 +304,9 @@ impl World {
             None => format!("sqlite = {:?}", self.file(region, shard)),
             Some(cluster) => {
                 let [owner, writer, applier] = ["own", "app", "put"].map(|role| cluster.url(role, shard));
-                format!("postgres = {{ owner = {owner:?}, writer = {writer:?}, applier = {applier:?} }}")
+                let log =
+                    if self.databases == Databases::PostgresDecoded { "\nlog = \"logical\"" } else { "" };
+                format!("postgres = {{ owner = {owner:?}, writer = {writer:?}, applier = {applier:?} }}{log}")
             }
         }
     }

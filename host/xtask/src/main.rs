@@ -2,6 +2,7 @@
 //! nothing heavy, so that the first command of a newcomer starts within seconds.
 
 mod bench;
+mod chaos;
 mod demo;
 mod fuzz;
 mod guests;
@@ -18,11 +19,12 @@ const USAGE: &str = "\
 Usage: cargo xtask COMMAND
 
 Commands:
-  setup                             find or unpack what is needed, build the bundled policies
+  setup [--tests]                   find or unpack what is needed, build the bundled policies; --tests: what tests need, too
   demo [ARGUMENTS]                  set up, then run `portolan demo ARGUMENTS` (see `demo --help`)
   test [--all]                      set up, then run everything that must pass; --all adds what takes hours
   bench NAME [--json FILE] [--check]  measure the release build: dns, failover, platform, policy, proxy, replication, shards
                                     (failover: [--kills N] with each profile, 20)
+  chaos [--minutes N] [--seed S]    hurt one region after the other, with real databases and voters, under load (10)
   guests                            build the example policies in other languages, which tests and benchmarks use
   fuzz [TARGET] [--seconds N]       fuzz one target, or all, each for N seconds (60)
   sim [--hard] [--seeds N] [--from S] [--seed S]  simulate replication between regions over N seeds, or one
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
     let root = root();
     let result = match words.as_slice() {
         ["setup"] => setup::run(&root),
+        ["setup", "--tests"] => setup::run(&root).and_then(|()| test::set_up(&root)),
         ["demo", rest @ ..] => return report(demo::run(&root, rest)),
         ["bench", name, options @ ..] => return bench(&root, name, options),
         ["guests"] => {
@@ -54,6 +57,13 @@ fn main() -> ExitCode {
         }
         ["sim", words @ ..] => match sim::Options::parse(words) {
             Some(options) => sim::run(&root, options),
+            None => {
+                eprint!("{USAGE}");
+                return ExitCode::from(USAGE_STATUS);
+            }
+        },
+        ["chaos", words @ ..] => match chaos::Options::parse(words) {
+            Some(options) => chaos::run(&root, options),
             None => {
                 eprint!("{USAGE}");
                 return ExitCode::from(USAGE_STATUS);

@@ -36,6 +36,22 @@ const LINTS: [(&str, &str); 2] = [
     ("CLIPPY_ARGS", "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__"),
 ];
 
+/// Installs what tests need beside what everybody does.
+///
+/// # Errors
+/// When something cannot be had.
+pub(crate) fn set_up(root: &Path) -> anyhow::Result<()> {
+    tools::nextest(root)?;
+    tools::cargo_deny(root)?;
+    tools::etcd(root)?;
+    tools::schemathesis(root)?;
+    tools::docker_registry(root)?;
+    tools::moto(root)?;
+    tools::postgresql()?;
+    tools::dns()?;
+    Ok(())
+}
+
 /// Runs everything. `all` adds a clone without set-up, the long simulation and fuzzing, which need builds of their own.
 ///
 /// # Errors
@@ -43,14 +59,8 @@ const LINTS: [(&str, &str); 2] = [
 pub(crate) fn run(root: &Path, all: bool) -> anyhow::Result<()> {
     let begun = Instant::now();
     setup::run(root)?;
-    let nextest = tools::nextest(root)?;
-    let deny = tools::cargo_deny(root)?;
-    tools::etcd(root)?;
-    tools::schemathesis(root)?;
-    tools::docker_registry(root)?;
-    tools::moto(root)?;
-    tools::postgresql()?;
-    tools::dns()?;
+    set_up(root)?;
+    let (nextest, deny) = (tools::nextest(root)?, tools::cargo_deny(root)?);
     let mut run = Run { root, count: Count::default(), broken: Vec::new(), lints: true };
 
     // For all systems, because licences are checked for all; and with the versions of the lock file.

@@ -7,7 +7,7 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection};
 use tokio::time::Instant;
 
-use super::{Databases, HOME, LEASE, LOOK, REGIONS, SHARDS, World, at};
+use super::{HOME, LEASE, LOOK, REGIONS, SHARDS, World, at};
 use crate::PATIENCE;
 use crate::history::{Found, Ledger, Row, named};
 use crate::node::good;
@@ -56,7 +56,7 @@ impl World {
     /// Are the databases those of PostgreSQL?
     #[must_use]
     pub fn is_postgres(&self) -> bool {
-        self.databases == Databases::Postgres
+        self.databases.is_postgres()
     }
 
     /// A region's server of databases.

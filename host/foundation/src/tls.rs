@@ -10,7 +10,7 @@ mod store;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use peer::{Guarded, PeerIdentity, PeerStatus, peer_region};
+pub use peer::{Guarded, Offer, PeerIdentity, PeerStatus, peer_region};
 pub use spiffe::{GatewayId, validity_of};
 pub use store::{CertificateFiles, CertificateStatus, CertificateStore};
 
@@ -138,12 +138,21 @@ fn alternative_names(
 pub(crate) fn authorities(files: &[PathBuf]) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     for path in files {
-        let (good, _) = roots.add_parsable_certificates(chain(path)?);
-        if good == 0 {
-            return Err(file_error(path, "holds no authority that can be used"));
-        }
+        believe(&mut roots, chain(path)?, path)?;
     }
     Ok(roots)
+}
+
+/// Believes authorities that came from a file.
+pub(crate) fn believe(
+    roots: &mut RootCertStore,
+    authorities: Vec<CertificateDer<'static>>,
+    path: &Path,
+) -> Result<(), Error> {
+    match roots.add_parsable_certificates(authorities) {
+        (0, _) => Err(file_error(path, "holds no authority that can be used")),
+        _ => Ok(()),
+    }
 }
 
 pub(crate) fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {

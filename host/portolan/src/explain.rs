@@ -94,6 +94,9 @@ fn render(answer: &Value) -> String {
                 lines.push(format!("    + {action} ({policy}){via}"));
             }
         }
+        if let Some(steering) = text(candidate, "steering") {
+            lines.push(format!("      {steering}"));
+        }
     }
     lines.push(format!("  => {}", text(answer, "outcome").unwrap_or("-")));
     lines.join("\n")

@@ -24,6 +24,7 @@ mod replication;
 mod retention;
 pub(crate) mod rollouts;
 mod shards;
+mod spiffe;
 mod starting;
 pub(crate) mod status;
 mod sweeping;
@@ -39,6 +40,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use portolan_admin::Events;
 use portolan_control::{Components, Health};
+use portolan_core::steering::Steering;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::tls::{self, CertificateFiles, CertificateStore, ClientAuth, PeerIdentity};
 use portolan_foundation::{clock, task, telemetry};
@@ -94,7 +96,7 @@ pub(crate) fn serve(
     std::fs::create_dir_all(&config.state)
         .with_context(|| format!("create the state folder {}", config.state.display()))?;
     let certificates = certificates(&config)?;
-    let peer = peer(&config)?;
+    let peer = control.block_on(peer(&config))?;
     let threads = threads(&config);
     let engine = Engine::new(engine_config(&config, threads)?).context("start the policy engine")?;
     if let Some(Health::Away { reason, .. } | Health::Damaged { reason }) =
@@ -105,6 +107,7 @@ pub(crate) fn serve(
     let rollouts = Rollouts::default();
     let debug = recordings::debug_key(&config)?;
     let previews = Previews::new(engine.clone(), intent.clone(), components.clone(), control.handle(), debug);
+    let steering = Arc::<Steering>::default();
     let start = Start {
         certificates: certificates.clone(),
         environment: environment.clone(),
@@ -115,6 +118,7 @@ pub(crate) fn serve(
         previews: previews.clone(),
         rollouts: rollouts.clone(),
         sources: Sources::with_components(components, control.handle()),
+        steering: Arc::clone(&steering),
         waiting: Waiting::default(),
     };
     let starting = starting(&config, &start.waiting, control)?;
@@ -128,7 +132,7 @@ pub(crate) fn serve(
     reconciler.place_with(placing.clone());
     let failing = Failing::new(Some(engine.clone()), control.handle().clone());
     reconciler.fail_with(failing.clone());
-    let failover = Failover::new(failing);
+    let failover = Failover::new(failing, steering);
     let shards = Shards::new(intent.clone(), failover.clone());
     let (dns, dns_server) = control.block_on(Dns::open(&config))?;
     failover.plan_with(dns.clone());
@@ -338,9 +342,15 @@ fn certificates(config: &Config) -> anyhow::Result<Option<Arc<CertificateStore>>
     Ok(Some(CertificateStore::load(files.collect()).context("read the listeners' certificates")?))
 }
 
-fn peer(config: &Config) -> anyhow::Result<Option<PeerIdentity>> {
-    let load = |peer: &config::GatewayTls| PeerIdentity::load(&config.local, &peer.cert, &peer.key, &peer.ca);
-    config.peer.as_ref().map(load).transpose().context("read this node's identity")
+async fn peer(config: &Config) -> anyhow::Result<Option<PeerIdentity>> {
+    let identity = match &config.peer {
+        None => return Ok(None),
+        Some(config::GatewayTls::Files { ca, cert, key }) => {
+            PeerIdentity::load(&config.local, cert, key, ca).map_err(Into::into)
+        }
+        Some(config::GatewayTls::Spiffe(socket)) => spiffe::identity(&config.local, socket).await,
+    };
+    identity.map(Some).context("read this node's identity")
 }
 
 /// What of the data plane changes without a restart.

@@ -133,6 +133,8 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, format!("{region} {gateway}"));
         params.subject_alt_names =
             vec![SanType::URI(id.to_string().as_str().try_into().context("write the gateway's URI")?)];
+        // Said, not left out: X.509-SVID, section 4.1, and those who hold to it.
+        params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

@@ -171,6 +171,7 @@ fn render(status: &Value) -> String {
         let latency = region.get("latency_us").and_then(Value::as_u64);
         let latency = latency.map_or_else(String::new, |us| format!(", {:.1} ms away", us as f64 / 1_000.0));
         lines.push(format!("region {}{here}: {}{latency}", text(region, "/name"), text(region, "/verdict")));
+        lines.extend(steered(region));
         for pool in list(region, "/pools") {
             let endpoints: Vec<String> = list(pool, "/endpoints").iter().map(endpoint).collect();
             lines.push(format!("  {:14} {}", text(pool, "/name"), endpoints.join("  ")));
@@ -271,6 +272,21 @@ fn demoted(standing: &Value) -> Option<String> {
             text(standing, "/tenant")
         )
     })
+}
+
+/// What becomes of a region's traffic, where it does not have all of it.
+fn steered(region: &Value) -> Vec<String> {
+    let share = region.get("share_percent").and_then(Value::as_u64).unwrap_or(100);
+    let moved = region.get("moved_to").and_then(Value::as_str);
+    let kept = match moved {
+        Some(target) => Some(format!("  STEERED  {share} % of its requests go there, others to {target}")),
+        None => (share < 100).then(|| format!("  STEERED  {share} % of its requests go there")),
+    };
+    let broken: Vec<&str> = list(region, "/broken").iter().filter_map(Value::as_str).collect();
+    let open = (!broken.is_empty()).then(|| {
+        format!("  BROKEN   forwarding failed for {}: a probe goes there now and then", broken.join(", "))
+    });
+    kept.into_iter().chain(open).collect()
 }
 
 fn endpoint(endpoint: &Value) -> String {

@@ -13,7 +13,7 @@ use portolan_core::ids::RegionName;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, Resumption, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
@@ -28,7 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
 use super::spiffe::{GatewayId, validity_of};
-use super::{Error, authorities, chain, file_error, key, provider};
+use super::{Error, authorities, believe, chain, file_error, key, provider};
 use crate::clock;
 
 /// From one look at the end of a certificate to the next: clocks may be put right meanwhile.
@@ -48,14 +48,32 @@ pub struct PeerIdentity(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    ca: Vec<PathBuf>,
-    cert: PathBuf,
-    key: PathBuf,
     loaded: watch::Sender<Arc<Loaded>>,
+    origin: Origin,
     region: RegionName,
 }
 
-/// What lay in the files.
+/// Where an identity comes from.
+#[derive(Debug)]
+enum Origin {
+    /// Files that are read again.
+    Files { ca: Vec<PathBuf>, cert: PathBuf, key: PathBuf },
+    /// Somebody who offers the next before the last ends, at this socket.
+    Offers(PathBuf),
+}
+
+/// An identity that somebody else than files has: who issues it offers another before it ends.
+#[derive(Debug)]
+pub struct Offer {
+    /// Whom to believe about others.
+    pub authorities: Vec<CertificateDer<'static>>,
+    /// The gateway's certificate and those between it and an authority.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The private key.
+    pub key: PrivateKeyDer<'static>,
+}
+
+/// What is used until there is another.
 #[derive(Debug)]
 struct Loaded {
     clients: Arc<dyn ClientCertVerifier>,
@@ -88,22 +106,49 @@ impl PeerIdentity {
     /// The file that is bad; or a certificate for another region than `region`.
     pub fn load(region: &RegionName, cert: &Path, key: &Path, ca: &[PathBuf]) -> Result<Self, Error> {
         let loaded = Loaded::read(region, cert, key, ca)?;
-        if let Some(flaw) = &loaded.flaw {
-            tracing::error!("other regions will not believe this gateway: {}: {flaw}", cert.display());
-        }
-        let loaded = watch::Sender::new(Arc::new(loaded));
         let (ca, cert, key) = (ca.to_vec(), cert.to_owned(), key.to_owned());
-        Ok(Self(Arc::new(Inner { ca, cert, key, loaded, region: region.clone() })))
+        Ok(Self::new(region, loaded, Origin::Files { ca, cert, key }))
     }
 
-    /// Reads all files again.
+    /// The first identity that is offered at a socket. [`Self::renew`] takes the next.
+    ///
+    /// # Errors
+    /// As [`Self::load`] has them, with the socket in the files' place.
+    pub fn offered(region: &RegionName, offer: Offer, socket: &Path) -> Result<Self, Error> {
+        let loaded = Loaded::offered(region, offer, socket)?;
+        Ok(Self::new(region, loaded, Origin::Offers(socket.to_owned())))
+    }
+
+    fn new(region: &RegionName, loaded: Loaded, origin: Origin) -> Self {
+        if let Some(flaw) = &loaded.flaw {
+            tracing::error!(
+                "other regions will not believe this gateway: {}: {flaw}",
+                origin.path().display()
+            );
+        }
+        Self(Arc::new(Inner { loaded: watch::Sender::new(Arc::new(loaded)), origin, region: region.clone() }))
+    }
+
+    /// Reads all files again. What is offered comes by itself.
     ///
     /// # Errors
     /// The file that is bad, the certificate of another region, or one that nobody would believe now; then the old certificate stays. Whom
     /// this node believes is what the files say all the same.
     pub fn reload(&self) -> Result<(), Error> {
-        let Inner { ca, cert, key, loaded, region } = &*self.0;
-        let mut next = Loaded::read(region, cert, key, ca)?;
+        let Origin::Files { ca, cert, key } = &self.0.origin else { return Ok(()) };
+        self.take(Loaded::read(&self.0.region, cert, key, ca)?)
+    }
+
+    /// Takes the next identity that is offered.
+    ///
+    /// # Errors
+    /// As [`Self::reload`] has them.
+    pub fn renew(&self, offer: Offer) -> Result<(), Error> {
+        self.take(Loaded::offered(&self.0.region, offer, self.0.origin.path())?)
+    }
+
+    fn take(&self, mut next: Loaded) -> Result<(), Error> {
+        let Inner { loaded, origin, .. } = &*self.0;
         let flaw = next.flaw.clone();
         loaded.send_if_modified(|now| {
             if flaw.is_some() {
@@ -114,7 +159,7 @@ impl PeerIdentity {
             *now = Arc::new(next);
             changed
         });
-        flaw.map_or(Ok(()), |flaw| Err(file_error(cert, flaw)))
+        flaw.map_or(Ok(()), |flaw| Err(file_error(origin.path(), flaw)))
     }
 
     /// What is used now.
@@ -123,14 +168,14 @@ impl PeerIdentity {
         let loaded = self.0.now();
         let (not_before, not_after) = loaded.validity;
         let ended = not_after < now().as_secs().cast_signed();
-        let ended = ended.then(|| "its certificate has ended: `portolan pki issue` makes another".to_owned());
+        let ended = ended.then(|| format!("its certificate has ended: {}", self.0.origin.help()));
         PeerStatus { flaw: loaded.flaw.clone().or(ended), id: loaded.id.to_string(), not_after, not_before }
     }
 
     /// The folders to watch for changes.
     #[must_use]
     pub fn folders(&self) -> Vec<PathBuf> {
-        let Inner { ca, cert, key, .. } = &*self.0;
+        let Origin::Files { ca, cert, key } = &self.0.origin else { return Vec::new() };
         let mut folders: Vec<PathBuf> =
             ca.iter().chain([cert, key]).filter_map(|file| file.parent()).map(Into::into).collect();
         folders.sort();
@@ -184,27 +229,63 @@ impl Inner {
     }
 }
 
+impl Origin {
+    /// What has the certificate.
+    fn path(&self) -> &Path {
+        match self {
+            Self::Files { cert, .. } => cert,
+            Self::Offers(socket) => socket,
+        }
+    }
+
+    /// How there comes to be another.
+    const fn help(&self) -> &'static str {
+        match self {
+            Self::Files { .. } => "`portolan pki issue` makes another",
+            Self::Offers(_) => "look whether the agent at the socket runs, and has an entry for this gateway",
+        }
+    }
+}
+
 impl Loaded {
     fn read(region: &RegionName, cert: &Path, key_file: &Path, ca: &[PathBuf]) -> Result<Self, Error> {
         let own = CertifiedKey::from_der(chain(cert)?, key(key_file)?, &provider()).map_err(|error| {
             file_error(key_file, format!("{error}; it must be the key of {}", cert.display()))
         })?;
+        let help = "`portolan pki issue` makes another, and `ca` names the authorities that are believed";
+        Self::of(region, (own, cert), authorities(ca)?, help)
+    }
+
+    fn offered(region: &RegionName, offer: Offer, socket: &Path) -> Result<Self, Error> {
+        let Offer { authorities, chain, key } = offer;
+        let own = CertifiedKey::from_der(chain, key, &provider())
+            .map_err(|error| file_error(socket, format!("what is offered cannot be used: {error}")))?;
+        let mut roots = RootCertStore::empty();
+        believe(&mut roots, authorities, socket)?;
+        let help = "look at the agent's entry for this gateway, and at the bundle of its trust domain";
+        Self::of(region, (own, socket), roots, help)
+    }
+
+    fn of(
+        region: &RegionName,
+        (own, cert): (CertifiedKey, &Path),
+        roots: RootCertStore,
+        help: &str,
+    ) -> Result<Self, Error> {
         let leaf = own.end_entity_cert()?;
         let id = GatewayId::of(leaf).map_err(|error| file_error(cert, error))?;
         if id.region() != region {
             let why = format!("is the certificate of region {}, but this node is in {region}", id.region());
             return Err(file_error(cert, why));
         }
-        let (roots, validity) = (Arc::new(authorities(ca)?), validity_of(leaf)?);
+        let (roots, validity) = (Arc::new(roots), validity_of(leaf)?);
         let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider())
             .build()
             .map_err(|error| Error::Tls(rustls::Error::General(error.to_string())))?;
         let (first, rest) = own.cert.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
         let as_client = clients.verify_client_cert(first, rest, now()).map(drop);
         let flaw = verify(&own.cert, &roots, now()).and(as_client).err();
-        let flaw = flaw.map(|error| {
-            format!("{error}: `portolan pki issue` makes another, and `ca` names the authorities that are believed")
-        });
+        let flaw = flaw.map(|error| format!("{error}: {help}"));
         Ok(Self { clients, flaw, id, own: Arc::new(own), roots, validity })
     }
 

@@ -79,6 +79,8 @@ pub(crate) struct Config {
     pub(crate) failover: Option<FailoverConfig>,
     pub(crate) instances_max: Option<u32>,
     pub(crate) known_tenants_only: bool,
+    /// How requests are steered among regions.
+    pub(crate) steering: portolan_core::steering::Limits,
     pub(crate) latency_us: BTreeMap<(RegionName, RegionName), u32>,
     pub(crate) limits: Limits,
     pub(crate) listen: Listen,
@@ -150,12 +152,16 @@ pub(crate) enum LogFormat {
     Text,
 }
 
-/// The files of this node's identity.
+/// Where this node's identity comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct GatewayTls {
-    pub(crate) ca: Vec<PathBuf>,
-    pub(crate) cert: PathBuf,
-    pub(crate) key: PathBuf,
+pub(crate) enum GatewayTls {
+    Files {
+        ca: Vec<PathBuf>,
+        cert: PathBuf,
+        key: PathBuf,
+    },
+    /// An agent of SPIFFE's Workload API, at this socket.
+    Spiffe(PathBuf),
 }
 
 /// Where the clients of a network are.
@@ -375,6 +381,7 @@ impl Builder<'_> {
         let country_header = self.header(&["trust", "country_header"], raw.trust.country_header);
         let region_header = self.header(&["trust", "region_header"], raw.trust.region_header);
         let limits = self.limits(&raw.limits);
+        let steering = self.steering(raw.steering);
         let query = self.query(raw.query);
         let debug_key = raw.recordings.as_ref().and_then(|recordings| recordings.debug_key.clone());
         let recordings = raw.recordings.map(|recordings| self.recordings(recordings));
@@ -391,6 +398,7 @@ impl Builder<'_> {
         let name = raw.node.name.unwrap_or_else(|| raw.node.region.clone());
         self.name(&["node", "name"], &name, RegionName::new);
         let log_level = self.log_level(raw.log.level);
+        let peer = raw.peer.and_then(|peer| self.gateway_tls(peer));
         let (folder, path) = (self.folder, |path: PathBuf| self.folder.join(path));
         let shards = shards?;
         Some(Config {
@@ -415,6 +423,7 @@ impl Builder<'_> {
             instances_max: raw.policies.instances,
             known_tenants_only: raw.tenants.known_only,
             latency_us,
+            steering,
             limits,
             listen,
             local: local?,
@@ -432,11 +441,7 @@ impl Builder<'_> {
             migrations: path(raw.migrations.folder.unwrap_or_else(|| PathBuf::from("migrations"))),
             name,
             networks,
-            peer: raw.peer.map(|peer| GatewayTls {
-                ca: peer.ca.into_iter().map(path).collect(),
-                cert: path(peer.cert),
-                key: path(peer.key),
-            }),
+            peer,
             policies_folder: path(raw.policies.folder.unwrap_or_else(|| PathBuf::from("policies"))),
             policy,
             proxies,

@@ -33,6 +33,10 @@ pub(crate) const PROBE_FALL: u32 = 3;
 pub(crate) const GATEWAY_PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// Time for one such probe.
 pub(crate) const GATEWAY_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Below so many percent of endpoints that are well, probes are doubted instead of believed (Envoy's default).
+pub(crate) const PANIC_PERCENT: u32 = 50;
+/// A region that recovered has all of its traffic again after this: caches and pools of connections fill within seconds.
+pub(crate) const REGION_RAMP: Duration = Duration::from_secs(30);
 /// The node's own log.
 pub(crate) const LOG_LEVEL: &str = "info";
 /// Where a node keeps its own, beside its configuration.

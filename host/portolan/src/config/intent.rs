@@ -18,7 +18,7 @@ const NAMED: [&str; 8] = ["lease", "place", "region", "residency", "shard", "sta
 /// The kind of sections that there is one of.
 const SETTINGS: &str = "settings";
 /// Sections that there is one of. All others are the node's own, and stay in its file.
-const SECTIONS: [&str; 12] = [
+const SECTIONS: [&str; 13] = [
     "client_network",
     "dns",
     "expose",
@@ -29,6 +29,7 @@ const SECTIONS: [&str; 12] = [
     "policy",
     "query",
     "recordings",
+    "steering",
     "tenants",
     "trust",
 ];

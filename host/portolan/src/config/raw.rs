@@ -5,6 +5,7 @@ mod admin;
 mod dns;
 mod failover;
 mod shards;
+mod steering;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -19,8 +20,9 @@ pub(super) use self::failover::{RawFailover, RawProfile};
 pub(super) use self::shards::{
     RawAccess, RawColumnRule, RawConflict, RawConflictRule, RawDurability, RawLease, RawMigrations,
     RawPastMaxLoss, RawPlace, RawPlacement, RawReplication, RawRowRule, RawRule, RawShard, RawStore,
-    RawStoreTls, RawTable, RawWriters,
+    RawStoreLog, RawStoreTls, RawTable, RawWriters,
 };
+pub(super) use self::steering::RawSteering;
 
 /// Everything.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -90,6 +92,9 @@ pub(super) struct Raw {
     /// Tenants by name that nobody serves. `portolan tenant suspend` writes this, and `portolan tenant erase`.
     #[serde(default)]
     pub(super) standing: BTreeMap<String, RawStanding>,
+    /// How requests are steered among regions.
+    #[serde(default)]
+    pub(super) steering: RawSteering,
     /// Tables of the tenants' schema by name, as every shard has them.
     #[serde(default)]
     pub(super) table: BTreeMap<String, RawTable>,
@@ -244,11 +249,13 @@ pub(super) struct RawClients {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawPeer {
     /// PEM files of the authorities of all regions' gateways.
-    pub(super) ca: Vec<PathBuf>,
+    pub(super) ca: Option<Vec<PathBuf>>,
     /// PEM file of this node's chain, with one URI among its names, `spiffe://DOMAIN/region/REGION/gateway/NAME`.
-    pub(super) cert: PathBuf,
+    pub(super) cert: Option<PathBuf>,
     /// PEM file of its private key.
-    pub(super) key: PathBuf,
+    pub(super) key: Option<PathBuf>,
+    /// In their place: the socket of an agent of SPIFFE's Workload API, SPIRE's for one, which issues such certificates and renews them.
+    pub(super) spiffe: Option<PathBuf>,
 }
 
 /// Whom to believe.

@@ -235,6 +235,7 @@ fn databases_are_reached_and_bounded_as_the_operator_says() {
     let more = r#"
 [shard.inside.store.eu-west]
 tls = "verify-ca"
+log = "logical"
 ca = "ca.pem"
 cert = "gateway.pem"
 key = "/run/secrets/gateway.key"
@@ -253,6 +254,7 @@ writer_password_file = "writer"
     let marks = shard.marks.values().next().unwrap();
     assert_eq!((marks.high_percent, marks.low_percent, marks.max_bytes.unwrap().get()), (80, 75, 1_000_000));
     let Some(Engine::Postgres(postgres)) = shard.stores.values().next() else { panic!("{shard:?}") };
+    assert_eq!(postgres.capture, portolan_sharding::Capture::Logical);
     let access = &postgres.access;
     assert_eq!(access.tls, Some(portolan_sharding::Tls::VerifyCa));
     assert_eq!(access.ca, Some("/etc/portolan/ca.pem".into()));

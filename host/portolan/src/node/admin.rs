@@ -19,10 +19,10 @@ use portolan_admin::{Code, Problem};
 use portolan_control::Health;
 use portolan_core::ids::TenantName;
 use portolan_core::snapshot::Live;
-use portolan_core::topology::{Pool, Region};
+use portolan_core::topology::{Pool, Region, Topology};
 use portolan_foundation::shutdown::Shutdown;
-use portolan_foundation::task;
 use portolan_foundation::tls::{CertificateStore, PeerIdentity};
+use portolan_foundation::{clock, task};
 use portolan_policy::Engine;
 use portolan_proxy::{Explanation, Handle, LiveSettings, Question, TapFilter};
 use portolan_recorder::Recorder;
@@ -149,11 +149,11 @@ impl Admin {
             tenants: super::tenancy::standings(&self.engine),
             recordings: self.recorder.stats(),
             placement: self.placing.report(),
-            shards: self.shards.reports(portolan_foundation::clock::now()),
+            shards: self.shards.reports(clock::now()),
             regions: topology
                 .regions
                 .values()
-                .map(|region| region_status(region, region.name == topology.local))
+                .map(|region| region_status(topology, region, region.name == topology.local))
                 .collect(),
             certificates: certificates
                 .map(|status| serde_json::json!({ "names": status.names, "not_after": status.not_after }))
@@ -285,7 +285,7 @@ impl Admin {
             .ok();
         }
         rollouts::metrics(&mut text, &self.rollouts.status(&self.name));
-        super::shards::metrics(&mut text, &self.shards.reports(portolan_foundation::clock::now()));
+        super::shards::metrics(&mut text, &self.shards.reports(clock::now()));
         self.shards.follower_metrics(&mut text);
         super::replication::metrics(&mut text, &self.shards.feeds());
         self.moves.metrics(&mut text);
@@ -428,13 +428,19 @@ async fn pause_after(error: &std::io::Error) {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-fn region_status(region: &Region, local: bool) -> RegionStatus {
+fn region_status(topology: &Topology, region: &Region, local: bool) -> RegionStatus {
+    let traffic = topology.steering.load();
+    let here = if local { 100 } else { region.cell.share(topology.steering_limits.ramp, clock::now()) };
+    let broken = region.pools.values().chain(&region.gateways).filter(|pool| pool.gate.is_open());
     let pools = region.pools.values().chain(&region.gateways).filter(|pool| !pool.endpoints.is_empty());
     RegionStatus {
         name: region.name.to_string(),
         local,
         verdict: region.cell.verdict().as_str().to_owned(),
         latency_us: region.cell.latency_us(),
+        share_percent: traffic.share(&region.name) * here / 100,
+        moved_to: traffic.target(&region.name).map(ToString::to_string),
+        broken: broken.map(|pool| pool.name.to_string()).collect(),
         pools: pools.map(|pool| pool_status(pool)).collect(),
     }
 }

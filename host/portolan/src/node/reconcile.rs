@@ -15,6 +15,7 @@ use portolan_core::backoff::full_jitter;
 use portolan_core::decide::FailRule;
 use portolan_core::ids::Generation;
 use portolan_core::snapshot::{Live, Snapshot};
+use portolan_core::steering::Steering;
 use portolan_core::time::Moment;
 use portolan_core::topology::Topology;
 use portolan_foundation::clock;
@@ -97,6 +98,8 @@ pub(crate) struct Start {
     pub(crate) previews: Previews,
     pub(crate) rollouts: Rollouts,
     pub(crate) sources: Sources,
+    /// Where failover says which region's traffic goes elsewhere.
+    pub(crate) steering: Arc<Steering>,
     /// Where it says what it waits for.
     pub(crate) waiting: Waiting,
 }
@@ -111,7 +114,7 @@ impl Reconciler {
         let Loaded { config, sources: files } = start.loaded;
         let mut sources = start.sources;
         let running = start.intent.state().map_or(0, |state| state.generation());
-        let mut cells = Cells::default();
+        let mut cells = Cells::new(Arc::clone(&start.steering));
         let topology = Arc::new(topology::build(&config, &mut cells));
         let mut slots = Slots::new(engine);
         let mut freezer = Freezer::new(Files::of(&config.state));

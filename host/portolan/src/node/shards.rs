@@ -310,6 +310,7 @@ impl Shards {
             let other = self.duties.load().as_ref().and_then(|duties| duties.other(&shard.name));
             json!({
                 "external": self.externals.shown(&shard.name), "followed_by": other, "follows": follows, "followers": self.peers.shown(&shard.name),
+                "slot": self.peers.slot(&shard.name),
                 "tombstones_wait_for": self.sweeps.waiting(&shard.name),
                 "name": shard.name, "primary": shard.primary, "epoch": shard.epoch.0, "replicas": shard.replicas,
                 "residency": shard.residency, "takes_new": shard.takes_new, "here": here,

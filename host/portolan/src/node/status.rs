@@ -81,6 +81,12 @@ pub(crate) struct RegionStatus {
     pub(crate) local: bool,
     pub(crate) verdict: String,
     pub(crate) latency_us: Option<u32>,
+    /// How much of the traffic that is meant for it goes there now, in percent: less while it ramps up or its traffic is moved.
+    pub(crate) share_percent: u32,
+    /// Where the moved part goes.
+    pub(crate) moved_to: Option<String>,
+    /// Pools whose requests are not forwarded there, because that failed.
+    pub(crate) broken: Vec<String>,
     pub(crate) pools: Vec<PoolStatus>,
 }
 

@@ -7,19 +7,38 @@ use portolan_core::balance::stable_hash;
 use portolan_core::endpoint::{EndpointCell, RegionCell};
 use portolan_core::facts::Verdict;
 use portolan_core::ids::{PoolName, RegionName};
+use portolan_core::steering::{Gate, Steering};
 use portolan_core::tenant::{Tenant, Tenants};
 use portolan_core::topology::{Endpoint, Pool, Protocol, Region, Topology, UpstreamTls};
+use portolan_foundation::clock;
 
 use crate::config::{Authority, Config, PoolConfig, RegionConfig, defaults};
 
 /// What is observed, by identity. A cell lives as long as some snapshot holds it.
 #[derive(Debug, Default)]
 pub(crate) struct Cells {
+    gates: HashMap<(RegionName, PoolName), Weak<Gate>>,
+    steering: Arc<Steering>,
     endpoints: HashMap<(RegionName, PoolName, String), Weak<EndpointCell>>,
     regions: HashMap<RegionName, Weak<RegionCell>>,
 }
 
 impl Cells {
+    /// Those of a node whose failover says where traffic goes.
+    pub(crate) fn new(steering: Arc<Steering>) -> Self {
+        Self { steering, ..Self::default() }
+    }
+
+    fn gate(&mut self, region: &RegionName, pool: &PoolName) -> Arc<Gate> {
+        let key = (region.clone(), pool.clone());
+        if let Some(gate) = self.gates.get(&key).and_then(Weak::upgrade) {
+            return gate;
+        }
+        let gate = Arc::default();
+        self.gates.insert(key, Arc::downgrade(&gate));
+        gate
+    }
+
     fn endpoint(&mut self, region: &RegionName, pool: &PoolName, authority: &Authority) -> Arc<EndpointCell> {
         let key = (region.clone(), pool.clone(), authority.text.clone());
         if let Some(cell) = self.endpoints.get(&key).and_then(Weak::upgrade) {
@@ -43,6 +62,7 @@ impl Cells {
 
     fn forget_gone(&mut self) {
         self.endpoints.retain(|_, cell| cell.strong_count() > 0);
+        self.gates.retain(|_, gate| gate.strong_count() > 0);
         self.regions.retain(|_, cell| cell.strong_count() > 0);
     }
 }
@@ -73,6 +93,8 @@ pub(crate) fn build(config: &Config, cells: &mut Cells) -> Topology {
             .collect(),
         residencies: config.residencies.clone(),
         seed: stable_hash(format!("{:?} {:?}", config.regions.keys(), config.residencies).as_bytes()),
+        steering: Arc::clone(&cells.steering),
+        steering_limits: config.steering,
         tenants: Tenants {
             barred: config.barred.iter().map(|(name, why)| (name.clone(), *why)).collect(),
             known: known.collect(),
@@ -88,7 +110,7 @@ fn region(config: &Config, name: &RegionName, region: &RegionConfig, cells: &mut
     let local = *name == config.local;
     if local {
         // This node stands in it, and serves.
-        cell.set_verdict(Verdict::Healthy);
+        cell.set_verdict(Verdict::Healthy, clock::now());
     }
     let gateways = (!local && !region.gateways.is_empty()).then(|| gateways(name, region, cells)).flatten();
     let pools =
@@ -100,6 +122,7 @@ fn gateways(region: &RegionName, config: &RegionConfig, cells: &mut Cells) -> Op
     let name = PoolName::new("gateway").ok()?;
     Some(Arc::new(Pool {
         endpoints: endpoints(region, &name, &config.gateways, cells),
+        gate: cells.gate(region, &name),
         name,
         region: region.clone(),
         protocol: Protocol::Http2,
@@ -124,6 +147,7 @@ fn pool(region: &RegionName, name: &PoolName, config: &PoolConfig, cells: &mut C
         name: name.clone(),
         region: region.clone(),
         endpoints: endpoints(region, name, &config.endpoints, cells),
+        gate: cells.gate(region, name),
         protocol: config.protocol,
         tls: config.tls.clone(),
         probe: config.probe.clone(),

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
-use super::{At, Builder};
+use super::super::raw::RawPeer;
+use super::{At, Builder, GatewayTls};
 
 /// Addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +20,25 @@ pub(crate) struct Listen {
 }
 
 impl Builder<'_> {
+    /// Where the node's identity comes from: files, or an agent.
+    pub(super) fn gateway_tls(&mut self, raw: RawPeer) -> Option<GatewayTls> {
+        let path = |path: PathBuf| self.folder.join(path);
+        match raw {
+            RawPeer { ca: Some(ca), cert: Some(cert), key: Some(key), spiffe: None } => {
+                let ca = ca.into_iter().map(path).collect();
+                Some(GatewayTls::Files { ca, cert: path(cert), key: path(key) })
+            }
+            RawPeer { ca: None, cert: None, key: None, spiffe: Some(socket) } => {
+                Some(GatewayTls::Spiffe(path(socket)))
+            }
+            _ => {
+                let help = "write cert, key and ca, all three, or spiffe alone: the socket of the agent that issues them";
+                self.problem(&["peer"], "it is not said where this node's identity comes from", help);
+                None
+            }
+        }
+    }
+
     pub(super) fn check_listen(&mut self, listen: &Listen, peer: bool, no_certificate: bool) {
         if listen.public.is_empty() && listen.public_tls.is_empty() {
             self.problem(&["listen"], "there is no public listener", "add `public = [\"0.0.0.0:8080\"]`");
@@ -27,11 +48,11 @@ impl Builder<'_> {
             self.problem(&["listen", "public_tls"], "a TLS listener needs a certificate", help);
         }
         if !listen.peer.is_empty() && !peer {
-            let help = "add `[peer]` with cert, key and ca";
+            let help = "add `[peer]` with cert, key and ca, or with spiffe";
             self.problem(&["listen", "peer"], "a peer listener needs this node's identity", help);
         }
         if !listen.replication.is_empty() && !peer {
-            let help = "add `[peer]` with cert, key and ca";
+            let help = "add `[peer]` with cert, key and ca, or with spiffe";
             let what = "a listener for replication needs this node's identity";
             self.problem(&["listen", "replication"], what, help);
         }

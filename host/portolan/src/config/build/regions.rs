@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use portolan_core::ids::{PoolName, RegionName};
 use portolan_core::screen::check_host;
+use portolan_core::steering;
 use portolan_core::topology::{BreakerLimits, Probe, Protocol, UpstreamTls};
 
 use super::{At, Builder};
 use crate::config::defaults;
-use crate::config::raw::{RawBreaker, RawPool, RawProbe, RawProtocol, RawRegion};
+use crate::config::raw::{RawBreaker, RawPool, RawProbe, RawProtocol, RawRegion, RawSteering};
 
 /// A region.
 #[derive(Clone, Debug, PartialEq)]
@@ -132,6 +133,19 @@ impl Builder<'_> {
             timeout: self.time(&[at, &["timeout"]].concat(), raw.timeout).unwrap_or(timeout),
             rise: raw.rise.map_or(defaults::PROBE_RISE, u32::from),
             fall: raw.fall.map_or(defaults::PROBE_FALL, u32::from),
+        }
+    }
+
+    pub(super) fn steering(&mut self, raw: RawSteering) -> steering::Limits {
+        let panic_percent = raw.panic_percent.map_or(defaults::PANIC_PERCENT, u32::from);
+        if panic_percent > 100 {
+            let help = "write 0 to 100; 50 is usual";
+            self.problem(&["steering", "panic_percent"], format!("{panic_percent} % is no share"), help);
+        }
+        steering::Limits {
+            breaker: self.breaker(&["steering", "breaker"], raw.breaker),
+            panic_percent,
+            ramp: self.time(&["steering", "ramp"], raw.ramp).unwrap_or(defaults::REGION_RAMP),
         }
     }
 

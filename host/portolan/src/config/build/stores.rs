@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use portolan_sharding::{Engine, External, Passwords, PostgresConfig, StoreAccess, Tls, Watermarks};
+use portolan_sharding::{Capture, Engine, External, Passwords, PostgresConfig, StoreAccess, Tls, Watermarks};
 
 use super::{At, Builder};
-use crate::config::raw::{RawStore, RawStoreTls};
+use crate::config::raw::{RawStore, RawStoreLog, RawStoreTls};
 
 impl Builder<'_> {
     /// Where an engine that replicates itself is reached.
@@ -15,6 +15,9 @@ impl Builder<'_> {
             let help = "leave `external` and how the server is known: `tls`, `ca`, `cert` and `key`";
             self.problem(at, "portolan holds none of the rows of a shard that replicates itself", help);
             return None;
+        }
+        if raw.log.is_some() {
+            self.problem(at, "an engine that replicates itself has no log of portolan's", "leave out `log`");
         }
         let access = self.access(at, &raw, Passwords::default());
         let Some(external) = raw.external else {
@@ -61,6 +64,10 @@ impl Builder<'_> {
                 "leave out `tls`, `ca`, `cert` and `key`",
             );
         }
+        if raw.sqlite.is_some() && raw.log == Some(RawStoreLog::Logical) {
+            let help = "leave out `log`, or name a database of PostgreSQL";
+            self.problem(at, "a file has no write-ahead log that could be decoded", help);
+        }
         let urls = raw.postgres.take();
         let passwords = urls.as_ref().map_or_else(Passwords::default, |urls| {
             let file = |path: &Option<PathBuf>| path.as_ref().map(|path| self.folder.join(path));
@@ -76,6 +83,10 @@ impl Builder<'_> {
             (None, Some(urls)) => Some(Engine::Postgres(PostgresConfig {
                 access,
                 applier: urls.applier,
+                capture: match raw.log {
+                    Some(RawStoreLog::Logical) => Capture::Logical,
+                    Some(RawStoreLog::Triggers) | None => Capture::Triggers,
+                },
                 owner: urls.owner,
                 writer: urls.writer,
             })),

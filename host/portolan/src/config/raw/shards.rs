@@ -87,6 +87,9 @@ pub(in crate::config) struct RawStore {
     pub(in crate::config) high_percent: Option<u8>,
     /// The key of `cert`, a file (PEM).
     pub(in crate::config) key: Option<PathBuf>,
+    /// How changes come into the log that other regions follow (triggers). `logical` is for busy servers of PostgreSQL: see "Which log" in
+    /// ARCHITECTURE.md.
+    pub(in crate::config) log: Option<RawStoreLog>,
     /// Where writes are taken again, in percent, below `high_percent` (90).
     #[schemars(range(min = 0, max = 99))]
     pub(in crate::config) low_percent: Option<u8>,
@@ -98,6 +101,16 @@ pub(in crate::config) struct RawStore {
     pub(in crate::config) sqlite: Option<PathBuf>,
     /// What is asked of the server (verify-full; for a server on this machine, what the address says with `sslmode`).
     pub(in crate::config) tls: Option<RawStoreTls>,
+}
+
+/// How changes come into a shard's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(in crate::config) enum RawStoreLog {
+    /// Triggers emit them, and they are shipped from the write-ahead log: `wal_level = logical`, and REPLICATION for the applier.
+    Logical,
+    /// Triggers write them into it: nothing is asked of the server.
+    Triggers,
 }
 
 /// What a connection asks of a server.

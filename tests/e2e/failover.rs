@@ -16,7 +16,7 @@ use portolan_foundation::random;
 use portolan_tests::clients::{Clients, Dice};
 use portolan_tests::history::{Asked, Found, judge};
 use portolan_tests::regions::{HOME, Loss, REGIONS, SHARDS, World, at};
-use portolan_tests::until;
+use portolan_tests::{PATIENCE, until};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -25,7 +25,9 @@ const OTHERS: [&str; 2] = ["ap", "eu"];
 /// Writes of each shard, before something happens and after.
 const SOME: usize = 30;
 /// Local reads that a region answers while something is wrong.
-const READS: usize = 20;
+const READS: usize = 10;
+/// From one look at what clients have done to the next.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Three regions with clients at work.
 struct Play {
@@ -60,9 +62,12 @@ impl Play {
     /// Waits until more writes of each shard are acknowledged.
     async fn go_on(&self) {
         let before = SHARDS.map(|shard| self.clients.history.of_shard(shard));
+        let deadline = Instant::now() + PATIENCE;
         for (shard, before) in SHARDS.iter().zip(before) {
-            let what = format!("writes of {shard} go on");
-            until(&what, async || self.clients.history.of_shard(shard) > before + SOME).await;
+            while self.clients.history.of_shard(shard) <= before + SOME {
+                assert!(Instant::now() < deadline, "writes of {shard} do not go on:\n{}", self.world.logs());
+                tokio::time::sleep(LOOK).await;
+            }
         }
     }
 
@@ -131,7 +136,7 @@ impl Play {
         let mut found = self.world.alike().await;
         self.say("all copies are alike");
         let operations = history.operations();
-        let deadline = Instant::now() + portolan_tests::PATIENCE / 3;
+        let deadline = Instant::now() + PATIENCE / 3;
         let problems = loop {
             let problems = judge(&operations, &found).problems();
             // What lies past a cut is noted once a copy has heard of it.

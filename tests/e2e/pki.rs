@@ -1,5 +1,9 @@
 //! Certificates of gateways: made, renewed and rotated while regions talk to each other.
 
+use std::path::Path;
+use std::pin::pin;
+use std::time::Duration;
+
 use http::Method;
 use portolan_tests::agent::Agent;
 use portolan_tests::node::Node;
@@ -9,6 +13,19 @@ use serde_json::{Value, json};
 
 use super::good;
 use super::shards::{ask, node_by, node_of, open, own, says, share, token};
+
+/// From one write to the next.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Waits until nodes believe so many authorities.
+async fn believed(nodes: &[&Node], authorities: usize) {
+    for node in nodes {
+        until("the authorities are believed", async || {
+            node.status().await["identity"]["authorities"] == authorities
+        })
+        .await;
+    }
+}
 
 async fn not_after(node: &Node) -> i64 {
     node.status().await["identity"]["not_after"].as_i64().unwrap()
@@ -33,48 +50,75 @@ async fn authorities_are_rotated_while_regions_talk() {
     share(place.path(), &upstream, [Some(&eu), Some(&us)]).await;
     open(&eu, 1).await;
     let acme = token(eu.folder(), "acme").await;
-    let id = std::cell::Cell::new(0);
-    let written = async || {
+    let (id, failed) = (std::cell::Cell::new(0), std::cell::RefCell::new(Vec::new()));
+    let write = async || {
         id.set(id.get() + 1);
-        ask(&us, &acme, Method::POST, "/-/data/orders", json!({ "id": id.get() })).await.status == 201
+        ask(&us, &acme, Method::POST, "/-/data/orders", json!({ "id": id.get() })).await
     };
-    until("the region without the lease hands writes on", async || written().await).await;
+    until("the region without the lease hands writes on", async || write().await.status == 201).await;
     assert_eq!(eu.status().await["identity"]["id"], "spiffe://gateways.test/region/eu/gateway/1");
 
+    // Not one of what goes on meanwhile fails.
+    let (over, ended) = tokio::sync::oneshot::channel::<()>();
+    let writing = async {
+        let mut ended = pin!(ended);
+        loop {
+            let answer = write().await;
+            if answer.status != 201 {
+                failed.borrow_mut().push(format!("{}: {}", answer.status, answer.text()));
+            }
+            // Two processors are shared with the nodes.
+            if tokio::time::timeout(PAUSE, ended.as_mut()).await.is_ok() {
+                return;
+            }
+        }
+    };
+    let rotating = async {
+        rotate(place.path(), &eu, &us).await;
+        over.send(()).unwrap();
+    };
+    tokio::join!(writing, rotating);
+    assert!(failed.borrow().is_empty(), "of {} writes failed {:?}", id.get(), failed.borrow());
+}
+
+/// One authority follows another, and a gateway is offered what nobody vouches for.
+async fn rotate(place: &Path, eu: &Node, us: &Node) {
+    let pki = async |arguments: &[&str]| good(place, &[&["pki"], arguments].concat()).await;
+    let took = async |node: &Node, what: &str, before: i64| {
+        until(what, async || not_after(node).await > before).await;
+    };
     // A new authority is believed beside the old, then every gateway has a certificate of it, then the old is believed no more.
     let text = pki(&["rotate", "authority"]).await;
     assert!(text.contains("--finish"), "{text}");
-    std::fs::copy(place.path().join("authority/ca.crt"), place.path().join("certs/ca.crt")).unwrap();
-    assert!(written().await, "the old one still counts");
+    let authorities = || std::fs::copy(place.join("authority/ca.crt"), place.join("certs/ca.crt")).unwrap();
+    authorities();
+    believed(&[eu, us], 2).await;
+    let (old, soon) = (not_after(eu).await, not_after(us).await);
     pki(&["issue", "authority", "us", "--to", "certs", "--days", "20"]).await;
-    let (old, soon) = (not_after(&eu).await, not_after(&us).await);
-    until("one gateway has taken the new one", async || not_after(&us).await > soon).await;
-    assert_eq!(not_after(&eu).await, old);
-    until("two authorities beside each other", async || written().await).await;
+    took(us, "one gateway has taken the new one", soon).await;
+    assert_eq!(not_after(eu).await, old);
     pki(&["issue", "authority", "eu", "--to", "certs", "--days", "20"]).await;
-    until("the other gateway has taken it", async || not_after(&eu).await > old).await;
+    took(eu, "the other gateway has taken it", old).await;
     let text = pki(&["rotate", "authority", "--finish"]).await;
     assert!(text.contains("1 fewer than before"), "{text}");
-    std::fs::copy(place.path().join("authority/ca.crt"), place.path().join("certs/ca.crt")).unwrap();
-    until("the new authority alone", async || written().await).await;
+    authorities();
+    believed(&[eu, us], 1).await;
     let metrics = us.ask_plain("GET", "/api/v1/metrics", Value::Null).await.unwrap().text();
     assert!(metrics.contains("portolan_peer_certificate_not_after_seconds"), "{metrics}");
 
     // A gateway with another's certificates is a stranger, though its connections stood.
     pki(&["trial", "strangers", "us"]).await;
-    let before = not_after(&us).await;
+    let before = not_after(us).await;
     // Its own authorities stay as they are: a certificate that nobody vouches for is not taken.
     for file in ["us.crt", "us.key"] {
-        std::fs::copy(place.path().join("strangers").join(file), place.path().join("certs").join(file))
-            .unwrap();
+        std::fs::copy(place.join("strangers").join(file), place.join("certs").join(file)).unwrap();
     }
     until("the node says what is wrong", async || {
         let problems = us.status().await["configuration"]["problems"].to_string();
         problems.contains("portolan pki issue")
     })
     .await;
-    assert_eq!(not_after(&us).await, before, "what was good before stays");
-    assert!(written().await);
+    assert_eq!(not_after(us).await, before, "what was good before stays");
 }
 
 /// Two regions whose gateways have no files: an agent of SPIFFE's Workload API says who they are, and says it anew.

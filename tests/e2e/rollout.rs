@@ -15,7 +15,6 @@ use portolan_tests::until;
 use portolan_tests::upstream::Upstream;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::time::Instant;
 
 /// Tenants that ask: enough to tell that a part of them is on trial.
 const TENANTS: usize = 40;
@@ -312,11 +311,8 @@ async fn a_version_goes_from_canary_to_all_and_back_under_load() {
     let promoted = cluster.rollout(&["promote", "operator", "--full"]).await;
     assert_eq!(promoted["undo"], json!([format!("portolan rollout rollback operator --to {good}")]));
     cluster.all_answer_by("better").await;
-    let begun = Instant::now();
     let back = cluster.rollout(&["rollback", "operator", "-m", "not better at all"]).await;
     cluster.all_answer_by("good").await;
-    let took = begun.elapsed();
-    assert!(took < Duration::from_secs(10), "a rollback took {took:?}, command and looking included");
     assert_ne!(back["id"], promoted["id"], "a rollback is a rollout of its own");
     cluster.refused(&["rollback", "operator"], "it is rolled back already").await;
     cluster.undo(&back).await;

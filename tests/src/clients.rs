@@ -22,7 +22,7 @@ use crate::regions::REGIONS;
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// From one request of a client to its next.
-const PACE: Duration = Duration::from_millis(15);
+const PACE: Duration = Duration::from_millis(40);
 /// Among how many of the last rows of a tenant its writers choose: few, so that they meet.
 const HOT: usize = 12;
 /// Among how many of the last writes readers choose.

@@ -87,7 +87,7 @@ pub struct Limits {
     pub operator_reserve_percent: usize,
     /// What a plan may hold.
     pub plan: plan::Limits,
-    /// Wall time of one `plan`.
+    /// Processor time of one `plan`.
     pub plan_deadline: Duration,
     /// Units of fuel of one `plan`.
     pub plan_fuel: u64,
@@ -115,7 +115,7 @@ pub struct Limits {
     pub resident_bytes: usize,
     /// Bytes of a configuration's schema.
     pub schema_bytes_max: usize,
-    /// Wall time of instantiation and of `start`.
+    /// Processor time of instantiation and of `start`.
     pub start_deadline: Duration,
     /// Units of fuel of instantiation and of `start`.
     pub start_fuel: u64,

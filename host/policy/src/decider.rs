@@ -193,7 +193,7 @@ impl Engine {
             log: Arc::clone(start.log),
             memo: start.memo.into(),
             seats,
-            start_allowance: Allowance::new(limits.start_fuel, limits.start_deadline),
+            start_allowance: Allowance::to_start(&limits),
             tier: start.tier,
             version: Arc::clone(version),
             limits,

@@ -86,16 +86,20 @@ pub const RESIDENT_BYTES: usize = 128 * 1024;
 pub const TICK: Duration = Duration::from_millis(1);
 /// Fuel of instantiation and of `start`.
 pub const START_FUEL: u64 = 500_000_000;
-/// Wall time of instantiation and of `start`.
+/// Processor time of instantiation and of `start`.
 pub const START_DEADLINE: Duration = Duration::from_secs(1);
 /// Fuel of one `plan`: about a second of straight code.
 pub const PLAN_FUEL: u64 = 2_000_000_000;
-/// Wall time of one `plan`, should fuel not stop it before.
+/// Processor time of one `plan`, should fuel not stop it before.
 pub const PLAN_DEADLINE: Duration = Duration::from_secs(5);
+/// How much longer a start or a plan may take when others have the processors: then it ends whoever had them.
+pub const WALL_PER_PROCESSOR: u32 = 10;
 /// Fuel of one `decide`: about a millisecond of straight code.
 pub const DECIDE_FUEL: u64 = 2_000_000;
 /// Wall time of one `decide`: fuel stops it first, unless the thread itself was held up.
 pub const DECIDE_DEADLINE: Duration = Duration::from_millis(50);
+/// Processor time that a `decide` still has then, which a thread that was held up needs little of.
+pub const DECIDE_GRACE: Duration = Duration::from_millis(10);
 /// The part of a data thread's time that all guests together may take. What a window has saved up comes on top, so that in
 /// no second it is more than a quarter.
 pub const GUEST_SHARE_PERCENT: u32 = 22;

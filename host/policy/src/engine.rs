@@ -380,8 +380,7 @@ impl Engine {
             &inner.nowhere,
             &inner.counters,
         );
-        let allowance = Allowance::new(limits.start_fuel, limits.start_deadline);
-        guest::arm(&mut store, allowance).map_err(|failure| not_instantiated(&failure))?;
+        guest::arm(&mut store, Allowance::to_start(limits)).map_err(|failure| not_instantiated(&failure))?;
         let instance = pre.instantiate(&mut store).map_err(|error| {
             let failure = guest::failure(&error, Some(&store));
             not_instantiated(&failure)

@@ -6,19 +6,17 @@
 //! a while here, as other policies are that fail: whoever asks decides what holds instead.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use portolan_core::failover::{Answers, Picture, Proposed};
 use portolan_core::ids::{Digest, PolicyName};
 use portolan_core::plan::Refusal;
 use portolan_core::time::Moment;
-use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
-use wasmtime::{Store, UpdateDeadline};
+use wasmtime::Store;
 
 use crate::bindings::exports::portolan::policy::proposer;
 use crate::config::Limits;
-use crate::defaults::{PLAN_THREAD_STACK_BYTES, TICK};
+use crate::defaults::PLAN_THREAD_STACK_BYTES;
 use crate::engine::{Engine, not_instantiated};
 use crate::error::{Refused, Stage, printable};
 use crate::guest::{self, Allowance, Failure, State};
@@ -189,10 +187,9 @@ impl Engine {
         let mut store = guest::store(&inner.machine, limits, memory, log, &inner.counters);
         let guest =
             instance(version, &mut store, limits).map_err(|refused| Unanswered::Trap(refused.reason))?;
-        // How many ticks that is says the processor's clock, not theirs.
-        let allowance = Allowance { ticks: 1, ..Allowance::new(limits.propose_fuel, TICK) };
+        let allowance =
+            Allowance::of_processor(limits.propose_fuel, limits.propose_deadline, limits.propose_wall_max);
         guest::arm(&mut store, allowance).map_err(|failure| unanswered(&failure))?;
-        watch(&mut store, limits);
         guest::lend_answers(&mut store, Answers::new(Arc::clone(picture)));
         let called = guest.call_propose(&mut store, config);
         let answers = guest::take_answers(&mut store);
@@ -228,8 +225,7 @@ fn instance(
     store: &mut Store<State>,
     limits: &Limits,
 ) -> Result<proposer::Guest, Refused> {
-    let start = Allowance::new(limits.start_fuel, limits.start_deadline);
-    guest::arm(store, start).map_err(|failure| not_instantiated(&failure))?;
+    guest::arm(store, Allowance::to_start(limits)).map_err(|failure| not_instantiated(&failure))?;
     let Some(indices) = version.proposer() else {
         return Err(Refused::new(Stage::Exports, "the component exports no proposer", "use one that does"));
     };
@@ -239,23 +235,6 @@ fn instance(
         .and_then(|instance| indices.load(&mut *store, &instance))
         .map_err(|error| guest::failure(&error, Some(store)));
     loaded.map_err(|failure| not_instantiated(&failure))
-}
-
-/// Stops the guest when this thread has had its time of a processor, or when too much time has passed whoever had it.
-fn watch(store: &mut Store<State>, limits: &Limits) {
-    let (began, had, wall_max) = (Instant::now(), processor_time(), limits.propose_wall_max);
-    let until = had + limits.propose_deadline;
-    store.epoch_deadline_callback(move |_| {
-        let over = processor_time() >= until || began.elapsed() >= wall_max;
-        Ok(if over { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) })
-    });
-}
-
-/// What this thread has had of a processor.
-fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
-    Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
 }
 
 fn unanswered(failure: &Failure) -> Unanswered {

@@ -4,19 +4,23 @@
 mod failing;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use portolan_core::facts::{Fact, FactValue, Facts};
 use portolan_core::failover::Answers;
 use portolan_core::ids::NAME_BYTES_MAX;
 use portolan_core::placement::{Proposal, View};
 use portolan_core::plan::{AnswerId, ConditionText, Draft, Refusal};
+use rustix::time::{ClockId, clock_gettime};
 use wasmtime::component::{HasSelf, Linker};
-use wasmtime::{PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
+use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBacktrace};
 
 use crate::bindings::Policies;
 use crate::bindings::portolan::policy as wit;
 use crate::config::Limits;
-use crate::defaults::{FRAME_BYTES_MAX, FRAMES_KEPT, HOSTCALL_BYTES_MAX, TICK};
+use crate::defaults::{
+    DECIDE_GRACE, FRAME_BYTES_MAX, FRAMES_KEPT, HOSTCALL_BYTES_MAX, TICK, WALL_PER_PROCESSOR,
+};
 use crate::error::{Error, printable};
 use crate::limiter::Limiter;
 use crate::log::Log;
@@ -30,6 +34,9 @@ pub(crate) struct State {
     lines_per_call: u32,
     log: Arc<Log>,
     live: Live,
+    patience: Patience,
+    /// What the thread had had of a processor when somebody began to look, and when that was.
+    watched: Option<(Duration, Instant)>,
 }
 
 /// What a guest may read and write now.
@@ -53,14 +60,45 @@ pub(crate) struct Placing {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Allowance {
     pub(crate) fuel: u64,
-    pub(crate) ticks: u64,
+    /// How many ticks it has before anybody looks at the processor's clock.
+    unseen: u64,
+    patience: Patience,
+}
+
+/// How much longer a call may take: a thread that waits for a processor is not the policy's fault.
+#[derive(Clone, Copy, Debug, Default)]
+struct Patience {
+    /// Time of a processor.
+    deadline: Duration,
+    /// All time, whoever has the processors.
+    wall_max: Duration,
 }
 
 impl Allowance {
-    pub(crate) fn new(fuel: u64, deadline: std::time::Duration) -> Self {
+    /// For a call on the request path. The processor's clock costs as much as a call: only who takes longer than the deadline is held against it.
+    pub(crate) fn new(fuel: u64, deadline: Duration) -> Self {
         // One more, because the running tick may end at once.
         let ticks = deadline.as_nanos() / TICK.as_nanos().max(1) + 1;
-        Self { fuel, ticks: u64::try_from(ticks).unwrap_or(u64::MAX) }
+        let wall_max = deadline.saturating_mul(WALL_PER_PROCESSOR);
+        let patience = Patience { deadline: DECIDE_GRACE, wall_max };
+        Self { fuel, unseen: u64::try_from(ticks).unwrap_or(u64::MAX), patience }
+    }
+
+    /// For any other call: `deadline` is time of a processor.
+    pub(crate) const fn of_processor(fuel: u64, deadline: Duration, wall_max: Duration) -> Self {
+        Self { fuel, unseen: 0, patience: Patience { deadline, wall_max } }
+    }
+
+    /// Of instantiation and of `start`.
+    pub(crate) fn to_start(limits: &Limits) -> Self {
+        let deadline = limits.start_deadline;
+        Self::of_processor(limits.start_fuel, deadline, deadline.saturating_mul(WALL_PER_PROCESSOR))
+    }
+
+    /// Of a plan.
+    pub(crate) fn to_plan(limits: &Limits) -> Self {
+        let deadline = limits.plan_deadline;
+        Self::of_processor(limits.plan_fuel, deadline, deadline.saturating_mul(WALL_PER_PROCESSOR))
     }
 }
 
@@ -106,21 +144,38 @@ pub(crate) fn store(
         lines_per_call: limits.log_lines_per_call,
         log: Arc::clone(log),
         live: Live::count(counters),
+        patience: Patience::default(),
+        watched: None,
     };
     let mut store = Store::new(engine, state);
     store.limiter(|state| &mut state.limiter);
     store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
-    store.epoch_deadline_trap();
+    store.epoch_deadline_callback(|mut store| {
+        let state = store.data_mut();
+        let (had, since) = *state.watched.get_or_insert_with(|| (processor_time(), Instant::now()));
+        let Patience { deadline, wall_max } = state.patience;
+        let over = processor_time().saturating_sub(had) >= deadline || since.elapsed() >= wall_max;
+        Ok(if over { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) })
+    });
     store
 }
 
 /// Gives the next call its fuel, time and lines.
 pub(crate) fn arm(store: &mut Store<State>, allowance: Allowance) -> Result<(), Failure> {
     store.set_fuel(allowance.fuel).map_err(|error| Failure::Trapped(format!("{error:#}")))?;
-    store.set_epoch_deadline(allowance.ticks);
+    store.set_epoch_deadline(allowance.unseen.max(1));
     let state = store.data_mut();
+    state.patience = allowance.patience;
+    state.watched = (allowance.unseen == 0).then(|| (processor_time(), Instant::now()));
     state.lines_left = state.lines_per_call;
     Ok(())
+}
+
+/// What this thread has had of a processor.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
 }
 
 /// Opens the draft: from here to [`take_draft`] facts and draft may be used.

@@ -237,7 +237,7 @@ impl Placer {
         let memory = limits.plan_memory_bytes_max;
         let mut store = guest::store(&inner.machine, limits, memory, &self.log, &inner.counters);
         let guest = self.instance(&mut store)?;
-        let allowance = Allowance::new(limits.plan_fuel, limits.plan_deadline);
+        let allowance = Allowance::to_plan(limits);
         guest::arm(&mut store, allowance).map_err(|failure| self.engine.failed(&failure))?;
         let placing = Placing {
             facts: Arc::clone(facts),
@@ -263,8 +263,7 @@ impl Placer {
 
     fn instance(&self, store: &mut Store<State>) -> Result<placer::Guest, Refused> {
         let limits = &self.engine.config().limits;
-        let start = Allowance::new(limits.start_fuel, limits.start_deadline);
-        guest::arm(store, start).map_err(|failure| not_instantiated(&failure))?;
+        guest::arm(store, Allowance::to_start(limits)).map_err(|failure| not_instantiated(&failure))?;
         let Some(indices) = self.version.placer() else {
             return Err(Refused::new(Stage::Exports, "the component exports no placer", "use one that does"));
         };

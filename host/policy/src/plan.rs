@@ -134,8 +134,7 @@ impl Engine {
         inner.counters.plans.add(1);
         let memory = limits.plan_memory_bytes_max;
         let mut store = guest::store(&inner.machine, limits, memory, log, &inner.counters);
-        let start = Allowance::new(limits.start_fuel, limits.start_deadline);
-        guest::arm(&mut store, start).map_err(|failure| not_instantiated(&failure))?;
+        guest::arm(&mut store, Allowance::to_start(limits)).map_err(|failure| not_instantiated(&failure))?;
         let loaded = version
             .pre()
             .instantiate(&mut store)
@@ -143,7 +142,7 @@ impl Engine {
             .map_err(|error| guest::failure(&error, Some(&store)));
         let guest = loaded.map_err(|failure| not_instantiated(&failure))?;
 
-        let allowance = Allowance::new(limits.plan_fuel, limits.plan_deadline);
+        let allowance = Allowance::to_plan(limits);
         guest::arm(&mut store, allowance).map_err(|failure| self.failed(&failure))?;
         guest::lend_draft(&mut store, draft);
         let called = guest.call_plan(&mut store, config);

@@ -564,6 +564,13 @@ impl Worker {
         let account = if downstream.peer.is_some() { Frames::trusted } else { Frames::new };
         let frames = Rc::new(RefCell::new(account(clock::now())));
         let stream = Watched::new(stream, Rc::clone(&frames), Arc::clone(&self.shard));
+        let identity = self.config.peer.as_ref().filter(|_| downstream.peer.is_some());
+        let replaced = async {
+            match identity {
+                Some(identity) => identity.replaced().await,
+                None => std::future::pending().await,
+            }
+        };
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
         // In order: what has already arrived is read before a shutdown is obeyed.
         let ended = tokio::select! {
@@ -573,6 +580,11 @@ impl Worker {
                 return tracing::debug!(address = %downstream.address, "the client does not take its responses");
             }
             () = self.shutdown.begun() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+            // The other region makes another connection, by the identity that is there now.
+            () = replaced => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

@@ -91,6 +91,8 @@ struct Idle {
 
 #[derive(Clone, Debug)]
 struct Multiplexed {
+    /// Which of this node's identities it was made with, where it leads to another region.
+    identity: Option<u64>,
     sender: http2::SendRequest<Upload>,
     streams: Rc<Cell<usize>>,
 }
@@ -270,12 +272,13 @@ impl Upstreams {
         endpoint: &Endpoint,
         connections: &Connections,
     ) -> Result<Multiplexed, Error> {
-        if let Some(one) = connections.roomiest() {
+        let identity = self.linked(pool).map(PeerIdentity::serial);
+        if let Some(one) = connections.roomiest(identity) {
             return Ok(one);
         }
         let _connecting = connections.connecting.lock().await;
         // Another request may have made one while this one waited.
-        if let Some(one) = connections.roomiest() {
+        if let Some(one) = connections.roomiest(identity) {
             return Ok(one);
         }
         let one = self.connect_http2(pool, endpoint).await?;
@@ -291,7 +294,7 @@ impl Upstreams {
                 None => handshake_http1(stream, shard).await,
                 Some(config) => {
                     let stream = secure(config, pool, endpoint, stream).await?;
-                    match self.peer.as_ref().filter(|_| pool.tls == Some(UpstreamTls::Peer)) {
+                    match self.linked(pool) {
                         None => handshake_http1(stream, shard).await,
                         Some(identity) => {
                             let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
@@ -307,13 +310,14 @@ impl Upstreams {
     }
 
     async fn connect_http2(&self, pool: &Pool, endpoint: &Endpoint) -> Result<Multiplexed, Error> {
+        let identity = self.linked(pool).map(PeerIdentity::serial);
         let connect = async {
             let stream = tcp(endpoint).await?;
             match self.identity(pool)? {
                 None => handshake_http2(stream).await,
                 Some(config) => {
                     let stream = secure(config, pool, endpoint, stream).await?;
-                    match self.peer.as_ref().filter(|_| pool.tls == Some(UpstreamTls::Peer)) {
+                    match self.linked(pool) {
                         None => handshake_http2(stream).await,
                         Some(identity) => {
                             let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
@@ -325,7 +329,12 @@ impl Upstreams {
         };
         let sender = timeout(pool.connect_timeout, connect).await.map_err(|_| Error::Connect)??;
         self.shard.upstream_connections.add(1);
-        Ok(Multiplexed { sender, streams: Rc::default() })
+        Ok(Multiplexed { identity, sender, streams: Rc::default() })
+    }
+
+    /// Who this node says that it is, where a pool is another region's gateways.
+    fn linked(&self, pool: &Pool) -> Option<&PeerIdentity> {
+        self.peer.as_ref().filter(|_| pool.tls == Some(UpstreamTls::Peer))
     }
 
     /// The TLS configuration for a pool, made once for each thread.
@@ -372,10 +381,11 @@ impl Connections {
         }
     }
 
-    /// The connection with the fewest streams, unless all are full and there may be one more.
-    fn roomiest(&self) -> Option<Multiplexed> {
+    /// The connection with the fewest streams, unless all are full and there may be one more. Those of an identity that was replaced end with
+    /// what is under way.
+    fn roomiest(&self, identity: Option<u64>) -> Option<Multiplexed> {
         let mut all = self.multiplexed.borrow_mut();
-        all.retain(|one| !one.sender.is_closed());
+        all.retain(|one| one.identity == identity && !one.sender.is_closed());
         let least = all.iter().min_by_key(|one| one.streams.get())?;
         let full = least.streams.get() >= STREAMS_PER_CONNECTION && all.len() < HTTP2_CONNECTIONS_MAX;
         (!full).then(|| least.clone())

@@ -15,6 +15,11 @@ pub const RENEWAL: Duration = Duration::from_secs(4);
 pub const RETRY_MIN: Duration = Duration::from_millis(100);
 /// The longest pause after failures: as often as it is renewed.
 pub const RETRY_MAX: Duration = RENEWAL;
+/// Bytes of its write-ahead log that a server of PostgreSQL may keep for a slot that cannot be read: some hours of a busy cluster, and less than a
+/// small disk.
+pub const SLOT_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+/// How long a shard that leaves a region waits for its last records to be shipped.
+pub const RELEASE: Duration = Duration::from_secs(30);
 /// How long a demotion waits for writers before it ends their connections.
 pub const DEMOTION: Duration = Duration::from_secs(2);
 /// Requests at one shard at the same time: more than the connections of its database, so that some wait, but not so many that

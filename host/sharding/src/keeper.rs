@@ -18,6 +18,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use portolan_changelog::{Error, Gathered, Lease, Lineage, Standing, Store};
@@ -98,10 +99,17 @@ pub(crate) struct Task {
 pub(crate) struct Handle {
     cell: Arc<Cell>,
     end: Shutdown,
+    /// The shard is not this region's any more.
+    leaves: Arc<AtomicBool>,
     task: watch::Sender<Task>,
 }
 
 impl Handle {
+    /// The shard is kept here no longer, by nobody.
+    pub(crate) fn leave(self) {
+        self.leaves.store(true, Ordering::Release);
+    }
+
     pub(crate) fn follow(&self, task: Task) {
         self.task.send_if_modified(|now| {
             let changed = *now != task;
@@ -131,7 +139,7 @@ impl Task {
 pub(crate) fn start(cell: Arc<Cell>, first: Task, around: Around, shutdown: &Shutdown) -> Handle {
     let shard = cell.name();
     let (task, tasks) = watch::channel(first);
-    let end = shutdown.child();
+    let (end, leaves) = (shutdown.child(), Arc::<AtomicBool>::default());
     let keeper = Keeper {
         around,
         cell: Arc::clone(&cell),
@@ -139,11 +147,12 @@ pub(crate) fn start(cell: Arc<Cell>, first: Task, around: Around, shutdown: &Shu
         end: end.clone(),
         failures: 0,
         first_seen: None,
+        leaves: Arc::clone(&leaves),
         shard,
         shipping: None,
     };
     task::spawn("keep a shard", keeper.run(tasks, end.clone()));
-    Handle { cell, end, task }
+    Handle { cell, end, leaves, task }
 }
 
 struct Keeper {
@@ -155,6 +164,7 @@ struct Keeper {
     failures: u32,
     /// The newest epoch and its primary that were seen, and since when.
     first_seen: Option<(Epoch, RegionName, Moment)>,
+    leaves: Arc<AtomicBool>,
     shard: ShardName,
     shipping: Option<Shipping>,
 }
@@ -177,8 +187,13 @@ impl Keeper {
                 () = end.begun() => break,
             }
         }
+        let open = self.cell.open.load_full().filter(|_| self.leaves.load(Ordering::Acquire));
+        let shipping = self.shipping.take();
         // Other gateways of the region go on under the lease; it is theirs as well.
         self.close();
+        if let Some((open, shipping)) = open.zip(shipping) {
+            shipping.release(&self.shard, &open.store).await;
+        }
     }
 
     fn close(&mut self) {

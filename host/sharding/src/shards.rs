@@ -148,7 +148,8 @@ impl Shards {
         loop {
             let intent = intents.borrow_and_update().clone();
             if let Some(intent) = intent {
-                keepers.retain(|name, _| intent.shards.contains_key(name));
+                let gone = keepers.extract_if(.., |name, _| !intent.shards.contains_key(name));
+                gone.for_each(|(_, keeper)| keeper.leave());
                 for (name, kept) in &intent.shards {
                     let task = keeper::Task {
                         kept: kept.clone(),

@@ -3,9 +3,11 @@
 //! Each step says what it does and how long it took. Runners that count tests are added up, and the last line gives the
 //! sum. A step that fails does not stop the others, so that one run shows all that is wrong; the exit code is 1.
 
-use std::path::Path;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
@@ -25,6 +27,8 @@ struct Run<'a> {
     root: &'a Path,
     count: Count,
     broken: Vec<&'static str>,
+    /// How long each step took, in order.
+    took: Vec<(&'static str, Duration)>,
     /// What is built is built with lints.
     lints: bool,
 }
@@ -61,7 +65,7 @@ pub(crate) fn run(root: &Path, all: bool) -> anyhow::Result<()> {
     setup::run(root)?;
     set_up(root)?;
     let (nextest, deny) = (tools::nextest(root)?, tools::cargo_deny(root)?);
-    let mut run = Run { root, count: Count::default(), broken: Vec::new(), lints: true };
+    let mut run = Run { root, count: Count::default(), broken: Vec::new(), took: Vec::new(), lints: true };
 
     // For all systems, because licences are checked for all; and with the versions of the lock file.
     run.check("dependencies", &["fetch", "--locked"]);
@@ -85,14 +89,17 @@ pub(crate) fn run(root: &Path, all: bool) -> anyhow::Result<()> {
     advisories(root);
     run.build();
     run.step("example policies in other languages", || languages::build(root));
+    let memory = Memory::with_room();
     run.counted(
         "tests",
         Command::new(&nextest)
             .current_dir(root)
             .args(["nextest", "run", "--workspace"])
             .env("INSTA_UPDATE", "no")
+            .envs(memory.as_ref().map(|memory| ("TMPDIR", &memory.0)))
             .envs(run.lints()),
     );
+    drop(memory);
     run.counted("documentation tests", cargo(root).args(["test", "--workspace", "--doc"]).envs(run.lints()));
     run.counted(
         "plugins, natively, with lints",
@@ -108,8 +115,12 @@ pub(crate) fn run(root: &Path, all: bool) -> anyhow::Result<()> {
     }
 
     let Count { passed, failed } = run.count;
+    eprintln!();
+    for (step, took) in &run.took {
+        eprintln!("{:>7.1} s  {step}", took.as_secs_f64());
+    }
     let seconds = begun.elapsed().as_secs();
-    eprintln!("\nfinished in {} min {:02} s", seconds / 60, seconds % 60);
+    eprintln!("finished in {} min {:02} s", seconds / 60, seconds % 60);
     for step in &run.broken {
         eprintln!("failed: {step}");
     }
@@ -139,6 +150,36 @@ fn advisories(root: &Path) {
         "note: advisories are not checked, because their database is a git repository that is not here; \
          where it can be reached, run `cargo deny check advisories`"
     );
+}
+
+/// A folder in memory for what tests write: some hundred databases, each of which waits for its disk at every commit. Tests kill processes,
+/// never the machine, so what is in memory outlives as much. It goes with its owner.
+struct Memory(PathBuf);
+
+impl Memory {
+    /// Where systems have such a file system.
+    const PLACE: &str = "/dev/shm";
+    /// What four tests at once may fill, with as much again for who else uses it.
+    const BYTES: u64 = 8 << 30;
+
+    /// None where there is no such file system, or too little room in it.
+    fn with_room() -> Option<Self> {
+        let room = rustix::fs::statvfs(Self::PLACE).ok()?;
+        if room.f_bavail.saturating_mul(room.f_frsize) < Self::BYTES {
+            return None;
+        }
+        let folder = Path::new(Self::PLACE).join(format!("portolan-test-{}", std::process::id()));
+        std::fs::create_dir(&folder).ok()?;
+        // Servers that never run as root get in, too.
+        std::fs::set_permissions(&folder, Permissions::from_mode(0o755)).ok()?;
+        Some(Self(folder))
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
 }
 
 impl Run<'_> {
@@ -197,8 +238,9 @@ impl Run<'_> {
     }
 
     fn finish(&mut self, step: &'static str, good: bool, begun: Instant) {
-        let word = if good { "ok" } else { "FAILED" };
-        eprintln!("-- {step}: {word} ({:.1} s)", begun.elapsed().as_secs_f64());
+        let (word, took) = (if good { "ok" } else { "FAILED" }, begun.elapsed());
+        eprintln!("-- {step}: {word} ({:.1} s)", took.as_secs_f64());
+        self.took.push((step, took));
         if !good {
             self.broken.push(step);
         }

@@ -2,16 +2,16 @@
 //! is not counted.
 
 use crate::side::{Side, Spent};
-use crate::{Figures, Size, note, spent};
+use crate::{Figures, Sides, Size, note, over_native, rate, spent};
 
 /// Rows of one transaction.
 const BATCH: i64 = 100;
 
-pub(crate) async fn measure(size: &Size, sides: &mut [Side; 2], figures: &mut Figures) {
-    let mut sums = [Spent::default(); 2];
+pub(crate) async fn measure(size: &Size, sides: &mut Sides, figures: &mut Figures) {
+    let mut sums = [Spent::default(); 3];
     for round in 0..size.rounds {
-        for turn in 0..2 {
-            let number = (round + turn) % 2;
+        for turn in 0..sides.len() {
+            let number = (round + turn) % sides.len();
             let spent = catch_up(&mut sides[number], size.away).await;
             sums[number].add(&spent);
         }
@@ -20,9 +20,8 @@ pub(crate) async fn measure(size: &Size, sides: &mut [Side; 2], figures: &mut Fi
         spent(figures, &format!("away.{}", side.name), sum);
         note(figures, &format!("wire.away.{}.bytes_per_row", side.name), sum.bytes / sum.rows);
     }
-    note(figures, "away.cpu_over_native", sums[0].cpu() / sums[1].cpu());
-    let rate = |sum: &Spent| sum.rows / sum.wall;
-    note(figures, "away.rows_per_s_over_native", rate(&sums[0]) / rate(&sums[1]));
+    over_native(figures, "away", "cpu", &sums, Spent::cpu);
+    over_native(figures, "away", "rows_per_s", &sums, rate);
 }
 
 async fn catch_up(side: &mut Side, rows: i64) -> Spent {

@@ -1,11 +1,12 @@
-//! What copies in other regions cost and how far they are behind: portolan's regions beside PostgreSQL's own logical replication, both over
-//! TLS, between clusters of the same settings, with the same statements, in turns within one run. Prints one JSON object;
+//! What copies in other regions cost and how far they are behind: portolan's regions, whose logs triggers write (*portolan*) or are decoded from the
+//! write-ahead log (*decoded*), beside PostgreSQL's own logical replication (*native*), all over TLS, between clusters of the same settings, with the
+//! same statements, in turns within one run. Prints one JSON object;
 //! `cargo xtask bench replication` makes a table of it.
 //!
 //! *CPU* is that of all processes of a side: the clusters, with their writers' connections and whoever looks at a copy, and the gateways.
 //! The same rows written to a cluster that nobody follows (*alone*) tell what of it is not replication. *Lag* is from the source's clock,
 //! which a statement writes into its rows just before it commits, to the moment at which a reader of the copy that looks every
-//! five milliseconds sees them; all processes are on one machine, and have one clock. *Bytes* are counted where both sides' links pass,
+//! five milliseconds sees them; all processes are on one machine, and have one clock. *Bytes* are counted where all sides' links pass,
 //! with all that TLS and TCP's payload have. What capture adds to one write is a part of `cargo xtask bench shards`.
 //!
 //! `cargo bench --bench replication -- lag` measures that part alone (`apply`, `snapshot`, `lag`, `away`), and `small` shrinks all
@@ -35,6 +36,9 @@ use serde_json::{Map, Value, json};
 use crate::side::{Side, Spent};
 
 type Figures = Map<String, Value>;
+
+/// Those that are compared. PostgreSQL's own is the last.
+type Sides = [Side; 3];
 
 /// How much of everything.
 struct Size {
@@ -87,13 +91,29 @@ async fn main() {
     println!("{}", json!({ "bench": "replication", "figures": figures }));
 }
 
-/// Those that are compared, with so many copies each; both copies are there and followed.
-async fn sides(peers: usize) -> [Side; 2] {
-    let mut sides = [portolan::open(peers).await, native::open(peers).await];
+/// Those that are compared, with so many copies each; all copies are there and followed.
+async fn sides(peers: usize) -> Sides {
+    let mut sides = [
+        portolan::open("triggers", peers).await,
+        portolan::open("logical", peers).await,
+        native::open(peers).await,
+    ];
     for side in &mut sides {
         side.warm_up().await;
     }
     sides
+}
+
+/// What portolan's sides took, over what PostgreSQL's own did.
+fn over_native(figures: &mut Figures, part: &str, what: &str, sums: &[Spent; 3], of: impl Fn(&Spent) -> f64) {
+    let [portolan, decoded, native] = sums;
+    note(figures, &format!("{part}.{what}_over_native"), of(portolan) / of(native));
+    note(figures, &format!("{part}.decoded.{what}_over_native"), of(decoded) / of(native));
+}
+
+/// Rows a second.
+fn rate(sum: &Spent) -> f64 {
+    sum.rows / sum.wall
 }
 
 fn note(figures: &mut Figures, name: &str, figure: f64) {
@@ -115,7 +135,7 @@ fn quantiles(figures: &mut Figures, name: &str, lag: &Histogram<u64>) {
 
 /// What some rows took, by what and by whom.
 fn spent(figures: &mut Figures, name: &str, spent: &Spent) {
-    note(figures, &format!("{name}.rows_per_s"), spent.rows / spent.wall);
+    note(figures, &format!("{name}.rows_per_s"), rate(spent));
     let million = spent.rows / 1e6;
     note(figures, &format!("{name}.cpu_s_per_million_rows"), spent.cpu() / million);
     note(figures, &format!("{name}.cpu_s_per_million_rows.source"), spent.source / million);

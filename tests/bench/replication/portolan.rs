@@ -22,7 +22,8 @@ pub(crate) struct Regions {
     shared: String,
 }
 
-pub(crate) async fn open(peers: usize) -> Side {
+/// `log` is how changes come into the shard's log.
+pub(crate) async fn open(log: &str, peers: usize) -> Side {
     let place = tempfile::tempdir().unwrap();
     let names = &REGIONS[..=peers];
     says(place.path(), &[&["pki", "trial", "certs"], names].concat()).await;
@@ -33,7 +34,7 @@ pub(crate) async fn open(peers: usize) -> Side {
         clusters.push(cluster);
         lines.push(Line::open().await);
     }
-    let shared = shared(names, &clusters, &lines);
+    let shared = shared(log, names, &clusters, &lines);
     let line = lines.remove(0);
     let mut regions = Regions { nodes: Vec::new(), lines, place, shared };
     for number in 0..names.len() {
@@ -48,7 +49,8 @@ pub(crate) async fn open(peers: usize) -> Side {
         .await;
     let source = clusters.remove(0);
     let kind = Kind::Portolan(regions);
-    Side { name: "portolan", kind, copies: clusters, line, source, written: [0; WRITERS] }
+    let name = if log == "logical" { "decoded" } else { "portolan" };
+    Side { name, kind, copies: clusters, line, source, written: [0; WRITERS] }
 }
 
 pub(crate) async fn copy_anew(side: &mut Side) -> (Spent, Instant) {
@@ -98,14 +100,14 @@ impl Regions {
 }
 
 /// The configuration of all regions, with their logs at the ends of their lines.
-fn shared(names: &[&str], clusters: &[Cluster], lines: &[Line]) -> String {
+fn shared(log: &str, names: &[&str], clusters: &[Cluster], lines: &[Line]) -> String {
     let mut text = "[tenants]\nsources = [{ header = \"x-tenant\" }]\n[shard.s1]\nprimary = \"eu\"\n\
          [table.orders]\ntenant = \"tenant\"\nkey = [\"tenant\", \"id\"]\n"
         .to_owned();
     for ((name, cluster), line) in names.iter().zip(clusters).zip(lines) {
         let [owner, writer, applier] = ["own", "app", "put"].map(|role| cluster.url(role, DATABASE));
         text.push_str(&format!(
-            "[shard.s1.store.{name}]\npostgres = {{ owner = {owner:?}, writer = {writer:?}, applier = {applier:?} }}\n\
+            "[shard.s1.store.{name}]\npostgres = {{ owner = {owner:?}, writer = {writer:?}, applier = {applier:?} }}\nlog = {log:?}\n\
              [region.{name}]\nreplication = [\"{}\"]\n[region.{name}.pool.web]\nendpoints = [\"127.0.0.1:9\"]\n",
             line.address
         ));

@@ -2,23 +2,23 @@
 //! copy of a subscription's table.
 
 use crate::side::{Side, Spent, WRITERS};
-use crate::{Figures, Size, note, spent};
+use crate::{Figures, Sides, Size, note, over_native, rate, spent};
 
 /// Rows of one transaction.
 const BATCH: i64 = 100;
 
-pub(crate) async fn measure(size: &Size, sides: &mut [Side; 2], figures: &mut Figures) {
+pub(crate) async fn measure(size: &Size, sides: &mut Sides, figures: &mut Figures) {
     let rows = |side: &Side| side.written.iter().sum::<i64>();
-    let wanted = size.snapshot.max(rows(&sides[0])).max(rows(&sides[1]));
-    let mut sums = [Spent::default(); 2];
+    let wanted = sides.iter().map(rows).fold(size.snapshot, i64::max);
+    let mut sums = [Spent::default(); 3];
     for side in &mut *sides {
         let missing = wanted - rows(side);
         side.write_only(round_up(missing), BATCH).await;
         side.is_copied().await;
     }
     for round in 0..size.rounds {
-        for turn in 0..2 {
-            let number = (round + turn) % 2;
+        for turn in 0..sides.len() {
+            let number = (round + turn) % sides.len();
             let side = &mut sides[number];
             let (spent, begun) = side.copy_anew().await;
             side.is_copied().await;
@@ -31,9 +31,8 @@ pub(crate) async fn measure(size: &Size, sides: &mut [Side; 2], figures: &mut Fi
         spent(figures, &format!("snapshot.{}", side.name), sum);
         note(figures, &format!("wire.snapshot.{}.bytes_per_row", side.name), sum.bytes / sum.rows);
     }
-    note(figures, "snapshot.cpu_over_native", sums[0].cpu() / sums[1].cpu());
-    let rate = |sum: &Spent| sum.rows / sum.wall;
-    note(figures, "snapshot.rows_per_s_over_native", rate(&sums[0]) / rate(&sums[1]));
+    over_native(figures, "snapshot", "cpu", &sums, Spent::cpu);
+    over_native(figures, "snapshot", "rows_per_s", &sums, rate);
 }
 
 /// Whole transactions of all writers.

@@ -77,7 +77,7 @@ impl Store {
         match (chosen, found.word.is_some()) {
             (Capture::Triggers, false) if !found.exists => Ok(()),
             (Capture::Triggers, true) => self.end_shipping().await,
-            (Capture::Triggers, false) => self.drop_slot(&found).await,
+            (Capture::Triggers, false) => self.drop_slot(&found.name).await,
             (Capture::Logical, true) if found.whole => Ok(()),
             (Capture::Logical, _) => self.begin_shipping().await,
         }
@@ -169,6 +169,37 @@ impl Store {
         session.fetch(sql, &[]).await?.first().map(slot).transpose()
     }
 
+    /// Gives up a slot that nobody reads, once the server keeps more than so many bytes of its write-ahead log for it: a disk that is full stops all
+    /// writers, and copies can begin anew. Returns whether it did.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn bound_slot(&self, bytes_max: u64) -> Result<bool, Error> {
+        let Some(slot) = self.slot().await? else { return Ok(false) };
+        if slot.active || slot.retained_bytes <= bytes_max {
+            return Ok(false);
+        }
+        self.drop_slot(&slot.name).await.map(|()| true)
+    }
+
+    /// Nobody will ship this database's log any more: what was emitted is shipped, triggers write into the log themselves again, and the server keeps
+    /// nothing for it. Whoever opens it as a shard whose log is shipped begins that again.
+    ///
+    /// # Errors
+    /// When the database does not answer, or what was emitted cannot be shipped.
+    pub async fn give_up_slot(&self) -> Result<(), Error> {
+        if !self.ships() {
+            return Ok(());
+        }
+        let found = found(&mut *self.acquire(Role::Owner).await?).await?;
+        match (&found.word, found.exists) {
+            (Some(_), _) => self.end_shipping().await,
+            // Whoever released it could not take away what this one was still reading.
+            (None, true) => self.drop_slot(&found.name).await,
+            (None, false) => Ok(()),
+        }
+    }
+
     /// Makes a slot, and has triggers emit. Where they did already, what is missing between is a hole.
     async fn begin_shipping(&self) -> Result<(), Error> {
         lacks(&mut *self.acquire(Role::Applier).await?).await?;
@@ -184,7 +215,7 @@ impl Store {
             let mut owner = self.acquire(Role::Owner).await?;
             owner.execute(&format!("CREATE PUBLICATION {PUBLICATION}"), &[]).await?;
         }
-        self.drop_slot(&found).await?;
+        self.drop_slot(&found.name).await?;
         let after = self.make_slot(&found.name).await?;
         alone(&mut session, FENCE_LOCK, None).await?;
         let row = session.one(&format!("{FENCE} {{lock}}"), &[]).await?;
@@ -224,7 +255,7 @@ impl Store {
         changed(&mut session).await?;
         session.commit().await?;
         // One that another process still reads goes when that one has ended, and this database is opened again.
-        if found.exists { self.drop_slot(&found).await } else { Ok(()) }
+        if found.exists { self.drop_slot(&found.name).await } else { Ok(()) }
     }
 
     async fn make_slot(&self, name: &str) -> Result<Lsn, Error> {
@@ -241,10 +272,10 @@ impl Store {
     }
 
     /// Takes a slot away that nobody reads.
-    async fn drop_slot(&self, found: &Found) -> Result<(), Error> {
+    async fn drop_slot(&self, name: &str) -> Result<(), Error> {
         let mut session = self.acquire(Role::Applier).await?;
         let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1 AND NOT active";
-        session.execute(sql, &[found.name.as_str().into()]).await.map(drop)
+        session.execute(sql, &[name.into()]).await.map(drop)
     }
 }
 

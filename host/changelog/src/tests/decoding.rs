@@ -155,7 +155,7 @@ pub(super) async fn who_follows_a_lost_slot_begins_anew(place: Place) {
     assert_eq!(shard.store.rows(None, None, 10).await.unwrap().len(), 3);
     // A slot that somebody made in its place has not what was missing either.
     shipping.abort();
-    until("nobody reads it", async || !shard.store.slot().await.unwrap().unwrap().active).await;
+    until_unread(&shard).await;
     let now = shard.store.identity().await.unwrap();
     admin.ok("SELECT pg_drop_replication_slot('portolan_' || oid) FROM pg_database WHERE datname = current_database()").await;
     direct.ok("INSERT INTO notes VALUES ('acme', 4, 'in no log')").await;
@@ -176,8 +176,7 @@ pub(super) async fn a_shard_goes_over_and_back(place: Place) {
     by_triggers.recall(&portolan_core::tenant_table::Tables::new(vec![notes()]).unwrap()).await.unwrap();
     assert_eq!(changes(&by_triggers).await.len(), 2);
     let mut admin = place.admin(&shard).await;
-    let slots = "SELECT slot_name::text FROM pg_replication_slots WHERE database = current_database()";
-    assert!(admin.texts(slots).await.is_empty());
+    assert!(admin.texts(SLOTS).await.is_empty());
     // Whoever thinks otherwise is told, and changes nothing.
     let refused = shard.store.ship().await.unwrap_err();
     assert!(refused.to_string().contains("another configuration"), "{refused}");
@@ -198,4 +197,59 @@ pub(super) async fn a_server_says_what_it_lacks(place: Place) {
     let mut direct = place.direct(&shard, "acme").await;
     direct.ok("INSERT INTO notes VALUES ('acme', 1, 'one')").await;
     assert_eq!(changes(&shard.store).await.len(), 1);
+}
+
+const SLOTS: &str = "SELECT slot_name::text FROM pg_replication_slots WHERE database = current_database()";
+
+async fn until_unread(shard: &Shard) {
+    until("nobody reads it", async || !shard.store.slot().await.unwrap().unwrap().active).await;
+}
+
+pub(super) async fn a_slot_gives_way_to_the_disk(place: Place) {
+    let shard = unshipped(&place).await;
+    let mut direct = place.direct(&shard, "acme").await;
+    let shipping = place.ship(&shard.store).unwrap();
+    direct.ok("INSERT INTO notes VALUES ('acme', 1, 'one')").await;
+    shard.store.tip().await.unwrap();
+    assert!(!shard.store.bound_slot(0).await.unwrap(), "somebody reads it");
+    shipping.abort();
+    until_unread(&shard).await;
+    direct.ok("INSERT INTO notes VALUES ('acme', 2, 'in no log')").await;
+    assert!(!shard.store.bound_slot(u64::MAX).await.unwrap(), "there is room");
+    let before = shard.store.identity().await.unwrap();
+    assert!(shard.store.bound_slot(0).await.unwrap());
+    assert!(place.admin(&shard).await.texts(SLOTS).await.is_empty());
+    assert!(!shard.store.bound_slot(0).await.unwrap(), "there is none");
+    place.ship(&shard.store);
+    until("another log begins", async || shard.store.identity().await.unwrap() != before).await;
+}
+
+pub(super) async fn a_slot_goes_with_its_shard(place: Place) {
+    let shard = unshipped(&place).await;
+    let identity = shard.store.identity().await.unwrap();
+    let mut direct = place.direct(&shard, "acme").await;
+    direct.ok("INSERT INTO notes VALUES ('acme', 1, 'emitted')").await;
+    shard.store.give_up_slot().await.unwrap();
+    let mut admin = place.admin(&shard).await;
+    assert!(admin.texts(SLOTS).await.is_empty());
+    shard.store.give_up_slot().await.unwrap();
+    direct.ok("INSERT INTO notes VALUES ('acme', 2, 'written')").await;
+    // What it had is in its log, and goes on where somebody keeps it again.
+    let again = place.open(&shard.engine, "eu").await;
+    direct.ok("INSERT INTO notes VALUES ('acme', 3, 'emitted')").await;
+    again.tip().await.unwrap();
+    assert_eq!((changes(&again).await.len(), again.identity().await.unwrap()), (3, identity));
+    assert_eq!(admin.texts(SLOTS).await.len(), 1);
+    // One that was released while another still read it goes with that one.
+    let by_triggers = captured(&shard, Capture::Triggers);
+    drop(Store::open(&by_triggers, RegionName::new("eu").unwrap()).await.unwrap());
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        again.give_up_slot().await.unwrap();
+        if admin.texts(SLOTS).await.is_empty() {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "somebody still reads it");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

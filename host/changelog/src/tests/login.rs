@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::capture::{NOTES, notes};
 use super::place::PATIENCE;
-use crate::{Access, Engine, Error, Lease, Passwords, PostgresConfig, Store, Tls};
+use crate::{Access, Capture, Engine, Error, Lease, Passwords, PostgresConfig, Store, Tls};
 
 const ROLES: [&str; 3] = ["own", "app", "put"];
 
@@ -60,7 +60,7 @@ impl Secured {
         PostgresConfig {
             access,
             applier: url("put"),
-            capture: crate::Capture::default(),
+            capture: Capture::default(),
             owner: url("own"),
             writer: url("app"),
         }
@@ -97,11 +97,7 @@ async fn a_server_proves_who_it_is() {
 async fn passwords_change_under_load() {
     let secured = Secured::new().await;
     let store = secured.open(secured.config(Some(&secured.path("ca.pem")), Tls::VerifyFull)).await.unwrap();
-    let mut migration = store.maintain().await.unwrap();
-    migration.execute(NOTES, &[]).await.unwrap();
-    migration.finish().await.unwrap();
-    store.declare(&Tables::new(vec![notes()]).unwrap(), 1).await.unwrap();
-    store.begin_epoch(Epoch(1), store.clock().await.unwrap() + 3_600_000_000).await.unwrap();
+    made(&store).await;
 
     let (done, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let mut writers = JoinSet::new();
@@ -152,6 +148,63 @@ async fn passwords_change_under_load() {
     // No connection of a password before is left.
     let fresh = secured.open(secured.config(Some(&secured.path("ca.pem")), Tls::VerifyFull)).await.unwrap();
     assert!(fresh.tip().await.unwrap().sequence >= 200);
+}
+
+/// A log is shipped over TLS, with a password that changes meanwhile.
+#[tokio::test]
+async fn a_log_is_shipped_in_secret() {
+    let secured = Secured::new().await;
+    let config = secured.config(Some(&secured.path("ca.pem")), Tls::VerifyFull);
+    let store = secured.open(PostgresConfig { capture: Capture::Logical, ..config }).await.unwrap();
+    made(&store).await;
+    let ships = async {
+        loop {
+            let error = store.ship().await.unwrap_err();
+            eprintln!("ships again: {error}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let senders = "SELECT count(*) FROM pg_stat_replication JOIN pg_stat_ssl USING (pid) WHERE ssl AND version >= 'TLSv1.2'";
+    let mut admin = secured.cluster.connect("postgres", "shard").await;
+    let mut ships_in_secret = async |number: i64| {
+        write(&store, number).await.unwrap();
+        let shipped = async {
+            while store.tip().await.unwrap().sequence < u64::try_from(number).unwrap() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            loop {
+                let count: i64 = sqlx::query_scalar(senders).fetch_one(&mut admin).await.unwrap();
+                if count == 1 {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, shipped).await.unwrap();
+    };
+    let used = async {
+        ships_in_secret(1).await;
+        for role in ROLES {
+            secured.at_server(role, "second").await;
+            secured.in_file(role, "second");
+        }
+        store.refresh().await.unwrap();
+        secured.cluster.admin("SELECT pg_terminate_backend(pid) FROM pg_stat_replication").await;
+        ships_in_secret(2).await;
+    };
+    tokio::select! {
+        () = ships => unreachable!("it ships for ever"),
+        () = used => {}
+    }
+}
+
+/// The table of notes, in a shard that may be written.
+async fn made(store: &Store) {
+    let mut migration = store.maintain().await.unwrap();
+    migration.execute(NOTES, &[]).await.unwrap();
+    migration.finish().await.unwrap();
+    store.declare(&Tables::new(vec![notes()]).unwrap(), 1).await.unwrap();
+    store.begin_epoch(Epoch(1), store.clock().await.unwrap() + 3_600_000_000).await.unwrap();
 }
 
 async fn write(store: &Store, number: i64) -> Result<(), Error> {

@@ -82,12 +82,16 @@ struct Loaded {
     id: GatewayId,
     own: Arc<CertifiedKey>,
     roots: Arc<RootCertStore>,
+    /// How many own certificates there were before.
+    serial: u64,
     validity: (i64, i64),
 }
 
 /// What is told of a node's identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerStatus {
+    /// How many authorities are believed.
+    pub authorities: usize,
     /// Why nobody will believe it, if so.
     pub flaw: Option<String>,
     /// Whose it is.
@@ -155,6 +159,7 @@ impl PeerIdentity {
                 (next.own, next.id) = (Arc::clone(&now.own), now.id.clone());
                 (next.validity, next.flaw) = (now.validity, now.flaw.clone());
             }
+            next.serial = now.serial + u64::from(next.own.cert != now.own.cert);
             let changed = !now.is(&next);
             *now = Arc::new(next);
             changed
@@ -169,7 +174,8 @@ impl PeerIdentity {
         let (not_before, not_after) = loaded.validity;
         let ended = not_after < now().as_secs().cast_signed();
         let ended = ended.then(|| format!("its certificate has ended: {}", self.0.origin.help()));
-        PeerStatus { flaw: loaded.flaw.clone().or(ended), id: loaded.id.to_string(), not_after, not_before }
+        let (authorities, id) = (loaded.roots.len(), loaded.id.to_string());
+        PeerStatus { authorities, flaw: loaded.flaw.clone().or(ended), id, not_after, not_before }
     }
 
     /// The folders to watch for changes.
@@ -213,6 +219,23 @@ impl PeerIdentity {
         config.alpn_protocols = vec![b"h2".to_vec()];
         config.resumption = Resumption::disabled();
         Ok(Arc::new(config))
+    }
+
+    /// How many certificates were shown before the present one. A connection that was made under another number is used for nothing new, so
+    /// that nobody is cut off in the middle when those who signed the last are believed no more.
+    #[must_use]
+    pub fn serial(&self) -> u64 {
+        self.0.loaded.borrow().serial
+    }
+
+    /// Waits until another certificate is shown than now.
+    pub fn replaced(&self) -> impl Future<Output = ()> + use<> {
+        let (mut loaded, serial) = (self.0.loaded.subscribe(), self.serial());
+        async move {
+            if loaded.wait_for(|loaded| loaded.serial != serial).await.is_err() {
+                std::future::pending().await
+            }
+        }
     }
 
     /// A connection that ends when the certificate of its other end does, or is believed no more. `peer` is the chain that it showed.
@@ -286,7 +309,7 @@ impl Loaded {
         let as_client = clients.verify_client_cert(first, rest, now()).map(drop);
         let flaw = verify(&own.cert, &roots, now()).and(as_client).err();
         let flaw = flaw.map(|error| format!("{error}: {help}"));
-        Ok(Self { clients, flaw, id, own: Arc::new(own), roots, validity })
+        Ok(Self { clients, flaw, id, own: Arc::new(own), roots, serial: 0, validity })
     }
 
     fn is(&self, other: &Self) -> bool {

@@ -162,7 +162,7 @@ impl Admin {
             identity: self.peer.as_ref().map(|peer| {
                 let status = peer.status();
                 serde_json::json!({
-                    "id": status.id, "not_before": status.not_before, "not_after": status.not_after, "problem": status.flaw,
+                    "authorities": status.authorities, "id": status.id, "not_before": status.not_before, "not_after": status.not_after, "problem": status.flaw,
                 })
             }),
         };

@@ -210,7 +210,7 @@ async fn try_request(address: SocketAddr, case: &Case) -> Result<(), String> {
 #[tokio::test]
 async fn each_raw_request_gets_the_answer_that_the_rfcs_name() {
     let eu = upstream("eu").await;
-    let gateway = start(topology(&[("eu", &[eu])], Protocol::Http1), Policies::default(), |_| {});
+    let gateway = start(unbroken(topology(&[("eu", &[eu])], Protocol::Http1)), Policies::default(), |_| {});
     let all = cases(include_str!("http1/requests.txt"), 3);
     assert!(all.len() > 300, "the corpus has {} cases", all.len());
     let address = gateway.address;
@@ -296,7 +296,7 @@ async fn no_raw_response_splits_or_pretends_to_be_whole() {
     let all = Arc::new(cases(include_str!("http1/responses.txt"), 4));
     assert!(all.len() > 100, "the corpus has {} cases", all.len());
     let eu = player(Arc::clone(&all)).await;
-    let gateway = start(topology(&[("eu", &[eu])], Protocol::Http1), Policies::default(), |_| {});
+    let gateway = start(unbroken(topology(&[("eu", &[eu])], Protocol::Http1)), Policies::default(), |_| {});
     let mut wrong = Vec::new();
     for (number, case) in all.iter().enumerate() {
         let tried = tokio::time::timeout(PATIENCE, try_response(gateway.address, number, case)).await;

@@ -70,7 +70,8 @@ pub(crate) async fn find(
         target: &target,
         tenant: inbound.tenant.as_ref(),
     };
-    match cache.find(asked).await {
+    let found = cache.find(asked).await;
+    match found {
         Found::Answer(response, fill) => {
             if let Some(fill) = fill {
                 refresh(worker, snapshot, inbound, decision, parts, Question { fill, pool });

@@ -131,11 +131,12 @@ async fn serve(
     headers::strip_own(&mut inbound.headers);
     let body = take_body(worker, inbound, incoming).await?;
     told.receives(body.received());
-    let question = match cached::find(worker, snapshot, inbound, (&decision, told), &parts, &body).await {
-        Cached::Answered(response) => return Ok(*response),
-        Cached::Asks(question) => Some(question),
-        Cached::Passed => None,
-    };
+    let question =
+        match Box::pin(cached::find(worker, snapshot, inbound, (&decision, told), &parts, &body)).await {
+            Cached::Answered(response) => return Ok(*response),
+            Cached::Asks(question) => Some(question),
+            Cached::Passed => None,
+        };
     let mut trip = Trip {
         worker,
         snapshot,

@@ -1,7 +1,11 @@
-//! The node's cache: opened with it, and what it counts.
+//! The node's cache: opened with it, what it counts, and how operators and tenants take responses back.
 
 use anyhow::Context as _;
-use portolan_cache::{Cache, Counts};
+use async_trait::async_trait;
+use portolan_admin::backend::{PurgeOrder, Purged, Purges};
+use portolan_admin::{Code, Events, Problem};
+use portolan_cache::{Cache, Counts, Epoch, Strength, Target};
+use serde_json::json;
 
 use crate::config::Config;
 
@@ -72,5 +76,43 @@ pub(super) fn metrics(text: &mut String, cache: Option<&Cache>) {
             ));
         }
         text.push_str(&format!("portolan_cache_{name} {value}\n"));
+    }
+}
+
+/// The cache as the admin API sees it.
+#[derive(Debug)]
+pub(super) struct Purger {
+    pub(super) cache: Option<Cache>,
+    pub(super) events: Events,
+}
+
+#[async_trait]
+impl Purges for Purger {
+    async fn purge(&self, order: PurgeOrder) -> Result<Purged, Problem> {
+        let Some(cache) = &self.cache else {
+            return Err(Problem::not_found("a cache: this node has no `[cache]`"));
+        };
+        let PurgeOrder { all, hard, prefixes, sites, tags, tenant, urls } = order;
+        let strength = if hard { Strength::Hard } else { Strength::Soft };
+        let targets: Vec<Target> = (all.then_some(Target::Tenant).into_iter())
+            .chain(prefixes.into_iter().map(|(site, path)| Target::Prefix { site, path }))
+            .chain(sites.into_iter().map(Target::Site))
+            .chain(tags.into_iter().map(Target::Tag))
+            .chain(urls.into_iter().map(|(site, path)| Target::Url { site, path }))
+            .collect();
+        let purged = cache.purge(tenant.as_ref(), &targets, strength).await;
+        let Epoch(epoch) = purged.map_err(|error| {
+            let told = format!(
+                "write the purge down: {error}; it holds until the node ends: look at the cache's disk, and send it again"
+            );
+            Problem::new(Code::Unavailable, told)
+        })?;
+        let done = Purged { epoch, targets: targets.len() };
+        self.events.tell(
+            "cache-purged",
+            tenant,
+            json!({ "epoch": epoch, "hard": hard, "targets": done.targets }),
+        );
+        Ok(done)
     }
 }

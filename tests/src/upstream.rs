@@ -107,7 +107,8 @@ impl Drop for Upstream {
 }
 
 /// What the path asks for: `/count` says how many bytes were sent, `/bytes/N` sends so many, `/trickle/N` sends so many
-/// pieces slowly, `/grpc` answers with trailers, `/upgrade` echoes in another protocol; anything else is told back as JSON.
+/// pieces slowly, `/grpc` answers with trailers, `/upgrade` echoes in another protocol; anything else is told back as JSON, below `/cacheable/` for
+/// caches to keep, with its name for a tag.
 async fn play(name: &str, mut request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let number = |prefix: &str| path.strip_prefix(prefix).and_then(|rest| rest.parse::<u64>().ok());
@@ -143,7 +144,17 @@ async fn play(name: &str, mut request: Request<Incoming>) -> Response<Body> {
         .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into()))
         .collect();
     let told = serde_json::json!({ "name": name, "method": request.method().as_str(), "path": path, "headers": headers });
-    Response::new(whole(told.to_string()))
+    let mut response = Response::new(whole(told.to_string()));
+    if path.starts_with("/cacheable/") {
+        let fields = response.headers_mut();
+        fields.insert("cache-control", HeaderValue::from_static("max-age=60"));
+        fields.extend(
+            HeaderValue::try_from(name)
+                .ok()
+                .map(|name| (http::header::HeaderName::from_static("surrogate-key"), name)),
+        );
+    }
+    response
 }
 
 /// Agrees to the protocol that the request asks for, and then says back whatever it hears.

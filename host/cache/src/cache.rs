@@ -162,13 +162,13 @@ impl Cache {
         let mut waits = 0;
         loop {
             let now = clock::unix_ms();
-            let found = self.0.find(&place).await;
-            let others = found.is_some();
-            let found = found.and_then(|resource| self.0.select(&place, &resource, asked.headers));
-            let mut why = match (&found, others) {
-                (None, false) => Forward::UriMiss,
-                (None, true) => Forward::VaryMiss,
+            let resource = self.0.find(&place).await;
+            let select = |resource: &Arc<Resource>| self.0.select(&place, resource, asked.headers);
+            let found = resource.as_ref().and_then(select);
+            let mut why = match (&found, &resource) {
                 (Some(_), _) => Forward::Stale,
+                (None, Some(resource)) if resource.select(asked.headers).is_none() => Forward::VaryMiss,
+                (None, _) => Forward::UriMiss,
             };
             if let Some((stored, purged)) = &found {
                 match reuse::of(&stored.policy, &wishes, now, *purged) {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_LOCATION, COOKIE, HeaderMap, IF_NONE_MATCH, LOCATION};
+use http::header::{
+    CONTENT_LENGTH, CONTENT_LOCATION, COOKIE, HeaderMap, HeaderName, IF_NONE_MATCH, LOCATION,
+};
 use http::{Method, Response, StatusCode, response};
 use http_body_util::BodyExt as _;
 use portolan_foundation::cache::{self, Heard, Pushing};
@@ -23,6 +25,8 @@ use crate::status::{Done, Forward};
 use crate::stored::Stored;
 use crate::tags::{Target, groups_taken_back, of_response};
 use crate::vary::Selecting;
+
+static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What is asked.
 #[derive(Debug)]
@@ -108,6 +112,8 @@ impl Fill {
     fn with_policy(&self, policy: Policy, status: StatusCode, headers: HeaderMap) -> Result<Stored, Refusal> {
         let selecting = Selecting::of(&headers, &self.request).ok_or(Refusal::VariesAll)?;
         let tags = of_response(&headers, &self.place.site, &self.place.target).ok_or(Refusal::TooManyTags)?;
+        let withheld = Said::read(&headers).withheld;
+        let headers = for_others(headers);
         Ok(Stored {
             born: self.born,
             content: Bytes::new(),
@@ -115,7 +121,7 @@ impl Fill {
             selecting,
             status: status.as_u16(),
             tags,
-            withheld: Said::read(&headers).withheld,
+            withheld,
             headers,
         })
     }
@@ -145,7 +151,8 @@ impl Fill {
             }
             Err(refused) => {
                 self.cache.counters.refused.add(1);
-                if head.status.is_success() && self.method == Method::GET {
+                if refused != Refusal::NotCacheable && head.status.is_success() && self.method == Method::GET
+                {
                     let is_about_request = matches!(refused, Refusal::Authorization | Refusal::Cookies);
                     // What is stored was an answer to the same question, and is none any more.
                     if matches!(self.kind, Kind::Validate(..)) && !is_about_request {
@@ -250,6 +257,16 @@ impl Fill {
             Kind::Head(_) | Kind::Unsafe => None,
         }
     }
+}
+
+/// Without the fields that tell of this one answer: whose request it was, and what the gateway says of it.
+fn for_others(headers: HeaderMap) -> HeaderMap {
+    let is_own = |name: &HeaderName| name == X_REQUEST_ID || name.as_str().starts_with("portolan-");
+    let own: Vec<HeaderName> = headers.keys().filter(|name| is_own(name)).cloned().collect();
+    own.iter().fold(headers, |mut headers, name| {
+        headers.remove(name);
+        headers
+    })
 }
 
 /// Statuses for which what is stale may stand in (RFC 5861, section 4).

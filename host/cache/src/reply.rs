@@ -46,7 +46,7 @@ pub(crate) fn reply(
             if *method != Method::HEAD {
                 reply.content.push(stored.content.clone());
             }
-            if status.as_u16() == 204 || *method == Method::HEAD && length == 0 {
+            if status == StatusCode::NO_CONTENT {
                 reply.headers.remove(CONTENT_LENGTH);
             }
         }

@@ -48,8 +48,9 @@ async fn origin(suite: &Path, folder: &Path) -> (Child, u16) {
 async fn output(command: &mut Command) -> Value {
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await.unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    let from = text.find('{').unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)));
-    serde_json::from_str(&text[from..]).unwrap()
+    let from = text.find('{');
+    assert!(from.is_some(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_str(text.get(from.unwrap()..).unwrap()).unwrap()
 }
 
 /// <https://cache-tests.fyi>, with the settings that its tests presume: heuristics, cookies, and what stands in for a broken origin.
@@ -142,4 +143,41 @@ async fn what_is_kept_is_taken_back() {
         assert!(!kept(&node).await.1, "{order}");
     }
     assert!(good(node.folder(), &["events", "--types", "cache-purged"]).await.contains("cache-purged"));
+}
+
+/// Asks for large contents until a node is killed in the midst of it. Each line of a content is the number of the question that the
+/// application answered: whatever a later node gives has one number, or was not whole when its client was told that it ended.
+#[tokio::test]
+async fn a_killed_node_never_gives_a_mixture() {
+    const KILLS: u64 = 12;
+    const LINES: u64 = 20_000;
+    let upstream = Upstream::start("web").await;
+    let more = "[cache]\npools = [\"web\"]\ndisk_bytes = 8000000\n";
+    let mut node = Node::start(&one_region(&[&upstream], more)).await;
+    let mut whole = 0;
+    for kill in 0..KILLS {
+        let address = node.public();
+        let asking = (0..6).map(|start| async move {
+            let mut whole = 0;
+            for round in 0..50 {
+                let path = format!("/cacheable/lines/{LINES}/{}", (start + round) % 7);
+                let Ok(answer) = client::get(address, "a.example", &path).await else { break };
+                let text = answer.text();
+                let first = text.lines().next().unwrap();
+                assert!(text.lines().all(|line| line == first), "{path} is a mixture");
+                assert_eq!(text.lines().count() as u64, LINES);
+                whole += 1;
+            }
+            whole
+        });
+        let killing = async {
+            tokio::time::sleep(std::time::Duration::from_millis(20 + 37 * kill)).await;
+            node.signal(rustix::process::Signal::KILL);
+        };
+        let (counts, ()) = tokio::join!(futures_util::future::join_all(asking), killing);
+        whole += counts.into_iter().sum::<u64>();
+        node = node.restarted(&[]).await;
+    }
+    println!("{whole} whole contents, {} questions", upstream.requests());
+    assert!(whole > upstream.requests(), "some came from the cache");
 }

@@ -26,7 +26,13 @@ use crate::stored::Stored;
 use crate::tags::{Target, groups_taken_back, of_response};
 use crate::vary::Selecting;
 
-static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Fields of one answer: RFC 9111, section 3.1, and the request's name.
+static OWN: [HeaderName; 4] = [
+    HeaderName::from_static("proxy-authenticate"),
+    HeaderName::from_static("proxy-authentication-info"),
+    HeaderName::from_static("proxy-authorization"),
+    HeaderName::from_static("x-request-id"),
+];
 
 /// What is asked.
 #[derive(Debug)]
@@ -259,9 +265,9 @@ impl Fill {
     }
 }
 
-/// Without the fields that tell of this one answer: whose request it was, and what the gateway says of it.
+/// Without the fields that tell of this one answer: who was let through, whose request it was, and what the gateway says of it.
 fn for_others(headers: HeaderMap) -> HeaderMap {
-    let is_own = |name: &HeaderName| name == X_REQUEST_ID || name.as_str().starts_with("portolan-");
+    let is_own = |name: &HeaderName| OWN.contains(name) || name.as_str().starts_with("portolan-");
     let own: Vec<HeaderName> = headers.keys().filter(|name| is_own(name)).cloned().collect();
     own.iter().fold(headers, |mut headers, name| {
         headers.remove(name);

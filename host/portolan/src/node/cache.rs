@@ -90,7 +90,7 @@ pub(super) struct Purger {
 impl Purges for Purger {
     async fn purge(&self, order: PurgeOrder) -> Result<Purged, Problem> {
         let Some(cache) = &self.cache else {
-            return Err(Problem::not_found("a cache: this node has no `[cache]`"));
+            return Err(Problem::not_found("cache on this node: give it `[cache]`"));
         };
         let PurgeOrder { all, hard, prefixes, sites, tags, tenant, urls } = order;
         let strength = if hard { Strength::Hard } else { Strength::Soft };

@@ -4,7 +4,6 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::Response;
 use http::request::Parts;
 use http_body::Body as _;
@@ -112,11 +111,11 @@ pub(crate) fn hear(
 }
 
 /// Brings an upstream's content into the cache, from which all who asked for it read. Wakes with each piece; ends with the content, or once
-/// nobody wants more of it. A content that breaks off, or brings trailers, which are not kept, is not stored.
+/// nobody wants more of it. A content that breaks off is not stored; trailers are not kept (RFC 9110, section 6.5.1).
 async fn pour(mut body: Body, mut sink: Box<dyn Sink>) {
     while let Some(frame) = body.frame().await {
-        let piece: Option<Bytes> = frame.ok().and_then(|frame| frame.into_data().ok());
-        let Some(piece) = piece else { return };
+        let Ok(frame) = frame else { return };
+        let Ok(piece) = frame.into_data() else { continue };
         if !sink.push(piece).await {
             return;
         }

@@ -178,7 +178,7 @@ impl Cache {
                             Turn::Mine(permit) => Some(permit),
                             Turn::Theirs(_) => None,
                         };
-                        let kind = |permit| Kind::Validate(Arc::clone(stored), Some(permit), *purged);
+                        let kind = |permit| Kind::Validate(Arc::clone(stored), Some(permit));
                         let fill = permit.map(|permit| self.fill(asked, place, kind(permit), Forward::Stale));
                         return self.0.hit(asked, stored, now, fill);
                     }
@@ -195,7 +195,7 @@ impl Cache {
                 return Found::Ask(self.fill(asked, place, Kind::Head(found.map(|(stored, _)| stored)), why));
             }
             let kind = |permit| match &found {
-                Some((stored, purged)) => Kind::Validate(Arc::clone(stored), permit, *purged),
+                Some((stored, _)) => Kind::Validate(Arc::clone(stored), permit),
                 None => Kind::Fetch(permit),
             };
             // A part is not stored, and nobody waits for it; neither does anybody for what is never stored.

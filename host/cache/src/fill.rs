@@ -43,8 +43,8 @@ pub(crate) enum Kind {
     Head(Option<Arc<Stored>>),
     /// For a change.
     Unsafe,
-    /// Whether what is stored still holds; and was it purged softly?
-    Validate(Arc<Stored>, Held, bool),
+    /// Whether what is stored still holds.
+    Validate(Arc<Stored>, Held),
 }
 
 /// A question.
@@ -76,7 +76,7 @@ impl cache::Fill for Fill {
                 self.head(stored.as_deref(), head)
             }
             Kind::Unsafe => self.changed(head, length),
-            Kind::Validate(stored, _, _) => {
+            Kind::Validate(stored, _) => {
                 let stored = Arc::clone(stored);
                 if head.status == StatusCode::NOT_MODIFIED {
                     return self.confirmed(&stored, head);
@@ -259,7 +259,7 @@ impl Fill {
 
     fn permit(&mut self) -> Held {
         match &mut self.kind {
-            Kind::Fetch(permit) | Kind::Validate(_, permit, _) => permit.take(),
+            Kind::Fetch(permit) | Kind::Validate(_, permit) => permit.take(),
             Kind::Head(_) | Kind::Unsafe => None,
         }
     }

@@ -206,13 +206,9 @@ mod tests {
     }
 
     fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
-        fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).fold(
-            HeaderMap::new(),
-            |mut all, (name, value): (http::HeaderName, http::HeaderValue)| {
-                all.append(name, value);
-                all
-            },
-        )
+        let mut headers = HeaderMap::new();
+        fields.iter().for_each(|(name, value)| _ = headers.append(*name, value.parse().unwrap()));
+        headers
     }
 
     fn judged(

@@ -333,7 +333,7 @@ impl Inner {
     }
 
     /// Forgets a resource.
-    pub(crate) fn drop(&self, key: Key) {
+    pub(crate) fn forget(&self, key: Key) {
         self.memory.remove(&key);
         self.disk.iter().for_each(|disk| disk.remove(key));
     }

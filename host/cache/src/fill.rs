@@ -162,7 +162,7 @@ impl Fill {
                     let is_about_request = matches!(refused, Refusal::Authorization | Refusal::Cookies);
                     // What is stored was an answer to the same question, and is none any more.
                     if matches!(self.kind, Kind::Validate(..)) && !is_about_request {
-                        self.cache.drop(self.place.key);
+                        self.cache.forget(self.place.key);
                     }
                     self.cache.unstorable.insert(self.place.predictor(&self.request), ());
                 }
@@ -190,7 +190,7 @@ impl Fill {
                 (news, is_kept)
             }
             Err(_) => {
-                self.cache.drop(self.place.key);
+                self.cache.forget(self.place.key);
                 let responded_ms = clock::unix_ms();
                 let policy = Policy { responded_ms, initial_age_s: 0, ..stored.policy.clone() };
                 (Stored { headers, policy, ..stored.clone() }, false)
@@ -214,7 +214,7 @@ impl Fill {
                     let news = Stored { content: stored.content.clone(), ..fresh };
                     self.cache.keep(&self.place, news);
                 }
-                _ => self.cache.drop(self.place.key),
+                _ => self.cache.forget(self.place.key),
             }
         }
         Done::Forwarded { refused: None, status: None, stored: false, why: self.why }.tell(&mut head.headers);

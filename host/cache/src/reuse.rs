@@ -21,7 +21,7 @@ pub(crate) fn of(policy: &Policy, asked: &Request, now_ms: u64, purged: bool) ->
     let is_young = asked.max_age.is_none_or(|limit| age <= limit && limit > 0);
     let is_fresh = !purged && age < policy.lifetime_s;
     // Clients reload with `max-age=0` what needs no reload (RFC 8246, section 2).
-    let reloads = !is_young && !(policy.immutable && is_fresh);
+    let reloads = !(is_young || policy.immutable && is_fresh);
     if policy.no_cache || asked.no_cache || reloads {
         return Use::Validate;
     }

@@ -30,7 +30,7 @@ impl Builder<'_> {
             self.problem(&["cache", "pools"], "no pool is named", "write `pools = [\"app\"]`");
         }
         let memory_bytes = raw.memory_bytes.unwrap_or(MEMORY_BYTES);
-        let object_bytes_max = raw.object_bytes.unwrap_or(OBJECT_BYTES.min(memory_bytes / 16));
+        let object_bytes_max = raw.object_bytes.unwrap_or_else(|| OBJECT_BYTES.min(memory_bytes / 16));
         if object_bytes_max > memory_bytes / 16 {
             self.problem(
                 &["cache", "object_bytes"],

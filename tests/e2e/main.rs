@@ -8,6 +8,7 @@
 )]
 
 mod admin;
+mod cache;
 mod chaos;
 mod cli;
 mod control;

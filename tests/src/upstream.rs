@@ -72,9 +72,9 @@ impl Upstream {
                 let (name, requests, stop) = (Arc::clone(&name), Arc::clone(&requests), stop.clone());
                 task::spawn("upstream-connection", async move {
                     let service = service_fn(|request| {
-                        requests.fetch_add(1, Ordering::Relaxed);
+                        let before = requests.fetch_add(1, Ordering::Relaxed);
                         let name = Arc::clone(&name);
-                        async move { Ok::<_, Infallible>(play(&name, request).await) }
+                        async move { Ok::<_, Infallible>(play(&name, before, request).await) }
                     });
                     let io = TokioIo::new(stream);
                     let serve = async {
@@ -107,8 +107,9 @@ impl Drop for Upstream {
 }
 
 /// What the path asks for: `/count` says how many bytes were sent, `/bytes/N` sends so many, `/trickle/N` sends so many
-/// pieces slowly, `/grpc` answers with trailers, `/upgrade` echoes in another protocol; anything else is told back as JSON.
-async fn play(name: &str, mut request: Request<Incoming>) -> Response<Body> {
+/// pieces slowly, `/grpc` answers with trailers, `/upgrade` echoes in another protocol; anything else is told back as JSON, below `/cacheable/` for
+/// caches to keep, with its name for a tag, and below `/cacheable/lines/N/` N times the number of requests before.
+async fn play(name: &str, before: u64, mut request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let number = |prefix: &str| path.strip_prefix(prefix).and_then(|rest| rest.parse::<u64>().ok());
     if path == "/count" {
@@ -137,13 +138,30 @@ async fn play(name: &str, mut request: Request<Incoming>) -> Response<Body> {
         response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
         return response;
     }
+    let lines = path.strip_prefix("/cacheable/lines/").and_then(|rest| rest.split('/').next()?.parse().ok());
+    if let Some(lines) = lines {
+        let lines = format!("{before}\n").repeat(lines);
+        let mut response = Response::new(whole(lines));
+        response.headers_mut().insert("cache-control", HeaderValue::from_static("max-age=60"));
+        return response;
+    }
     let headers: serde_json::Map<String, serde_json::Value> = request
         .headers()
         .iter()
         .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into()))
         .collect();
     let told = serde_json::json!({ "name": name, "method": request.method().as_str(), "path": path, "headers": headers });
-    Response::new(whole(told.to_string()))
+    let mut response = Response::new(whole(told.to_string()));
+    if path.starts_with("/cacheable/") {
+        let fields = response.headers_mut();
+        fields.insert("cache-control", HeaderValue::from_static("max-age=60"));
+        fields.extend(
+            HeaderValue::try_from(name)
+                .ok()
+                .map(|name| (http::header::HeaderName::from_static("surrogate-key"), name)),
+        );
+    }
+    response
 }
 
 /// Agrees to the protocol that the request asks for, and then says back whatever it hears.

@@ -39,6 +39,7 @@ const FENCES: &[(&str, &[&str], &str)] = &[
         "http",
         &[
             "portolan-admin",
+            "portolan-cache",
             "portolan-foundation",
             "portolan-proxy",
             "portolan-query",
@@ -47,7 +48,7 @@ const FENCES: &[(&str, &[&str], &str)] = &[
             "portolan",
             "portolan-tests",
         ],
-        "HTTP is the business of the proxy, of the admin API, of links between regions, and of services behind `foundation::endpoint`",
+        "HTTP is the business of the proxy, of the cache, of the admin API, of links between regions, and of services behind `foundation::endpoint`",
     ),
     ("wasmtime", &["portolan-policy"], "components are the policy engine's business"),
 ];

@@ -20,6 +20,7 @@ pub use crate::moves::{MoveOrder, Moves, Ordered};
 use crate::plugins::Plugins;
 pub use crate::previews::{Preview, PreviewOrder};
 use crate::problem::Problem;
+pub use crate::purges::{PurgeOrder, Purged, Purges};
 pub use crate::rollouts::{
     Order, Rollout, RolloutCommand, RolloutDone, RolloutLimits, Rollouts, StartRollout, Which,
 };
@@ -41,6 +42,8 @@ pub struct Backends {
     pub node: Arc<dyn Node>,
     /// Versions of plugins.
     pub plugins: Arc<dyn Plugins>,
+    /// Cached responses.
+    pub purges: Arc<dyn Purges>,
     /// What is rolled out.
     pub rollouts: Arc<dyn Rollouts>,
 }

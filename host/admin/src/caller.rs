@@ -81,6 +81,8 @@ words! {
         AuditRead = "audit:read",
         /// Freeze policies, switch tenants' policies off.
         BreakGlass = "break-glass",
+        /// Take cached responses back.
+        CachePurge = "cache:purge",
         /// Read the log of changes.
         ChangeRead = "change:read",
         /// Make changes of many objects, apply files, go back.
@@ -159,6 +161,7 @@ pub const MATRIX: &[(Role, &[Scope])] = &[
         Role::Operator,
         &[
             Scope::BreakGlass,
+            Scope::CachePurge,
             Scope::ChangeRead,
             Scope::ChangeWrite,
             Scope::DecisionRead,
@@ -185,6 +188,7 @@ pub const MATRIX: &[(Role, &[Scope])] = &[
     (
         Role::TenantAdmin,
         &[
+            Scope::CachePurge,
             Scope::ChangeRead,
             Scope::DataRead,
             Scope::DataWrite,

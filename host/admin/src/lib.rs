@@ -35,6 +35,7 @@ mod page;
 pub mod plugins;
 mod previews;
 mod problem;
+pub mod purges;
 mod revision;
 mod rollouts;
 mod routes;

@@ -29,6 +29,7 @@ pub(crate) fn routes() -> Routes {
         crate::operations::add,
         crate::plugins::add,
         crate::previews::add,
+        crate::purges::add,
         crate::rollouts::add,
         crate::shards::add,
         crate::conflicts::add,

@@ -8,6 +8,7 @@ mod failovers;
 mod identity;
 mod live;
 mod moves;
+mod purges;
 mod rollouts;
 mod tenants;
 mod twin;
@@ -71,6 +72,7 @@ impl Bench {
             moves: Arc::clone(&twin) as _,
             node: Arc::clone(&twin) as _,
             plugins: Arc::new(crate::plugins::NoPlugins),
+            purges: Arc::clone(&twin) as _,
             rollouts: Arc::clone(&twin) as _,
         };
         let api = Api::new(backends, Events::default(), settings);

@@ -1,6 +1,7 @@
 //! What every service stands on: the clock, supervised tasks, shutdown, TLS and identity, sockets, file watching and
 //! telemetry. Knows neither requests nor policies.
 
+pub mod cache;
 pub mod clock;
 pub mod endpoint;
 pub mod net;

@@ -10,6 +10,7 @@ mod migrate;
 pub(crate) mod moving;
 mod plugin;
 mod policy;
+mod purge;
 mod query;
 mod recordings;
 mod replica;
@@ -31,6 +32,7 @@ pub(crate) use self::look::{Events, Explain, Status, Tail, TenantView, Told, Usa
 pub(crate) use self::migrate::{Fleet, Migrate};
 pub(crate) use self::plugin::{Bindings, Plugin, Push, Sweep};
 pub(crate) use self::policy::{Glass, Policy, Whom};
+pub(crate) use self::purge::Purge;
 pub(crate) use self::query::{QUERY_WORKER, Query, QueryFormat};
 pub(crate) use self::recordings::{Recordings, Replay};
 pub(crate) use self::replica::{
@@ -140,6 +142,8 @@ pub(crate) enum Command {
     /// Make tenants, suspend them, say what is theirs, and show their own side of their policies.
     #[command(subcommand)]
     Tenant(Tenant),
+    /// Take cached responses back.
+    Purge(Purge),
     /// Tell what tenants used.
     #[command(subcommand)]
     Usage(Usage),

@@ -14,8 +14,8 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use portolan_admin::backend::{
-    AuditOrder, Audits, Backends, Conflicts, Failovers, MoveOrder, Moves, Node, Ordered, Question, SaidWord,
-    Tail, TailFilter, TenantSide, WantedConflicts,
+    AuditOrder, Audits, Backends, Conflicts, Failovers, MoveOrder, Moves, Node, Ordered, PurgeOrder, Purged,
+    Purges, Question, SaidWord, Tail, TailFilter, TenantSide, WantedConflicts,
 };
 use portolan_admin::plugins::NoPlugins;
 use portolan_admin::{Api, Code, Events, Page, Peer, Problem, Progress, Router, Settings};
@@ -395,8 +395,8 @@ async fn here(path: &Path, local: &config::Local, socket: PathBuf) -> anyhow::Re
     let changes = Changes::new(intended, None, placing, None, path.to_owned(), environment());
     let node = Arc::new(Nobody { socket });
     let (audits, conflicts, failovers) = (Arc::clone(&node), Arc::clone(&node), Arc::clone(&node));
-    let (intent, moves) = (Arc::new(changes), Arc::clone(&node));
-    let backends = Backends { audits, conflicts, failovers, intent, moves, node, plugins, rollouts };
+    let (intent, moves, purges) = (Arc::new(changes), Arc::clone(&node), Arc::clone(&node));
+    let backends = Backends { audits, conflicts, failovers, intent, moves, node, plugins, purges, rollouts };
     Ok(Router::new(Api::new(backends, Events::default(), Settings::default())))
 }
 
@@ -464,6 +464,13 @@ impl Node for Nobody {
     }
 
     fn tail(&self, _: TailFilter) -> Result<Tail, Problem> {
+        Err(self.problem())
+    }
+}
+
+#[async_trait]
+impl Purges for Nobody {
+    async fn purge(&self, _: PurgeOrder) -> Result<Purged, Problem> {
         Err(self.problem())
     }
 }

@@ -27,6 +27,7 @@ mod pki;
 mod placement;
 mod plugin;
 mod policy;
+mod purge;
 mod query;
 mod recordings;
 mod registry;
@@ -156,6 +157,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::BackupKey { file } => backup::make_key(&file)?,
         Command::Verify(options) => return backup::verify(&options),
         Command::Restore(options) => return backup::restore(&options),
+        Command::Purge(command) => purge::run(&command)?,
         Command::Query(command) => return query::run(&command),
         Command::QueryWorker => return Ok(portolan_query::worker::work()),
         Command::Shard(command) => return shard::run(&command),

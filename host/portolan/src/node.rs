@@ -3,6 +3,7 @@
 pub(crate) mod admin;
 mod audits;
 pub(crate) mod break_glass;
+mod cache;
 pub(crate) mod changes;
 mod conflicts;
 pub(crate) mod dns;
@@ -137,7 +138,9 @@ pub(crate) fn serve(
     let (dns, dns_server) = control.block_on(Dns::open(&config))?;
     failover.plan_with(dns.clone());
     shards.follow(&config);
+    let cache = cache::open(&config)?;
     let proxy = portolan_proxy::Config {
+        cache: cache.clone().map(|cache| Arc::new(cache) as _),
         services: shards.services(&config, &live, control.handle())?,
         debug: Some(debug.for_purpose(recordings::DEBUG_PURPOSE)),
         previews: Some(Previewing { key: previews.key(), policies: Arc::new(previews.clone()) }),
@@ -161,6 +164,7 @@ pub(crate) fn serve(
     let admin = Admin {
         address: None,
         begun,
+        cache,
         certificates,
         engine,
         dns: dns.clone(),
@@ -421,6 +425,7 @@ fn proxy_config(
     listeners
         .extend(config.listen.peer.iter().map(|&address| Listener { address, kind: ListenerKind::Peer }));
     Ok(portolan_proxy::Config {
+        cache: None,
         debug: None,
         listeners,
         peer,

@@ -11,6 +11,7 @@ use portolan_core::ids::RegionName;
 use portolan_core::preview::Previews;
 use portolan_core::recording::Record;
 use portolan_core::screen;
+use portolan_foundation::cache::Cache;
 use portolan_foundation::seal::SealKey;
 use portolan_foundation::tls::PeerIdentity;
 
@@ -21,6 +22,8 @@ use crate::settings::LiveSettings;
 /// The data plane of one node: what it is made with.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Who keeps answers of upstreams; nobody when absent.
+    pub cache: Option<Arc<dyn Cache>>,
     /// Whose words in `portolan-debug` are believed; nobody's when absent.
     pub debug: Option<SealKey>,
     /// Where to listen.

@@ -74,7 +74,7 @@ pub(crate) struct Heard {
 }
 
 /// What was decided.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Decision {
     /// What was said in each lane that was asked, in order.
     pub(crate) notes: SmallVec<[Note; 2]>,

@@ -35,7 +35,7 @@ pub(crate) struct Downstream {
 }
 
 /// A request that was found to be well-formed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Inbound {
     pub(crate) method: Method,
     pub(crate) path: Box<str>,

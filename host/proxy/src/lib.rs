@@ -6,6 +6,7 @@
 mod access;
 mod answers;
 mod body;
+mod cached;
 mod capture;
 mod config;
 mod decide;

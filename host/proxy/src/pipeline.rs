@@ -1,6 +1,6 @@
 //! The life of a request, from top to bottom.
 //!
-//! validate → recognise the tenant → decide → (resolve → forward)* → respond. Each room takes what the former one made.
+//! validate → recognise the tenant → decide → ask the cache → (resolve → forward)* → respond. Each room takes what the former one made.
 //! On the peer link the decision comes with the request, and the first three rooms are passed by.
 
 use std::rc::Rc;
@@ -22,6 +22,7 @@ use portolan_foundation::endpoint::Work;
 use portolan_foundation::{clock, random};
 
 use crate::body::{Body, Busy, Patient, Upload};
+use crate::cached::{self, Cached};
 use crate::capture;
 use crate::decide::{Choice, Decision, Draw, decide};
 use crate::defaults;
@@ -130,6 +131,12 @@ async fn serve(
     headers::strip_own(&mut inbound.headers);
     let body = take_body(worker, inbound, incoming).await?;
     told.receives(body.received());
+    let question =
+        match Box::pin(cached::find(worker, snapshot, inbound, (&decision, told), &parts, &body)).await {
+            Cached::Answered(response) => return Ok(*response),
+            Cached::Asks(question) => Some(question),
+            Cached::Passed => None,
+        };
     let mut trip = Trip {
         worker,
         snapshot,
@@ -152,6 +159,9 @@ async fn serve(
             let mut trip = Trip { worker, snapshot, inbound, told, decision, grant, attempts, spare, work };
             answered = Box::pin(trip.run()).await.map_err(Error::settled);
         }
+    }
+    if let Some(question) = question {
+        answered = cached::hear(question, told, answered);
     }
     if answered.is_err() && granted.is_none() && draw.counts && told.captured.is_none() {
         let captured = capture::after_failure(worker, snapshot, inbound, &decision, draw);
@@ -279,7 +289,7 @@ pub(crate) struct Trip<'a> {
 }
 
 impl Trip<'_> {
-    async fn run(&mut self) -> Result<Response<Body>, Error> {
+    pub(crate) async fn run(&mut self) -> Result<Response<Body>, Error> {
         if self.decision.choices.is_empty() {
             return Err(Error::NoAnswer);
         }

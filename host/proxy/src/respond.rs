@@ -165,6 +165,11 @@ impl Told {
         self.answerer = Some(Answerer { policy, rule: source.rule, side: source.side });
     }
 
+    /// The pool that the last attempt went to.
+    pub(crate) const fn pool(&self) -> Option<&PoolName> {
+        self.pool.as_ref()
+    }
+
     /// Writes down where an attempt went.
     pub(crate) fn went(&mut self, region: &RegionName, pool: &PoolName, endpoint: &str, attempt: u32) {
         self.region = Some(region.clone());

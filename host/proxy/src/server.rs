@@ -21,6 +21,7 @@ use portolan_core::recording::Record;
 use portolan_core::retry::Budget;
 use portolan_core::screen::Frames;
 use portolan_core::snapshot::{Live, Reader, Snapshot};
+use portolan_foundation::cache::Cache;
 use portolan_foundation::seal::SealKey;
 use portolan_foundation::shutdown::{Gate, Shutdown};
 use portolan_foundation::{clock, net, task, tls};
@@ -310,6 +311,11 @@ impl Worker {
     /// The running snapshot, held.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(self.reader.borrow_mut().load())
+    }
+
+    /// Who keeps answers of upstreams.
+    pub(crate) fn cache(&self) -> Option<Arc<dyn Cache>> {
+        self.config.cache.clone()
     }
 
     /// The services of the gateway itself.

@@ -322,6 +322,7 @@ fn start_with(
     let again = Arc::new(Again::default());
     let offered = Arc::new(preview::Offered::default());
     let config = Config {
+        cache: None,
         services,
         debug: Some(SealKey::new([5; 32])),
         previews: Some(Previewing {

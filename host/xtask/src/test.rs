@@ -49,6 +49,7 @@ pub(crate) fn set_up(root: &Path) -> anyhow::Result<()> {
     tools::cargo_deny(root)?;
     tools::etcd(root)?;
     tools::schemathesis(root)?;
+    tools::http_cache_tests(root)?;
     tools::docker_registry(root)?;
     tools::moto(root)?;
     tools::postgresql()?;

@@ -222,6 +222,29 @@ pub(crate) fn schemathesis(root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The public suite of tests for HTTP caches, which the tests of the cache run. It needs Node.js.
+///
+/// # Errors
+/// As [`nextest`].
+pub(crate) fn http_cache_tests(root: &Path) -> anyhow::Result<()> {
+    const PACKAGE: &str = "http-cache-tests@0.4.5";
+    let folder = setup::target(root).join("tools/http-cache-tests");
+    let is_there = || folder.join("node_modules/http-cache-tests/cli.mjs").is_file();
+    if is_there() {
+        return Ok(());
+    }
+    eprintln!("== install {PACKAGE} under {}", folder.display());
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]);
+    npm.arg(&folder).arg(PACKAGE).stdin(Stdio::null()).stdout(std::io::stderr());
+    if !npm.status().is_ok_and(|status| status.success()) || !is_there() {
+        bail!(
+            "http-cache-tests is missing and could not be installed: have Node.js and npm, and a registry that it can reach"
+        );
+    }
+    Ok(())
+}
+
 fn executable(path: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))

@@ -2,6 +2,7 @@
 //! problems are collected; a configuration comes out only when there is none.
 
 mod admin;
+mod cache;
 mod conflict;
 mod control;
 mod dns;
@@ -108,6 +109,8 @@ pub(crate) struct Config {
     pub(crate) directory: Arc<Directory>,
     /// Shards whose engines replicate and fence themselves.
     pub(crate) externals: BTreeMap<ShardName, ExternalConfig>,
+    /// What is kept of applications' answers.
+    pub(crate) cache: Option<portolan_cache::Config>,
     pub(crate) recordings: Option<Settings>,
     pub(crate) region_header: Option<HeaderName>,
     pub(crate) regions: BTreeMap<RegionName, RegionConfig>,
@@ -384,6 +387,9 @@ impl Builder<'_> {
         let steering = self.steering(raw.steering);
         let query = self.query(raw.query);
         let debug_key = raw.recordings.as_ref().and_then(|recordings| recordings.debug_key.clone());
+        let state =
+            (self.folder).join(raw.node.state.unwrap_or_else(|| PathBuf::from(defaults::STATE_FOLDER)));
+        let cache = raw.cache.map(|cache| self.cache(cache, &state));
         let recordings = raw.recordings.map(|recordings| self.recordings(recordings));
         let uploads = self.uploads(&raw.policies);
         let (control, components) = raw
@@ -404,6 +410,7 @@ impl Builder<'_> {
         Some(Config {
             admin,
             barred,
+            cache,
             certificates: raw
                 .tls
                 .certificate
@@ -455,7 +462,7 @@ impl Builder<'_> {
             regions,
             residencies,
             shards: shards.shards,
-            state: path(raw.node.state.unwrap_or_else(|| PathBuf::from(defaults::STATE_FOLDER))),
+            state,
             tables: shards.tables,
             tenant_sources,
             tenants,

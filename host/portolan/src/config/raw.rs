@@ -2,6 +2,7 @@
 //! is checked in `build`.
 
 mod admin;
+mod cache;
 mod dns;
 mod failover;
 mod shards;
@@ -15,6 +16,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub(super) use self::admin::{RawAdmin, RawAdminTls, RawBinding, RawOidc};
+pub(super) use self::cache::RawCache;
 pub(super) use self::dns::{RawDns, RawName, RawZone};
 pub(super) use self::failover::{RawFailover, RawProfile};
 pub(super) use self::shards::{
@@ -31,6 +33,8 @@ pub(super) struct Raw {
     /// Who may use the admin API, besides the node's own user on its socket and the holders of tokens.
     #[serde(default)]
     pub(super) admin: RawAdmin,
+    /// Answers of applications that this node keeps and gives again. Without it nothing is kept.
+    pub(super) cache: Option<RawCache>,
     /// Networks whose clients are known to be somewhere.
     #[serde(default)]
     pub(super) client_network: Vec<RawNetwork>,

@@ -54,6 +54,7 @@ pub(crate) struct Admin {
     /// Where the admin API listens on TCP.
     pub(crate) address: Option<std::net::SocketAddr>,
     pub(crate) begun: Instant,
+    pub(crate) cache: Option<portolan_cache::Cache>,
     pub(crate) certificates: Option<Arc<CertificateStore>>,
     pub(crate) dns: Dns,
     pub(crate) engine: Engine,
@@ -291,6 +292,7 @@ impl Admin {
         self.moves.metrics(&mut text);
         self.failover.metrics(&mut text);
         self.dns.metrics(&mut text);
+        super::cache::metrics(&mut text, self.cache.as_ref());
         if let Some(peer) = &self.peer {
             let (name, until) = ("portolan_peer_certificate_not_after_seconds", peer.status().not_after);
             let help = "When this gateway's certificate for other regions ends, in seconds since 1970.";

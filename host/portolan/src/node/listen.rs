@@ -12,6 +12,7 @@ use portolan_foundation::{net, task};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::admin::Admin;
+use super::cache::Purger;
 use super::changes::Changes;
 use super::plugins::Versions;
 use crate::config::{AdminConfig, Config, OidcKeys};
@@ -51,6 +52,7 @@ pub(super) fn start(
         Changes::new(intended, Some(engine), placing, shards, path.to_owned(), environment.to_vec());
     let moves = Arc::new(admin.moves.clone());
     let (audits, conflicts) = (Arc::new(admin.shards.clone()), Arc::new(admin.shards.clone()));
+    let purges = Arc::new(Purger { cache: admin.cache.clone(), events: events.clone() });
     let backends = Backends {
         audits,
         conflicts,
@@ -59,6 +61,7 @@ pub(super) fn start(
         moves,
         node: Arc::new(admin),
         plugins,
+        purges,
         rollouts,
     };
     let api = Api::new(backends, events, settings(&config.admin)?);

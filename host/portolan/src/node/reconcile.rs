@@ -559,6 +559,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         }
     };
     check(old.admin == new.admin, "admin");
+    check(old.cache == new.cache, "cache");
     check(old.listen == new.listen, "listen");
     check(old.certificates == new.certificates && old.client_authority == new.client_authority, "tls");
     check(old.control == new.control && old.components == new.components, "control");

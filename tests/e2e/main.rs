@@ -16,6 +16,7 @@ mod events;
 mod examples;
 mod external;
 mod failover;
+mod geography;
 mod guide;
 mod history;
 mod hostile;
@@ -35,6 +36,7 @@ mod resilience;
 mod rollout;
 mod serving;
 mod shards;
+mod steering;
 mod tenants;
 mod upgrade;
 

@@ -1,3 +1,5 @@
+//! Who is near to whom.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Files of all makers, and files that are none.
+
 use self::mmdb::{Value, table};
 use super::*;
 

@@ -1,3 +1,5 @@
+//! What is told of a client, and what the table says.
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::{HeaderName, HeaderValue};

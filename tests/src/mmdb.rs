@@ -6,7 +6,7 @@ use std::net::IpAddr;
 #[derive(Clone, Copy, Debug)]
 pub enum Value<'a> {
     /// Fields, by name.
-    Map(&'a [(&'a str, Value<'a>)]),
+    Map(&'a [(&'a str, Self)]),
     /// A number.
     Number(f64),
     /// A text of at most 284 bytes.
@@ -85,10 +85,9 @@ fn metadata(bytes: &mut Vec<u8>, kind: &str, nodes: usize) {
     text(bytes, "database_type");
     text(bytes, kind);
     text(bytes, "description");
-    put(bytes, &Value::Map(&[("en", Value::Text("made for a test"))]));
+    put(bytes, &Value::Map(&[]));
     text(bytes, "languages");
-    bytes.extend([1, 4]);
-    text(bytes, "en");
+    bytes.extend([0, 4]);
 }
 
 fn put(bytes: &mut Vec<u8>, value: &Value<'_>) {

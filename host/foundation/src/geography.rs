@@ -3,13 +3,14 @@
 //! A table is read whole and checked whole before anybody asks it: a file that is cut off or made up is refused, and never met on the
 //! way of a request. Files of several makers name things differently; those that are common are understood.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::path::Path;
 
-use maxminddb::{LookupResult, MaxMindDbError, PathElement, Reader};
+use maxminddb::{LookupResult, MaxMindDbError, PathElement, Reader, WithinOptions};
 use portolan_core::geography::{Continent, Country, Locate, Located, Place, Point};
+use serde::de::IgnoredAny;
 
 /// The largest file that is read: the largest tables of cities have a quarter of it.
 pub const FILE_BYTES_MAX: u64 = 1 << 30;
@@ -76,10 +77,7 @@ impl Table {
             return Err(TableError::Size);
         }
         let reader = Reader::from_source(bytes)?;
-        reader.verify()?;
-        let names_one =
-            |found: Result<LookupResult<'_, _>, _>| found.is_ok_and(|found| country(&found).is_some());
-        if !reader.networks(maxminddb::WithinOptions::default())?.any(names_one) {
+        if !names_countries(&reader)? {
             return Err(TableError::NoCountries(reader.metadata().database_type.clone()));
         }
         Ok(Self { countries: countries(), reader })
@@ -122,6 +120,27 @@ impl Locate for Table {
 }
 
 type Found<'a> = LookupResult<'a, Vec<u8>>;
+
+/// Walks the whole tree, and reads every record once. Says whether any names a country.
+///
+/// The reader's own check asks for more than the format's users keep to, such as a description in some language.
+fn names_countries(reader: &Reader<Vec<u8>>) -> Result<bool, MaxMindDbError> {
+    // A tree has one leaf more than it has nodes; what has more shares nodes, or goes round in circles.
+    let leaves_max = usize::try_from(reader.metadata().node_count).unwrap_or(usize::MAX).saturating_add(1);
+    let (mut leaves, mut read, mut names) = (0_usize, HashSet::new(), false);
+    for found in reader.networks(WithinOptions::default().include_networks_without_data())? {
+        let found = found?;
+        leaves += 1;
+        if leaves > leaves_max {
+            return Err(MaxMindDbError::invalid_database("it has more networks than its tree has ends"));
+        }
+        if found.offset().is_some_and(|offset| read.insert(offset)) {
+            found.decode::<IgnoredAny>()?;
+            names |= country(&found).is_some();
+        }
+    }
+    Ok(names)
+}
 
 fn country(found: &Found<'_>) -> Option<Country> {
     text(found, &COUNTRY, Country::parse)

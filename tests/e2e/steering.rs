@@ -20,6 +20,7 @@ struct Pair {
     to_eu: Line,
     us: Node,
     _certs: TempDir,
+    _to_us: Line,
 }
 
 impl Pair {
@@ -54,7 +55,7 @@ impl Pair {
             (Node::start_in(folder(&text("eu", eu))).await, Node::start_in(folder(&text("us", us))).await);
         to_eu.leads_to(eu.listener(1));
         to_us.leads_to(us.listener(1));
-        let pair = Self { eu, to_eu, us, _certs: certs };
+        let pair = Self { eu, to_eu, us, _certs: certs, _to_us: to_us };
         for (node, other) in [(&pair.eu, "us"), (&pair.us, "eu")] {
             until("the other region is there", async || verdict(node, other).await == "healthy").await;
         }

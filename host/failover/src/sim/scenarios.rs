@@ -1,6 +1,5 @@
 //! Incidents that have happened, by their names, and what must come of them here.
 
-mod handovers;
 mod restarts;
 
 use super::faults::{Fault, befall, heal, links};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use portolan_core::directory::{Directory, Exceptions, HashKey};
+use portolan_core::directory::Directory;
 use portolan_core::endpoint::RegionCell;
 use portolan_core::facts::Verdict;
 use portolan_core::ids::ShardName;
@@ -32,17 +32,10 @@ fn topology(regions: &[(&str, Verdict)]) -> Topology {
             Arc::new(Region { name, gateways: None, pools: BTreeMap::new(), cell: Arc::new(cell) }),
         )
     };
-    let directory = Directory::new(
-        HashKey::new([1; 16]),
-        Vec::new(),
-        Vec::new(),
-        Exceptions::default(),
-        &BTreeMap::default(),
-    );
     let breaker =
         BreakerLimits { failures: 5, pause_min: Duration::from_secs(1), pause_max: Duration::from_secs(1) };
     Topology {
-        directory: Arc::new(directory.unwrap()),
+        directory: Arc::new(Directory::empty()),
         local: self::region("here"),
         latency_us: BTreeMap::new(),
         regions: (0_u64..).zip(regions).map(region).collect(),

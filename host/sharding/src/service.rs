@@ -117,7 +117,9 @@ impl Service {
             return Ok(Routed::Region { first: self.local.clone(), others: Vec::new(), work });
         }
         let leads = || self.shards.written(&shard.name, clock::now()).is_some();
-        let others = if need.writes || shard.primary == self.local && leads() {
+        // A copy that is too old where nobody writes is not older than those of others.
+        let too_old = copy.is_some() && matches!(wanted, Consistency::MaxStaleness(_));
+        let others = if need.writes || too_old || shard.primary == self.local && leads() {
             Vec::new()
         } else {
             route::elsewhere(head.topology, shard, &wanted)

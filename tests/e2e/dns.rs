@@ -25,7 +25,7 @@ fn text(extra: &str, peer: SocketAddr) -> String {
 }
 
 /// What `dig` says.
-async fn dig(at: SocketAddr, arguments: &[&str]) -> String {
+pub(super) async fn dig(at: SocketAddr, arguments: &[&str]) -> String {
     let (host, port) = (format!("@{}", at.ip()), at.port().to_string());
     let fixed = ["+norecurse", "+tries=1", "+time=5", &host, "-p", &port];
     let output = Command::new("dig").args(fixed).args(arguments).output().await.unwrap();

@@ -17,6 +17,7 @@ mod events;
 mod examples;
 mod external;
 mod failover;
+mod geography;
 mod guide;
 mod history;
 mod hostile;
@@ -36,6 +37,7 @@ mod resilience;
 mod rollout;
 mod serving;
 mod shards;
+mod steering;
 mod tenants;
 mod upgrade;
 

@@ -17,6 +17,7 @@ pub mod etcd;
 pub mod guests;
 pub mod history;
 pub mod line;
+pub mod mmdb;
 pub mod node;
 pub mod regions;
 pub mod servers;

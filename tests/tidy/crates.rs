@@ -50,6 +50,16 @@ const FENCES: &[(&str, &[&str], &str)] = &[
         ],
         "HTTP is the business of the proxy, of the cache, of the admin API, of links between regions, and of services behind `foundation::endpoint`",
     ),
+    (
+        "keshvar",
+        &["portolan-foundation"],
+        "what is known of countries goes into places of `core::geography`, where tables of addresses are read",
+    ),
+    (
+        "maxminddb",
+        &["portolan-foundation"],
+        "others ask `core::geography::Locate`, whatever a table's format is",
+    ),
     ("wasmtime", &["portolan-policy"], "components are the policy engine's business"),
 ];
 

@@ -22,8 +22,9 @@ pub struct Duty {
 }
 
 impl Store {
-    /// Takes the duty for a node, for so long, and leaves its word for the others; or says who has it and what that one's word is. A
-    /// database in a file has one node.
+    /// Takes the duty for a node, for so long, and leaves its word for the others; or says who has it and what that one's word is. Who has
+    /// nothing to say leaves what was said last, and is told it: it outlives whoever said it. A database in a file has one node, and keeps no
+    /// word.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -34,17 +35,18 @@ impl Store {
         }
         let mut session = self.acquire(Role::Applier).await?;
         let ttl_us = u64::try_from(ttl.as_micros()).unwrap_or(u64::MAX);
-        if session.run(TAKE, &[node.into(), ttl_us.into(), note.into()]).await? > 0 {
+        let taken = session.run(TAKE, &[node.into(), ttl_us.into(), note.into()]).await? > 0;
+        if taken && !note.is_empty() {
             return Ok(held);
         }
         let rows = session.query("SELECT node, note, {now} - noted_us FROM portolan_follower", &[]).await?;
-        // Whoever gave it up just now left nothing: it is taken with the next try.
+        // It is not there any more: it is taken with the next try.
         let Some(row) = rows.first() else { return Ok(Duty { held: false, ..held }) };
         let age = Duration::from_micros(row.number(2)?);
-        Ok(Duty { held: false, node: row.text(0)?, note: row.text(1)?, age })
+        Ok(Duty { held: taken, node: row.text(0)?, note: row.text(1)?, age })
     }
 
-    /// Gives the duty up, so that another node need not wait for its end.
+    /// Gives the duty up, so that another node need not wait for its end. What was said of the copy stays.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -53,10 +55,12 @@ impl Store {
             return Ok(());
         }
         let mut session = self.acquire(Role::Applier).await?;
-        session.run("DELETE FROM portolan_follower WHERE node = $1", &[node.into()]).await.map(drop)
+        let sql = "UPDATE portolan_follower SET until_us = 0 WHERE node = $1";
+        session.run(sql, &[node.into()]).await.map(drop)
     }
 }
 
 const TAKE: &str = "INSERT INTO portolan_follower AS f (id, node, until_us, note, noted_us) VALUES (1, $1, {now} + $2, $3, {now}) \
-    ON CONFLICT (id) DO UPDATE SET node = excluded.node, until_us = excluded.until_us, note = excluded.note, \
-    noted_us = excluded.noted_us WHERE f.node = excluded.node OR f.until_us < excluded.noted_us";
+    ON CONFLICT (id) DO UPDATE SET node = excluded.node, until_us = excluded.until_us, \
+    note = CASE WHEN excluded.note = '' THEN f.note ELSE excluded.note END, \
+    noted_us = CASE WHEN excluded.note = '' THEN f.noted_us ELSE excluded.noted_us END WHERE f.node = excluded.node OR f.until_us < excluded.noted_us";

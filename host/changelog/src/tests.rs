@@ -13,6 +13,7 @@ mod applying;
 mod auditing;
 mod capture;
 mod decoding;
+mod duty;
 mod fence;
 mod lineage;
 mod login;
@@ -61,6 +62,7 @@ const CASES: &[Case] = cases![
     capture::tables_of_like_names_are_captured_each,
     capture::triggers_are_made_when_they_must_be,
     capture::values_have_one_text,
+    duty::what_was_said_outlives_who_said_it,
     fence::a_commit_after_the_lease_is_unknown,
     fence::a_file_in_place_of_another_is_noticed,
     fence::a_lease_is_renewed_while_writers_have_every_connection,

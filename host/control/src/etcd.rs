@@ -223,7 +223,8 @@ impl Etcd {
         Err(Away("nobody was asked".to_owned()))
     }
 
-    /// Asks the member that answered last. When it fails, the next one is asked from then on.
+    /// Asks the member that answered last. When it fails, or whoever asks waits no longer, the next one is asked from then on: one that is
+    /// silent would have all of the time of who has little.
     async fn ask_once<T, F>(&self, question: &impl Fn(Client) -> F) -> Result<T, Away>
     where
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
@@ -231,13 +232,10 @@ impl Etcd {
         let current = self.current.load(Ordering::Relaxed);
         let client = self.members.get(current % self.members.len().max(1));
         let client = client.cloned().ok_or_else(|| Away("it has no members".to_owned()))?;
+        let mut turn = Turn { answered: false, asked: current, current: &self.current };
         // The client's own futures are large.
         let answer = within(Box::pin(question(client))).await;
-        if answer.is_err() {
-            let next = current.wrapping_add(1);
-            // Whoever was first moves on for all.
-            _ = self.current.compare_exchange(current, next, Ordering::Relaxed, Ordering::Relaxed);
-        }
+        turn.answered = answer.is_ok();
         answer
     }
 
@@ -264,6 +262,23 @@ impl Etcd {
         number
             .and_then(|number| number.parse().ok())
             .ok_or_else(|| Away(format!("the key `{text}` is none of a control store's")))
+    }
+}
+
+/// A question to one member.
+struct Turn<'a> {
+    answered: bool,
+    asked: usize,
+    current: &'a AtomicUsize,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            let next = self.asked.wrapping_add(1);
+            // Whoever was first moves on for all.
+            _ = self.current.compare_exchange(self.asked, next, Ordering::Relaxed, Ordering::Relaxed);
+        }
     }
 }
 
@@ -311,5 +326,30 @@ async fn within<T>(answer: impl Future<Output = Result<T, etcd_client::Error>>) 
     match timeout(ANSWER_TIMEOUT, answer).await {
         Ok(answer) => answer.map_err(|error| Away(error.to_string())),
         Err(_) => Err(Away(format!("no answer within {ANSWER_TIMEOUT:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_no_longer_moves_on_to_the_next_member() {
+        let endpoints = vec!["http://127.0.0.1:1".to_owned(), "http://127.0.0.1:2".to_owned()];
+        let config = EtcdConfig { ca: None, endpoints, identity: None, prefix: "/p".to_owned(), user: None };
+        let etcd = Etcd::connect(&config).await.unwrap();
+        let asked = || etcd.current.load(Ordering::Relaxed);
+        let silent = |_: Client| std::future::pending::<Result<(), etcd_client::Error>>();
+        assert!(timeout(Duration::from_millis(500), etcd.ask_once(&silent)).await.is_err());
+        assert_eq!(asked(), 1);
+        let good = |_: Client| std::future::ready(Ok(()));
+        etcd.ask_once(&good).await.unwrap();
+        assert_eq!(asked(), 1, "it answers");
+        // Two who give up on one member move on by one.
+        let both = async { tokio::join!(etcd.ask_once(&silent), etcd.ask_once(&silent)) };
+        assert!(timeout(Duration::from_millis(500), both).await.is_err());
+        assert_eq!(asked(), 2);
+        assert!(etcd.ask_once(&silent).await.is_err(), "nobody is waited for without an end");
+        assert_eq!(asked(), 3);
     }
 }

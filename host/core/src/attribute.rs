@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 /// | `tenant` | the tenant's name; absent when no tenant was recognised |
 /// | `tenant.residency` | the residency class of the tenant; absent when it has none |
 /// | `client.ip` | address of the client, after trusted proxies |
+/// | `client.continent` | `AF`, `AN`, `AS`, `EU`, `NA`, `OC` or `SA`; absent when unknown |
 /// | `client.country` | ISO 3166-1 alpha-2 code, upper case; absent when unknown |
 /// | `client.region` | name of the portolan region nearest to the client; absent when unknown |
 /// | `region` | name of the region that took the request in |
@@ -25,6 +26,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Attribute {
+    /// `client.continent`
+    ClientContinent,
     /// `client.country`
     ClientCountry,
     /// `client.ip`
@@ -89,6 +92,7 @@ impl Attribute {
             return Ok(Self::Cookie(name.into()));
         }
         Ok(match text {
+            "client.continent" => Self::ClientContinent,
             "client.country" => Self::ClientCountry,
             "client.ip" => Self::ClientIp,
             "client.region" => Self::ClientRegion,
@@ -121,6 +125,7 @@ impl From<Attribute> for String {
 impl fmt::Display for Attribute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::ClientContinent => f.write_str("client.continent"),
             Self::ClientCountry => f.write_str("client.country"),
             Self::ClientIp => f.write_str("client.ip"),
             Self::ClientRegion => f.write_str("client.region"),
@@ -182,6 +187,7 @@ mod tests {
     #[test]
     fn the_text_form_goes_both_ways() {
         for text in [
+            "client.continent",
             "client.country",
             "client.ip",
             "client.region",

@@ -24,6 +24,7 @@ pub mod evidence;
 pub mod exercise;
 pub mod facts;
 pub mod failover;
+pub mod geography;
 pub mod health;
 pub mod ids;
 pub mod lane;

@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use portolan_core::ids::{Digest, RegionName};
 use sha2::{Digest as _, Sha256};
 
-pub use self::answer::{Answer, Content, Picked, Question, answer};
+pub use self::answer::{Answer, Client, Content, Picked, Question, answer};
 pub use self::draft::{Draft, NameDraft, Near, Policy, RegionDraft, State, TtlBounds, ZoneDraft};
 use self::geography::Geography;
 pub use self::geography::Subnet;

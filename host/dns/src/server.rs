@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use ipnet::IpNet;
+use portolan_core::geography::Geography;
 use portolan_core::ids::RegionName;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::{clock, task};
@@ -81,6 +82,7 @@ pub struct Secondary {
 #[derive(Debug)]
 pub(crate) struct Shared {
     counters: Counters,
+    geography: ArcSwapOption<Geography>,
     limiter: Limiter,
     notes: Mutex<Notes>,
     published: watch::Sender<Option<u64>>,
@@ -135,6 +137,7 @@ impl Server {
         let saved = Saved::open(&config.folder).map_err(|error| Error::Disk(config.folder.clone(), error))?;
         let shared = Arc::new(Shared {
             counters: Counters::default(),
+            geography: ArcSwapOption::empty(),
             limiter: Limiter::new(config.rate),
             notes: Mutex::default(),
             published: watch::Sender::new(None),
@@ -234,13 +237,18 @@ impl Handle {
         self.shared.served.rcu(|served| {
             served.as_ref().map(|served| {
                 let suspected = served.plan.regions(regions.clone());
-                Arc::new(Served {
-                    nsid: served.nsid.clone(),
-                    plan: Arc::clone(&served.plan),
-                    signed: served.signed.clone(),
-                    suspected,
-                })
+                Arc::new(Served { suspected, ..Served::clone(served) })
             })
+        });
+    }
+
+    /// Where addresses are on earth from here on, for names that the nearest region answers; `None` when nothing is known of that.
+    pub fn locate(&self, geography: Option<&Arc<Geography>>) {
+        self.shared.geography.store(geography.cloned());
+        self.shared.served.rcu(|served| {
+            served
+                .as_ref()
+                .map(|served| Arc::new(Served { geography: geography.cloned(), ..Served::clone(served) }))
         });
     }
 
@@ -340,6 +348,7 @@ impl Shared {
                 plan.regions(names)
             });
             Some(Arc::new(Served {
+                geography: self.geography.load_full(),
                 nsid: nsid.clone(),
                 plan: Arc::clone(&plan),
                 signed: signed.clone(),

@@ -322,6 +322,12 @@ impl Agent {
             return;
         };
         for word in words.into_iter().filter(|word| self.setup.shards.contains_key(&word.shard)) {
+            let well = word.well.as_ref().filter(|(region, _)| self.setup.members.seat(region).is_some());
+            if let Some((region, ago_ms)) = well {
+                let at = Moment(made.0.saturating_sub(ago_ms.saturating_mul(1_000)));
+                let known = self.well_at.entry(region.clone()).or_insert(at);
+                *known = at.max(*known);
+            }
             self.words.insert((word.shard.clone(), name.clone()), (word, made));
         }
     }
@@ -331,7 +337,12 @@ impl Agent {
             // What was said a while ago was so then.
             let age = u64::try_from(now.since(*at).as_millis()).unwrap_or(u64::MAX);
             let silent_ms = word.silent_ms.saturating_add(age);
-            (*region == self.setup.own).then(|| Word { silent_ms, ..word.clone() })
+            let primary = self.table.ownership(&word.shard).map(|owned| &owned.primary);
+            let well = primary.and_then(|primary| {
+                let ago = now.since(*self.well_at.get(primary)?).as_millis();
+                Some((primary.clone(), u64::try_from(ago).unwrap_or(u64::MAX)))
+            });
+            (*region == self.setup.own).then(|| Word { silent_ms, well, ..word.clone() })
         };
         self.words.iter().filter_map(own).collect()
     }

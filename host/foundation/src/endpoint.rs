@@ -56,8 +56,15 @@ pub enum Routed {
     Answer(Box<Response<Body>>),
     /// This node answers it, for no tenant in particular.
     Here,
-    /// A region answers it, this one or another.
-    Region(RegionName, Work),
+    /// A region answers it, this one or another: the first that can. Who may change something has no others.
+    Region {
+        /// Which one is asked first.
+        first: RegionName,
+        /// Which ones after it, in this order.
+        others: Vec<RegionName>,
+        /// Whose request it is.
+        work: Work,
+    },
 }
 
 /// A service of the gateway.

@@ -1,9 +1,10 @@
 //! What every service stands on: the clock, supervised tasks, shutdown, TLS and identity, sockets, file watching and
-//! telemetry. Knows neither requests nor policies.
+//! telemetry, tables of where addresses are. Knows neither requests nor policies.
 
 pub mod cache;
 pub mod clock;
 pub mod endpoint;
+pub mod geography;
 pub mod net;
 pub mod random;
 pub mod seal;

@@ -5,6 +5,7 @@ mod conflicts;
 pub(crate) mod dns;
 pub(crate) mod failover;
 mod generations;
+pub(crate) mod geography;
 mod look;
 mod migrate;
 pub(crate) mod moving;
@@ -28,6 +29,7 @@ pub(crate) use self::conflicts::Conflicts;
 pub(crate) use self::dns::Dns;
 pub(crate) use self::failover::Failover;
 pub(crate) use self::generations::{Apply, Audit, Generations, Revert, Validate};
+pub(crate) use self::geography::Geography;
 pub(crate) use self::look::{Events, Explain, Status, Tail, TenantView, Told, Usage, UsageFormat};
 pub(crate) use self::migrate::{Fleet, Migrate};
 pub(crate) use self::plugin::{Bindings, Plugin, Push, Sweep};
@@ -130,6 +132,9 @@ pub(crate) enum Command {
     /// See how names are told, and keep servers up to date.
     #[command(subcommand)]
     Dns(Dns),
+    /// Get and ask tables of where addresses are on earth.
+    #[command(subcommand)]
+    Geography(Geography),
     /// Give regions copies of shards, and take them away.
     #[command(subcommand)]
     Replica(Replica),

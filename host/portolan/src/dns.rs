@@ -49,7 +49,11 @@ fn plan(config: &Config) -> anyhow::Result<Plan> {
     Plan::new(draft.context(help)?).map_err(|invalid| anyhow::anyhow!(invalid.0.join("; ")))
 }
 
-fn configured(file: &std::path::Path) -> anyhow::Result<Config> {
+/// A configuration that stands by itself.
+///
+/// # Errors
+/// When it is refused, with all that is wrong.
+pub(crate) fn configured(file: &std::path::Path) -> anyhow::Result<Config> {
     let loaded = crate::load(file)?.map_err(|rejected| {
         let lines = rejected.problems.iter().map(|problem| problem.line(&rejected.sources));
         anyhow::anyhow!("{}", lines.collect::<Vec<_>>().join("\n"))

@@ -16,6 +16,7 @@ mod explain;
 mod failing;
 mod failover;
 mod generations;
+mod geography;
 mod init;
 mod leases;
 mod live;
@@ -164,6 +165,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Conflicts(command) => return conflicts::run(&command),
         Command::Dns(command) => return dns::run(&command),
         Command::Failover(command) => return failover::run(&command),
+        Command::Geography(command) => return geography::run(&command),
         Command::Replica(command) => return replica::run(&command),
         Command::Region(command) => return replica::run_region(&command),
         Command::Sync(command) => return sync::run(&command),

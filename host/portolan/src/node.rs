@@ -11,6 +11,7 @@ mod duties;
 mod eraser;
 mod externals;
 mod failover;
+pub(crate) mod geography;
 mod herald;
 mod intent;
 mod listen;
@@ -41,6 +42,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use portolan_admin::Events;
 use portolan_control::{Components, Health};
+use portolan_core::geography::Geography;
 use portolan_core::steering::Steering;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::tls::{self, CertificateFiles, CertificateStore, ClientAuth, PeerIdentity};
@@ -57,6 +59,7 @@ use self::admin::Admin;
 use self::dns::Dns;
 use self::eraser::Eraser;
 use self::failover::Failover;
+use self::geography::Atlas;
 use self::herald::Herald;
 pub(crate) use self::intent::Intent;
 use self::moves::Moves;
@@ -123,9 +126,12 @@ pub(crate) fn serve(
         waiting: Waiting::default(),
     };
     let starting = starting(&config, &start.waiting, control)?;
+    let mut atlas = Atlas::default();
+    let geography = atlas.follow(&config);
     let mut reconciler = Reconciler::start(engine.clone(), start)?;
     let live = Arc::clone(reconciler.live());
-    let settings = LiveSettings::new(settings(&config)).context("start the data plane")?;
+    let settings = settings(&config, geography.clone());
+    let settings = LiveSettings::new(settings).context("start the data plane")?;
     let recorder = recordings::start(&config, debug, &live)?;
     let recorder = reconciler.record_with(recorder);
     rollouts.compare_with(recorder.clone());
@@ -137,6 +143,8 @@ pub(crate) fn serve(
     let shards = Shards::new(intent.clone(), failover.clone());
     let (dns, dns_server) = control.block_on(Dns::open(&config))?;
     failover.plan_with(dns.clone());
+    dns.locate(geography.as_ref());
+    reconciler.locate_with(atlas, dns.clone());
     shards.follow(&config);
     let cache = cache::open(&config)?;
     let proxy = portolan_proxy::Config {
@@ -358,7 +366,7 @@ async fn peer(config: &Config) -> anyhow::Result<Option<PeerIdentity>> {
 }
 
 /// What of the data plane changes without a restart.
-fn settings(config: &Config) -> Settings {
+fn settings(config: &Config, geography: Option<Arc<Geography>>) -> Settings {
     let defaults = Settings::default();
     let limits = &config.limits;
     let mut screen = defaults.limits.screen;
@@ -379,13 +387,14 @@ fn settings(config: &Config) -> Settings {
             idle_timeout: limits.idle.unwrap_or(defaults.limits.idle_timeout),
             screen,
         },
-        trust: trust(config),
+        trust: trust(config, geography),
     }
 }
 
 /// Whom to believe, by a configuration.
-pub(crate) fn trust(config: &Config) -> Trust {
+pub(crate) fn trust(config: &Config, geography: Option<Arc<Geography>>) -> Trust {
     Trust {
+        geography,
         country_header: config.country_header.clone(),
         networks: config
             .networks

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 use ipnet::IpNet;
+use portolan_core::geography::Geography;
 use portolan_core::ids::RegionName;
 use portolan_core::preview::Previews;
 use portolan_core::recording::Record;
@@ -106,6 +107,8 @@ impl Default for Limits {
 pub struct Trust {
     /// The header in which a trusted proxy names the client's country.
     pub country_header: Option<HeaderName>,
+    /// Where addresses are on earth, for clients of whom nothing is told.
+    pub geography: Option<Arc<Geography>>,
     /// Where clients in known networks are.
     pub networks: Vec<ClientNetwork>,
     /// The networks of proxies whose forwarding headers are believed.

@@ -15,9 +15,10 @@ use portolan_core::screen::{self, Violation, check_host};
 use portolan_core::tenant::Evidence;
 use portolan_core::topology::Topology;
 
-use crate::config::{ClientNetwork, Trust};
+use crate::config::Trust;
 use crate::error::Error;
 use crate::io::Switch;
+use crate::origin::Origin;
 
 /// What a connection knows for all of its requests.
 #[derive(Debug)]
@@ -47,8 +48,7 @@ pub(crate) struct Inbound {
     pub(crate) headers: HeaderMap,
     pub(crate) client: IpAddr,
     client_text: Box<str>,
-    country: Option<Box<str>>,
-    near: Option<Box<str>>,
+    origin: Origin,
     pub(crate) local: RegionName,
     pub(crate) tenant: Option<TenantName>,
     pub(crate) residency: Option<ResidencyName>,
@@ -123,14 +123,7 @@ impl Inbound {
         // A gateway of another region has told the whole way already; a proxy is believed where the operator says so.
         let trusted = downstream.peer.is_some() || trust.trusts(direct);
         let client = if trusted { forwarded_for(&headers, trust).unwrap_or(direct) } else { direct };
-        let network = trust.network(client);
-        let named = |name: Option<&http::HeaderName>| {
-            name.filter(|_| trusted).and_then(|name| headers.get(name)).and_then(|value| value.to_str().ok())
-        };
-        let country = named(trust.country_header.as_ref()).map(|text| text.to_ascii_uppercase().into());
-        let country = country.or_else(|| network.and_then(|entry| entry.country.as_deref()).map(Into::into));
-        let near = named(trust.region_header.as_ref()).map(Into::into);
-        let near = near.or_else(|| network.and_then(ClientNetwork::region_text));
+        let origin = Origin::read(trust, client, trusted.then_some(&headers));
         let forwarded_proto = || headers.get("x-forwarded-proto").is_some_and(|value| value == "https");
         Ok(Self {
             method: parts.method.clone(),
@@ -141,8 +134,7 @@ impl Inbound {
             secure: downstream.tls && downstream.peer.is_none() || (trusted && forwarded_proto()),
             client,
             client_text: client.to_string().into(),
-            country,
-            near,
+            origin,
             local: local.clone(),
             tenant: None,
             residency: None,
@@ -155,19 +147,13 @@ impl Inbound {
 
     /// Takes another region for the nearest, for `explain`.
     pub(crate) fn assume_near(&mut self, near: Option<String>) {
-        self.near = near.map(Into::into);
+        self.origin.assume_near(near);
     }
 
     /// Does the client speak gRPC?
     pub(crate) fn is_grpc(&self) -> bool {
         let kind = self.headers.get(http::header::CONTENT_TYPE);
         kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
-    }
-}
-
-impl ClientNetwork {
-    fn region_text(&self) -> Option<Box<str>> {
-        self.region.as_ref().map(|region| region.as_str().into())
     }
 }
 
@@ -243,9 +229,10 @@ fn text(value: &http::HeaderValue) -> Value<'_> {
 impl Attributes for Inbound {
     fn value(&self, attribute: &Attribute) -> Value<'_> {
         match attribute {
-            Attribute::ClientCountry => self.country.as_deref().map_or(Value::Absent, Value::Text),
+            Attribute::ClientContinent => self.origin.continent().map_or(Value::Absent, Value::Text),
+            Attribute::ClientCountry => self.origin.country().map_or(Value::Absent, Value::Text),
             Attribute::ClientIp => Value::Text(&self.client_text),
-            Attribute::ClientRegion => self.near.as_deref().map_or(Value::Absent, Value::Text),
+            Attribute::ClientRegion => self.origin.near().map_or(Value::Absent, Value::Text),
             Attribute::Cookie(name) => cookie(&self.headers, name),
             Attribute::Header(name) => self.headers.get(&**name).map_or(Value::Absent, text),
             Attribute::Host => Value::Text(&self.host),

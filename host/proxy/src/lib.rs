@@ -19,6 +19,7 @@ mod headers;
 mod inbound;
 mod io;
 mod metrics;
+mod origin;
 mod peer;
 mod pipeline;
 mod preview;

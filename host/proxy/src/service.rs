@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Request, Response, Uri};
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use portolan_core::ids::{PoolName, RegionName, ShardName};
@@ -84,7 +84,7 @@ pub(crate) async fn serve(
 ) -> Result<Response<Body>, Error> {
     let uri = uri(inbound).ok_or(Error::NoAnswer)?;
     let routed = route(snapshot, inbound, &uri, granted.as_ref(), service)?;
-    let (region, work) = match routed {
+    let (regions, work) = match routed {
         Routed::Answer(response) => {
             // Who is refused stands in the log as well, as nobody's.
             told.decided(worker, inbound, &Decision::default());
@@ -98,7 +98,7 @@ pub(crate) async fn serve(
             let asked = Asked { came, worker, inbound, told, granted: None, parts, service, uri };
             return Ok(asked.here(body).await);
         }
-        Routed::Region(region, work) => (region, work),
+        Routed::Region { first, others, work } => ((first, others), work),
     };
     inbound.tenant = Some(work.tenant.clone());
     inbound.settle(&snapshot.topology);
@@ -116,7 +116,7 @@ pub(crate) async fn serve(
     let again = body.again();
     let came = inbound.headers.clone();
     let mut asked = Asked { came, worker, inbound, told, granted: granted.as_ref(), parts, service, uri };
-    let answered = Box::pin(asked.answer(snapshot, &region, work, body)).await;
+    let answered = Box::pin(asked.first(snapshot, regions, work, body)).await;
     if granted.is_some() || !answered.as_ref().is_err_and(|error| *error == Error::Stale) {
         return answered;
     }
@@ -127,8 +127,9 @@ pub(crate) async fn serve(
     match routed {
         Routed::Answer(response) => Ok(response.map(Body::service)),
         Routed::Here => Ok(asked.here(body).await),
-        Routed::Region(region, work) => {
-            Box::pin(asked.answer(&snapshot, &region, work, body)).await.map_err(Error::settled)
+        Routed::Region { first, others, work } => {
+            let answered = Box::pin(asked.first(&snapshot, (first, others), work, body)).await;
+            answered.map_err(Error::settled)
         }
     }
 }
@@ -142,7 +143,8 @@ fn route(
     service: &Arc<dyn Endpoint>,
 ) -> Result<Routed, Error> {
     if let Some(grant) = granted {
-        return Ok(Routed::Region(grant.region.clone(), grant.work().ok_or(Error::Stale)?));
+        let work = grant.work().ok_or(Error::Stale)?;
+        return Ok(Routed::Region { first: grant.region.clone(), others: Vec::new(), work });
     }
     let tenants = &snapshot.topology.tenants;
     let certified = tenants.certified(inbound);
@@ -171,6 +173,29 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    /// Has it answered by the first region that can.
+    async fn first(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        (region, others): (RegionName, Vec<RegionName>),
+        work: Work,
+        body: Upload,
+    ) -> Result<Response<Body>, Error> {
+        let again = body.again().filter(|_| !others.is_empty());
+        let mut answered = self.answer(snapshot, &region, work.clone(), body).await;
+        let Some(again) = again else { return answered };
+        for region in others {
+            let cannot = match &answered {
+                Ok(response) => response.status() == StatusCode::SERVICE_UNAVAILABLE,
+                Err(error) => !matches!(error, Error::Stale | Error::Timeout),
+            };
+            let Some(body) = again.again().filter(|_| cannot) else { break };
+            self.inbound.headers = self.came.clone();
+            answered = self.answer(snapshot, &region, work.clone(), body).await;
+        }
+        answered
+    }
+
     /// Has it answered. [`Error::Stale`] when whoever is asked knows of another writer.
     async fn answer(
         &mut self,

@@ -150,7 +150,7 @@ impl Service {
             return Err(barred(Barred::Suspended));
         }
         let work = Work { epoch: shard.epoch, shard: shard.name.clone(), tenant };
-        Ok(Routed::Region(shard.primary.clone(), work))
+        Ok(Routed::Region { first: shard.primary.clone(), others: Vec::new(), work })
     }
 
     fn begin(&self, tenant: Option<TenantName>, request: Request<Body>) -> Answering {

@@ -198,7 +198,7 @@ impl Keeper {
 
     fn close(&mut self) {
         self.shipping = None;
-        self.cell.lease.store(None);
+        self.cell.end_lease(clock::now());
         self.cell.open.store(None);
     }
 
@@ -224,7 +224,7 @@ impl Keeper {
             Err(error) => Err(error.into()),
         };
         if done.as_ref().is_err_and(|halt| halt.over) {
-            self.cell.lease.store(None);
+            self.cell.drop_lease();
         }
         let (problem, pause) = match done {
             Ok(pause) => {
@@ -399,7 +399,7 @@ impl Keeper {
 
     /// Another region writes: what this one held is over. Until that is certain, it is tried again.
     async fn yield_to(&mut self, task: &Task, store: &Store) -> Result<(), Halt> {
-        self.cell.lease.store(None);
+        self.cell.end_lease(clock::now());
         let (fence, next) = (store.standing().await?.fence, task.kept.epoch);
         if fence.epoch >= next || fence.epoch.0 == 0 {
             return Ok(());

@@ -3,7 +3,7 @@
 use http::HeaderMap;
 use portolan_changelog::Reached;
 use portolan_core::directory::{Access as Open, Shard};
-use portolan_core::ids::TenantName;
+use portolan_core::ids::{RegionName, TenantName};
 use portolan_core::tenant::Barred;
 use portolan_core::token::{NotAToken, Token};
 use portolan_core::topology::Topology;
@@ -76,6 +76,40 @@ impl Consistency {
     }
 }
 
+/// Regions that keep a shard, in the order in which a reader tries them whom this region's own copy does not serve; none for whom the primary alone
+/// serves. Of those that are there the nearest comes first: with any of them, for whom whatever is there is fresh enough; after the primary, while it is
+/// there, for whom a copy may be too old. The primary is always among them.
+pub(crate) fn elsewhere(topology: &Topology, shard: &Shard, wanted: &Consistency) -> Vec<RegionName> {
+    if *wanted == Consistency::Primary {
+        return Vec::new();
+    }
+    let written = !topology.steering.load().unwritten.contains(&shard.name);
+    let near = |name: &RegionName| {
+        let region = topology.regions.get(name)?;
+        let local = *name == topology.local;
+        let there = local || region.cell.verdict().takes_requests();
+        there.then(|| if local { 0 } else { region.cell.latency_us().unwrap_or(u32::MAX) })
+    };
+    let leads = |name: &RegionName| *name == shard.primary;
+    let mut regions: Vec<(bool, u32, &RegionName)> = std::iter::once(&shard.primary)
+        .chain(&shard.replicas)
+        // This region's own copy was asked, unless it is the primary that was.
+        .filter(|name| **name != topology.local || leads(name))
+        .filter_map(|name| {
+            let near = near(name)?;
+            let knows_all = leads(name) && written && *name != topology.local;
+            Some((!knows_all || *wanted == Consistency::Local, near, name))
+        })
+        .collect();
+    regions.sort_unstable();
+    regions.dedup();
+    let mut regions: Vec<RegionName> = regions.into_iter().map(|(.., name)| name.clone()).collect();
+    if !regions.contains(&shard.primary) {
+        regions.push(shard.primary.clone());
+    }
+    regions
+}
+
 /// The shard of a tenant.
 pub(crate) fn shard<'a>(
     topology: &'a Topology,
@@ -97,3 +131,6 @@ pub(crate) fn shard<'a>(
     }
     Ok(shard)
 }
+
+#[cfg(test)]
+mod tests;

@@ -112,9 +112,21 @@ impl Service {
         let copy = self.shards.freshness(&shard.name).filter(|_| shard.primary != self.local);
         let here =
             copy.is_some_and(|copy| need.writes && members || copy.serves(&shard.name, shard.epoch, &wanted));
-        let region = if here { self.local.clone() } else { shard.primary.clone() };
         let work = Work { epoch: shard.epoch, shard: shard.name.clone(), tenant };
-        Ok(Routed::Region(region, work))
+        if here {
+            return Ok(Routed::Region { first: self.local.clone(), others: Vec::new(), work });
+        }
+        let leads = || self.shards.written(&shard.name, clock::now()).is_some();
+        // A copy that is too old where nobody writes is not older than those of others.
+        let too_old = copy.is_some() && matches!(wanted, Consistency::MaxStaleness(_));
+        let others = if need.writes || too_old || shard.primary == self.local && leads() {
+            Vec::new()
+        } else {
+            route::elsewhere(head.topology, shard, &wanted)
+        };
+        let mut regions = others.into_iter();
+        let first = regions.next().unwrap_or_else(|| shard.primary.clone());
+        Ok(Routed::Region { first, others: regions.collect(), work })
     }
 }
 
@@ -265,7 +277,8 @@ impl Asked<'_> {
         let open = cell.open.load_full().ok_or_else(|| refuse::not_open(&work.shard))?;
         // Strong reads need the lease, too: without it another region may have written. One before the request's is over.
         let lease = cell.lease(clock::now()).filter(|lease| lease.epoch >= work.epoch);
-        let copy = self.shards.freshness(&work.shard).filter(|copy| {
+        let copy = self.shards.freshness(&work.shard);
+        let copy = copy.or_else(|| cell.outlived(work.epoch, clock::now())).filter(|copy| {
             lease.is_none() && (self.as_member || copy.serves(&work.shard, work.epoch, &self.wanted))
         });
         if lease.is_none() && copy.is_none() {

@@ -53,6 +53,8 @@ pub(crate) struct Cell {
     pub(crate) fullness: Fullness,
     /// The lease, while there is one.
     pub(crate) lease: ArcSwapOption<Lease>,
+    /// The lease that was last held, with when it ended.
+    led: ArcSwapOption<Lease>,
     /// Where its log is, for applications that write beside the gateway.
     pub(crate) newest: Newest,
     /// The database, once it is open.
@@ -269,6 +271,7 @@ impl Cell {
             exposure: Exposure::default(),
             fullness: Fullness::default(),
             lease: ArcSwapOption::empty(),
+            led: ArcSwapOption::empty(),
             newest: Newest::default(),
             open: ArcSwapOption::empty(),
             report: Mutex::new(report),
@@ -279,6 +282,27 @@ impl Cell {
     /// The lease, if it still lasts.
     pub(crate) fn lease(&self, now: Moment) -> Option<Lease> {
         self.lease.load().as_deref().copied().filter(|lease| lease.allows(now))
+    }
+
+    /// The lease is over.
+    pub(crate) fn end_lease(&self, now: Moment) {
+        if let Some(lease) = self.lease.swap(None) {
+            self.led.store(Some(Arc::new(Lease { until: lease.until.min(now), ..*lease })));
+        }
+    }
+
+    /// The lease is over, and what it was held of is not what is here.
+    pub(crate) fn drop_lease(&self) {
+        self.lease.store(None);
+        self.led.store(None);
+    }
+
+    /// How old what is here may be, once the lease of an epoch is over that nobody has followed yet, as far as is known here: somebody may have written
+    /// elsewhere since.
+    pub(crate) fn outlived(&self, epoch: Epoch, now: Moment) -> Option<Freshness> {
+        let last = self.lease.load_full().or_else(|| self.led.load_full())?;
+        let over = last.epoch == epoch && !last.allows(now);
+        over.then(|| Freshness { applied: None, behind: now.since(last.until) })
     }
 
     pub(crate) fn name(&self) -> ShardName {

@@ -1,5 +1,7 @@
 //! From a question to what is answered. Pure: the plan, the client, what is suspected and the time are arguments.
 
+use portolan_core::geography::Geography;
+
 use super::choose::choose;
 use super::geography::Subnet;
 use super::{Family, Managed, Node, Plan, RecordSet, Regions, Zone};
@@ -15,6 +17,15 @@ pub struct Question<'a> {
     pub class: u16,
     /// The type.
     pub kind: u16,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'a> {
+    /// Where addresses are on earth, for networks of which the plan says nothing.
+    pub geography: Option<&'a Geography>,
+    /// Its network.
+    pub network: Subnet,
 }
 
 /// What is answered.
@@ -58,6 +69,13 @@ pub struct Picked<'a> {
     pub(crate) second: Option<usize>,
 }
 
+impl From<Subnet> for Client<'_> {
+    /// A client of whom no more is known than its network.
+    fn from(network: Subnet) -> Self {
+        Self { geography: None, network }
+    }
+}
+
 impl Picked<'_> {
     /// The addresses as they are on the wire.
     pub fn addresses(&self) -> impl Iterator<Item = &[u8]> {
@@ -74,7 +92,7 @@ impl Picked<'_> {
 pub fn answer<'a>(
     plan: &'a Plan,
     question: &Question<'_>,
-    client: &Subnet,
+    client: Client<'_>,
     suspected: Regions,
     now_ms: u64,
 ) -> Answer<'a> {
@@ -114,7 +132,7 @@ type Given<'a> = (Content<'a>, u8, u32);
 fn any<'a>(
     plan: &'a Plan,
     node: &Node,
-    client: &Subnet,
+    client: Client<'_>,
     suspected: Regions,
     now_ms: u64,
 ) -> Option<Given<'a>> {
@@ -126,7 +144,7 @@ fn addresses<'a>(
     plan: &'a Plan,
     node: &Node,
     family: Family,
-    client: &Subnet,
+    client: Client<'_>,
     suspected: Regions,
     now_ms: u64,
 ) -> Option<Given<'a>> {

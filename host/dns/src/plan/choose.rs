@@ -4,6 +4,7 @@
 use portolan_core::balance::splitmix;
 use smallvec::SmallVec;
 
+use super::answer::Client;
 use super::geography::Subnet;
 use super::{Address, Family, Managed, Plan, Regions};
 use crate::defaults::{HASH_BITS_V4, HASH_BITS_V6};
@@ -66,11 +67,11 @@ impl Hashed {
 }
 
 /// Chooses. `None` for a family that the name does not have.
-pub(crate) fn choose(plan: &Plan, managed: &Managed, family: Family, client: &Subnet) -> Option<Chosen> {
+pub(crate) fn choose(plan: &Plan, managed: &Managed, family: Family, client: Client<'_>) -> Option<Chosen> {
     let addresses = managed.addresses(family);
-    let hashed = Hashed::new(managed.hash, client);
+    let hashed = Hashed::new(managed.hash, &client.network);
     let near = match managed.policy {
-        Compiled::Nearest => Some(plan.geography.find(client)),
+        Compiled::Nearest => Some(Near::to(plan, client)),
         Compiled::Ordered(_) | Compiled::Weighted(_) => None,
     };
     let place = |listed: &[u8], region: u8| match (0_u32..).zip(listed).find(|(_, at)| **at == region) {
@@ -79,7 +80,7 @@ pub(crate) fn choose(plan: &Plan, managed: &Managed, family: Family, client: &Su
     };
     let lateness = |region: u8| match &managed.policy {
         Compiled::Ordered(order) => place(order, region),
-        Compiled::Nearest => place(near.as_ref().map_or(&[][..], |near| near.regions), region),
+        Compiled::Nearest => place(near.as_ref().map_or(&[][..], |near| &near.regions), region),
         Compiled::Weighted(weights) => {
             let weight = weights.iter().find(|(at, _)| *at == region).map_or(0, |(_, weight)| *weight);
             hashed.lateness(region_hash(plan, region), weight)
@@ -115,6 +116,30 @@ pub(crate) fn choose(plan: &Plan, managed: &Managed, family: Family, client: &Su
         });
     }
     Some(Chosen { first, second, scope })
+}
+
+/// What is near to a client.
+struct Near {
+    /// Regions by their places in the plan, the nearest first; none when nothing is known.
+    regions: SmallVec<[u8; 8]>,
+    /// All networks of this length around the client have the same near to them.
+    scope: u8,
+}
+
+impl Near {
+    /// As the plan says of the client's network, else as its place on earth says.
+    fn to(plan: &Plan, client: Client<'_>) -> Self {
+        let told = plan.geography.find(&client.network);
+        let Some(geography) = client.geography.filter(|_| told.regions.is_empty()) else {
+            return Self { regions: told.regions.into(), scope: told.scope };
+        };
+        let located = geography.locate(client.network.address());
+        let order = geography.order(&located.place);
+        // The plan's regions are in the order of their names.
+        let place = |name| plan.regions.binary_search_by(|region| region.name.cmp(name)).ok();
+        let regions = order.into_iter().filter_map(|name| u8::try_from(place(name)?).ok()).collect();
+        Self { regions, scope: told.scope.max(located.prefix_bits) }
+    }
 }
 
 fn region_hash(plan: &Plan, region: u8) -> u64 {

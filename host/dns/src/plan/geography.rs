@@ -34,6 +34,15 @@ impl Subnet {
         Self::new(address.to_canonical(), 128)
     }
 
+    /// Its first address.
+    pub(crate) fn address(&self) -> IpAddr {
+        if self.is_v6 {
+            return IpAddr::V6(self.bits.into());
+        }
+        let [a, b, c, d, ..] = self.bits.to_be_bytes();
+        IpAddr::from([a, b, c, d])
+    }
+
     /// The bits of the network of at most `length`.
     pub(crate) fn truncated(&self, length: u8) -> u128 {
         self.bits & mask(length)

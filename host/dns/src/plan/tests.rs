@@ -1,7 +1,9 @@
 //! Laws of plans and their answers.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use portolan_core::geography::{Country, Geography, Locate, Located, Place, Point};
 use proptest::prelude::*;
 
 use super::*;
@@ -12,7 +14,7 @@ const NOW_MS: u64 = 50_000;
 fn ask<'a>(plan: &'a Plan, of: &str, kind: u16, client: &Subnet) -> Answer<'a> {
     let name = name(of);
     let question = Question { class: 1, kind, name: name.wire() };
-    answer(plan, &question, client, Regions::NONE, NOW_MS)
+    answer(plan, &question, (*client).into(), Regions::NONE, NOW_MS)
 }
 
 fn addresses(answer: &Answer<'_>) -> Vec<IpAddr> {
@@ -143,6 +145,58 @@ fn what_is_not_there_is_told_as_it_is() {
     assert!(matches!(ask(&plan, "app.gw.example", kind::ANY, &client).content, Content::Addresses(_)));
 }
 
+/// Networks of 16 bits whose second byte is even are in Germany, others in Japan; 192.0.0.0/8 is nowhere.
+#[derive(Debug)]
+struct Halves;
+
+impl Locate for Halves {
+    fn locate(&self, address: IpAddr) -> Located {
+        let place = |code: &str| Place { country: Country::parse(code), ..Place::default() };
+        match address {
+            IpAddr::V4(v4) if v4.octets()[0] == 192 => Located { place: Place::default(), prefix_bits: 8 },
+            IpAddr::V4(v4) if v4.octets()[1] % 2 == 0 => Located { place: place("DE"), prefix_bits: 16 },
+            IpAddr::V4(_) => Located { place: place("JP"), prefix_bits: 16 },
+            IpAddr::V6(_) => Located::default(),
+        }
+    }
+
+    fn country(&self, country: Country) -> Place {
+        let (latitude, longitude) = if country.as_str() == "JP" { (36.2, 138.3) } else { (51.2, 10.5) };
+        Place { point: Point::new(latitude, longitude), ..Place::default() }
+    }
+}
+
+fn geography() -> Geography {
+    let point = |latitude, longitude| Place { point: Point::new(latitude, longitude), ..Place::default() };
+    let regions = [("ap", point(1.3, 103.8)), ("eu", point(53.3, -6.3)), ("us", point(38.9, -77.5))];
+    let regions = regions.map(|(name, place)| (region(name), place));
+    let others = (0..5_u8).map(|at| (region(&format!("r{at}")), point(0.0, f64::from(at) * 70.0 - 140.0)));
+    Geography::new(Arc::new(Halves), regions.into_iter().chain(others).collect())
+}
+
+#[test]
+fn where_a_client_is_on_earth_says_what_is_near_where_the_plan_does_not() {
+    let (mut draft, geography) = (draft(1), geography());
+    let told = |draft: &Draft, client: &str| {
+        let plan = Plan::new(draft.clone()).unwrap();
+        let name = name("near.gw.example");
+        let question = Question { class: 1, kind: kind::A, name: name.wire() };
+        let client = Client { geography: Some(&geography), network: Subnet::host(client.parse().unwrap()) };
+        let given = answer(&plan, &question, client, Regions::NONE, NOW_MS);
+        (addresses(&given)[0].to_string(), given.scope)
+    };
+    assert_eq!(told(&draft, "10.2.7.7"), ("192.0.2.1".into(), 16));
+    assert_eq!(told(&draft, "10.3.7.7"), ("192.0.2.3".into(), 16));
+    // What the plan says of a network wins, and its neighbours need as many bits to be told from it.
+    assert_eq!(told(&draft, "198.51.100.7"), ("192.0.2.3".into(), 24));
+    assert_eq!(told(&draft, "198.50.0.1"), ("192.0.2.1".into(), 16));
+    // Of whom nothing is known, its network's hash decides.
+    assert_eq!(told(&draft, "192.0.2.77").1, crate::defaults::HASH_BITS_V4);
+    // The next nearest when the nearest is out.
+    set_state(&mut draft, "ap", State::Out);
+    assert_eq!(told(&draft, "10.3.7.7"), ("192.0.2.1".into(), 16));
+}
+
 #[test]
 fn the_time_to_live_follows_what_is_known() {
     let mut draft = draft(1);
@@ -151,7 +205,7 @@ fn the_time_to_live_follows_what_is_known() {
         let names: Vec<_> = suspected.iter().map(|name| region(name)).collect();
         let name = name("app.gw.example");
         let question = Question { class: 1, kind: kind::A, name: name.wire() };
-        answer(&plan, &question, &v4(1), plan.regions(&names), NOW_MS).ttl_s
+        answer(&plan, &question, v4(1).into(), plan.regions(&names), NOW_MS).ttl_s
     };
     assert_eq!(ttl(&draft, &[]), 30);
     assert_eq!(ttl(&draft, &["us"]), 5);
@@ -226,7 +280,7 @@ proptest! {
             for kind in [kind::A, kind::AAAA, kind::ANY] {
                 let has = kind != kind::AAAA || managed.addresses.values().flatten().any(IpAddr::is_ipv6);
                 let question = Question { class: 1, kind, name: of.wire() };
-                let given = answer(&plan, &question, &v4(client), Regions(suspected), NOW_MS);
+                let given = answer(&plan, &question, v4(client).into(), Regions(suspected), NOW_MS);
                 if !has {
                     prop_assert!(matches!(given.content, Content::NoData));
                     continue;
@@ -245,11 +299,13 @@ proptest! {
     }
 
     #[test]
-    fn all_of_a_scope_are_told_the_same(draft in any_draft(), client: u32, other: u32) {
+    fn all_of_a_scope_are_told_the_same(draft in any_draft(), located: bool, client: u32, other: u32) {
         let plan = Plan::new(draft.clone()).unwrap();
         for of in draft.zones[&name("gw.example")].names.keys() {
             let question = Question { class: 1, kind: kind::A, name: of.wire() };
-            let told = |client: u32| answer(&plan, &question, &v4(client), Regions::NONE, NOW_MS);
+            let geography = located.then(geography);
+            let asks = |client: u32| Client { geography: geography.as_ref(), network: v4(client) };
+            let told = |client: u32| answer(&plan, &question, asks(client), Regions::NONE, NOW_MS);
             let given = told(client);
             let keep = u32::MAX.checked_shl(32 - u32::from(given.scope)).unwrap_or(0);
             let neighbour = told(client & keep | other & !keep);

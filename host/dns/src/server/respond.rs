@@ -3,19 +3,22 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use portolan_core::geography::Geography;
 use portolan_core::time::Moment;
 
 use super::limit::{Allowance, Limiter, Sort};
 use super::report::Counters;
 use crate::defaults::{TCP_BYTES_MAX, UDP_BYTES_MAX, UDP_PLAIN_BYTES, ZONE_TTL_S};
 use crate::name::Name;
-use crate::plan::{self, Answer, Content, Plan, RecordSet, Regions, Subnet, Zone, answer};
+use crate::plan::{self, Answer, Client, Content, Plan, RecordSet, Regions, Subnet, Zone, answer};
 use crate::sign::{Set, Signed};
 use crate::wire::{Extension, Owner, Question, Reply, Section, Unread, code, kind};
 
 /// What is answered from: one whole, swapped as one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Served {
+    /// Where addresses are on earth; nothing is known of that when absent.
+    pub(crate) geography: Option<Arc<Geography>>,
     /// Who answers, and from which plan: what a client may ask for (NSID).
     pub(crate) nsid: Box<[u8]>,
     pub(crate) plan: Arc<Plan>,
@@ -130,9 +133,10 @@ impl<'a> Asked<'a> {
         let told = question.edns.as_ref().and_then(|edns| edns.subnet);
         let client = told.map(|subnet| subnet.network).filter(|network| network.length > 0);
         // A resolver that keeps its client to itself is its own client.
-        let client = client.unwrap_or_else(|| Subnet::host(from));
+        let network = client.unwrap_or_else(|| Subnet::host(from));
+        let client = Client { geography: around.served.geography.as_deref(), network };
         let asked = plan::Question { class: question.class, kind: question.kind, name: question.name() };
-        let answer = answer(&around.served.plan, &asked, &client, around.served.suspected, around.now_ms);
+        let answer = answer(&around.served.plan, &asked, client, around.served.suspected, around.now_ms);
         Self { answer, around, question }
     }
 

@@ -237,7 +237,13 @@ fn local(packet: &[u8], transport: Transport, signed: bool) -> Option<Vec<u8>> {
         let signed = Arc::new(Signed::new(&plan, &keys, clock::unix_ms() / 1_000, None).unwrap());
         let served = |signed| {
             let plan = Arc::clone(&plan);
-            Arc::new(Served { nsid: (*b"eu 1").into(), plan, signed, suspected: Regions::NONE })
+            Arc::new(Served {
+                geography: None,
+                nsid: (*b"eu 1").into(),
+                plan,
+                signed,
+                suspected: Regions::NONE,
+            })
         };
         (served(None), served(Some(signed)))
     });

@@ -100,6 +100,10 @@ pub struct Word {
     pub silent_ms: u64,
     /// Does it have all rows of some moment?
     pub whole: bool,
+    /// The region that writes the shard, with how long ago whoever says this last believed it to be well, in milliseconds: who has just started
+    /// has seen nothing of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub well: Option<(RegionName, u64)>,
 }
 
 /// What happens to a node.

@@ -30,12 +30,20 @@ pub fn lag_gate(picture: &Picture, name: &ShardName, to: &RegionName, kind: Kind
     if kind != Kind::Failover || shard.primary == *to {
         return Ok(());
     }
-    let well_ago = picture.regions.get(&shard.primary).and_then(|region| region.well_ago_ms).unwrap_or(0);
-    let oldest = well_ago.saturating_add(picture.limits.lag_age_ms);
+    let well_ago = picture.regions.get(&shard.primary).and_then(|region| region.well_ago_ms);
+    let oldest = well_ago.unwrap_or(0).saturating_add(picture.limits.lag_age_ms);
     if replica.ago_ms > oldest {
+        let well = well_ago.map_or_else(
+            || "no region that is there has seen the primary well since it started".to_owned(),
+            |ago| format!("the primary was well {ago} ms ago"),
+        );
+        let heard = match replica.ago_ms {
+            u64::MAX => "has never heard of its primary, as far as it knows".to_owned(),
+            ago => format!("heard of its primary {ago} ms ago"),
+        };
         return Err(format!(
-            "what `{to}` said of shard `{name}` is {} ms old, and the primary was well {well_ago} ms ago: nobody knows what it lacks",
-            replica.ago_ms
+            "the copy of shard `{name}` in `{to}` {heard}, and {well}: nobody knows what it lacks, and no bound of loss holds; a person may break the \
+             glass of rule `lag-gate`"
         ));
     }
     let accepted = accepted(picture, name, to);

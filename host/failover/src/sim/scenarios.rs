@@ -1,5 +1,7 @@
 //! Incidents that have happened, by their names, and what must come of them here.
 
+mod restarts;
+
 use super::faults::{Fault, befall, heal, links};
 use super::policy::Rogue;
 use super::world::{MS, SECOND, Shape, World};

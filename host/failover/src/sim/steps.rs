@@ -287,6 +287,7 @@ fn keep(world: &mut World, region: usize) {
             behind_bytes: (head - rows) * 100,
             behind_ms: behind,
             silent_ms: if primary { 0 } else { (world.now - copy.heard_us) / MS },
+            well: None,
             whole: true,
         };
         handle(world, region, Event::Word(word));

@@ -78,6 +78,8 @@ pub(crate) struct Config {
     pub(crate) expose_decision: bool,
     /// What becomes of shards when their region fails; without it people decide.
     pub(crate) failover: Option<FailoverConfig>,
+    /// The table of where addresses are on earth.
+    pub(crate) geography: Option<PathBuf>,
     pub(crate) instances_max: Option<u32>,
     pub(crate) known_tenants_only: bool,
     /// How requests are steered among regions.
@@ -427,6 +429,7 @@ impl Builder<'_> {
             dns,
             expose_decision: raw.expose.decision,
             failover,
+            geography: raw.geography.map(|geography| path(geography.file)),
             instances_max: raw.policies.instances,
             known_tenants_only: raw.tenants.known_only,
             latency_us,

@@ -5,6 +5,7 @@ mod admin;
 mod cache;
 mod dns;
 mod failover;
+mod geography;
 mod shards;
 mod steering;
 
@@ -19,6 +20,7 @@ pub(super) use self::admin::{RawAdmin, RawAdminTls, RawBinding, RawOidc};
 pub(super) use self::cache::RawCache;
 pub(super) use self::dns::{RawDns, RawName, RawZone};
 pub(super) use self::failover::{RawFailover, RawProfile};
+pub(super) use self::geography::{RawGeography, RawLocation};
 pub(super) use self::shards::{
     RawAccess, RawColumnRule, RawConflict, RawConflictRule, RawDurability, RawLease, RawMigrations,
     RawPastMaxLoss, RawPlace, RawPlacement, RawReplication, RawRowRule, RawRule, RawShard, RawStore,
@@ -48,6 +50,8 @@ pub(super) struct Raw {
     pub(super) expose: RawExpose,
     /// What becomes of shards when their region fails. Without it people decide, with `portolan shard promote`.
     pub(super) failover: Option<RawFailover>,
+    /// Where addresses are on earth.
+    pub(super) geography: Option<RawGeography>,
     /// Round-trip times that are declared; measured ones win over them.
     #[serde(default)]
     pub(super) latency: Vec<RawLatency>,
@@ -421,6 +425,8 @@ pub(super) struct RawRegion {
     pub(super) ingress: Option<String>,
     /// Authorities by which `ingress` proves who it is, in a file; the system's when absent.
     pub(super) ingress_ca: Option<PathBuf>,
+    /// Where it is on earth.
+    pub(super) location: Option<RawLocation>,
     /// How its gateways are probed.
     pub(super) probe: Option<RawProbe>,
     /// Its pools by name.

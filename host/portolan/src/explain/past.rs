@@ -119,7 +119,8 @@ pub(super) fn at(when: &str, method: &str, url: &str, options: &Explain) -> anyh
         tenant: options.tenant.clone(),
         near: options.region.clone(),
     };
-    let (topology, trust) = (node::topology_of(&loaded.config), node::trust(&loaded.config));
+    let geography = node::geography::Atlas::default().follow(&loaded.config);
+    let (topology, trust) = (node::topology_of(&loaded.config), node::trust(&loaded.config, geography));
     let picture = |looked_at: &[_]| {
         let question = admin::question(question.clone())?;
         portolan_proxy::picture(&topology, &trust, question, looked_at, at_ms, 0).map_err(anyhow::Error::msg)

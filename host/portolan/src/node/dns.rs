@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use portolan_control::{Store, Swap};
 use portolan_core::facts::Verdict;
+use portolan_core::geography::Geography;
 use portolan_core::ids::RegionName;
 use portolan_core::snapshot::Live;
 use portolan_core::time::Moment;
@@ -133,6 +134,13 @@ impl Dns {
             now.clone_from(&config.dns);
             changed
         });
+    }
+
+    /// Where addresses are on earth from here on.
+    pub(crate) fn locate(&self, geography: Option<&Arc<Geography>>) {
+        if let Some(server) = &self.0.server {
+            server.locate(geography);
+        }
     }
 
     /// The number of the plan that is told; none before the first.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use portolan_changelog::Duty;
-use portolan_core::ids::ShardName;
+use portolan_core::ids::{RegionName, ShardName};
 use portolan_core::log::Position;
 use portolan_core::time::Moment;
 use portolan_foundation::clock;
@@ -38,7 +38,7 @@ struct Known {
 }
 
 /// What a node that follows says of a copy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Word {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     applied: Option<Position>,
@@ -47,6 +47,20 @@ struct Word {
     lag_ms: u64,
     #[serde(default)]
     silent_ms: u64,
+    /// Whose log that is of.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    source: Option<RegionName>,
+}
+
+/// How far a copy has followed another region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Followed {
+    /// What has been applied of its log.
+    pub(super) applied: Option<Position>,
+    /// How far behind that is, in milliseconds; it grows while the region is not heard.
+    pub(super) lag_ms: u64,
+    /// Since when it is not heard, in milliseconds.
+    pub(super) silent_ms: u64,
 }
 
 impl Duties {
@@ -114,12 +128,21 @@ impl Duties {
         known.get(shard).filter(|known| !known.duty.held).map(|known| known.duty.node.clone())
     }
 
-    /// How far another node had followed a copy's primary, how far behind that was, and since when it had not heard of it then, in milliseconds.
-    pub(super) fn followed(&self, shard: &ShardName) -> Option<(Option<Position>, u64, u64)> {
+    /// How far another node has followed a copy's primary or, where this one has not heard of it since it started, whoever followed before.
+    pub(super) fn followed(&self, shard: &ShardName, primary: &RegionName, now: Moment) -> Option<Followed> {
         let all = self.known.load();
-        let known = all.get(shard).filter(|known| !known.duty.held)?;
+        let known = all.get(shard)?;
         let word: Word = serde_json::from_str(&known.duty.note).ok()?;
-        Some((word.applied, word.lag_ms, word.silent_ms))
+        // What was said before this node started may be of a region that led earlier.
+        let same = word.source.as_ref().map_or(!known.duty.held, |source| source == primary);
+        // What was said a while ago was so then.
+        let since = known.duty.age.saturating_add(now.since(known.at));
+        let since_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        same.then(|| Followed {
+            applied: word.applied,
+            lag_ms: word.lag_ms.saturating_add(since_ms),
+            silent_ms: word.silent_ms.saturating_add(since_ms),
+        })
     }
 
     /// How fresh a copy is by what another node says of it; none where this node follows, or the other says that some rows must not be read.
@@ -138,7 +161,8 @@ fn word(shard: &ShardName, feeds: &Feeds, now: Moment) -> String {
     let word = feeds.report(shard, now).and_then(|report| {
         let silent_ms = report.silent_ms.unwrap_or_default();
         let (applied, behind_ms) = (report.applied, report.behind_ms);
-        let word = Word { applied, behind_ms, lag_ms: report.lag_ms?, silent_ms };
+        let source = Some(report.source);
+        let word = Word { applied, behind_ms, lag_ms: report.lag_ms?, silent_ms, source };
         serde_json::to_string(&word).ok()
     });
     word.unwrap_or_default()

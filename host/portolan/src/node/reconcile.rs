@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use portolan_control::NodeReport;
 use portolan_core::backoff::full_jitter;
 use portolan_core::decide::FailRule;
+use portolan_core::geography::Geography;
 use portolan_core::ids::Generation;
 use portolan_core::snapshot::{Live, Snapshot};
 use portolan_core::steering::Steering;
@@ -30,6 +31,8 @@ use portolan_recorder::Recorder;
 use tokio::sync::Notify;
 
 use super::break_glass::{BreakGlass, Files, Freezer};
+use super::dns::Dns;
+use super::geography::Atlas;
 use super::intent::Intent;
 use super::policies::Sources;
 use super::previews::Previews;
@@ -55,10 +58,12 @@ const PROBLEMS_TOLD: usize = 10;
 /// Everything that is needed to change what runs. Its methods block.
 #[derive(Debug)]
 pub(crate) struct Reconciler {
+    atlas: Atlas,
     begun: Moment,
     cells: Cells,
     certificates: Option<Arc<CertificateStore>>,
     config: Config,
+    dns: Option<Dns>,
     environment: Vec<(String, String)>,
     freezer: Freezer,
     intent: Intent,
@@ -146,11 +151,13 @@ impl Reconciler {
         };
         start.rollouts.look(&report.slots);
         Ok(Self {
+            atlas: Atlas::default(),
             begun: clock::now(),
             cells,
             certificates: start.certificates,
             started: config.clone(),
             config,
+            dns: None,
             environment: start.environment,
             freezer,
             intent: start.intent,
@@ -187,6 +194,12 @@ impl Reconciler {
     /// From now on the component of the running configuration says what to do when regions fail, where it names one.
     pub(crate) fn fail_with(&mut self, failing: Failing) {
         self.failing = Some(failing);
+    }
+
+    /// From now on this table is that of the running configuration, and names are told by it as well.
+    pub(crate) fn locate_with(&mut self, atlas: Atlas, dns: Dns) {
+        self.atlas = atlas;
+        self.dns = Some(dns);
     }
 
     /// From now on new tenants are placed by the policy of the running configuration.
@@ -273,7 +286,11 @@ impl Reconciler {
         }
         if refused.is_none() {
             // Also when nothing changed on disk: what failed before may succeed now.
-            problems.extend(apply(settings, &self.config, &config).err());
+            let geography = self.atlas.follow(&config);
+            if let Some(dns) = &self.dns {
+                dns.locate(geography.as_ref());
+            }
+            problems.extend(apply(settings, &self.config, &config, geography).err());
             if let Some(recorder) =
                 self.recorder.as_ref().filter(|_| config.recordings != self.config.recordings)
             {
@@ -287,6 +304,7 @@ impl Reconciler {
             problems
                 .extend(failing.and_then(Result::err).map(|error| format!("decide of regions: {error:#}")));
         }
+        problems.extend(self.atlas.problem().cloned());
         // Who writes a shard waits for no policy: a lease that has gone elsewhere ends here whatever else is refused.
         if let Some(shards) = &self.shards {
             shards.follow(&config);
@@ -326,6 +344,7 @@ impl Reconciler {
             report.waits_for = lacking(&slots).filter(|_| patient);
         }
         report.slots = slots;
+        report.geography = self.atlas.status();
         drop(report);
         if result.changed {
             self.keep_components();
@@ -382,6 +401,7 @@ impl Reconciler {
         if self.intent.state().is_none() {
             folders.insert(config::conf_d(&self.path));
         }
+        folders.extend(self.config.geography.as_ref().and_then(parent));
         folders.insert(self.config.policies_folder.clone());
         folders.insert(self.freezer.files().folder().to_owned());
         folders.extend(self.certificates.iter().flat_map(|store| store.folders()));
@@ -542,11 +562,16 @@ fn tell(event: &Event) {
 }
 
 /// Changes what needs neither a snapshot nor a restart.
-fn apply(settings: &LiveSettings, old: &Config, new: &Config) -> Result<(), String> {
+fn apply(
+    settings: &LiveSettings,
+    old: &Config,
+    new: &Config,
+    geography: Option<Arc<Geography>>,
+) -> Result<(), String> {
     if old.log_level != new.log_level {
         telemetry::refilter(&new.log_level)?;
     }
-    let applied = settings.apply(super::settings(new));
+    let applied = settings.apply(super::settings(new, geography));
     applied.map_err(|error| format!("these settings of the data plane wait: {error}"))
 }
 

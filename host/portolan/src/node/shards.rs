@@ -10,7 +10,7 @@ use portolan_changelog::{Gathered, Lease, Record};
 use portolan_control::Key;
 use portolan_core::directory::{Access as Open, Shard};
 use portolan_core::ids::{RegionName, ResidencyName, ShardName, TenantName};
-use portolan_core::log::{Epoch, Position};
+use portolan_core::log::Epoch;
 use portolan_core::snapshot::Live;
 use portolan_core::tenant::Barred;
 use portolan_core::tenant_table::Tables;
@@ -29,7 +29,7 @@ use portolan_sharding::{
 
 use serde_json::{Value, json};
 
-use super::duties::Duties;
+use super::duties::{Duties, Followed};
 use super::externals::Externals;
 use super::failover::Failover;
 use super::intent::Intent;
@@ -205,14 +205,16 @@ impl Shards {
         self.shards.freshness(shard)
     }
 
-    /// How far this region's copy has followed its primary, how far behind that is, and since when it has not heard of it, in milliseconds; none while its
-    /// rows must not be read.
-    pub(super) fn follows(&self, shard: &ShardName) -> Option<(Option<Position>, u64, u64)> {
-        let report = self.feeds.load().as_ref().and_then(|feeds| feeds.report(shard, clock::now()));
-        match report {
-            Some(report) => Some((report.applied, report.lag_ms?, report.silent_ms.unwrap_or_default())),
-            None => self.duties.load().as_ref()?.followed(shard),
-        }
+    /// How far this region's copy has followed its primary: as this node knows, else as is noted beside the copy. None where nobody has heard of the
+    /// primary, or while the copy's rows must not be read.
+    pub(super) fn follows(&self, shard: &ShardName, primary: &RegionName) -> Option<Followed> {
+        let now = clock::now();
+        let report = self.feeds.load().as_ref().and_then(|feeds| feeds.report(shard, now));
+        let heard = report.and_then(|report| {
+            let (applied, silent_ms) = (report.applied, report.silent_ms.unwrap_or_default());
+            Some(Followed { applied, lag_ms: report.lag_ms?, silent_ms })
+        });
+        heard.or_else(|| self.duties.load().as_ref()?.followed(shard, primary, now))
     }
 
     /// How the region is reached that writes a shard; none when that is this one, or no other is known.

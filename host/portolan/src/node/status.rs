@@ -1,6 +1,7 @@
 //! What a node tells of itself: plain data, written by the reconciler and the admin listener, read by `portolan status`.
 
 use super::break_glass::BreakGlass;
+use super::geography::TableStatus;
 use super::intent::Control;
 use super::rollouts::RolloutStatus;
 use super::tenancy::Standing;
@@ -20,6 +21,8 @@ pub(crate) struct Reconciled {
     pub(crate) break_glass: BreakGlass,
     /// The files that the running configuration came from.
     pub(crate) files: Vec<String>,
+    /// The table of where addresses are on earth; none where none was read.
+    pub(crate) geography: Option<TableStatus>,
     /// When the running configuration took effect, in milliseconds since 1970-01-01T00:00:00Z.
     pub(crate) loaded_at_ms: u64,
     /// What is wrong with what is on disk now, one line each; then an earlier configuration runs.

@@ -21,9 +21,10 @@ impl Service for Echo {
             *refused.status_mut() = StatusCode::UNAUTHORIZED;
             return Routed::Answer(Box::new(refused));
         };
-        let region = head.headers.get("x-region").and_then(|value| value.to_str().ok()).unwrap_or("eu");
+        let regions = head.headers.get("x-region").and_then(|value| value.to_str().ok()).unwrap_or("eu");
+        let mut regions = regions.split(' ').map(|name| RegionName::new(name).unwrap());
         let work = Work { epoch: Epoch(3), shard: ShardName::new("s1").unwrap(), tenant };
-        Routed::Region(RegionName::new(region).unwrap(), work)
+        Routed::Region { first: regions.next().unwrap(), others: regions.collect(), work }
     }
 
     fn answer(&self, work: Work, request: Request<ServiceBody>) -> Answering {
@@ -87,6 +88,10 @@ async fn a_service_answers_below_its_path_and_no_policy_is_asked() {
         send(gateway.address, empty(get("/-/data/x").header("x-tenant", "acme").header("x-region", "us")))
             .await;
     assert_eq!(far.status(), 503);
+    // Whoever can is asked next.
+    let other = empty(get("/-/data/x").header("x-tenant", "acme").header("x-region", "us eu"));
+    let near = send(gateway.address, other).await;
+    assert_eq!((near.status().as_u16(), &json(&near)["uri"]), (200, &"/-/data/x".into()));
     let large = Request::post("/-/data/x")
         .header("host", "shop.example.com")
         .header("x-tenant", "acme")

@@ -75,3 +75,28 @@ async fn whoever_asks_where_the_log_is_gets_a_read_after_its_write() {
     assert!(world.reads("a") <= before + 2, "{} reads", world.reads("a") - before);
     assert_eq!(world.service.newest(&ShardName::new("b").unwrap()).await, None);
 }
+
+/// Who asks for whatever is there gets it also from a region that may not write any more, marked by the time since then.
+#[tokio::test]
+async fn a_region_without_its_lease_answers_from_what_it_has() {
+    let world = World::new(Limits::default());
+    world.keep("a", world.sqlite("a"), Watermarks::default()).await;
+    let written = world.check("a", "POST /notes", r#"{"id": 1, "body": "one"}"#, 201, "").await;
+    let token = written.header("portolan-token").to_owned();
+    world.lose("a");
+    let local = world.check("a", "GET /notes/1 | portolan-consistency: local", "", 200, "one").await;
+    let first: f64 = local.header("portolan-staleness").parse().unwrap();
+    world.check("a", "GET /notes/1 | portolan-consistency: max-staleness=3600", "", 200, "one").await;
+    let local = world.check("a", "GET /notes/1 | portolan-consistency: local", "", 200, "one").await;
+    let later: f64 = local.header("portolan-staleness").parse().unwrap();
+    assert!(first >= 0.0 && later >= first, "{first} {later}");
+    for fresh in
+        [String::new(), " | portolan-consistency: primary".to_owned(), format!(" | portolan-token: {token}")]
+    {
+        world.check("a", &format!("GET /notes/1{fresh}"), "", 503, "unavailable").await;
+    }
+    world.check("a", "POST /notes", r#"{"id": 2}"#, 503, "unavailable").await;
+    // Once another region is known to write, what is here is as fresh as its feed says, and there is none.
+    world.promote("a", 2, "us");
+    world.check("a", "GET /notes/1 | portolan-consistency: local", "", 503, "unavailable").await;
+}

@@ -168,6 +168,13 @@ impl World {
         self.intend(name, Kept { epoch: Epoch(epoch), primary: region(primary), ..kept });
     }
 
+    /// The lease is over, and cannot be renewed.
+    pub(super) fn lose(&self, name: &str) {
+        let name = ShardName::new(name).unwrap();
+        self.meant.0.lock().unwrap().remove(&name);
+        self.shards.cell(&name).unwrap().end_lease(clock::now());
+    }
+
     /// Waits until the shard stands so.
     pub(super) async fn until(&self, name: &str, so: impl Fn(&ShardReport) -> bool) -> ShardReport {
         let deadline = tokio::time::Instant::now() + PATIENCE;

@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use portolan_core::geography::{Country, Place, Point};
 use portolan_core::ids::{PoolName, RegionName};
 use portolan_core::screen::check_host;
 use portolan_core::steering;
@@ -12,7 +13,7 @@ use portolan_core::topology::{BreakerLimits, Probe, Protocol, UpstreamTls};
 
 use super::{At, Builder};
 use crate::config::defaults;
-use crate::config::raw::{RawBreaker, RawPool, RawProbe, RawProtocol, RawRegion, RawSteering};
+use crate::config::raw::{RawBreaker, RawLocation, RawPool, RawProbe, RawProtocol, RawRegion, RawSteering};
 
 /// A region.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +25,8 @@ pub(crate) struct RegionConfig {
     pub(crate) gateways: Vec<Authority>,
     /// Where clients come in, with who vouches for it.
     pub(crate) ingress: Option<(http::Uri, Option<PathBuf>)>,
+    /// Where it is on earth, as far as that is said.
+    pub(crate) location: Place,
     pub(crate) pools: BTreeMap<PoolName, PoolConfig>,
     pub(crate) probe: Probe,
     pub(crate) replication: Vec<Authority>,
@@ -76,8 +79,37 @@ impl Builder<'_> {
         let replication_rate = raw.replication_bytes_per_second;
         let (capacity, authorities) = (raw.capacity, raw.ingress_ca.map(|path| self.folder.join(path)));
         let ingress = raw.ingress.and_then(|text| Some((self.ingress(name, &text)?, authorities)));
+        let location = raw.location.map(|location| self.location(name, &location)).unwrap_or_default();
         let addresses = raw.addresses;
-        RegionConfig { addresses, capacity, gateways, ingress, pools, probe, replication, replication_rate }
+        RegionConfig {
+            addresses,
+            capacity,
+            gateways,
+            ingress,
+            location,
+            pools,
+            probe,
+            replication,
+            replication_rate,
+        }
+    }
+
+    fn location(&mut self, region: &str, raw: &RawLocation) -> Place {
+        let country = raw.country.as_deref().and_then(|text| {
+            let country = Country::parse(text);
+            if country.is_none() {
+                let at = ["region", region, "location", "country"];
+                let help = "write the two capital letters of ISO 3166-1, such as `DE`";
+                self.problem(&at, format!("`{text}` is no country"), help);
+            }
+            country
+        });
+        let point = raw.latitude.zip(raw.longitude).and_then(|(north, east)| Point::new(north, east));
+        if point.is_none() && (raw.latitude.is_some() || raw.longitude.is_some()) {
+            let help = "write both in degrees: `latitude` of -90 to 90, `longitude` of -180 to 180";
+            self.problem(&["region", region, "location"], "this is no point of the earth", help);
+        }
+        Place { country, continent: None, point }
     }
 
     fn ingress(&mut self, region: &str, text: &str) -> Option<http::Uri> {

@@ -16,6 +16,7 @@ use portolan_sharding::Store;
 use tokio::sync::mpsc;
 
 use super::setup::Way;
+use crate::node::duties::Followed;
 use crate::node::shards::Shards;
 
 /// How long a database may take to say how it stands.
@@ -119,18 +120,35 @@ pub(super) async fn look_here(
 /// How a copy stands.
 async fn word(shards: &Shards, name: &ShardName, store: &Store) -> Result<Word, portolan_changelog::Error> {
     let epoch = store.lineage().await?.epoch();
-    let leads = shards.meant(name).is_some_and(|(_, primary)| primary == *store.origin());
-    let (position, behind_ms, silent_ms) = if leads {
-        (store.tip().await?, 0, 0)
-    } else {
-        // Of what it lacks that follows nobody, nothing is known.
-        let (applied, lag_ms, silent_ms) = shards.follows(name).unwrap_or((None, 0, u64::MAX));
-        // Its lag grows while the primary is not heard.
-        (applied.unwrap_or(Position::START), lag_ms.saturating_sub(silent_ms), silent_ms)
+    let primary = shards.meant(name).map(|(_, primary)| primary);
+    let (position, behind_ms, silent_ms) = match primary {
+        Some(primary) if primary == *store.origin() => (store.tip().await?, 0, 0),
+        Some(primary) => match shards.follows(name, &primary) {
+            Some(Followed { applied, lag_ms, silent_ms }) => {
+                // What was noted a moment before its node ended has gone on until then.
+                let there = store.progress(primary.as_str()).await?.map(|progress| progress.applied);
+                // Its lag grows while the primary is not heard.
+                (applied.max(there).unwrap_or(Position::START), lag_ms.saturating_sub(silent_ms), silent_ms)
+            }
+            // Of what it lacks that follows nobody, nothing is known.
+            None => (Position::START, 0, u64::MAX),
+        },
+        None => (Position::START, 0, u64::MAX),
     };
     let whole = store.is_complete().await?;
     let rows = position.sequence;
     let (head_rows, behind_bytes) = (rows, 0);
     let shard = name.clone();
-    Ok(Word { shard, epoch, position, rows, head_rows, behind_bytes, behind_ms, silent_ms, whole })
+    Ok(Word {
+        shard,
+        epoch,
+        position,
+        rows,
+        head_rows,
+        behind_bytes,
+        behind_ms,
+        silent_ms,
+        well: None,
+        whole,
+    })
 }

@@ -39,6 +39,7 @@ const FENCES: &[(&str, &[&str], &str)] = &[
         "http",
         &[
             "portolan-admin",
+            "portolan-federation",
             "portolan-foundation",
             "portolan-proxy",
             "portolan-query",

@@ -5,6 +5,7 @@ mod audits;
 pub(crate) mod break_glass;
 pub(crate) mod changes;
 mod conflicts;
+mod contents;
 pub(crate) mod dns;
 mod duties;
 mod eraser;
@@ -53,6 +54,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use self::admin::Admin;
+use self::contents::Contents;
 use self::dns::Dns;
 use self::eraser::Eraser;
 use self::failover::Failover;
@@ -137,8 +139,9 @@ pub(crate) fn serve(
     let (dns, dns_server) = control.block_on(Dns::open(&config))?;
     failover.plan_with(dns.clone());
     shards.follow(&config);
+    let contents = Contents::open(&config, &shards, &live, control.handle())?;
     let proxy = portolan_proxy::Config {
-        services: shards.services(&config, &live, control.handle())?,
+        services: contents.beside(shards.services(&config, &live, control.handle())?),
         debug: Some(debug.for_purpose(recordings::DEBUG_PURPOSE)),
         previews: Some(Previewing { key: previews.key(), policies: Arc::new(previews.clone()) }),
         recorder: Arc::new(recorder.clone()),
@@ -189,6 +192,7 @@ pub(crate) fn serve(
     let last = Shutdown::new();
     intent.start(&last);
     shards.start(&last);
+    contents.start(&last);
     let read = (failover.clone(), intent.clone(), Arc::clone(&live));
     dns.start(dns_server, read, &config.name, &last);
     let both = (&shards, &failover);

@@ -10,6 +10,7 @@
 mod admin;
 mod chaos;
 mod cli;
+mod content;
 mod control;
 mod dns;
 mod events;

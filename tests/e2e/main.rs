@@ -11,6 +11,7 @@ mod admin;
 mod cache;
 mod chaos;
 mod cli;
+mod content;
 mod control;
 mod dns;
 mod events;

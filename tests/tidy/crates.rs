@@ -40,6 +40,7 @@ const FENCES: &[(&str, &[&str], &str)] = &[
         &[
             "portolan-admin",
             "portolan-cache",
+            "portolan-federation",
             "portolan-foundation",
             "portolan-proxy",
             "portolan-query",

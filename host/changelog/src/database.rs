@@ -146,6 +146,17 @@ impl Row {
         }
     }
 
+    /// Bytes of a column, by its place.
+    ///
+    /// # Errors
+    /// As [`Self::text`].
+    pub fn blob(&self, at: usize) -> Result<Vec<u8>, Error> {
+        match self.value(at) {
+            Value::Blob(bytes) => Ok(bytes.clone()),
+            _ => Err(odd(at, self)),
+        }
+    }
+
     /// A whole number of a column, or truth, by its place.
     ///
     /// # Errors

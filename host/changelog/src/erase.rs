@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adopt;
 use crate::apply::leave_applying;
+use crate::content;
 use crate::database::{Dialect, Row, Session, Value};
 use crate::defaults::{CHUNK_RECORDS, COMPACTION_TIMEOUT, ERASURE_PATIENCE};
 use crate::error::Error;
@@ -57,6 +58,10 @@ impl Store {
         for table in ["gone", "stale"] {
             let names = format!("DELETE FROM portolan_{table} WHERE tenant = $1");
             self.delete(Role::Applier, &names, tenant).await?;
+        }
+        for table in content::TABLES {
+            let gone = format!("DELETE FROM portolan_{table} WHERE tenant = $1");
+            erased.rows += self.delete(Role::Applier, &gone, tenant).await?;
         }
         erased.records = self.erase_tail(tenant, placement).await?;
         self.forget(tenant, placement).await?;
@@ -203,10 +208,10 @@ impl Store {
 async fn vacuum(session: &mut Session) -> Result<(), Error> {
     let limit = COMPACTION_TIMEOUT.as_millis();
     session.execute(&format!("SET statement_timeout = {limit}"), &[]).await?;
-    let own =
-        ["log", "row", "conflict", "parked", "staged", "tail", "move"].map(|name| format!("portolan.{name}"));
+    let own = ["log", "row", "conflict", "parked", "staged", "tail", "move"];
+    let own = own.into_iter().chain(content::TABLES).map(|name| format!("portolan.{name}"));
     let captured = captured(session).await?.into_iter().map(|name| format!("public.\"{name}\""));
-    for table in own.into_iter().chain(captured) {
+    for table in own.chain(captured) {
         session.execute(&format!("VACUUM {table}"), &[]).await?;
     }
     Ok(())

@@ -56,6 +56,9 @@
 //! it somewhere else is following it. [`Store::erase`] takes a tenant out of rows, log and all that is kept beside them, and
 //! [`Store::compact`] has the database write over what was there.
 //!
+//! # Content
+//! Items of tenants' content, their versions and where their bytes are: [`content`]. None of it is captured; it moves by its own log.
+//!
 //! # Migrating
 //! [`Store::maintenance`] is the owner's connection for changes of the tenants' schema ([`Purpose::Schema`]), which change no row of a
 //! captured table and leave none without its triggers, and for backfills ([`Purpose::Rows`]), which are writers as others.
@@ -75,6 +78,7 @@
 mod adopt;
 mod apply;
 mod audit;
+pub mod content;
 mod copying;
 mod database;
 pub mod defaults;

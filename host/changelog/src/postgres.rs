@@ -11,6 +11,7 @@ use portolan_core::tenant_table::TenantTable;
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgPoolOptions;
 
+use crate::content;
 use crate::database::{Dialect, Pool, Session, Value};
 use crate::defaults::{
     ANSWER_TIMEOUT, CONNECTIONS_MAX, KEEPER_LOCK, KEEPER_STATEMENT, LOCK_TIMEOUT, POSTGRES_VERSION_MIN,
@@ -23,8 +24,10 @@ use crate::marks;
 use crate::sqlite::migrator;
 use crate::table::{Catalogue, Declared, array};
 
-const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(1, "create shard", include_str!("../../../migrations/shard/postgres/0001_create_shard.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "create shard", include_str!("../../../migrations/shard/postgres/0001_create_shard.sql")),
+    (2, "create content", include_str!("../../../migrations/shard/postgres/0002_create_content.sql")),
+];
 
 /// Where a shard's database is: for each role a URL of the form `postgres://ROLE:PASSWORD@HOST:PORT/DATABASE`, with what libpq
 /// understands behind a `?`, such as `sslmode` and `sslrootcert`, or `host` for a folder with the server's socket.
@@ -230,6 +233,10 @@ async fn grant(roles: &Roles) -> Result<(), Error> {
              portolan.conflict, portolan.parked, portolan.copying, portolan.gone, portolan.term, portolan.tail, portolan.stale, \
              portolan.follower \
              TO {applier}"
+        ),
+        format!(
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO {applier}",
+            content::TABLES.map(|name| format!("portolan.{name}")).join(", ")
         ),
     ] {
         session.execute(&statement, &[]).await?;

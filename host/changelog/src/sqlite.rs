@@ -23,8 +23,10 @@ use crate::error::Error;
 use crate::marks::{self, Event};
 use crate::table::{Catalogue, Declared};
 
-const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(1, "create shard", include_str!("../../../migrations/shard/sqlite/0001_create_shard.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "create shard", include_str!("../../../migrations/shard/sqlite/0001_create_shard.sql")),
+    (2, "create content", include_str!("../../../migrations/shard/sqlite/0002_create_content.sql")),
+];
 
 pub(crate) fn migrator(migrations: &'static [(i64, &'static str, &'static str)]) -> Migrator {
     let migration = |(version, name, sql): &(i64, &'static str, &'static str)| {

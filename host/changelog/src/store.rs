@@ -23,7 +23,7 @@ use crate::table::Declared;
 /// The lock that writers share and a demotion takes alone: "portolan" as a number.
 pub(crate) const FENCE_LOCK: i64 = 0x706f_7274_6f6c_616e;
 /// The locks of tenants, as pairs of this and a hash: "port".
-const TENANT_LOCK: i64 = 0x706f_7274;
+pub(crate) const TENANT_LOCK: i64 = 0x706f_7274;
 
 /// Where a shard is.
 #[derive(Clone, Debug, PartialEq, Eq)]

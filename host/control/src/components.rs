@@ -120,7 +120,7 @@ pub struct Swept {
 ///
 /// # Errors
 /// When what is said of it makes no sense.
-fn bucket(config: &S3Config) -> Result<Arc<dyn ObjectStore>, Away> {
+pub fn bucket(config: &S3Config) -> Result<Arc<dyn ObjectStore>, Away> {
     let retry = RetryConfig {
         max_retries: COMPONENT_RETRIES_MAX,
         retry_timeout: COMPONENT_TIMEOUT,

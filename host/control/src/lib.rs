@@ -22,7 +22,7 @@ mod state;
 mod store;
 
 pub use change::{Change, Draft, Edit, Expect, Wish};
-pub use components::{Components, Missing, S3Config, Shared, Swept};
+pub use components::{Components, Missing, S3Config, Shared, Swept, bucket};
 pub use engine::{Engine, EtcdConfig};
 pub use error::{Away, Conflict, Damaged, Error};
 pub use object::{Body, Key, KeyError, Manager, Object};

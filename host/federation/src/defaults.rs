@@ -77,9 +77,54 @@ pub const PACK_BYTES_MIN: usize = 16 << 20;
 pub const PACK_BYTES_MAX: usize = 64 << 20;
 /// Chunks of one pack, so that its index stays small when chunks do.
 pub const PACK_CHUNKS_MAX: usize = 8_192;
-/// How long a promise about a chunk holds: a transfer over a bad line, with room.
-pub const LEASE_MS: u64 = 600_000;
+/// How long a promise about a chunk holds: twice as long as an upload waits for its next part.
+pub const LEASE_MS: u64 = 2 * UPLOAD_MS;
 /// How long a pack without use is still found: longer than any read takes.
 pub const QUARANTINE_MS: u64 = 600_000;
 /// A pack of which less than so many percent are used is written anew: the rest costs more than the copy.
 pub const REPACK_PERCENT: u64 = 60;
+
+/// One content that a client sends. Its commit is one transaction, which takes seconds for so much.
+pub const UPLOAD_BYTES_MAX: u64 = 8 << 30;
+/// Contents that one tenant sends in parts at a time: each may leave chunks that nothing uses yet.
+pub const TENANT_UPLOADS_MAX: u64 = 256;
+/// How long an upload waits for its next part: a night.
+pub const UPLOAD_MS: u64 = 43_200_000;
+/// Contents that a node takes in at a time: each holds a pack and [`BATCH_BYTES`] in memory.
+pub const INTAKES_MAX: usize = 6;
+/// Of those, one tenant's.
+pub const TENANT_INTAKES_MAX: usize = 3;
+/// Bytes that are looked up, compressed and sealed together: enough chunks for one transaction, little enough to hold.
+pub const BATCH_BYTES: usize = 4 << 20;
+/// Contents that a node sends at a time: each holds a few chunks.
+pub const SENDS_MAX: usize = 256;
+/// Of those, one tenant's.
+pub const TENANT_SENDS_MAX: usize = 64;
+/// Pieces of an answer that wait for a slow reader.
+pub const SEND_AHEAD: usize = 2;
+/// Entries of one page of any list.
+pub const PAGE_MAX: u64 = 1_000;
+/// Entries of a page where nothing is asked for.
+pub const PAGE: u64 = 100;
+/// Changed places that one comparison tells.
+pub const DIFF_PLACES_MAX: usize = 1_000;
+/// What a request may say in JSON.
+pub const REQUEST_BYTES_MAX: usize = 64 << 10;
+/// An item's name, in bytes: as long as a path's part may be on most file systems, four times.
+pub const NAME_BYTES_MAX: usize = 1_024;
+/// A media type, in bytes.
+pub const MEDIA_BYTES_MAX: usize = 255;
+/// How long a reader of changes may wait for the next: shorter than proxies' patience.
+pub const CHANGES_WAIT_MAX_S: u64 = 50;
+/// From one look at the log of changes to the next, for changes of other nodes.
+pub const CHANGES_LOOK: std::time::Duration = std::time::Duration::from_millis(500);
+/// From one sign of life to the next on a stream of changes.
+pub const CHANGES_BEAT: std::time::Duration = std::time::Duration::from_secs(15);
+/// From one round of collection to the next.
+pub const COLLECT_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
+/// Worn packs that one round writes anew for a tenant: each is held in memory.
+pub const COLLECT_REPACKS_MAX: u64 = 4;
+/// Packs that one round deletes for a tenant.
+pub const COLLECT_PACKS_MAX: u64 = 256;
+/// Tenants whose secrets a node holds, before it begins anew.
+pub const VAULTS_MAX: usize = 4_096;

@@ -9,6 +9,9 @@ pub enum Error {
     /// Bytes that are not what their name says: ask another copy.
     #[error("{0} does not match its name: drop it and fetch it again, from another region if it stays so")]
     Corrupt(&'static str),
+    /// The database of the tenant's shard.
+    #[error(transparent)]
+    Database(#[from] portolan_changelog::Error),
     /// A clock that is ahead.
     #[error(
         "a version comes from {ahead_ms} ms in the future: set the clock of the region that wrote it; it is taken \

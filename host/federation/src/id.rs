@@ -26,7 +26,35 @@ macro_rules! hash_name {
                 fmt::Display::fmt(self, f)
             }
         }
+
+        impl std::str::FromStr for $name {
+            type Err = crate::Error;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                read_hex(text).map(Self)
+            }
+        }
     };
+}
+
+/// The bytes that lower-case hexadecimal digits say: what [`fmt::Display`] writes, and nothing else.
+fn read_hex<const BYTES: usize>(text: &str) -> Result<[u8; BYTES], crate::Error> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let mut bytes = [0; BYTES];
+    let pairs = text.as_bytes().chunks(2);
+    if text.len() != 2 * BYTES {
+        return Err(crate::Error::Malformed("a name of bytes"));
+    }
+    for (byte, pair) in bytes.iter_mut().zip(pairs) {
+        let [high, low] = pair else { return Err(crate::Error::Malformed("a name of bytes")) };
+        let both = digit(*high).zip(digit(*low)).ok_or(crate::Error::Malformed("a name of bytes"))?;
+        *byte = both.0 << 4 | both.1;
+    }
+    Ok(bytes)
 }
 
 hash_name! {
@@ -58,6 +86,14 @@ pub struct ItemId(pub [u8; 16]);
 impl fmt::Display for ItemId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl std::str::FromStr for ItemId {
+    type Err = crate::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        read_hex(text).map(Self)
     }
 }
 

@@ -42,7 +42,7 @@ pub struct Wrapped {
 
 /// Where key-encryption keys are kept. They never leave it.
 #[async_trait]
-pub trait Kms: Send + Sync {
+pub trait Kms: std::fmt::Debug + Send + Sync {
     /// Wraps a key with the holder's newest key-encryption key, of which it makes the first. `about` must be given again.
     async fn wrap(&self, holder: &Holder, about: &[u8], key: &Secret) -> Result<Wrapped, Error>;
 

@@ -150,6 +150,10 @@ impl Part {
         [&self.item.0[..], &self.root.0, &self.number.to_be_bytes(), &[recipe]].concat()
     }
 
+    fn about_small(&self) -> Vec<u8> {
+        [b"small", self.about().as_slice()].concat()
+    }
+
     /// Seals a part of a content's list with the item's data key.
     ///
     /// # Errors
@@ -160,6 +164,22 @@ impl Part {
         }
         let list = postcard::to_allocvec(chunks).map_err(|_| Error::Malformed("a list of chunks"))?;
         data_key.seal(&self.about(), list, draw)
+    }
+
+    /// Seals a content that is small, instead of a list of chunks.
+    ///
+    /// # Errors
+    /// When `draw` gives nothing.
+    pub fn seal_small(&self, content: &[u8], data_key: &Secret, draw: &dyn Draw) -> Result<Vec<u8>, Error> {
+        data_key.seal(&self.about_small(), content.to_vec(), draw)
+    }
+
+    /// Opens what [`Part::seal_small`] sealed.
+    ///
+    /// # Errors
+    /// When it was sealed with another key, or is another content.
+    pub fn open_small(&self, sealed: &[u8], data_key: &Secret) -> Result<Vec<u8>, Error> {
+        data_key.open(&self.about_small(), sealed)
     }
 
     /// Opens it.

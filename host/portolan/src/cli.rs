@@ -2,6 +2,7 @@
 
 pub(crate) mod backup;
 mod conflicts;
+pub(crate) mod content;
 pub(crate) mod dns;
 pub(crate) mod failover;
 mod generations;
@@ -26,6 +27,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::conflicts::Conflicts;
+pub(crate) use self::content::Content;
 pub(crate) use self::dns::Dns;
 pub(crate) use self::failover::Failover;
 pub(crate) use self::generations::{Apply, Audit, Generations, Revert, Validate};
@@ -126,6 +128,8 @@ pub(crate) enum Command {
     /// See what lost where two writes met, and write it back.
     #[command(subcommand)]
     Conflicts(Conflicts),
+    /// Put, get and share a tenant's content through a gateway.
+    Content(Content),
     /// See how regions stand, and move shards between them.
     #[command(subcommand)]
     Failover(Failover),

@@ -9,6 +9,7 @@ mod cli;
 mod client;
 mod config;
 mod conflicts;
+mod content;
 mod demo;
 mod dns;
 mod doctor;
@@ -163,6 +164,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::QueryWorker => return Ok(portolan_query::worker::work()),
         Command::Shard(command) => return shard::run(&command),
         Command::Conflicts(command) => return conflicts::run(&command),
+        Command::Content(command) => return content::run(&command),
         Command::Dns(command) => return dns::run(&command),
         Command::Failover(command) => return failover::run(&command),
         Command::Geography(command) => return geography::run(&command),

@@ -6,6 +6,7 @@ pub(crate) mod break_glass;
 mod cache;
 pub(crate) mod changes;
 mod conflicts;
+mod contents;
 pub(crate) mod dns;
 mod duties;
 mod eraser;
@@ -56,6 +57,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use self::admin::Admin;
+use self::contents::Contents;
 use self::dns::Dns;
 use self::eraser::Eraser;
 use self::failover::Failover;
@@ -147,9 +149,10 @@ pub(crate) fn serve(
     reconciler.locate_with(atlas, dns.clone());
     shards.follow(&config);
     let cache = cache::open(&config)?;
+    let contents = Contents::open(&config, &shards, &live, control.handle())?;
     let proxy = portolan_proxy::Config {
         cache: cache.clone().map(|cache| Arc::new(cache) as _),
-        services: shards.services(&config, &live, control.handle())?,
+        services: contents.beside(shards.services(&config, &live, control.handle())?),
         debug: Some(debug.for_purpose(recordings::DEBUG_PURPOSE)),
         previews: Some(Previewing { key: previews.key(), policies: Arc::new(previews.clone()) }),
         recorder: Arc::new(recorder.clone()),
@@ -201,6 +204,7 @@ pub(crate) fn serve(
     let last = Shutdown::new();
     intent.start(&last);
     shards.start(&last);
+    contents.start(&last);
     let read = (failover.clone(), intent.clone(), Arc::clone(&live));
     dns.start(dns_server, read, &config.name, &last);
     let both = (&shards, &failover);

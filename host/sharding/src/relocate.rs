@@ -27,7 +27,8 @@
 //!
 //! # What is not moved
 //! Rows have one text in each engine, and another in the other: both shards must be of one engine. Tables that all members write
-//! are not held by a fence, so that a tenant with such tables does not move. Reference tables do not move.
+//! are not held by a fence, so that a tenant with such tables does not move. Reference tables do not move. Nor does content, so that a
+//! tenant that has some stays.
 
 mod check;
 mod compare;

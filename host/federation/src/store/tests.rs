@@ -1,21 +1,20 @@
-//! Packs in a directory: what is written is read, also after a start, and what nothing refers to goes from the disk.
+//! Packs in a directory: what is written is read, and what is not as it was written is noticed.
 
 use super::*;
-use crate::defaults::{LEASE_MS, QUARANTINE_MS};
-use crate::id::Namer;
+use crate::id::ChunkId;
 use crate::manifest::Entry;
-use crate::pack::Coding;
+use crate::pack::{Coding, TAIL_BYTES, index_bytes, read_index};
 use crate::seal::System;
 use crate::tests::{namer, noise};
 
 const KEY: Secret = Secret::new([3; 32]);
 
 fn store(folder: &Folder) -> Store {
-    Store::local(folder, &"acme".parse().unwrap(), KEY).unwrap()
+    Store::new(Store::local(folder).unwrap(), &"acme".parse().unwrap(), KEY)
 }
 
 /// Chunks of text or noise, sealed each with a key of its own.
-fn filled(namer: &Namer, numbers: std::ops::Range<u64>) -> (Builder, Vec<(Keyed, Vec<u8>)>) {
+fn filled(namer: &crate::id::Namer, numbers: std::ops::Range<u64>) -> (Builder, Vec<(Keyed, Vec<u8>)>) {
     let (mut pack, mut chunks) = (Builder::default(), Vec::new());
     for number in numbers {
         let bytes = if number % 2 == 0 {
@@ -32,77 +31,54 @@ fn filled(namer: &Namer, numbers: std::ops::Range<u64>) -> (Builder, Vec<(Keyed,
     (pack, chunks)
 }
 
-fn files(folder: &Folder) -> usize {
-    let count = |kind: &str| std::fs::read_dir(folder.join("acme").join(kind)).map_or(0, Iterator::count);
-    count("pack") + count("mark")
+async fn written(store: &Store, pack: Builder) -> (PackId, Vec<Location>) {
+    let Sealed { bytes, name, slots } = store.seal(pack, &System).unwrap();
+    store.put(&name, bytes).await.unwrap();
+    (name, slots.into_iter().map(|slot| Location { pack: name, slot }).collect())
 }
 
 #[tokio::test]
-async fn chunks_are_read_again_after_a_start_and_go_when_nothing_refers_to_them() {
+async fn chunks_are_read_and_a_pack_that_is_gone_is_gone() {
     let folder = tempfile::tempdir().unwrap();
     let (store, namer) = (store(folder.path()), namer(7));
-    let mut catalog = store.open([], &System, 0).await.unwrap();
     let (pack, chunks) = filled(&namer, 0..10);
-    store.write(pack, &mut catalog, &System, 0).await.unwrap();
-    let ids: Vec<ChunkId> = chunks.iter().map(|(keyed, _)| keyed.entry.id).collect();
-    catalog.commit(&ids[..3]).unwrap();
-
-    let mut catalog = store.open([ids[..3].to_vec()], &System, 1_000).await.unwrap();
-    for (keyed, bytes) in &chunks {
-        let location = catalog.locate(&keyed.entry.id).unwrap();
-        assert_eq!(store.chunk(&location, keyed, &namer).await.unwrap(), *bytes);
+    let (name, locations) = written(&store, pack).await;
+    for ((keyed, bytes), location) in chunks.iter().zip(&locations) {
+        assert_eq!(store.chunk(location, keyed, &namer).await.unwrap(), *bytes);
     }
-    // Three of ten are used: they are copied, and the worn pack goes in its steps.
-    let mut now_ms = 1_000;
-    for _ in 0..6 {
-        now_ms += LEASE_MS + QUARANTINE_MS;
-        for action in catalog.collect(now_ms) {
-            store.perform(action, &mut catalog, &System, now_ms).await.unwrap();
-        }
-    }
-    assert_eq!(files(folder.path()), 1);
-    let (keyed, bytes) = &chunks[2];
-    let location = catalog.locate(&keyed.entry.id).unwrap();
-    assert_eq!(store.chunk(&location, keyed, &namer).await.unwrap(), *bytes);
-    assert!(catalog.locate(&ids[3]).is_none());
-    catalog.release(&ids[..3]);
-    for _ in 0..6 {
-        now_ms += LEASE_MS + QUARANTINE_MS;
-        for action in catalog.collect(now_ms) {
-            store.perform(action, &mut catalog, &System, now_ms).await.unwrap();
-        }
-    }
-    assert_eq!(files(folder.path()), 0);
+    assert!(store.chunk(&locations[1], &chunks[0].0, &namer).await.is_err(), "another chunk's place");
+    store.delete(&name).await.unwrap();
+    store.delete(&name).await.unwrap();
+    assert!(store.sealed(&locations[0]).await.is_err());
 }
 
 #[tokio::test]
 async fn a_broken_disk_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let (store, namer) = (store(folder.path()), namer(7));
-    let mut catalog = store.open([], &System, 0).await.unwrap();
     let (pack, chunks) = filled(&namer, 0..3);
-    let name = store.write(pack, &mut catalog, &System, 0).await.unwrap();
+    let (name, locations) = written(&store, pack).await;
     let path = folder.path().join("acme/pack").join(name.to_string());
     let good = std::fs::read(&path).unwrap();
-    let (keyed, _) = &chunks[0];
-    let location = catalog.locate(&keyed.entry.id).unwrap();
     let mut bad = good.clone();
     bad[100] ^= 1;
     std::fs::write(&path, &bad).unwrap();
-    assert!(matches!(store.chunk(&location, keyed, &namer).await, Err(Error::Sealed(_))));
-    for length in [0, 7, good.len() / 2, good.len() - 1] {
-        std::fs::write(&path, &good[..length]).unwrap();
-        assert!(store.open([], &System, 0).await.is_err(), "{length} bytes");
-    }
-    std::fs::write(&path, &good).unwrap();
-    let other = Store::local(folder.path(), &"acme".parse().unwrap(), Secret::new([4; 32])).unwrap();
-    assert!(other.open([], &System, 0).await.is_err(), "another key");
-    assert!(store.open([], &System, 0).await.unwrap().locate(&keyed.entry.id).is_some());
-    // A mark without its pack is what a crash leaves behind.
-    std::fs::create_dir_all(folder.path().join("acme/mark")).unwrap();
-    std::fs::write(folder.path().join("acme/mark").join(PackId([9; 32]).to_string()), "").unwrap();
-    store.open([], &System, 0).await.unwrap();
-    assert_eq!(files(folder.path()), 1);
+    let read = store.chunk(&locations[0], &chunks[0].0, &namer).await;
+    assert!(matches!(read, Err(Error::Sealed(_))));
+    std::fs::write(&path, &good[..20]).unwrap();
+    assert!(store.chunk(&locations[0], &chunks[0].0, &namer).await.is_err());
+}
+
+#[test]
+fn a_pack_says_what_is_in_it_to_whom_has_the_key() {
+    let (pack, chunks) = filled(&namer(7), 0..3);
+    let (_, slots, bytes) = pack.finish(&KEY, &System).unwrap();
+    let tail = bytes.len() - TAIL_BYTES;
+    let start = tail - index_bytes(&bytes[tail..]).unwrap();
+    assert_eq!(read_index(&bytes[start..tail], &KEY).unwrap(), slots);
+    assert_eq!(slots.len(), chunks.len());
+    assert!(read_index(&bytes[start..tail], &Secret::new([4; 32])).is_err());
+    assert!(index_bytes(&bytes[tail - 1..bytes.len() - 1]).is_err());
 }
 
 #[test]
@@ -117,23 +93,4 @@ fn a_pack_has_limits() {
     assert!(bytes.len() < (64 << 20) + (64 << 10) && slots.len() > 200);
     assert!(Coding::Zstd.decode(zstd::bulk::compress(&[0; 5_000], 3).unwrap(), 4_000).is_err());
     assert!(Coding::Zstd.decode(zstd::bulk::compress(&[0; 5_000], 3).unwrap(), u32::MAX).is_err());
-}
-
-#[tokio::test]
-async fn what_is_still_needed_of_a_pack_with_a_mark_moves_into_another() {
-    let folder = tempfile::tempdir().unwrap();
-    let (store, namer) = (store(folder.path()), namer(7));
-    let mut catalog = store.open([], &System, 0).await.unwrap();
-    let (pack, chunks) = filled(&namer, 0..4);
-    let name = store.write(pack, &mut catalog, &System, 0).await.unwrap();
-    let ids: Vec<ChunkId> = chunks.iter().map(|(keyed, _)| keyed.entry.id).collect();
-    // Whoever wanted to mark it was held up until something referred to it again.
-    store.perform(Action::Mark(name), &mut catalog, &System, 0).await.unwrap();
-    let catalog = store.open([ids[..2].to_vec()], &System, 0).await.unwrap();
-    for (keyed, bytes) in &chunks[..2] {
-        let location = catalog.locate(&keyed.entry.id).unwrap();
-        assert_ne!(location.pack, name);
-        assert_eq!(store.chunk(&location, keyed, &namer).await.unwrap(), *bytes);
-    }
-    assert_eq!(catalog.locate(&ids[2]), None, "it goes with its pack");
 }

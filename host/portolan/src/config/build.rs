@@ -4,6 +4,7 @@
 mod admin;
 mod cache;
 mod conflict;
+mod content;
 mod control;
 mod dns;
 mod failover;
@@ -34,6 +35,7 @@ use portolan_foundation::telemetry;
 use portolan_recorder::Settings;
 
 pub(crate) use self::admin::{AdminConfig, AdminTls, OidcKeys};
+pub(crate) use self::content::ContentConfig;
 pub(crate) use self::dns::{DnsConfig, DnsPush};
 use self::failover::FailoverConfig;
 pub(crate) use self::failover::FailoverPolicy;
@@ -72,6 +74,8 @@ pub(crate) struct Config {
     pub(crate) client_authority: Option<(Vec<PathBuf>, bool)>,
     pub(crate) components: Option<Shared>,
     pub(crate) components_at_most: ComponentsAtMost,
+    /// Where tenants' content is kept; none where this node serves none.
+    pub(crate) content: Option<ContentConfig>,
     pub(crate) control: Option<Engine>,
     /// Which names lead to which regions.
     pub(crate) dns: Option<DnsConfig>,
@@ -407,6 +411,8 @@ impl Builder<'_> {
         self.name(&["node", "name"], &name, RegionName::new);
         let log_level = self.log_level(raw.log.level);
         let peer = raw.peer.and_then(|peer| self.gateway_tls(peer));
+        let state = self.folder.join(raw.node.state.unwrap_or_else(|| PathBuf::from(defaults::STATE_FOLDER)));
+        let content = raw.content.and_then(|content| self.content(content, &state));
         let (folder, path) = (self.folder, |path: PathBuf| self.folder.join(path));
         let shards = shards?;
         Some(Config {
@@ -423,6 +429,7 @@ impl Builder<'_> {
                 .tls
                 .clients
                 .map(|clients| (clients.ca.into_iter().map(path).collect(), clients.required)),
+            content,
             control,
             components,
             components_at_most: at_most(&raw.policies),

@@ -67,3 +67,7 @@ pub(crate) const LINE_PERMILLE_MAX: u32 = 100;
 pub(crate) const MOVES_MAX: u32 = 100;
 /// The most that anybody may let one plan move: it is one object of the control store.
 pub(crate) const MOVES_MOST: u32 = 500;
+/// Packs of tenants' content, in the state folder of a node that is alone in its region.
+pub(crate) const CONTENT_FOLDER: &str = "content";
+/// The keys that open them.
+pub(crate) const KEYRING_FOLDER: &str = "content-keys";

@@ -40,6 +40,8 @@ pub(super) struct Raw {
     /// Networks whose clients are known to be somewhere.
     #[serde(default)]
     pub(super) client_network: Vec<RawNetwork>,
+    /// Where tenants' content is kept. Without it this node serves none.
+    pub(super) content: Option<RawContent>,
     /// Where intent is kept. With a control store, regions, tenants and the like come from there, and `conf.d` is what
     /// `portolan apply` puts into it.
     pub(super) control: Option<RawControl>,
@@ -135,6 +137,19 @@ pub(super) struct RawNode {
     pub(super) threads: Option<u16>,
 }
 
+/// Where tenants' content is kept, sealed, and where the keys are that open it.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawContent {
+    /// A folder that all nodes of this region share, of the keys that open everything; `content-keys` in the state folder when absent. Keep a
+    /// copy of it elsewhere: without it, content is lost.
+    pub(super) keyring: Option<PathBuf>,
+    /// A bucket for packs of sealed chunks, instead of the folder.
+    pub(super) s3: Option<RawS3>,
+    /// A folder that all nodes of this region share, for packs of sealed chunks; `content` in the state folder when absent.
+    pub(super) store: Option<PathBuf>,
+}
+
 /// Where intent is kept: one of both.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -185,7 +200,8 @@ pub(super) struct RawS3 {
     pub(super) prefix: Option<String>,
     /// The region to sign for, such as `eu-central-1`.
     pub(super) region: Option<String>,
-    /// The key. From the environment, better than from here: `PORTOLAN__CONTROL__S3__SECRET_ACCESS_KEY`.
+    /// The key. From the environment, better than from here: `PORTOLAN__CONTROL__S3__SECRET_ACCESS_KEY`, or
+    /// `PORTOLAN__CONTENT__S3__SECRET_ACCESS_KEY`.
     pub(super) secret_access_key: Option<String>,
 }
 

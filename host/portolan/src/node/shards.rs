@@ -282,6 +282,11 @@ impl Shards {
         }
     }
 
+    /// Who holds which token.
+    pub(super) fn callers(&self) -> Callers {
+        Callers(self.intent.clone())
+    }
+
     /// The services over them.
     ///
     /// # Errors
@@ -292,7 +297,7 @@ impl Shards {
         live: &Arc<Live>,
         runtime: &tokio::runtime::Handle,
     ) -> anyhow::Result<Services> {
-        let callers = Arc::new(Callers(self.intent.clone()));
+        let callers = Arc::new(self.callers());
         let data = Service::new(self.shards.clone(), config.local.clone(), callers.clone(), runtime.clone());
         let data = Arc::new(data);
         let running = Running { databases: Arc::clone(&self.databases), live: Arc::clone(live) };
@@ -461,7 +466,7 @@ impl Others for Shards {
 
 /// Who holds which token, by the control store.
 #[derive(Debug)]
-struct Callers(Intent);
+pub(super) struct Callers(Intent);
 
 impl Callers {
     fn caller(&self, text: &str) -> Result<Caller, String> {
@@ -478,6 +483,17 @@ impl portolan_query::Authenticate for Callers {
     fn token(&self, text: &str) -> Result<Asked, portolan_query::Unauthentic> {
         let caller = self.caller(text).map_err(portolan_query::Unauthentic)?;
         Ok(Asked { reads: caller.scopes.contains(&Scope::DataRead), tenant: caller.tenant })
+    }
+}
+
+impl portolan_federation::Authenticate for Callers {
+    fn token(&self, text: &str) -> Result<portolan_federation::Access, portolan_federation::Unauthentic> {
+        let caller = self.caller(text).map_err(portolan_federation::Unauthentic)?;
+        Ok(portolan_federation::Access {
+            read: caller.scopes.contains(&Scope::DataRead),
+            tenant: caller.tenant,
+            write: caller.scopes.contains(&Scope::DataWrite),
+        })
     }
 }
 

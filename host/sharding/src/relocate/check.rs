@@ -65,6 +65,12 @@ impl Relocation<'_> {
         if self.from.store.tenant(self.tenant).await?.away {
             return unfit(format!("the database of `{}` knows it as moved away", self.from.shard));
         }
+        if self.from.store.has_content(self.tenant).await? {
+            return unfit(
+                "it has content, which does not move between shards: delete its sites' content first, or leave it where it is"
+                    .to_owned(),
+            );
+        }
         Ok(there)
     }
 

@@ -118,12 +118,13 @@ impl Builder<'_> {
                 None
             }
             (Some(folder), None) => Some(Shared::Folder(self.folder.join(folder))),
-            (None, Some(s3)) => self.s3(s3).map(|s3| Shared::S3(Box::new(s3))),
+            (None, Some(s3)) => self.s3("control", s3).map(|s3| Shared::S3(Box::new(s3))),
             (None, None) => otherwise.map(Shared::Folder),
         }
     }
 
-    fn s3(&mut self, raw: &RawS3) -> Option<S3Config> {
+    /// A bucket, of this section.
+    pub(super) fn s3(&mut self, section: &str, raw: &RawS3) -> Option<S3Config> {
         let before = self.problems.len();
         if let Some(endpoint) = &raw.endpoint {
             let uri = endpoint.parse::<http::Uri>().ok();
@@ -133,7 +134,7 @@ impl Builder<'_> {
             if !good {
                 let help = "write `https://HOST:PORT`";
                 self.problem(
-                    &["control", "s3", "endpoint"],
+                    &[section, "s3", "endpoint"],
                     format!("`{endpoint}` is no address of a store"),
                     help,
                 );
@@ -151,18 +152,18 @@ impl Builder<'_> {
                     session_token = part("aws_session_token");
                     if access_key.is_none() {
                         let help = "write `aws_access_key_id = ...` and `aws_secret_access_key = ...` into it, as Amazon's tools do";
-                        self.problem(&["control", "s3", "credentials_file"], "the file has no key", help);
+                        self.problem(&[section, "s3", "credentials_file"], "the file has no key", help);
                     }
                 }
                 Err(error) => {
                     let message = format!("read {}: {error}", file.display());
-                    self.problem(&["control", "s3", "credentials_file"], message, "let portolan read it");
+                    self.problem(&[section, "s3", "credentials_file"], message, "let portolan read it");
                 }
             },
             _ => {
                 let help =
                     "give `access_key_id` and `secret_access_key`, or `credentials_file`, or none of them";
-                self.problem(&["control", "s3"], "the key of the bucket is not whole", help);
+                self.problem(&[section, "s3"], "the key of the bucket is not whole", help);
             }
         }
         let config = S3Config {

@@ -1,0 +1,223 @@
+//! Who shares what with whom.
+
+use super::{Content, bit};
+use crate::database::{Row, Value};
+use crate::error::Error;
+
+/// A share: a site lets another have some of its content. Lists are JSON, as their maker wrote them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// A list of regions, or `null` for all.
+    pub allowed_regions: String,
+    /// What the target may: read, update, share on, take out.
+    pub can: [bool; 4],
+    /// A list of regions; it wins over `allowed_regions`.
+    pub denied_regions: String,
+    /// `push`, `pull` or `both`.
+    pub direction: String,
+    /// Is it moved before anybody asks?
+    pub eager: bool,
+    /// When it ends, in milliseconds since 1970; 0 for never.
+    pub expires_ms: u64,
+    /// Members of JSON contents that the target does not see.
+    pub field_mask: String,
+    /// The largest content that it lets through; 0 for any.
+    pub max_bytes: u64,
+    /// `mirror`, `fork_follow`, `copy_once` or `co_edit`.
+    pub mode: String,
+    /// When it begins, in milliseconds since 1970.
+    pub not_before_ms: u64,
+    /// Rises with each change of it.
+    pub policy_epoch: u64,
+    /// `item`, `collection`, `content_type` or `all`.
+    pub scope_kind: String,
+    /// Which.
+    pub scope_ref: String,
+    /// Its name.
+    pub share: String,
+    /// The site whose content it is.
+    pub source_site: String,
+    /// `offered`, `accepted`, `suspended` or `revoked`.
+    pub status: String,
+    /// The site that gets it.
+    pub target_site: String,
+}
+
+/// Which item of a share's target follows which of its source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// The target's version that came of the last one of the source.
+    pub base_version: String,
+    /// The source's version that was taken last.
+    pub last_synced_version: String,
+    /// The share.
+    pub share: String,
+    /// The source's item.
+    pub source_item: String,
+    /// `synced`, or `forked` when the target had edits of its own.
+    pub state: String,
+    /// The target's item.
+    pub target_item: String,
+    /// The target.
+    pub target_site: String,
+}
+
+const MAPPING: &str =
+    "share, source_item, target_site, target_item, base_version, last_synced_version, state";
+
+const COLUMNS: &str = "share, source_site, target_site, scope_kind, scope_ref, mode, direction, can_read, can_update, \
+    can_reshare, can_export, allowed_regions, denied_regions, eager, max_bytes, field_mask, status, not_before_ms, expires_ms, \
+    policy_epoch";
+
+impl Content {
+    /// Keeps a share that is offered. Returns false when there is one of the same sites and scope.
+    ///
+    /// # Errors
+    /// When the database does not take it.
+    pub async fn put_share(&mut self, share: &Share) -> Result<bool, Error> {
+        let text = |text: &String| Value::from(text.as_str());
+        let numbers = (2..=21).map(|number| format!("${number}")).collect::<Vec<_>>().join(", ");
+        let sql = format!(
+            "INSERT INTO portolan_content_share (tenant, {COLUMNS}) VALUES ($1, {numbers}) ON CONFLICT DO NOTHING"
+        );
+        let [read, update, reshare, export] = share.can;
+        let args = [
+            text(&share.share),
+            text(&share.source_site),
+            text(&share.target_site),
+            text(&share.scope_kind),
+            text(&share.scope_ref),
+            text(&share.mode),
+            text(&share.direction),
+            bit(read),
+            bit(update),
+            bit(reshare),
+            bit(export),
+            text(&share.allowed_regions),
+            text(&share.denied_regions),
+            bit(share.eager),
+            share.max_bytes.into(),
+            text(&share.field_mask),
+            text(&share.status),
+            share.not_before_ms.into(),
+            share.expires_ms.into(),
+            share.policy_epoch.into(),
+        ];
+        Ok(self.run(&sql, &args).await? == 1)
+    }
+
+    /// A share by its name.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn share(&mut self, share: &str) -> Result<Option<Share>, Error> {
+        let sql = format!("SELECT {COLUMNS} FROM portolan_content_share WHERE tenant = $1 AND share = $2");
+        self.query(&sql, &[share.into()]).await?.first().map(read).transpose()
+    }
+
+    /// The tenant's shares, by name, after a name, at most so many.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn shares(&mut self, after: &str, max: u64) -> Result<Vec<Share>, Error> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM portolan_content_share WHERE tenant = $1 AND share > $2 ORDER BY share LIMIT $3"
+        );
+        self.query(&sql, &[after.into(), max.into()]).await?.iter().map(read).collect()
+    }
+
+    /// A share has another status from now on, and its decisions another epoch.
+    ///
+    /// # Errors
+    /// When the database does not take it.
+    pub async fn turn_share(&mut self, share: &str, status: &str) -> Result<(), Error> {
+        let sql = "UPDATE portolan_content_share SET status = $3, policy_epoch = policy_epoch + 1 \
+            WHERE tenant = $1 AND share = $2";
+        self.run(sql, &[share.into(), status.into()]).await.map(drop)
+    }
+}
+
+impl Content {
+    /// Which item follows an item by a share.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn mapping(&mut self, share: &str, source_item: &str) -> Result<Option<Mapping>, Error> {
+        let sql = format!(
+            "SELECT {MAPPING} FROM portolan_content_sync_mapping WHERE tenant = $1 AND share = $2 AND source_item = $3"
+        );
+        self.query(&sql, &[share.into(), source_item.into()]).await?.first().map(mapping).transpose()
+    }
+
+    /// A share's mappings, by the source's items, after one of them, at most so many.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn mappings(&mut self, share: &str, after: &str, max: u64) -> Result<Vec<Mapping>, Error> {
+        let sql = format!(
+            "SELECT {MAPPING} FROM portolan_content_sync_mapping WHERE tenant = $1 AND share = $2 AND source_item > $3 \
+             ORDER BY source_item LIMIT $4"
+        );
+        let rows = self.query(&sql, &[share.into(), after.into(), max.into()]).await?;
+        rows.iter().map(mapping).collect()
+    }
+
+    /// Keeps which item follows which, and how far.
+    ///
+    /// # Errors
+    /// When the database does not take it.
+    pub async fn put_mapping(&mut self, mapping: &Mapping) -> Result<(), Error> {
+        let sql = format!(
+            "INSERT INTO portolan_content_sync_mapping (tenant, {MAPPING}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
+             ON CONFLICT (tenant, share, source_item) DO UPDATE SET target_item = excluded.target_item, \
+             base_version = excluded.base_version, last_synced_version = excluded.last_synced_version, \
+             state = excluded.state"
+        );
+        let text = |text: &String| Value::from(text.as_str());
+        let args = [
+            text(&mapping.share),
+            text(&mapping.source_item),
+            text(&mapping.target_site),
+            text(&mapping.target_item),
+            text(&mapping.base_version),
+            text(&mapping.last_synced_version),
+            text(&mapping.state),
+        ];
+        self.run(&sql, &args).await.map(drop)
+    }
+}
+
+fn mapping(row: &Row) -> Result<Mapping, Error> {
+    Ok(Mapping {
+        share: row.text(0)?,
+        source_item: row.text(1)?,
+        target_site: row.text(2)?,
+        target_item: row.text(3)?,
+        base_version: row.text(4)?,
+        last_synced_version: row.text(5)?,
+        state: row.text(6)?,
+    })
+}
+
+fn read(row: &Row) -> Result<Share, Error> {
+    let truth = |at: usize| row.number(at).map(|number| number == 1);
+    Ok(Share {
+        share: row.text(0)?,
+        source_site: row.text(1)?,
+        target_site: row.text(2)?,
+        scope_kind: row.text(3)?,
+        scope_ref: row.text(4)?,
+        mode: row.text(5)?,
+        direction: row.text(6)?,
+        can: [truth(7)?, truth(8)?, truth(9)?, truth(10)?],
+        allowed_regions: row.text(11)?,
+        denied_regions: row.text(12)?,
+        eager: truth(13)?,
+        max_bytes: row.number(14)?,
+        field_mask: row.text(15)?,
+        status: row.text(16)?,
+        not_before_ms: row.number(17)?,
+        expires_ms: row.number(18)?,
+        policy_epoch: row.number(19)?,
+    })
+}

@@ -1,0 +1,6 @@
+//! The reader of patches, on a content that is here: any bytes are refused or read, and what was read is
+//! written as it was.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| portolan_federation::exercise::patches(bytes));

@@ -20,6 +20,7 @@ mod io;
 mod metrics;
 mod peer;
 mod pipeline;
+mod preamble;
 mod preview;
 mod probe;
 pub mod reach;

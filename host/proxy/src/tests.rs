@@ -3,6 +3,7 @@
 mod bounds;
 mod http1;
 mod http2;
+mod preamble;
 mod preview;
 mod rollout;
 mod service;
@@ -295,6 +296,10 @@ impl Drop for Gateway {
     }
 }
 
+fn listener(proxy_protocol: bool) -> Listener {
+    Listener { address: "127.0.0.1:0".parse().unwrap(), kind: ListenerKind::Public, proxy_protocol }
+}
+
 fn start(topology: Topology, policies: Policies, change: impl FnOnce(&mut Settings)) -> Gateway {
     start_with(topology, policies, Services::default(), change)
 }
@@ -319,7 +324,7 @@ fn start_with(
             policies: Arc::<preview::Offered>::clone(&offered),
         }),
         recorder: Arc::<Again>::clone(&again),
-        listeners: vec![Listener { address: "127.0.0.1:0".parse().unwrap(), kind: ListenerKind::Public }],
+        listeners: [false, true].map(listener).to_vec(),
         peer: None,
         settings: LiveSettings::new(settings).unwrap(),
         threads: NonZeroUsize::new(2).unwrap(),

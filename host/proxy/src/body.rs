@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use portolan_foundation::endpoint::Body as Service;
 
 use crate::error::Error;
+use crate::headers;
 use crate::metrics::{Received, Ticket};
 use crate::upstream::Lease;
 
@@ -38,7 +39,10 @@ impl Patient {
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Stall>>> {
         match Pin::new(&mut self.incoming).poll_frame(context) {
-            Poll::Ready(frame) => {
+            Poll::Ready(mut frame) => {
+                if let Some(Ok(frame)) = &mut frame {
+                    frame.trailers_mut().into_iter().for_each(headers::clean_trailers);
+                }
                 self.alarm = self.alarm.take().filter(|_| matches!(frame, Some(Ok(_)))).map(|mut alarm| {
                     alarm.as_mut().reset(Instant::now() + self.patience);
                     alarm

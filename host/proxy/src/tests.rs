@@ -8,6 +8,7 @@ mod preview;
 mod rollout;
 mod service;
 mod steering;
+mod trailers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;

@@ -32,6 +32,7 @@ pub(crate) mod tenancy;
 mod topology;
 pub(crate) mod usage;
 
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

@@ -257,7 +257,9 @@ impl http_body::Body for Body {
             }
             Content::Upstream { body, lease } => {
                 let frame = std::task::ready!(body.poll(context));
-                if frame.is_none() || (matches!(frame, Some(Ok(_))) && body.incoming.is_end_stream()) {
+                // Nothing follows trailers, and who got them asks for no more.
+                let last = |frame: &Frame<Bytes>| frame.is_trailers() || body.incoming.is_end_stream();
+                if frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(last)) {
                     lease.take().into_iter().for_each(Lease::give_back);
                 }
                 frame

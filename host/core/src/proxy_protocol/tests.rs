@@ -90,12 +90,12 @@ fn the_second_version_is_read_strictly() {
     check(&v2(0x21, 0x11, &FOUR[..11]), Err(Violation::Length));
     check(&v2(0x21, 0x21, &FOUR), Err(Violation::Length));
     check(&v2(0x21, 0x31, &[0; 215]), Err(Violation::Length));
-    check(&v2(0x20, 0x00, &vec![0; HEADER_BYTES_MAX]), Err(Violation::Length));
+    check(&v2(0x20, 0x00, &[0; HEADER_BYTES_MAX]), Err(Violation::Length));
 }
 
 #[test]
 fn what_follows_the_addresses_is_skipped_where_it_ends_with_the_header() {
-    let with = |tlvs: &[u8]| v2(0x21, 0x11, &[&FOUR, tlvs].concat());
+    let with = |tlvs: &[u8]| v2(0x21, 0x11, &[&FOUR[..], tlvs].concat());
     for good in [b"\x04\0\0".as_slice(), b"\x02\0\x03a.b", b"\x04\0\x01x\x20\0\x05\x01\0\0\0\0"] {
         check(&with(good), Ok(client("192.0.2.7:56324")));
     }

@@ -2,6 +2,7 @@
 
 use crate::balance::splitmix;
 use crate::log::Position;
+use crate::proxy_protocol;
 use crate::screen::{Asked, Frames, Limits, Responses, Screen, check_host, check_whole};
 use crate::time::Moment;
 use crate::token::{TOKEN_BYTES_MAX, TOKEN_SHARDS_MAX, Token};
@@ -47,6 +48,24 @@ pub fn screen(bytes: &[u8]) {
     assert_eq!(whole.is_ok(), in_pieces.is_ok(), "{whole:?} at once, {in_pieces:?} in pieces of {piece}");
     if let Ok(text) = std::str::from_utf8(bytes) {
         let _host = check_host(text);
+    }
+}
+
+/// The reader of PROXY headers never panics, never reads too far, and judges bytes alike however they come.
+///
+/// # Panics
+/// When it does.
+pub fn proxy_protocol(bytes: &[u8]) {
+    let whole = proxy_protocol::read(bytes);
+    let prefixes = (0..=bytes.len()).filter_map(|length| bytes.get(..length));
+    let first = prefixes.map(proxy_protocol::read).find(|read| *read != Ok(None));
+    match whole {
+        Ok(Some((_, length))) => {
+            assert!(length <= bytes.len(), "{length} bytes of {bytes:?}");
+            assert_eq!(first, Some(whole), "{bytes:?} in pieces");
+        }
+        Ok(None) => assert_eq!(first, None, "{bytes:?} in pieces"),
+        Err(_) => assert!(first.is_some_and(|first| first.is_err()), "{bytes:?} in pieces"),
     }
 }
 

@@ -8,6 +8,7 @@
 //! [`endpoint`], [`health`], [`breaker`] and [`balance`] what is observed meanwhile, and [`steering`] which region is tried first. [`recording`] is how a decision is kept and
 //! decided again, [`rollout`] how a version takes over from another, and [`evidence`] on what grounds it may not.
 //! [`log`] names what a shard's log holds, [`token`] what a client brings of it, [`tenant_table`] which tables a shard has.
+//! [`screen`] judges what clients and upstreams send, [`proxy_protocol`] what a load balancer says before them.
 //! [`loss`] says which writes wait for other regions. [`directory`] says on which shard a tenant's data are, [`placement`] what a policy may make of that, and
 //! [`failover`] what one may know and say when regions fail.
 
@@ -34,6 +35,7 @@ pub mod pace;
 pub mod placement;
 pub mod plan;
 pub mod preview;
+pub mod proxy_protocol;
 pub mod recording;
 pub mod retry;
 pub mod rollout;

@@ -35,6 +35,7 @@ pub(crate) mod tenancy;
 mod topology;
 pub(crate) mod usage;
 
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -421,9 +422,13 @@ fn proxy_config(
     peer: Option<PeerIdentity>,
     threads: NonZeroUsize,
 ) -> anyhow::Result<portolan_proxy::Config> {
+    let place = |address: &SocketAddr, kind: &ListenerKind| Listener {
+        address: *address,
+        kind: kind.clone(),
+        proxy_protocol: !matches!(kind, ListenerKind::Peer) && config.listen.proxy_protocol.contains(address),
+    };
     let mut listeners: Vec<Listener> = Vec::new();
-    listeners
-        .extend(config.listen.public.iter().map(|&address| Listener { address, kind: ListenerKind::Public }));
+    listeners.extend(config.listen.public.iter().map(|address| place(address, &ListenerKind::Public)));
     if let Some(store) = certificates {
         let clients = match &config.client_authority {
             None => ClientAuth::Off,
@@ -432,11 +437,9 @@ fn proxy_config(
         };
         let tls = tls::server_config(store, &clients).context("read the authorities of clients")?;
         let kind = ListenerKind::PublicTls(tls);
-        listeners
-            .extend(config.listen.public_tls.iter().map(|&address| Listener { address, kind: kind.clone() }));
+        listeners.extend(config.listen.public_tls.iter().map(|address| place(address, &kind)));
     }
-    listeners
-        .extend(config.listen.peer.iter().map(|&address| Listener { address, kind: ListenerKind::Peer }));
+    listeners.extend(config.listen.peer.iter().map(|address| place(address, &ListenerKind::Peer)));
     Ok(portolan_proxy::Config {
         cache: None,
         debug: None,

@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use portolan_foundation::endpoint::Body as Service;
 
 use crate::error::Error;
+use crate::headers;
 use crate::metrics::{Received, Ticket};
 use crate::upstream::Lease;
 
@@ -38,7 +39,10 @@ impl Patient {
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Stall>>> {
         match Pin::new(&mut self.incoming).poll_frame(context) {
-            Poll::Ready(frame) => {
+            Poll::Ready(mut frame) => {
+                if let Some(Ok(frame)) = &mut frame {
+                    frame.trailers_mut().into_iter().for_each(headers::clean_trailers);
+                }
                 self.alarm = self.alarm.take().filter(|_| matches!(frame, Some(Ok(_)))).map(|mut alarm| {
                     alarm.as_mut().reset(Instant::now() + self.patience);
                     alarm
@@ -253,7 +257,9 @@ impl http_body::Body for Body {
             }
             Content::Upstream { body, lease } => {
                 let frame = std::task::ready!(body.poll(context));
-                if frame.is_none() || (matches!(frame, Some(Ok(_))) && body.incoming.is_end_stream()) {
+                // Nothing follows trailers, and who got them asks for no more.
+                let last = |frame: &Frame<Bytes>| frame.is_trailers() || body.incoming.is_end_stream();
+                if frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(last)) {
                     lease.take().into_iter().for_each(Lease::give_back);
                 }
                 frame

@@ -59,6 +59,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// What is spoken there.
     pub kind: ListenerKind,
+    /// Does every connection begin with a header of the PROXY protocol? Then trusted proxies alone may connect.
+    pub proxy_protocol: bool,
 }
 
 /// What is spoken on a listener.

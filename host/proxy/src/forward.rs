@@ -243,9 +243,8 @@ impl Attempts {
         let mut fields = inbound.headers.clone();
         headers::strip_hop_by_hop(&mut fields);
         headers::add_forwarding(&mut fields, inbound, outbound.request_id);
-        if let Some(protocol) = upgrade {
-            fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            fields.insert(UPGRADE, protocol);
+        if outbound.route.pool().protocol == Protocol::Http1 {
+            headers::connect(&mut fields, upgrade);
         }
         if let Some(answer) = outbound.answer {
             headers::edit(&mut fields, &answer.edits, Message::Request);

@@ -2,8 +2,9 @@
 
 use http::Method;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+    FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use portolan_core::plan::{EditKind, HeaderEdit, Message};
 use portolan_foundation::random;
@@ -35,7 +36,8 @@ static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host"
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Takes off what belongs to one connection (RFC 9110, section 7.6.1): the fields that Connection names, and those that
-/// always do. `TE: trailers` stays, because gRPC asks for it.
+/// always do. `TE: trailers` stays, because gRPC asks for it, and so does Trailer, which announces what goes end to end
+/// (section 6.6.2).
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let lines: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
@@ -51,7 +53,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in [&KEEP_ALIVE, &PROXY_CONNECTION, &HTTP2_SETTINGS] {
         headers.remove(name);
     }
-    for name in [PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TRAILER, TRANSFER_ENCODING, UPGRADE] {
+    for name in [PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TRANSFER_ENCODING, UPGRADE] {
         headers.remove(name);
     }
     if let Some(te) = headers.remove(TE) {
@@ -59,6 +61,34 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         if trailers {
             headers.insert(TE, HeaderValue::from_static("trailers"));
         }
+    }
+}
+
+/// Says of one connection of HTTP/1 what the fields ask of it: to switch protocols, and to send trailers (RFC 9110, sections
+/// 7.8 and 10.1.4).
+pub(crate) fn connect(headers: &mut HeaderMap, upgrade: Option<HeaderValue>) {
+    let options = match (&upgrade, headers.contains_key(TE)) {
+        (None, false) => return,
+        (None, true) => "te",
+        (Some(_), false) => "upgrade",
+        (Some(_), true) => "te, upgrade",
+    };
+    headers.insert(CONNECTION, HeaderValue::from_static(options));
+    upgrade.into_iter().for_each(|protocol| _ = headers.insert(UPGRADE, protocol));
+}
+
+/// Takes out of a trailer section what belongs to a head alone: framing, routing, and how the content is to be taken (RFC 9110,
+/// section 6.5.1).
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers);
+    strip_own(trailers);
+    for name in
+        [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, MAX_FORWARDS, TE, TRAILER]
+    {
+        trailers.remove(name);
+    }
+    for name in [AUTHORIZATION, CACHE_CONTROL, SET_COOKIE] {
+        trailers.remove(name);
     }
 }
 

@@ -22,6 +22,7 @@ mod metrics;
 mod origin;
 mod peer;
 mod pipeline;
+mod preamble;
 mod preview;
 mod probe;
 pub mod reach;

@@ -33,13 +33,14 @@ use tokio::task::LocalSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::{Config, ListenerKind, Previewing};
+use crate::config::{Config, Listener, ListenerKind, Previewing};
 use crate::defaults;
 use crate::frames::{self, Watched};
 use crate::inbound::Downstream;
 use crate::io::{Rewound, Screened, Spoken, Switch, detect};
 use crate::metrics::{Metrics, Shard};
 use crate::pipeline;
+use crate::preamble;
 use crate::service::Services;
 use crate::settings::Held;
 use crate::tap::{Tap, TapFilter, Taps};
@@ -448,9 +449,37 @@ impl Worker {
         });
     }
 
+    /// Who is on the other side of a connection, as the load balancer in front of a listener says where it is to say so. `None`
+    /// for whoever may not say it, or does not.
+    async fn origin(
+        &self,
+        stream: &mut TcpStream,
+        address: SocketAddr,
+        listener: &Listener,
+    ) -> Option<SocketAddr> {
+        if !listener.proxy_protocol {
+            return Some(address);
+        }
+        let applied = self.applied();
+        if !applied.settings.trust.trusts(address.ip().to_canonical()) {
+            tracing::warn!(%address, "a connection without a trusted proxy was turned away; trust.proxies names those in front of the listener");
+            return None;
+        }
+        match timeout(applied.settings.limits.header_timeout, preamble::take(stream)).await {
+            Ok(Ok(client)) => Some(client.unwrap_or(address)),
+            // A load balancer that only looks whether the port is open.
+            Ok(Err(preamble::Error::Ended)) | Err(_) => None,
+            Ok(Err(error)) => {
+                tracing::warn!(%address, %error, "a proxy's connection was turned away; let it send the PROXY protocol, or take the listener out of listen.proxy_protocol");
+                None
+            }
+        }
+    }
+
     async fn connection(self: &Rc<Self>, mut stream: TcpStream, address: SocketAddr, listener: usize) {
         _ = stream.set_nodelay(true);
         let Some(listener) = self.config.listeners.get(listener) else { return };
+        let Some(address) = self.origin(&mut stream, address, listener).await else { return };
         let mut downstream = Downstream {
             address,
             busy: Rc::default(),

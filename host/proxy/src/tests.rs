@@ -3,10 +3,12 @@
 mod bounds;
 mod http1;
 mod http2;
+mod preamble;
 mod preview;
 mod rollout;
 mod service;
 mod steering;
+mod trailers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -305,6 +307,10 @@ impl Drop for Gateway {
     }
 }
 
+fn listener(proxy_protocol: bool) -> Listener {
+    Listener { address: "127.0.0.1:0".parse().unwrap(), kind: ListenerKind::Public, proxy_protocol }
+}
+
 fn start(topology: Topology, policies: Policies, change: impl FnOnce(&mut Settings)) -> Gateway {
     start_with(topology, policies, Services::default(), change)
 }
@@ -330,7 +336,7 @@ fn start_with(
             policies: Arc::<preview::Offered>::clone(&offered),
         }),
         recorder: Arc::<Again>::clone(&again),
-        listeners: vec![Listener { address: "127.0.0.1:0".parse().unwrap(), kind: ListenerKind::Public }],
+        listeners: [false, true].map(listener).to_vec(),
         peer: None,
         settings: LiveSettings::new(settings).unwrap(),
         threads: NonZeroUsize::new(2).unwrap(),

@@ -339,11 +339,13 @@ impl Builder<'_> {
             dns: self.addresses("dns", &raw.listen.dns),
             metrics: raw.listen.metrics.and_then(|text| self.address(&["listen", "metrics"], &text)),
             peer: self.addresses("peer", &raw.listen.peer),
+            proxy_protocol: self.addresses("proxy_protocol", &raw.listen.proxy_protocol),
             public: self.addresses("public", &raw.listen.public),
             public_tls: self.addresses("public_tls", &raw.listen.public_tls),
             replication: self.addresses("replication", &raw.listen.replication),
         };
-        self.check_listen(&listen, raw.peer.is_some(), raw.tls.certificate.is_empty());
+        let trusts = !raw.trust.proxies.is_empty();
+        self.check_listen(&listen, raw.peer.is_some(), raw.tls.certificate.is_empty(), trusts);
         let admin = self.admin(raw.admin, &listen);
         let networks = (0..)
             .zip(raw.client_network)

@@ -225,6 +225,10 @@ pub(super) struct RawListen {
     /// For gateways of other regions. Needs `[peer]`.
     #[serde(default)]
     pub(super) peer: Vec<String>,
+    /// Addresses of `public` and `public_tls` whose connections all begin with a header of the PROXY protocol, version 1 or 2, from
+    /// load balancers in `trust.proxies`; others are turned away.
+    #[serde(default)]
+    pub(super) proxy_protocol: Vec<String>,
     /// HTTP/1.1 and HTTP/2 in cleartext.
     #[serde(default)]
     pub(super) public: Vec<String>,

@@ -160,6 +160,18 @@ fn references_that_lead_nowhere_and_values_out_of_range_are_told() {
 }
 
 #[test]
+fn listeners_behind_load_balancers_are_public_ones_and_trust_somebody() {
+    let behind =
+        |address: &str| GOOD.replace("[listen]\n", &format!("[listen]\nproxy_protocol = [\"{address}\"]\n"));
+    let trust = "[trust]\nproxies = [\"10.0.0.0/8\"]\n";
+    let config = good(&[&behind("127.0.0.1:8080"), trust], &[]);
+    assert_eq!(config.listen.proxy_protocol, ["127.0.0.1:8080".parse().unwrap()]);
+    let told = lines(&[&behind("127.0.0.1:81")], &[]);
+    assert!(told.contains("127.0.0.1:81 is no public listener"), "{told}");
+    assert!(told.contains("no proxy is trusted"), "{told}");
+}
+
+#[test]
 fn the_first_configuration_is_good_and_the_schema_knows_every_setting() {
     good(&[crate::init::FIRST], &[]);
     let schema = schema();

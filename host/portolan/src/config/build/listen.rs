@@ -14,6 +14,8 @@ pub(crate) struct Listen {
     pub(crate) dns: Vec<SocketAddr>,
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) peer: Vec<SocketAddr>,
+    /// Those of the public ones whose connections begin with a PROXY header.
+    pub(crate) proxy_protocol: Vec<SocketAddr>,
     pub(crate) public: Vec<SocketAddr>,
     pub(crate) public_tls: Vec<SocketAddr>,
     pub(crate) replication: Vec<SocketAddr>,
@@ -39,7 +41,7 @@ impl Builder<'_> {
         }
     }
 
-    pub(super) fn check_listen(&mut self, listen: &Listen, peer: bool, no_certificate: bool) {
+    pub(super) fn check_listen(&mut self, listen: &Listen, peer: bool, no_certificate: bool, trusts: bool) {
         if listen.public.is_empty() && listen.public_tls.is_empty() {
             self.problem(&["listen"], "there is no public listener", "add `public = [\"0.0.0.0:8080\"]`");
         }
@@ -56,6 +58,7 @@ impl Builder<'_> {
             let what = "a listener for replication needs this node's identity";
             self.problem(&["listen", "replication"], what, help);
         }
+        self.check_proxied(listen, trusts);
         let mut seen = BTreeSet::new();
         let all = [
             ("dns", &listen.dns),
@@ -71,6 +74,21 @@ impl Builder<'_> {
                     self.problem(&["listen", key], format!("{address} is listed twice"), help);
                 }
             }
+        }
+    }
+
+    fn check_proxied(&mut self, listen: &Listen, trusts: bool) {
+        let known =
+            |address: &SocketAddr| listen.public.contains(address) || listen.public_tls.contains(address);
+        for address in listen.proxy_protocol.iter().filter(|address| !known(address)) {
+            let what = format!("{address} is no public listener");
+            let help = "write it as in listen.public or listen.public_tls";
+            self.problem(&["listen", "proxy_protocol"], what, help);
+        }
+        if !listen.proxy_protocol.is_empty() && !trusts {
+            let help = "name the networks of the load balancers in trust.proxies";
+            let what = "nobody may connect: no proxy is trusted to say who its clients are";
+            self.problem(&["listen", "proxy_protocol"], what, help);
         }
     }
 

@@ -89,7 +89,7 @@ async fn the_public_suite_for_caches_passes() {
 
 /// Of 165 tests of this version of the suite.
 const REQUIRED_MIN: i32 = 155;
-/// Of 95; some store answers whose Content-Range is not their content's.
+/// Of 95; five store parts, most of them with a Content-Range that is not their content's.
 const OPTIMAL_MIN: i32 = 85;
 
 /// Asks a node for a path of a cacheable application.

@@ -187,7 +187,7 @@ impl Service {
             return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "external", detail));
         }
         let work = Work { epoch: shard.epoch, shard: shard.name.clone(), tenant };
-        Ok(Routed::Region(shard.primary.clone(), work))
+        Ok(Routed::Region { first: shard.primary.clone(), others: Vec::new(), work })
     }
 }
 

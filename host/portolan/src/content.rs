@@ -231,8 +231,10 @@ async fn get(
     match output {
         Some(file) => {
             // A reader of the file never sees half of it.
-            let folder =
-                file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let folder = file
+                .parent()
+                .filter(|folder| !folder.as_os_str().is_empty())
+                .unwrap_or_else(|| Path::new("."));
             let mut partial =
                 tempfile::NamedTempFile::new_in(folder).context("make a file beside the output")?;
             while let Some(part) = response.chunk().await? {

@@ -12,7 +12,7 @@ use portolan_core::ids::RegionName;
 use crate::config::Trust;
 
 /// Where a client is, as far as it is told or known.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Origin {
     client: Option<IpAddr>,
     country: Option<Box<str>>,
@@ -22,7 +22,7 @@ pub(crate) struct Origin {
 }
 
 /// What the table says.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Found {
     continent: Option<Continent>,
     country: Option<Country>,

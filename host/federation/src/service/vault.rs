@@ -77,9 +77,11 @@ pub(super) struct Vaults {
     kms: Arc<dyn Kms>,
     local: RegionName,
     objects: Arc<dyn ObjectStore>,
-    /// By the tenant and its secrets as they are kept: those of a tenant that was made anew are others.
-    open: Mutex<BTreeMap<(TenantName, Vec<u8>), Arc<Vault>>>,
+    open: Mutex<BTreeMap<Kept, Arc<Vault>>>,
 }
+
+/// A tenant and its secrets as they are kept: those of a tenant that was made anew are others.
+type Kept = (TenantName, Vec<u8>);
 
 impl Vaults {
     pub(super) fn new(objects: Arc<dyn ObjectStore>, kms: Arc<dyn Kms>, local: RegionName) -> Self {

@@ -14,7 +14,7 @@ fn store(folder: &Folder) -> Store {
 }
 
 /// Chunks of text or noise, sealed each with a key of its own.
-fn filled(namer: &crate::id::Namer, numbers: std::ops::Range<u64>) -> (Builder, Vec<(Keyed, Vec<u8>)>) {
+fn filled(namer: &Namer, numbers: std::ops::Range<u64>) -> (Builder, Vec<(Keyed, Vec<u8>)>) {
     let (mut pack, mut chunks) = (Builder::default(), Vec::new());
     for number in numbers {
         let bytes = if number % 2 == 0 {

@@ -413,7 +413,6 @@ impl Builder<'_> {
         self.name(&["node", "name"], &name, RegionName::new);
         let log_level = self.log_level(raw.log.level);
         let peer = raw.peer.and_then(|peer| self.gateway_tls(peer));
-        let state = self.folder.join(raw.node.state.unwrap_or_else(|| PathBuf::from(defaults::STATE_FOLDER)));
         let content = raw.content.and_then(|content| self.content(content, &state));
         let (folder, path) = (self.folder, |path: PathBuf| self.folder.join(path));
         let shards = shards?;

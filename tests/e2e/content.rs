@@ -233,6 +233,7 @@ async fn content_of_tenants_on_postgres() {
 async fn keys_beside_what_they_open_are_refused() {
     let (place, upstream) = (tempfile::tempdir().unwrap(), Upstream::start("web").await);
     let folder = set_up(place.path(), &upstream, "sqlite = \"s1.db\"");
+    good(folder.path(), &["apply"]).await;
     let first = folder.path().join("portolan.toml");
     let text = std::fs::read_to_string(&first).unwrap();
     std::fs::write(&first, text.replace("keyring = \"keys\"", "keyring = \"packs/keys\"")).unwrap();

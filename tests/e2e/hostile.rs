@@ -8,8 +8,11 @@ use portolan_tests::upstream::Upstream;
 
 use crate::one_region;
 
-/// A name, the component, and what the report must say.
+/// A name, the component, and what the report must say; one of several, which bars part.
 type Attack = (&'static str, Vec<u8>, &'static str);
+
+/// Of who takes too long: on a slow machine time ends before fuel does.
+const LIMITS: &str = "fuel|ran past its deadline";
 
 fn attacks() -> Vec<Attack> {
     let good = Guest::planning("(call $always (call $answer))");
@@ -18,14 +21,14 @@ fn attacks() -> Vec<Attack> {
     let deep = format!("{{\"not\":{}", "[".repeat(5_000));
     vec![
         ("a trap", Guest::planning("(unreachable)").component(), "unreachable"),
-        ("an endless loop", Guest::planning("(loop $again (br $again))").component(), "fuel"),
+        ("an endless loop", Guest::planning("(loop $again (br $again))").component(), LIMITS),
         (
             "memory growth",
             Guest::planning("(loop $more (br_if $more (i32.ne (memory.grow (i32.const 64)) (i32.const -1)))) (unreachable)").component(),
             "more memory than its limit",
         ),
         ("a huge table", Guest { more: "(table 10000000 funcref)", ..good }.component(), "table elements"),
-        ("a start function that spins", Guest { more: "(func $f (loop $again (br $again))) (start $f)", ..good }.component(), "fuel"),
+        ("a start function that spins", Guest { more: "(func $f (loop $again (br $again))) (start $f)", ..good }.component(), LIMITS),
         ("the wrong world", text(r#"(component (instance $i) (export "acme:x/y@1.0.0" (instance $i)))"#), "neither a planner nor a decider"),
         ("the wrong version", text(r#"(component (import "portolan:policy/facts@0.7.0" (instance)))"#), "this host knows 0.1"),
         ("a forbidden import", text(r#"(component (import "wasi:sockets/tcp@0.2.0" (instance)))"#), "without WASI"),
@@ -50,7 +53,8 @@ async fn every_attack_is_refused_by_name_and_others_are_served() {
     for (name, component, why) in attacks() {
         node.write("policies/evil.wasm", component);
         until(name, async || {
-            node.status().await["configuration"]["slots"][1]["refused"].to_string().contains(why)
+            let refused = node.status().await["configuration"]["slots"][1]["refused"].to_string();
+            why.split('|').any(|why| refused.contains(why))
         })
         .await;
         for host in ["good.apps.test", "evil.apps.test"] {

@@ -163,7 +163,7 @@ impl Clients {
             let (asked, field) = match dice.below(8) {
                 0..=3 => (Asked::Token(of), ("portolan-token", token.as_str())),
                 4 => (Asked::Primary, ("portolan-consistency", "primary")),
-                5 => (Asked::Local, ("portolan-consistency", "local")),
+                5 | 6 => (Asked::Local, ("portolan-consistency", "local")),
                 _ => {
                     (Asked::MaxStaleness(Duration::from_secs(OLD_S)), ("portolan-consistency", old.as_str()))
                 }

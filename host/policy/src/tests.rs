@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use portolan_core::decide::{Call, Decide as _, Undecided};
 use portolan_core::facts::{Facts, RegionFacts, Verdict};
@@ -31,7 +32,12 @@ fn config(cache_dir: Option<&Path>) -> Config {
         cache_dir: cache_dir.map(Path::to_owned),
         compile: Compile::InProcess,
         data_threads: NonZeroUsize::MIN,
-        limits: Limits::standard(),
+        // On a slow machine as well, what is bounded by fuel ends by it.
+        limits: Limits {
+            plan_deadline: Duration::from_mins(1),
+            start_deadline: Duration::from_mins(1),
+            ..Limits::standard()
+        },
         pool_slots: NonZeroU32::new(64).unwrap(),
     }
 }

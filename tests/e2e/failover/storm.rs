@@ -8,13 +8,16 @@ use portolan_tests::clients::Dice;
 use portolan_tests::line::{Passage, Weather};
 use portolan_tests::node::good;
 use portolan_tests::regions::{For, REGIONS, SHARDS};
-use portolan_tests::until;
 use tokio::time::Instant;
 
 use super::Play;
 
-/// How often a region is hurt where nobody says for how long.
-const TURNS: usize = 2;
+/// How often a region is hurt where nobody says for how long: a region that was down is believed to be well only after a minute, and the next time after two.
+const TURNS: usize = 1;
+/// How long that may take.
+const WELL: Duration = Duration::from_mins(4);
+/// From one look to the next.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// What befalls a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +103,7 @@ impl Play {
 
     /// Waits until each region knows of all others that they live, and has what they have.
     async fn is_whole(&self) {
-        until("all regions stand again", async || {
+        let stands = async || {
             for region in 0..REGIONS.len() {
                 let status = self.world.failover(region).await;
                 let healthy = |name: &str| status["regions"][name]["verdict"] == "healthy";
@@ -117,8 +120,12 @@ impl Play {
                 }
             }
             self.world.all_follow().await
-        })
-        .await;
+        };
+        let deadline = Instant::now() + WELL;
+        while !stands().await {
+            assert!(Instant::now() < deadline, "regions do not stand again:\n{}", self.world.logs());
+            tokio::time::sleep(LOOK).await;
+        }
     }
 }
 

@@ -223,8 +223,9 @@ async fn connect(options: &PgConnectOptions) -> Result<Box<dyn Socket>, Error> {
 /// What an ordinary connection's address says of certificates.
 fn proofs(options: &PgConnectOptions) -> Proofs {
     let url = options.to_url_lossy();
-    let said =
-        |name: &str| url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned());
+    // A file is told as such, what is written in place as it is.
+    let plain = |value: &str| value.strip_prefix("file: ").unwrap_or(value).to_owned();
+    let said = |name: &str| url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| plain(&value));
     let asks = match options.get_ssl_mode() {
         PgSslMode::VerifyCa => Asks::Authority,
         PgSslMode::VerifyFull => Asks::Name,

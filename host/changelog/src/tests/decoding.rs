@@ -235,7 +235,8 @@ pub(super) async fn a_slot_goes_with_its_shard(place: Place) {
     shard.store.give_up_slot().await.unwrap();
     direct.ok("INSERT INTO notes VALUES ('acme', 2, 'written')").await;
     // What it had is in its log, and goes on where somebody keeps it again.
-    let again = place.open(&shard.engine, "eu").await;
+    let again = place.unshipped(&shard.engine, "eu").await;
+    let shipping = place.ship(&again).unwrap();
     direct.ok("INSERT INTO notes VALUES ('acme', 3, 'emitted')").await;
     again.tip().await.unwrap();
     assert_eq!((changes(&again).await.len(), again.identity().await.unwrap()), (3, identity));
@@ -243,6 +244,7 @@ pub(super) async fn a_slot_goes_with_its_shard(place: Place) {
     // One that was released while another still read it goes with that one.
     let by_triggers = captured(&shard, Capture::Triggers);
     drop(Store::open(&by_triggers, RegionName::new("eu").unwrap()).await.unwrap());
+    shipping.abort();
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         again.give_up_slot().await.unwrap();

@@ -396,3 +396,17 @@ fn a_shard_whose_engine_replicates_itself_is_only_routed_to() {
     let told = lines(&[GOOD, &native], &[]);
     assert!(told.contains("an engine that replicates itself"), "{told}");
 }
+
+#[test]
+fn content_stays_where_its_shard_is_alone() {
+    let first = GOOD.replace("[residency.eu]\nregions = [\"eu-west\"]\n", "") + "\n[content]\n";
+    let shard = |stores: &str| {
+        format!(
+            "[control]\nsqlite = \"control.db\"\n[shard.b]\nprimary = \"eu-west\"\nstore = {{ {stores} }}\n"
+        )
+    };
+    let alone = "eu-west.sqlite = \"a.db\"";
+    assert!(good(&[&first, &shard(alone)], &[]).content.is_some());
+    let told = lines(&[&first, &shard(&format!("{alone}, us-east.sqlite = \"b.db\""))], &[]);
+    assert!(told.contains("shard `b` has copies in other regions"), "{told}");
+}

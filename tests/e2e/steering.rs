@@ -40,7 +40,7 @@ impl Pair {
             format!(
                 "[node]\nregion = \"{own}\"\nthreads = 1\n[listen]\npublic = [\"127.0.0.1:0\"]\npeer = [\"127.0.0.1:0\"]\n\
                  [peer]\ncert = {:?}\nkey = {:?}\nca = [{:?}]\n[policies]\ninstances = 100\n\
-                 [trust]\nproxies = [\"127.0.0.0/8\"]\nregion_header = \"x-near\"\n[steering]\nramp = \"6s\"\n\
+                 [expose]\ndecision = true\n[trust]\nproxies = [\"127.0.0.0/8\"]\nregion_header = \"x-near\"\n[steering]\nramp = \"6s\"\n\
                  [steering.breaker]\nfailures = 3\npause_min = \"200ms\"\npause_max = \"400ms\"\n\
                  [policy]\nuse = \"nearest-region\"\nconfig = {{ pool = \"web\" }}\n\
                  [region.{own}.pool.web]\nendpoints = [{}]\nprobe = {{ interval = \"100ms\", fall = 2, rise = 1 }}\n\

@@ -192,11 +192,17 @@ impl Store {
             return Ok(());
         }
         let found = found(&mut *self.acquire(Role::Owner).await?).await?;
-        match (&found.word, found.exists) {
-            (Some(_), _) => self.end_shipping().await,
-            // Whoever released it could not take away what this one was still reading.
-            (None, true) => self.drop_slot(&found.name).await,
-            (None, false) => Ok(()),
+        if found.word.is_some() {
+            self.end_shipping().await?;
+        }
+        // Whoever read it a moment ago still does, for the server.
+        let deadline = Instant::now() + CAUGHT_UP_WAIT;
+        loop {
+            self.drop_slot(&found.name).await?;
+            if self.slot().await?.is_none() || Instant::now() >= deadline {
+                return Ok(());
+            }
+            sleep(CAUGHT_UP_LOOK).await;
         }
     }
 

@@ -94,6 +94,10 @@ pub(super) async fn offer(desk: &Desk, offered: Offered) -> Result<Response<Body
     if offered.expires_ms != 0 && offered.expires_ms <= offered.not_before_ms {
         return Err(Problem::bad("the share would end before it begins"));
     }
+    // What is not carried out is not promised: whoever shares with a mask means that the rest stays.
+    if !offered.field_mask.is_empty() {
+        return Err(Problem::bad("`field_mask` is not carried out yet: share what may be seen whole"));
+    }
     let mut id = [0; 16];
     System.fill(&mut id)?;
     let list = |value: &Value| value.to_string();

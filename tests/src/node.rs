@@ -23,12 +23,40 @@ use tokio::time::Instant;
 use crate::client::Answer;
 use crate::{LOOK, PATIENCE, until};
 
+/// Of each node, when its test fails.
+const WARNINGS_SHOWN: usize = 20;
+
 /// A running node.
 #[derive(Debug)]
 pub struct Node {
     child: Child,
-    folder: TempDir,
+    folder: Home,
     listeners: Vec<SocketAddr>,
+}
+
+/// Its folder. A test that fails tells what its nodes warned of last.
+#[derive(Debug)]
+struct Home(TempDir);
+
+impl Home {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let told = log.lines().filter(|line| !line.contains(" INFO "));
+            let from = told.clone().count().saturating_sub(WARNINGS_SHOWN);
+            told.skip(from).for_each(|line| eprintln!("{}: {line}", self.path().display()));
+        }
+    }
 }
 
 /// The program under test: `cargo xtask test` has built it; cargo puts tests beside it.
@@ -129,7 +157,7 @@ impl Node {
         let Self { mut child, folder, .. } = self;
         child.kill().await.expect("it is ours");
         std::fs::remove_file(folder.path().join(".portolan/admin.sock")).ok();
-        Self::start_with(folder, arguments, PATIENCE).await
+        Self::spawn(Command::new(program()), folder, arguments, PATIENCE).await
     }
 
     /// The same by a command that runs what is added to it in its own process, such as `unshare`.
@@ -140,14 +168,14 @@ impl Node {
         let (first, rest) = command.split_first().expect("a command");
         let mut command = Command::new(first);
         command.args(rest).arg(program());
-        Self::spawn(command, folder, &[], PATIENCE).await
+        Self::spawn(command, Home(folder), &[], PATIENCE).await
     }
 
     async fn start_with(folder: TempDir, arguments: &[&str], patience: Duration) -> Self {
-        Self::spawn(Command::new(program()), folder, arguments, patience).await
+        Self::spawn(Command::new(program()), Home(folder), arguments, patience).await
     }
 
-    async fn spawn(mut command: Command, folder: TempDir, arguments: &[&str], patience: Duration) -> Self {
+    async fn spawn(mut command: Command, folder: Home, arguments: &[&str], patience: Duration) -> Self {
         let log = std::fs::File::create(folder.path().join("log")).expect("a log");
         let access = std::fs::File::create(folder.path().join("stdout")).expect("a file");
         command
@@ -201,7 +229,7 @@ impl Node {
     /// Its log so far.
     #[must_use]
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        self.folder.log()
     }
 
     /// Its standard output so far: the access log, if it goes there.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use portolan_control::{NodeReport, RolloutReport, State};
-use portolan_core::evidence::{Evidence, Trial};
+use portolan_core::evidence::{Counts, Evidence, Trial};
 use portolan_core::recording::Report as Differences;
 use portolan_core::rollout::{Command, Phase, Reason, Rollout, Verdict, Window, judge};
 use portolan_core::snapshot::Live;
@@ -437,7 +437,11 @@ impl Watch {
         let own = self.trial.read();
         let (evidence, nodes) = by.unwrap_or((&own, Vec::new()));
         let sheet = Sheet::new(evidence, &self.rollout, verdict, nodes, clock::unix_ms());
-        tracing::warn!(%slot, rollout = self.rollout.id, "the candidate is taken off on this node: {}", sheet.reasons());
+        let Counts { broken, out_of_range, overruns, traps, unreadable, .. } = evidence.candidate;
+        tracing::warn!(
+            %slot, rollout = self.rollout.id, traps, out_of_range, unreadable, overruns, broken,
+            "the candidate is taken off on this node: {}", sheet.reasons()
+        );
         self.grounds = Some(sheet);
     }
 }

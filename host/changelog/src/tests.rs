@@ -99,6 +99,7 @@ const CASES: &[Case] = cases![
     retaining::a_piece_that_is_missing_stops_nobody,
     retaining::nobody_waits_for_a_trim,
     retaining::what_was_trimmed_of_other_epochs_and_logs_is_told_apart,
+    rules::a_policy_makes_one_row_of_two,
     rules::losers_are_read_by_page,
     rules::regions_end_alike_by_each_rule,
     rules::tables_and_writes_must_fit_their_rule,

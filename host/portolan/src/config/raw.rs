@@ -23,8 +23,8 @@ pub(super) use self::failover::{RawFailover, RawProfile};
 pub(super) use self::geography::{RawGeography, RawLocation};
 pub(super) use self::shards::{
     RawAccess, RawColumnRule, RawConflict, RawConflictRule, RawDurability, RawLease, RawMigrations,
-    RawPastMaxLoss, RawPlace, RawPlacement, RawReplication, RawRowRule, RawRule, RawShard, RawStore,
-    RawStoreLog, RawStoreTls, RawTable, RawWriters,
+    RawPastMaxLoss, RawPlace, RawPlacement, RawReplication, RawResolver, RawRowRule, RawRule, RawShard,
+    RawStore, RawStoreLog, RawStoreTls, RawTable, RawWriters,
 };
 pub(super) use self::steering::RawSteering;
 

@@ -36,10 +36,12 @@ use super::intent::Intent;
 use super::moves::Known;
 use super::queries::{Databases, Running, workers};
 use super::replication::{Copies, Followers};
+use super::resolving::{self, Resolved};
 use super::retention::{self, Peers};
 use super::sweeping::{self, Sweeps};
 use crate::config::Config;
 use crate::leases::{self, SHARD_KIND};
+use crate::merging::Merging;
 
 /// From one look at the shards' schemas to the next: who contracts a schema waits that long at most.
 const TELL: Duration = Duration::from_secs(1);
@@ -84,6 +86,7 @@ pub(crate) struct Shards {
     /// Epochs and primaries of the running configuration: what is intended where files say it.
     leases: Arc<ArcSwap<BTreeMap<ShardName, (Epoch, RegionName)>>>,
     local: Arc<ArcSwapOption<RegionName>>,
+    resolved: Resolved,
     shards: portolan_sharding::Shards,
     sweeps: Sweeps,
 }
@@ -104,6 +107,7 @@ impl Shards {
             peers: Peers::default(),
             leases: Arc::default(),
             local: Arc::default(),
+            resolved: Resolved::default(),
             shards,
             sweeps: Sweeps::default(),
         }
@@ -166,6 +170,7 @@ impl Shards {
     /// As Prometheus reads it.
     pub(super) fn follower_metrics(&self, text: &mut String) {
         self.peers.metrics(text);
+        self.resolved.metrics(text);
         self.sweeps.metrics(text, clock::now());
         self.externals.metrics(text);
     }
@@ -250,13 +255,15 @@ impl Shards {
         self.shards.leased(shard, clock::now())
     }
 
-    /// Keeps them until shutdown.
-    pub(crate) fn start(&self, shutdown: &Shutdown) {
+    /// Keeps them until shutdown; rows that were written apart are merged by these resolvers.
+    pub(crate) fn start(&self, merging: Merging, shutdown: &Shutdown) {
         task::spawn(
             "shards",
             self.shards.clone().run(Arc::new(self.clone()), Arc::new(self.clone()), shutdown.clone()),
         );
         task::spawn("logs", retention::run(self.clone(), self.peers.clone(), shutdown.clone()));
+        let resolved = self.resolved.clone();
+        task::spawn("resolvers", resolving::run(self.clone(), merging, resolved, shutdown.clone()));
         task::spawn("tombstones", sweeping::run(self.clone(), self.sweeps.clone(), shutdown.clone()));
         task::spawn("engines of others", self.externals.clone().run(shutdown.clone()));
         task::spawn("shards-herald", self.clone().tell_others(shutdown.clone()));

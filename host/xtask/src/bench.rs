@@ -90,11 +90,14 @@ pub(crate) fn run(
     if check { hold(root, &report) } else { Ok(()) }
 }
 
-/// Builds the binary that ships.
+/// The program and what measures it are built together, so that both have the same dependencies with the same features.
+const PROGRAM: [&str; 4] = ["--package", "portolan", "--package", "portolan-tests"];
+
+/// Builds the program as it is measured.
 fn release(root: &Path) -> anyhow::Result<()> {
     eprintln!("== build the release binary (takes some minutes the first time)");
     let mut cargo = Command::new("cargo");
-    cargo.current_dir(root).args(["build", "--release", "--package", "portolan"]);
+    cargo.current_dir(root).args(["build", "--release", "--bin", "portolan"]).args(PROGRAM);
     let built = cargo.stdout(std::io::stderr()).status().context("start cargo")?;
     anyhow::ensure!(built.success(), "portolan does not build");
     Ok(())
@@ -104,7 +107,11 @@ fn release(root: &Path) -> anyhow::Result<()> {
 fn target(root: &Path, package: &str, name: &str, argument: Option<&str>) -> anyhow::Result<Report> {
     eprintln!("== build and run the benchmark (the release build takes some minutes)");
     let mut cargo = Command::new("cargo");
-    cargo.current_dir(root).args(["bench", "--package", package, "--bench", name]);
+    cargo.current_dir(root).args(["bench", "--bench", name]);
+    match package {
+        "portolan-tests" => cargo.args(PROGRAM),
+        _ => cargo.args(["--package", package]),
+    };
     cargo.args(argument.map(|argument| ["--", argument]).into_iter().flatten());
     let output = cargo.stderr(std::process::Stdio::inherit()).output().context("start cargo")?;
     anyhow::ensure!(output.status.success(), "the benchmark failed; its messages are above");

@@ -7,7 +7,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use portolan_core::tenant_table::{ConflictRule, TenantTable};
+use portolan_core::tenant_table::TenantTable;
 use sqlx::ConnectOptions as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{

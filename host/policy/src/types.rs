@@ -325,7 +325,7 @@ mod tests {
 
     use super::*;
 
-    const INTERFACES: [&str; 13] = [
+    const INTERFACES: [&str; 14] = [
         "facts",
         "draft",
         "log",

@@ -191,11 +191,11 @@ fn granted(snapshot: &Snapshot, inbound: &mut Inbound) -> Result<Option<Grant>, 
 }
 
 /// Is the shard that the request is to write written here, under the lease that its sender named? What one side alone knows of
-/// is nobody's permission, whichever of them knows more.
+/// is nobody's permission, whichever of them knows more. Of a service a copy may be asked as well: the service looks at its lease by itself.
 fn is_ours(grant: &Grant, topology: &Topology) -> bool {
     let Some((shard, epoch)) = &grant.shard else { return true };
     let known = topology.directory.named(shard);
-    known.is_some_and(|known| known.epoch == *epoch && known.primary == topology.local)
+    known.is_some_and(|known| known.epoch == *epoch && (grant.service || known.primary == topology.local))
 }
 
 /// The snapshot that a request of another region goes by: where it names a later lease than this node knows, the news are on

@@ -15,7 +15,7 @@ use portolan_core::time::Moment;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::task;
 use serde::Serialize;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::config::{Intent, Limits};
 use crate::copies::{Copies, Freshness};
@@ -57,6 +57,8 @@ pub(crate) struct Cell {
     led: ArcSwapOption<Lease>,
     /// Where its log is, for applications that write beside the gateway.
     pub(crate) newest: Newest,
+    /// Has its keeper look at once.
+    pub(crate) nudge: Notify,
     /// The database, once it is open.
     pub(crate) open: ArcSwapOption<Open>,
     pub(crate) report: Mutex<ShardReport>,
@@ -231,6 +233,13 @@ impl Shards {
         Some((open.store.clone(), open.tables.clone()))
     }
 
+    /// Has a shard's keeper look at once: what it asks leave of has something else to say.
+    pub fn look_again(&self, name: &ShardName) {
+        if let Some(cell) = self.cell(name) {
+            cell.nudge.notify_one();
+        }
+    }
+
     pub(crate) fn cell(&self, name: &ShardName) -> Option<Arc<Cell>> {
         self.0.cells.load().get(name).cloned()
     }
@@ -273,6 +282,7 @@ impl Cell {
             lease: ArcSwapOption::empty(),
             led: ArcSwapOption::empty(),
             newest: Newest::default(),
+            nudge: Notify::new(),
             open: ArcSwapOption::empty(),
             report: Mutex::new(report),
             room: Arc::new(room),

@@ -49,14 +49,11 @@ impl Agent {
     /// Is there anything to decide about?
     pub(super) fn is_uneasy(&self, now: Moment) -> bool {
         let sick = |verdict: &Verdict| matches!(verdict, Verdict::Down { .. } | Verdict::Gray);
-        let void = |name: &ShardName| {
-            self.table.ownership(name).is_some_and(|owned| owned.is_void(self.table.lease(&owned.primary)))
-        };
         self.intents.is_active()
             || !self.shifts.is_empty()
             || !self.read_only.is_empty()
             || self.matrix.verdicts(now).iter().any(sick)
-            || self.setup.shards.keys().any(void)
+            || self.voids().next().is_some()
             || self.setup.failback && self.is_away_from_home()
     }
 

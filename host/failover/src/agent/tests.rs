@@ -6,6 +6,7 @@ use super::*;
 use crate::members::Members;
 use crate::picture::MaxLoss;
 use crate::promotion::{Done, Work};
+use crate::store::{Answer, Request, Value};
 use crate::timers::Profile;
 
 fn region(name: &str) -> RegionName {
@@ -138,6 +139,27 @@ fn shards_cost_no_renewals() {
     let before = table.last().0;
     run(&mut agent, &mut table, (120_000, 180_000));
     assert_eq!(table.last().0 - before, 20, "one change every three seconds");
+}
+
+/// What the store says of itself is looked at at once, and again where a look was under way.
+#[test]
+fn news_of_the_store_wait_for_no_tick() {
+    let mut agent = Agent::new(setup("us")).unwrap();
+    let looks = |effects: Vec<Effect>| -> Vec<u64> {
+        let look = |effect| match effect {
+            Effect::Store(number, Request::Scan) => Some(number),
+            _ => None,
+        };
+        effects.into_iter().filter_map(look).collect()
+    };
+    let answer = |number: u64| Event::Stored(number, Answer::Entries(Table::default()));
+    let first = looks(agent.handle(Event::Tick, at(0)));
+    assert_eq!(first.len(), 1);
+    assert!(looks(agent.handle(Event::Changed, at(5))).is_empty(), "one look at a time");
+    let again = looks(agent.handle(answer(first[0]), at(10)));
+    assert_eq!(again.len(), 1, "what came after it was asked may not be in it");
+    assert!(looks(agent.handle(answer(again[0]), at(15))).is_empty());
+    assert_eq!(looks(agent.handle(Event::Changed, at(20))).len(), 1);
 }
 
 #[test]

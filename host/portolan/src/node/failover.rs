@@ -5,6 +5,7 @@
 
 mod evidence;
 mod look;
+mod news;
 mod operators;
 mod registers;
 mod setup;
@@ -242,7 +243,12 @@ impl Failover {
                 },
             };
             let ticked = matches!(event, Event::Tick);
+            let decides = matches!(event, Event::Intents(_) | Event::Planned(..) | Event::Stored(..));
             self.handle(&mut agent, &run, event);
+            if decides {
+                self.publish(&agent, &meant, &around.shards);
+                self.0.steering.publish(show::traffic(&agent, &meant, present()));
+            }
             if !ticked {
                 continue;
             }
@@ -254,11 +260,11 @@ impl Failover {
                     self.handle(&mut agent, &run, Event::Intents(words::of(&state)));
                 }
             }
-            self.publish(&agent, &meant);
+            self.publish(&agent, &meant, &around.shards);
             ticks += 1;
             if ticks % SHOW_EVERY == 0 {
                 let shown = show::Shown::of(&agent, &meant, &self.0.failing, present());
-                self.0.steering.publish(shown.traffic(agent.read_only()));
+                self.0.steering.publish(show::traffic(&agent, &meant, present()));
                 self.0.shown.store(Arc::new(shown));
             }
         }
@@ -318,15 +324,22 @@ impl Failover {
         None
     }
 
-    /// What each write path goes by from now on.
-    fn publish(&self, agent: &Agent, meant: &Meant) {
+    /// What each write path goes by from now on. Who has leave to begin an epoch begins it at once.
+    fn publish(&self, agent: &Agent, meant: &Meant, shards: &Shards) {
         let now = clock::now();
         let permits = meant.setup.shards.keys();
         let permits = permits.filter_map(|shard| Some((shard.clone(), agent.permit(shard, now)?)));
         let permits: BTreeMap<ShardName, Permit> = permits.collect();
-        if **self.0.permits.load() != permits {
-            self.0.permits.store(Arc::new(permits));
+        let before = self.0.permits.load_full();
+        if *before == permits {
+            return;
         }
+        let permits = Arc::new(permits);
+        self.0.permits.store(Arc::clone(&permits));
+        let is_new = |(shard, permit): &(&ShardName, &Permit)| {
+            before.get(*shard).is_none_or(|before| before.epoch != permit.epoch)
+        };
+        permits.iter().filter(is_new).for_each(|(shard, _)| shards.look_again(shard));
     }
 
     /// What this node says of what it sees.
@@ -425,6 +438,7 @@ impl Run {
             let look = look::look_at(region.clone(), way.clone(), with, inbox.clone(), end.clone());
             task::spawn("failover-probe", look);
         }
+        task::spawn("failover-news", news::hear(around.control.clone(), inbox.clone(), end.clone()));
         let kept = setup.shards.iter().filter(|(_, shard)| shard.regions.contains(&setup.own));
         let names = kept.map(|(name, _)| name.clone()).collect();
         let (every, shards) = (timers.probe.exchange, around.shards.clone());

@@ -86,22 +86,6 @@ impl Shown {
         }
     }
 
-    /// What gateways are to do, as the traffic plan and operators say: moved traffic goes where the plan sends it, a region that left
-    /// takes nothing, and a shard without a lease is written by nobody. What comes in where this node is stays there as long as the region takes
-    /// part: names move clients, and whoever came is served where it came in. While nothing is known yet, nothing is changed.
-    pub(super) fn traffic(&self, read_only: &BTreeSet<ShardName>) -> Traffic {
-        let Some(Known { picture, .. }) = &self.0 else { return Traffic::default() };
-        let detour = |shift: &Shift| Detour { percent: shift.percent, target: shift.target.clone() };
-        let moved = picture.shifts.iter().filter(|(name, _)| **name != picture.local);
-        let gone = picture.intents.drains.keys().chain(picture.intents.lost.keys());
-        let void = picture.shards.iter().filter(|(_, shard)| shard.void).map(|(name, _)| name);
-        Traffic {
-            detours: moved.map(|(name, shift)| (name.clone(), detour(shift))).collect(),
-            out: gone.cloned().collect(),
-            unwritten: void.chain(read_only).cloned().collect(),
-        }
-    }
-
     /// Who writes which shard.
     pub(super) fn primaries(&self) -> BTreeMap<ShardName, RegionName> {
         let shards = self.0.iter().flat_map(|known| &known.picture.shards);
@@ -197,6 +181,21 @@ impl Shown {
             &mut prospects()
                 .map(|(shard, there)| format!("{{shard=\"{shard}\"}} {}", u8::from(there.to.is_some()))),
         );
+    }
+}
+
+/// What gateways are to do, as the traffic plan and operators say: moved traffic goes where the plan sends it, a region that left
+/// takes nothing, and a shard without a lease is written by nobody. What comes in where this node is stays there as long as the region takes
+/// part: names move clients, and whoever came is served where it came in. While nothing is known yet, nothing is changed.
+pub(super) fn traffic(agent: &Agent, meant: &Meant, now: Now) -> Traffic {
+    let detour = |shift: &Shift| Detour { percent: shift.percent, target: shift.target.clone() };
+    let moved = agent.shifts().iter().filter(|(name, _)| **name != meant.setup.own);
+    let intents = agent.intents(now);
+    let gone = intents.drains.keys().chain(intents.lost.keys());
+    Traffic {
+        detours: moved.map(|(name, shift)| (name.clone(), detour(shift))).collect(),
+        out: gone.cloned().collect(),
+        unwritten: agent.voids().chain(agent.read_only()).cloned().collect(),
     }
 }
 

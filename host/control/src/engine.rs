@@ -87,10 +87,10 @@ impl Connection {
         })
     }
 
-    /// The same of registers.
-    pub(crate) async fn watch_registers(&self) -> Result<Watcher, Away> {
+    /// The same of registers whose names begin so. SQLite tells of all that is written.
+    pub(crate) async fn watch_registers(&self, prefix: &str) -> Result<Watcher, Away> {
         Ok(match self {
-            Self::Etcd(etcd) => Watcher::Etcd(etcd.watch_registers().await?),
+            Self::Etcd(etcd) => Watcher::Etcd(etcd.watch_registers(prefix).await?),
             Self::Sqlite(sqlite) => Watcher::Sqlite(sqlite.watch().await?),
         })
     }

@@ -155,8 +155,8 @@ impl Etcd {
         self.watch_keys(&self.newest(), WatchOptions::new()).await
     }
 
-    pub(crate) async fn watch_registers(&self) -> Result<Watcher, Away> {
-        self.watch_keys(&self.register(""), WatchOptions::new().with_prefix()).await
+    pub(crate) async fn watch_registers(&self, prefix: &str) -> Result<Watcher, Away> {
+        self.watch_keys(&self.register(prefix), WatchOptions::new().with_prefix()).await
     }
 
     async fn watch_keys(&self, key: &str, options: WatchOptions) -> Result<Watcher, Away> {

@@ -89,12 +89,12 @@ impl Store {
         Ok(self.reached().await?.registers(after).await?)
     }
 
-    /// Tells from now on that registers may have been written, also by this process.
+    /// Tells from now on that registers whose names begin so may have been written, also by this process.
     ///
     /// # Errors
     /// [`Error::Away`] when the store does not answer.
-    pub async fn register_news(&self) -> Result<RegisterNews, Error> {
-        Ok(RegisterNews(self.reached().await?.watch_registers().await?))
+    pub async fn register_news(&self, prefix: &str) -> Result<RegisterNews, Error> {
+        Ok(RegisterNews(self.reached().await?.watch_registers(prefix).await?))
     }
 
     /// Writes registers, if all are as expected. Gives the number of the change; none when one is not as expected, and nothing was written.

@@ -1,7 +1,9 @@
 //! Steering: which region answers when traffic is moved, regions fail in part, or nobody writes a shard.
 
+use portolan_core::facts::Verdict;
 use portolan_core::ids::ShardName;
-use portolan_core::steering::{Detour, Limits, Traffic};
+use portolan_core::steering::{Detour, Forwarded, Limits, Traffic};
+use portolan_core::time::Moment;
 
 use super::service::directory;
 use super::*;
@@ -85,6 +87,30 @@ async fn what_a_region_cannot_take_spills_over() {
     assert!((15..50).contains(&spilled), "50 % healthy bear 70 %, not {spilled} less");
     endpoints[1].cell.set_up(false);
     assert!(answered(&gateway, 20, "acme").await.iter().all(|name| name == "us"));
+}
+
+/// Probes and the gate both see that a region is back, and its traffic comes back along one ramp.
+#[test]
+fn a_region_that_is_back_ramps_up_once() {
+    let address = SocketAddr::from(([127, 0, 0, 1], 9));
+    let mut topology = topology(&[("eu", &[address]), ("us", &[address])], Protocol::Http1);
+    topology.steering_limits.ramp = Duration::from_secs(10);
+    let (us, app) = (region("us"), PoolName::new("app").unwrap());
+    let place = Arc::make_mut(topology.regions.get_mut(&us).unwrap());
+    place.gateways = Some(pool("us", &[address], Protocol::Http1));
+    let at = |seconds: u64| Moment(seconds * 1_000_000);
+    let (cell, gate) = (Arc::clone(&place.cell), Arc::clone(&place.pools[&app].gate));
+    let share = |now| crate::steer::level(&topology, &Traffic::default(), &us, &app, now).share;
+    cell.set_verdict(Verdict::Down, at(1));
+    for _ in 0..LIMITS.breaker.failures {
+        let pass = gate.start(at(1)).unwrap();
+        gate.finish(pass, Forwarded::Failed, &LIMITS.breaker, at(1));
+    }
+    assert_eq!(share(at(2)), 0);
+    cell.set_verdict(Verdict::Healthy, at(198));
+    let probe = gate.start(at(200)).unwrap();
+    gate.finish(probe, Forwarded::Served, &LIMITS.breaker, at(200));
+    assert_eq!([200, 205, 210].map(|seconds| share(at(seconds))), [5, 52, 100]);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use portolan_control::{Error, Store};
 use portolan_failover::agent::Event;
+use portolan_failover::store::PREFIX;
 use portolan_foundation::shutdown::Shutdown;
 use tokio::sync::mpsc;
 
@@ -35,7 +36,7 @@ pub(super) async fn hear(store: Store, inbox: mpsc::Sender<Event>, end: Shutdown
 /// # Errors
 /// When the store is lost.
 async fn pass_on(store: &Store, inbox: &mpsc::Sender<Event>) -> Result<(), Error> {
-    let mut news = store.register_news().await?;
+    let mut news = store.register_news(PREFIX).await?;
     // What came before there were news is looked at as well.
     while inbox.send(Event::Changed).await.is_ok() {
         news.changed().await?;

@@ -120,7 +120,10 @@ impl Play {
         let front = self.world.node(at(region)).public();
         let mut client = Client::connect(front, "shop.test").await.unwrap();
         let request = request.header("x-tenant", &self.clients.tenants[0]);
-        client.send(request.header("content-type", "application/json"), Bytes::from(content.to_owned())).await.unwrap()
+        client
+            .send(request.header("content-type", "application/json"), Bytes::from(content.to_owned()))
+            .await
+            .unwrap()
     }
 
     /// Waits until other regions than the first write all shards, and gives what they say is lost.

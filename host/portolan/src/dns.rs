@@ -116,7 +116,8 @@ fn text(told: &Value) -> String {
             pushed.get(key).map_or_else(String::new, |value| value.to_string().trim_matches('"').to_owned())
         };
         let guarded = pushed.get("guarded").and_then(Value::as_bool) != Some(false);
-        let weaker = if guarded { "" } else { " (weaker: it does not compare the plan's number in a change)" };
+        let weaker =
+            if guarded { "" } else { " (weaker: it does not compare the plan's number in a change)" };
         lines.push(format!("{} has plan {} of {}{weaker}", at("server"), at("number"), at("zone")));
         for (name, outcome) in pushed.get("names").and_then(Value::as_object).into_iter().flatten() {
             lines.push(format!("  {name}: {}", outcome.as_str().unwrap_or_default()));

@@ -60,14 +60,12 @@ impl Daemon {
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         let mut command = Command::new(program);
         command.args(flags).arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = command.spawn().unwrap_or_else(|error| {
-            panic!("start {program}: {error}; `cargo xtask setup --tests` gets it")
-        });
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("start {program}: {error}; `cargo xtask setup --tests` gets it"));
         let daemon = Self { address, child, _folder: folder };
-        until(&format!("{program} listens"), async || {
-            tokio::net::TcpStream::connect(address).await.is_ok()
-        })
-        .await;
+        until(&format!("{program} listens"), async || tokio::net::TcpStream::connect(address).await.is_ok())
+            .await;
         daemon
     }
 

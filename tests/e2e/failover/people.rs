@@ -78,7 +78,8 @@ async fn a_freeze_holds_a_force_moves_and_a_return_brings_home() {
 
 /// While nobody writes a tenant's shard, who writes is told to come again, at once, and who reads is answered.
 async fn nobody_writes(play: &Play, region: &str) {
-    let write = async || play.rows(region, Request::post("/-/data/orders"), r#"{"id": 1, "note": "x"}"#).await;
+    let write =
+        async || play.rows(region, Request::post("/-/data/orders"), r#"{"id": 1, "note": "x"}"#).await;
     until("its gateway knows that nobody writes", async || {
         let problem: Value = serde_json::from_slice(&write().await.body).unwrap_or_default();
         problem["type"] == "urn:portolan:problem:no-primary"

@@ -394,7 +394,9 @@ impl Cloud {
         let text = secret_file(&self.account.credentials).map_err(|error| wrong(error.to_string()))?;
         let help = match self.account.provider {
             Provider::Cloudflare => "write an API token into it, and nothing else",
-            Provider::Route53 => "write `aws_access_key_id = ID` and `aws_secret_access_key = SECRET` into it",
+            Provider::Route53 => {
+                "write `aws_access_key_id = ID` and `aws_secret_access_key = SECRET` into it"
+            }
         };
         let form = || wrong(format!("{}: {help}", self.account.credentials.display()));
         Credentials::parse(self.account.provider, &text).ok_or_else(form)
@@ -402,7 +404,9 @@ impl Cloud {
 
     fn failed(&self, bad: Bad) -> Failure {
         match bad {
-            Bad::Conflict => self.refused("a conflict where nothing is changed".to_owned(), "please report this"),
+            Bad::Conflict => {
+                self.refused("a conflict where nothing is changed".to_owned(), "please report this")
+            }
             Bad::Passing(what) => Failure::Unreachable { server: self.server(), what },
             Bad::Refused(what, advice) => self.refused(what, advice),
         }

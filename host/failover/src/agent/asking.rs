@@ -107,7 +107,13 @@ impl Agent {
     }
 
     /// Changes entries that are about a shard, one change at a time.
-    pub(super) fn change(&mut self, shard: &ShardName, change: Transaction, now: Now, effects: &mut Vec<Effect>) {
+    pub(super) fn change(
+        &mut self,
+        shard: &ShardName,
+        change: Transaction,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
         if self.changing.contains(shard) {
             // It is said again once that is answered.
             self.working.remove(shard);

@@ -153,8 +153,7 @@ async fn refusing(others: &[&'static str]) -> Topology {
     for &name in others {
         places.push((name, upstream(name).await));
     }
-    let pools: Vec<_> =
-        places.iter().map(|(name, address)| (*name, std::slice::from_ref(address))).collect();
+    let pools: Vec<_> = places.iter().map(|(name, address)| (*name, std::slice::from_ref(address))).collect();
     let mut topology = topology(&pools, Protocol::Http1);
     for (name, address) in places.iter().skip(1) {
         let place = topology.regions.get_mut(&region(name)).unwrap();
@@ -166,8 +165,7 @@ async fn refusing(others: &[&'static str]) -> Topology {
 
 #[tokio::test]
 async fn a_copy_that_refuses_a_reader_is_not_waited_for() {
-    let gateway =
-        start_with(refusing(&["us", "ap"]).await, Policies::default(), services(), |_| {});
+    let gateway = start_with(refusing(&["us", "ap"]).await, Policies::default(), services(), |_| {});
     let begun = tokio::time::Instant::now();
     for (regions, status) in [("us ap", 503), ("us ap eu", 200)] {
         let request = get("/-/data/refused").header("x-tenant", "acme").header("x-region", regions);

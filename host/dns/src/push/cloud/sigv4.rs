@@ -46,7 +46,8 @@ impl Signer<'_> {
             .fold(first.into_bytes(), |key, part| mac(&key, part));
         let signature = hex(&mac(&key, &text));
         let id = self.id;
-        let told = format!("{ALGORITHM} Credential={id}/{scope}, SignedHeaders={names}, Signature={signature}");
+        let told =
+            format!("{ALGORITHM} Credential={id}/{scope}, SignedHeaders={names}, Signature={signature}");
         fields.retain(|(name, _)| *name != "host");
         fields.push(("authorization", told));
         fields
@@ -108,6 +109,10 @@ mod tests {
         let signed = Signed { body: "", host: "example.amazonaws.com", method: "GET", path: "/", query: "" };
         let fields = session.sign(&signed, 1_440_938_160);
         assert_eq!(fields[1], ("x-amz-security-token", "a/b+c=".to_owned()));
-        assert!(fields[2].1.contains("SignedHeaders=host;x-amz-date;x-amz-security-token,"), "{}", fields[2].1);
+        assert!(
+            fields[2].1.contains("SignedHeaders=host;x-amz-date;x-amz-security-token,"),
+            "{}",
+            fields[2].1
+        );
     }
 }

@@ -15,7 +15,8 @@ use crate::push::Found;
 use crate::testing::{ZONE, name};
 
 const ENDPOINT: &str = "http://127.0.0.1:9/api";
-const KEYS: &str = "[default]\naws_access_key_id = AKID\naws_secret_access_key = s3cr3t/+\naws_session_token = temporary\n";
+const KEYS: &str =
+    "[default]\naws_access_key_id = AKID\naws_secret_access_key = s3cr3t/+\naws_session_token = temporary\n";
 const TOKEN: &str = "t0ken";
 const NOW_S: u64 = 1_796_000_000;
 /// Record sets on a page of the fake of Route 53: few, so that there are several pages.
@@ -301,7 +302,8 @@ impl Fake {
             })
         };
         let told: Vec<Value> = pages[at].iter().map(record).collect();
-        let info = json!({ "page": number, "per_page": 1_000, "count": told.len(), "total_pages": pages.len() });
+        let info =
+            json!({ "page": number, "per_page": 1_000, "count": told.len(), "total_pages": pages.len() });
         json!({ "success": true, "errors": [], "result": told, "result_info": info }).to_string()
     }
 
@@ -313,7 +315,10 @@ impl Fake {
             records.retain(|record| record.id != id);
             if records.len() == before {
                 let errors = json!([{ "code": 81_044, "message": "Record does not exist." }]);
-                return Answer { body: json!({ "success": false, "errors": errors }).to_string(), status: 404 };
+                return Answer {
+                    body: json!({ "success": false, "errors": errors }).to_string(),
+                    status: 404,
+                };
             }
         }
         *self.records.lock().unwrap() = records;
@@ -439,9 +444,20 @@ async fn who_is_overtaken_between_reading_and_writing_changes_nothing() {
                 fake.put(kind, name, value);
             }
         }));
-        let outcomes = given.cloud.push(&change(&["app.gw.example", "www.gw.example"], 2, "192.0.2.2"), Mode::Newer).await;
-        assert_eq!(outcomes[&name("app.gw.example")], Ok(Outcome::Overtaken(Found::Number(8))), "{provider:?}");
-        assert_eq!(outcomes[&name("www.gw.example")], Ok(Outcome::Applied), "it holds up no other: {provider:?}");
+        let outcomes = given
+            .cloud
+            .push(&change(&["app.gw.example", "www.gw.example"], 2, "192.0.2.2"), Mode::Newer)
+            .await;
+        assert_eq!(
+            outcomes[&name("app.gw.example")],
+            Ok(Outcome::Overtaken(Found::Number(8))),
+            "{provider:?}"
+        );
+        assert_eq!(
+            outcomes[&name("www.gw.example")],
+            Ok(Outcome::Applied),
+            "it holds up no other: {provider:?}"
+        );
         given.has(8, "192.0.2.8");
     }
 }
@@ -459,14 +475,17 @@ async fn many_names_go_in_batches() {
             assert_eq!(outcomes.len(), names.len());
             assert!(outcomes.values().all(|outcome| *outcome == Ok(Outcome::Applied)), "{outcomes:?}");
         }
-        let foreign = given.cloud.push(&change(&["www.elsewhere.example"], 1, "192.0.2.1"), Mode::Newer).await;
+        let foreign =
+            given.cloud.push(&change(&["www.elsewhere.example"], 1, "192.0.2.1"), Mode::Newer).await;
         assert!(matches!(foreign.into_values().next(), Some(Err(Failure::Refused { .. }))));
     }
 }
 
 #[tokio::test]
 async fn what_a_provider_refuses_is_told_with_what_to_do() {
-    let aws = |code: &str| format!("<ErrorResponse><Error><Code>{code}</Code><Message>m</Message></Error></ErrorResponse>");
+    let aws = |code: &str| {
+        format!("<ErrorResponse><Error><Code>{code}</Code><Message>m</Message></Error></ErrorResponse>")
+    };
     for (provider, status, body, passing, said) in [
         (Provider::Route53, 403, aws("SignatureDoesNotMatch"), false, "clock"),
         (Provider::Route53, 403, aws("AccessDenied"), false, "route53:ChangeResourceRecordSets"),
@@ -474,7 +493,13 @@ async fn what_a_provider_refuses_is_told_with_what_to_do() {
         (Provider::Route53, 400, aws("Throttling"), true, "Throttling"),
         (Provider::Route53, 503, "busy".to_owned(), true, "503"),
         (Provider::Route53, 200, "<html>".to_owned(), true, "does not read"),
-        (Provider::Cloudflare, 403, json!({ "errors": [{ "code": 10_000, "message": "no" }] }).to_string(), false, "token"),
+        (
+            Provider::Cloudflare,
+            403,
+            json!({ "errors": [{ "code": 10_000, "message": "no" }] }).to_string(),
+            false,
+            "token",
+        ),
         (Provider::Cloudflare, 404, json!({ "errors": [{ "code": 7_003 }] }).to_string(), false, "`id`"),
         (Provider::Cloudflare, 429, String::new(), true, "429"),
         (Provider::Cloudflare, 200, "{}".to_owned(), true, "does not read"),
@@ -501,7 +526,8 @@ async fn secrets_are_read_anew_kept_from_others_and_never_shown() {
     assert!(failure.to_string().contains("aws_access_key_id"), "{failure}");
     secret(&keys, KEYS);
     assert_eq!(given.newer(1, "192.0.2.1").await, Ok(Outcome::Applied));
-    let request = Request { body: None, fields: vec![("authorization", TOKEN.to_owned())], url: "u".to_owned() };
+    let request =
+        Request { body: None, fields: vec![("authorization", TOKEN.to_owned())], url: "u".to_owned() };
     assert!(!format!("{request:?} {:?}", given.cloud).contains(TOKEN));
 }
 
@@ -514,7 +540,9 @@ fn keys_leave_this_machine_under_tls_alone() {
         provider: Provider::Route53,
         zone: name(ZONE),
     };
-    for endpoint in [None, Some("https://api.example"), Some("http://127.0.0.1:80/x"), Some("http://[::1]:80")] {
+    for endpoint in
+        [None, Some("https://api.example"), Some("http://127.0.0.1:80/x"), Some("http://[::1]:80")]
+    {
         assert_eq!(account(endpoint, "Z1").check(), Ok(()), "{endpoint:?}");
     }
     for endpoint in ["http://api.example", "http://127.0.0.1.example", "ftp://127.0.0.1", "https://", "api"] {

@@ -323,7 +323,7 @@ impl Cloud {
                 Provider::Cloudflare => cloudflare::page(&body),
                 Provider::Route53 => route53::page(&body),
             };
-            let what = |error| Failure::Unreachable {
+            let what = |error: String| Failure::Unreachable {
                 server: self.server(),
                 what: format!("its answer does not read: {error}"),
             };

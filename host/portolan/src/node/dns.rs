@@ -353,7 +353,9 @@ pub(crate) fn clouds(config: &DnsConfig) -> anyhow::Result<Vec<Destination>> {
         return Ok(Vec::new());
     }
     let carry: Arc<dyn Carry> = Arc::new(Https::new().context("prepare requests to DNS providers")?);
-    let cloud = |account: &Account| Ok(Cloud::new(account.clone(), Arc::clone(&carry))?.into());
+    let cloud = |account: &Account| -> anyhow::Result<Destination> {
+        Ok(Cloud::new(account.clone(), Arc::clone(&carry))?.into())
+    };
     config.cloud.iter().map(cloud).collect()
 }
 

@@ -30,6 +30,8 @@ const OTHERS: [&str; 2] = ["ap", "eu"];
 const SOME: usize = 30;
 /// Local reads that a region answers while something is wrong.
 const READS: usize = 10;
+/// Less than a request takes that waits for news.
+const QUICK: Duration = Duration::from_millis(1_900);
 /// From one look at what clients have done to the next.
 const LOOK: Duration = Duration::from_millis(20);
 

@@ -9,12 +9,10 @@ use portolan_tests::{PATIENCE, until};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{OTHERS, Play};
+use super::{OTHERS, Play, QUICK};
 
 /// From one look to the next.
 const LOOK: Duration = Duration::from_millis(250);
-/// Less than anything takes that waits for news.
-const QUICK: Duration = Duration::from_millis(1_900);
 
 /// While failover is frozen a dead region's shards stay where they are, until somebody forces one elsewhere; and all go home when somebody says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

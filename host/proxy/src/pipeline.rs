@@ -192,7 +192,7 @@ fn granted(snapshot: &Snapshot, inbound: &mut Inbound) -> Result<Option<Grant>, 
 
 /// Is the shard that the request is to write written here, under the lease that its sender named? What one side alone knows of
 /// is nobody's permission, whichever of them knows more. Of a service a copy may be asked as well: the service looks at its lease by itself.
-fn is_ours(grant: &Grant, topology: &Topology) -> bool {
+pub(crate) fn is_ours(grant: &Grant, topology: &Topology) -> bool {
     let Some((shard, epoch)) = &grant.shard else { return true };
     let known = topology.directory.named(shard);
     known.is_some_and(|known| known.epoch == *epoch && (grant.service || known.primary == topology.local))

@@ -9,6 +9,8 @@ use portolan_foundation::endpoint::{
 };
 
 use super::*;
+use crate::peer::Grant;
+use crate::pipeline::is_ours;
 
 /// Says what it got.
 #[derive(Debug)]
@@ -161,6 +163,36 @@ async fn refusing(others: &[&'static str]) -> Topology {
     }
     topology.directory = directory(&topology, "us");
     topology
+}
+
+/// A region that keeps a copy is asked by others for what a service can answer from it, and for nothing that must stand where the shard is written.
+#[test]
+fn a_copy_is_asked_for_a_services_answers_alone() {
+    let address = SocketAddr::from(([127, 0, 0, 1], 9));
+    let mut topology = topology(&[("eu", &[address]), ("us", &[address])], Protocol::Http1);
+    let grant = |service, epoch| Grant {
+        attempt: 1,
+        deadline: Duration::from_secs(1),
+        generation: 1,
+        hops: 1,
+        pool: PoolName::new("app").unwrap(),
+        region: region("eu"),
+        service,
+        shard: Some((ShardName::new("s1").unwrap(), Epoch(epoch))),
+        sticky: None,
+        tenant: None,
+        tries: 1,
+    };
+    for (primary, service, epoch, ours) in [
+        ("eu", false, 4, true),
+        ("us", false, 4, false),
+        ("us", true, 4, true),
+        ("us", true, 3, false),
+        ("eu", true, 5, false),
+    ] {
+        topology.directory = directory(&topology, primary);
+        assert_eq!(is_ours(&grant(service, epoch), &topology), ours, "{primary} {service} {epoch}");
+    }
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use portolan_failover::picture::{Picture, Region, Shift};
 use portolan_failover::timers::Timers;
 use serde_json::{Value, json};
 
-use super::propose;
+use super::run::propose;
 use super::setup::Meant;
 use crate::config::FailoverPolicy;
 use crate::failing::Failing;

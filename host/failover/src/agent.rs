@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portolan_core::ids::{RegionName, ShardName};
+use portolan_core::log::Epoch;
 use portolan_core::time::Moment;
 
 use self::asking::{Asked, Why};
@@ -31,7 +32,7 @@ use crate::matrix::{Matrix, Path, Report};
 use crate::members::Seat;
 use crate::picture::{Picture, Removal, Shift};
 use crate::policies::{Fault, Seat as PolicySeat};
-use crate::promotion::Step;
+use crate::promotion::{Kind, Step};
 use crate::proposal::Proposal;
 use crate::store::{Revision, Table};
 
@@ -196,6 +197,18 @@ impl Agent {
             self.table.ownership(shard).is_some_and(|owned| owned.is_void(self.table.lease(&owned.primary)))
         };
         self.setup.shards.keys().filter(move |shard| is_void(shard))
+    }
+
+    /// Shards that are handed over in an orderly way just now, with the epoch that is over: their next writer is a moment away.
+    pub fn changing(&self, now: Now) -> impl Iterator<Item = (&ShardName, Epoch)> {
+        let limit = self.setup.timers.pace.handover;
+        self.setup.shards.keys().filter_map(move |shard| {
+            let record = self.table.promotion(shard)?;
+            let begins = record.kind == Kind::Switchover
+                && record.is_running()
+                && (Step::Drained..Step::Opened).contains(&record.step);
+            (begins && self.stands_for(record, now.moment) <= limit).then_some((shard, record.before))
+        })
     }
 
     /// The traffic plan.

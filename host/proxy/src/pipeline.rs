@@ -301,6 +301,9 @@ impl Trip<'_> {
         for Step { choice, panics, pool, region, .. } in &steered.steps {
             self.told.answers(decision.source(choice));
             let pinned = self.pinned(region, pool);
+            if pinned && is_changing(topology, inbound) {
+                return Err(Error::Stale);
+            }
             if pinned && is_unwritten(topology, inbound) {
                 return Err(Error::NoPrimary);
             }
@@ -481,6 +484,14 @@ impl Trip<'_> {
 /// Does nobody write the tenant's shard now?
 pub(crate) fn is_unwritten(topology: &Topology, inbound: &Inbound) -> bool {
     inbound.home.as_ref().is_some_and(|home| topology.steering.load().unwritten.contains(&home.shard))
+}
+
+/// Is the tenant's shard handed over just now, from the region that is taken for its writer? Who is next is known in a moment.
+pub(crate) fn is_changing(topology: &Topology, inbound: &Inbound) -> bool {
+    inbound.home.as_ref().is_some_and(|home| {
+        let traffic = topology.steering.load();
+        traffic.changing.get(&home.shard).is_some_and(|over| home.epoch <= *over)
+    })
 }
 
 /// How many attempts were made of all, as the other region tells.

@@ -208,6 +208,10 @@ impl Asked<'_> {
         if !snapshot.topology.allows(self.inbound.residency.as_ref(), region) {
             return Err(Error::NoAllowedRegion);
         }
+        let writes_there = self.inbound.written_at() == Some(region);
+        if writes_there && pipeline::is_changing(&snapshot.topology, self.inbound) {
+            return Err(Error::Stale);
+        }
         if *region == snapshot.topology.local {
             let answering = self.service.answer(work, self.request(body));
             let response = match self.granted {

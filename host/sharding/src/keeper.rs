@@ -307,7 +307,7 @@ impl Keeper {
             store.extend(leave.epoch, term.deadline_us).await?;
         }
         self.demoted = None;
-        self.cell.lease.store(Some(Arc::new(Lease { epoch: leave.epoch, until: term.until })));
+        self.cell.hold(Lease { epoch: leave.epoch, until: term.until });
         // A region's lease may be shorter than what a renewal here is usually good for.
         Ok(RENEWAL.min(term.until.since(clock::now()) / 3))
     }

@@ -1,6 +1,7 @@
 //! What others see of this region's shards: which are open, under which leases, and how they stand.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ struct Inner {
 /// What is known of one shard. Written by its keeper alone, but for the breaker and the places of requests.
 #[derive(Debug)]
 pub(crate) struct Cell {
+    /// The last epoch that was held here.
+    begun: AtomicU64,
     /// How its database answered requests lately.
     pub(crate) breaker: Breaker,
     /// What of it may be lost with this region.
@@ -240,6 +243,14 @@ impl Shards {
         }
     }
 
+    /// Is an epoch meant to be this region's, and not begun here yet? One whose lease has run out has begun.
+    pub(crate) fn is_to_begin(&self, cell: &Cell, name: &ShardName, epoch: Epoch) -> bool {
+        let intent = self.0.intent.borrow();
+        let kept = intent.as_ref().and_then(|intent| Some((intent.shards.get(name)?, &intent.region)));
+        let meant = kept.is_some_and(|(kept, region)| kept.epoch == epoch && kept.primary == *region);
+        meant && cell.open.load().is_some() && cell.begun.load(Ordering::Relaxed) < epoch.0
+    }
+
     pub(crate) fn cell(&self, name: &ShardName) -> Option<Arc<Cell>> {
         self.0.cells.load().get(name).cloned()
     }
@@ -276,6 +287,7 @@ impl Cell {
             used_percent: None,
         };
         Self {
+            begun: AtomicU64::new(0),
             breaker: Breaker::default(),
             exposure: Exposure::default(),
             fullness: Fullness::default(),
@@ -292,6 +304,12 @@ impl Cell {
     /// The lease, if it still lasts.
     pub(crate) fn lease(&self, now: Moment) -> Option<Lease> {
         self.lease.load().as_deref().copied().filter(|lease| lease.allows(now))
+    }
+
+    /// From now on there is this lease.
+    pub(crate) fn hold(&self, lease: Lease) {
+        self.begun.fetch_max(lease.epoch.0, Ordering::Relaxed);
+        self.lease.store(Some(Arc::new(lease)));
     }
 
     /// The lease is over.

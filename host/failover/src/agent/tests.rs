@@ -1,7 +1,5 @@
 //! One agent by itself; whole worlds of them are in the simulation.
 
-use portolan_core::log::Epoch;
-
 use super::*;
 use crate::members::Members;
 use crate::picture::MaxLoss;

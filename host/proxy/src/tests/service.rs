@@ -107,9 +107,14 @@ async fn a_service_answers_below_its_path_and_no_policy_is_asked() {
 
 /// One shard, written in this region, that has all tenants.
 pub(super) fn directory(topology: &Topology, primary: &str) -> Arc<Directory> {
+    directory_in(Epoch(4), topology, primary)
+}
+
+/// The same in another epoch.
+pub(super) fn directory_in(epoch: Epoch, topology: &Topology, primary: &str) -> Arc<Directory> {
     let shard = Shard {
         name: ShardName::new("s1").unwrap(),
-        epoch: Epoch(4),
+        epoch,
         external: false,
         primary: region(primary),
         replicas: BTreeSet::from([region(if primary == "us" { "eu" } else { "us" })]),

@@ -2,10 +2,11 @@
 
 use portolan_core::facts::Verdict;
 use portolan_core::ids::ShardName;
+use portolan_core::log::Epoch;
 use portolan_core::steering::{Detour, Forwarded, Limits, Traffic};
 use portolan_core::time::Moment;
 
-use super::service::directory;
+use super::service::{directory, directory_in};
 use super::*;
 
 pub(super) const LIMITS: Limits = Limits {
@@ -147,6 +148,43 @@ async fn a_shard_that_nobody_writes_is_read_and_says_so() {
     steering.publish(Traffic::default());
     let write = ask("POST").await;
     assert_eq!((write.status().as_u16(), field(&write, "portolan-mode")), (200, None));
+}
+
+/// A shard goes to another region in an orderly way: reads go on, and a write waits for its next writer instead of failing.
+#[tokio::test]
+async fn who_writes_waits_while_a_shard_is_handed_over() {
+    let mut topology = two_regions().await;
+    topology.directory = directory(&topology, "us");
+    let changing = BTreeMap::from([(ShardName::new("s1").unwrap(), Epoch(4))]);
+    topology.steering.publish(Traffic { changing, ..Traffic::default() });
+    let gateway = start(topology, Policies::default(), |_| {});
+    let ask = |method: &str| {
+        let request = Request::builder().method(method).uri("/a").header("host", "shop.example.com");
+        send(gateway.address, empty(request.header("x-tenant", "acme")))
+    };
+    assert_eq!(ask("GET").await.status(), 200);
+    let news = async {
+        while gateway.handle.connections() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let running = gateway.live.load();
+        let mut topology = (*running.topology).clone();
+        topology.directory = directory_in(Epoch(5), &topology, "eu");
+        let (topology, policies) = (Arc::new(topology), running.policies.clone());
+        gateway.live.swap(Snapshot { generation: Generation(2), topology, policies });
+    };
+    let (write, ()) = tokio::join!(ask("POST"), news);
+    assert_eq!((write.status().as_u16(), json(&write)["name"].as_str()), (200, Some("eu")));
+    assert_eq!(json(&write)["fields"]["portolan-epoch"], "5");
+    // It does not come for ever.
+    let running = gateway.live.load();
+    running.topology.steering.publish(Traffic {
+        changing: BTreeMap::from([(ShardName::new("s1").unwrap(), Epoch(5))]),
+        ..Traffic::default()
+    });
+    let late = ask("POST").await;
+    assert_eq!((late.status().as_u16(), field(&late, "retry-after")), (503, Some("1")));
+    assert_eq!(json(&late)["type"], "urn:portolan:problem:settling");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use portolan_core::ids::{RegionName, ShardName};
+use portolan_core::log::Epoch;
 use portolan_core::steering::{Detour, Traffic};
 use portolan_failover::agent::{Agent, Now};
 use portolan_failover::forecast::{Forecast, forecast};
@@ -185,17 +186,21 @@ impl Shown {
 }
 
 /// What gateways are to do, as the traffic plan and operators say: moved traffic goes where the plan sends it, a region that left
-/// takes nothing, and a shard without a lease is written by nobody. What comes in where this node is stays there as long as the region takes
+/// takes nothing, and a shard without a lease is written by nobody, unless it is handed over just now. What comes in where this node is stays there as long as the region takes
 /// part: names move clients, and whoever came is served where it came in. While nothing is known yet, nothing is changed.
 pub(super) fn traffic(agent: &Agent, meant: &Meant, now: Now) -> Traffic {
     let detour = |shift: &Shift| Detour { percent: shift.percent, target: shift.target.clone() };
     let moved = agent.shifts().iter().filter(|(name, _)| **name != meant.setup.own);
     let intents = agent.intents(now);
     let gone = intents.drains.keys().chain(intents.lost.keys());
+    let changing: BTreeMap<ShardName, Epoch> =
+        agent.changing(now).map(|(shard, over)| (shard.clone(), over)).collect();
+    let void = agent.voids().filter(|shard| !changing.contains_key(*shard));
     Traffic {
         detours: moved.map(|(name, shift)| (name.clone(), detour(shift))).collect(),
         out: gone.cloned().collect(),
-        unwritten: agent.voids().chain(agent.read_only()).cloned().collect(),
+        unwritten: void.chain(agent.read_only()).cloned().collect(),
+        changing,
     }
 }
 

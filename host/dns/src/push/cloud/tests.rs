@@ -293,7 +293,7 @@ impl Fake {
         let number = query.strip_prefix("page=").and_then(|rest| rest.split_once("&per_page=1000"));
         let number: u64 = number.unwrap().0.parse().unwrap();
         let records = self.records.lock().unwrap();
-        let pages: Vec<&[Record]> = records.chunks(3).collect();
+        let pages: Vec<&[Record]> = records.chunks(5).collect();
         let at = usize::try_from(number - 1).unwrap();
         let record = |record: &Record| {
             json!({

@@ -138,6 +138,8 @@ pub const MOVE_DOUBTS_FEW: usize = 1_000;
 pub const MOVE_COMPARED_PAGES: usize = 20;
 /// How long a move holds the tenant's writes at most, until the control store is asked.
 pub const MOVE_HOLD: Duration = Duration::from_secs(5);
+/// How long a write waits for an epoch that begins: about what a handover may take.
+pub const EPOCH_BEGINS: Duration = Duration::from_secs(2);
 /// From one look whether a tenant that is held may be written to the next.
 pub const HOLD_LOOK: Duration = Duration::from_millis(20);
 /// How long a move's hold waits for the tenant's writers that are inside.

@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 pub(super) use self::admin::{RawAdmin, RawAdminTls, RawBinding, RawOidc};
 pub(super) use self::cache::RawCache;
-pub(super) use self::dns::{RawDns, RawName, RawZone};
+pub(super) use self::dns::{RawCloud, RawDns, RawName, RawProvider, RawZone};
 pub(super) use self::failover::{RawFailover, RawProfile};
 pub(super) use self::geography::{RawGeography, RawLocation};
 pub(super) use self::shards::{

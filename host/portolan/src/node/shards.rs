@@ -245,6 +245,11 @@ impl Shards {
         self.feeds.load().as_ref().map_or_else(Vec::new, |feeds| feeds.reports(clock::now()))
     }
 
+    /// This region has other leave to write a shard: its keeper asks for that at once.
+    pub(super) fn look_again(&self, shard: &ShardName) {
+        self.shards.look_again(shard);
+    }
+
     /// A shard's database and epoch, while this region writes it.
     pub(super) fn written(&self, shard: &ShardName) -> Option<(Store, Epoch)> {
         self.shards.written(shard, clock::now())

@@ -26,6 +26,7 @@ use crate::table::{Catalogue, Declared};
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "create shard", include_str!("../../../migrations/shard/sqlite/0001_create_shard.sql")),
     (2, "create content", include_str!("../../../migrations/shard/sqlite/0002_create_content.sql")),
+    (3, "follow content", include_str!("../../../migrations/shard/sqlite/0003_follow_content.sql")),
 ];
 
 pub(crate) fn migrator(migrations: &'static [(i64, &'static str, &'static str)]) -> Migrator {

@@ -36,10 +36,24 @@ pub const DELTA_WINDOW_LOG: u32 = 24;
 /// What one frame can have beyond its content, when nothing in it gets smaller.
 pub const FRAME_SLACK_BYTES: usize = 64 << 10;
 
-/// A frame between regions: a region's new bytes that did not get smaller, with room for what stands around them.
-pub const FRAME_BYTES_MAX: usize = REGION_BYTES_MAX + 2 * FRAME_SLACK_BYTES;
-/// Chunks that are wanted at once: those of the largest content.
-pub const WANT_CHUNKS_MAX: usize = CONTENT_CHUNKS_MAX;
+/// A message between regions: an operation of a patch that did not get smaller, with room for what stands around it.
+pub const MESSAGE_BYTES_MAX: usize = REGION_BYTES_MAX + (1 << 20);
+/// What an answer is filled up to: whole chunks, and one more than that at most.
+pub const ANSWER_BYTES: usize = 3 << 20;
+/// Changes of one answer: they are taken in one transaction.
+pub const CHANGES_TOLD_MAX: u64 = 256;
+/// Epochs that a copy names: more have not been since it was asked last.
+pub const SPANS_MAX: usize = 64;
+/// Chunks of versions that are taken in one transaction.
+pub const TAKE_CHUNKS_MAX: usize = 4_096;
+/// From one look at what happened in the region that writes to the next.
+pub const FOLLOW_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
+/// How long another region may take over one answer, of which it reads some megabytes from its store of packs.
+pub const ANSWER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+/// Tenants of a shard whose content comes at a time: one with much holds up nobody else.
+pub const FOLLOW_LANES: usize = 4;
+/// How long a tenant is left alone after its content could not be taken.
+pub const FOLLOW_RETRY: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Regions in all their incarnations that wrote one item.
 pub const ACTORS_MAX: usize = 64;

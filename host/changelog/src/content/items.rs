@@ -93,6 +93,15 @@ impl Content {
         self.query(sql, &[site.into(), name.into()]).await?.first().map(item).transpose()
     }
 
+    /// An item by its name among all.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn item_named(&mut self, name: &str) -> Result<Option<Item>, Error> {
+        let sql = "SELECT item, site, name, media, kind, keys FROM portolan_content_item WHERE tenant = $1 AND item = $2";
+        self.query(sql, &[name.into()]).await?.first().map(item).transpose()
+    }
+
     /// An item that has this content.
     ///
     /// # Errors
@@ -187,11 +196,23 @@ impl Content {
         version: &NewVersion,
         heads: &[(String, bool)],
     ) -> Result<u64, Error> {
+        let seq = self.note("version", (&item.site, &item.name), &version.version, version.at_ms).await?;
+        self.keep_version(item, version, seq, heads).await?;
+        Ok(seq)
+    }
+
+    /// Keeps a version that a change brought, and what the item's heads are with it. One that is there stays.
+    pub(super) async fn keep_version(
+        &mut self,
+        item: &Item,
+        version: &NewVersion,
+        seq: u64,
+        heads: &[(String, bool)],
+    ) -> Result<(), Error> {
         let clock = "UPDATE portolan_content_account SET clock_ms = $2, clock_count = $3 WHERE tenant = $1";
         self.run(clock, &[version.clock.0.into(), u64::from(version.clock.1).into()]).await?;
-        let seq = self.note("version", (&item.site, &item.name), &version.version, version.at_ms).await?;
         let sql = "INSERT INTO portolan_content_version (tenant, item, version, seq, record, root, bytes, at_ms) \
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (tenant, item, version) DO UPDATE SET seq = excluded.seq";
         let args = [
             item.item.as_str().into(),
             version.version.as_str().into(),
@@ -202,14 +223,22 @@ impl Content {
             version.at_ms.into(),
         ];
         self.run(sql, &args).await?;
+        self.put_heads(&item.item, heads).await
+    }
+
+    /// What an item's heads are: those versions, of which one is shown.
+    ///
+    /// # Errors
+    /// When the database does not take it.
+    pub async fn put_heads(&mut self, item: &str, heads: &[(String, bool)]) -> Result<(), Error> {
         let gone = "DELETE FROM portolan_content_head WHERE tenant = $1 AND item = $2";
-        self.run(gone, &[item.item.as_str().into()]).await?;
+        self.run(gone, &[item.into()]).await?;
         for (head, shown) in heads {
             let sql =
                 "INSERT INTO portolan_content_head (tenant, item, version, shown) VALUES ($1, $2, $3, $4)";
-            self.run(sql, &[item.item.as_str().into(), head.as_str().into(), super::bit(*shown)]).await?;
+            self.run(sql, &[item.into(), head.as_str().into(), super::bit(*shown)]).await?;
         }
-        Ok(seq)
+        Ok(())
     }
 }
 

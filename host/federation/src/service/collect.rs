@@ -1,4 +1,4 @@
-//! Collection: packs that nothing uses any more go, tenant by tenant, where this region writes their shard.
+//! Collection: packs that nothing uses any more go, tenant by tenant, where this region writes their shard, or has its copy follow.
 //!
 //! What wakes it: time. What it reads: the tables of content. What it writes: the packs' states, and the store of objects. What fails is told and
 //! tried again at the next round; each step may be the last before a crash (see [`portolan_changelog::content`]).
@@ -38,10 +38,23 @@ pub(super) async fn run(shared: Arc<Shared>, shutdown: Shutdown) {
 async fn round(shared: &Arc<Shared>, shard: &ShardName) -> Result<(), Problem> {
     let mut after = String::new();
     loop {
-        let Some((store, lease)) = shared.homes.leased(shard) else { return Ok(()) };
+        let leased = shared.homes.leased(shard);
+        let followed = shared.homes.followed().into_iter().find(|one| one.shard == *shard);
+        let desk = |tenant: TenantName| {
+            let (shared, shard) = (Arc::clone(shared), shard.clone());
+            match (&leased, &followed) {
+                (Some(leased), _) => Some(Desk::new(shared, tenant, shard, leased.clone())),
+                (None, Some(one)) => {
+                    Some(Desk::of_copy(shared, tenant, shard, (one.store.clone(), one.epoch)))
+                }
+                (None, None) => None,
+            }
+        };
+        let store = leased.as_ref().map(|(store, _)| store).or(followed.as_ref().map(|one| &one.store));
+        let Some(store) = store else { return Ok(()) };
         let tenants = store.content_tenants(&after, PAGE_MAX).await?;
         for tenant in tenants.iter().filter_map(|tenant| TenantName::new(tenant).ok()) {
-            let desk = Desk::new(Arc::clone(shared), tenant, shard.clone(), (store.clone(), lease));
+            let Some(desk) = desk(tenant) else { return Ok(()) };
             collect(&desk, clock::unix_ms()).await?;
         }
         match tenants.last() {

@@ -42,7 +42,7 @@ pub(super) async fn item(
     let media = item.media.clone();
     let loaded = Loaded::find(desk, &mut content, item, &stored.root).await?;
     content.end().await?;
-    desk.now()?;
+    desk.still()?;
     let response = answer(desk, loaded, &media, POINTER, request)?;
     Ok(reply::with(response, super::VERSION, &stored.version))
 }
@@ -58,7 +58,7 @@ pub(super) async fn root(
     let media = item.media.clone();
     let loaded = Loaded::find(desk, &mut content, item, root).await?;
     content.end().await?;
-    desk.now()?;
+    desk.still()?;
     answer(desk, loaded, &media, IMMUTABLE, request)
 }
 

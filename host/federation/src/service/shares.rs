@@ -214,22 +214,35 @@ pub(super) async fn preview(desk: &Desk, id: &str) -> Result<Response<Body>, Pro
 /// # Errors
 /// In one word, what says no.
 pub(super) fn permits(share: &Share, region: &RegionName, now_ms: u64) -> Result<(), &'static str> {
-    let list = |text: &str| serde_json::from_str::<Option<BTreeSet<RegionName>>>(text).map_err(|_| "damaged");
-    let (allowed, denied) = (list(&share.allowed_regions)?, list(&share.denied_regions)?);
+    let reached = reaches(share, region);
+    if reached == Err("damaged") {
+        return reached;
+    }
     if share.status != "accepted" {
         return Err("status");
     }
-    if denied.is_some_and(|denied| denied.contains(region)) {
-        return Err("denied-region");
-    }
-    if allowed.is_some_and(|allowed| !allowed.contains(region)) {
-        return Err("region-not-allowed");
-    }
+    reached?;
     if now_ms < share.not_before_ms {
         return Err("not-before");
     }
     if share.expires_ms != 0 && now_ms >= share.expires_ms {
         return Err("expired");
+    }
+    Ok(())
+}
+
+/// Does a share let content into a region at all, whatever its status?
+///
+/// # Errors
+/// In one word, what says no.
+pub(super) fn reaches(share: &Share, region: &RegionName) -> Result<(), &'static str> {
+    let list = |text: &str| serde_json::from_str::<Option<BTreeSet<RegionName>>>(text).map_err(|_| "damaged");
+    let (allowed, denied) = (list(&share.allowed_regions)?, list(&share.denied_regions)?);
+    if denied.is_some_and(|denied| denied.contains(region)) {
+        return Err("denied-region");
+    }
+    if allowed.is_some_and(|allowed| !allowed.contains(region)) {
+        return Err("region-not-allowed");
     }
     Ok(())
 }
@@ -251,7 +264,7 @@ pub(super) async fn find(desk: &Desk, id: &str) -> Result<Share, Problem> {
     let mut content = desk.look().await?;
     let share = content.share(id).await?;
     content.end().await?;
-    desk.now()?;
+    desk.still()?;
     share.ok_or_else(|| Problem::none("the share"))
 }
 

@@ -14,6 +14,7 @@ use portolan_replication::{FeedReport, Feeds, Followed, Refused, Sources, What, 
 use portolan_sharding::{Freshness, Store};
 use tokio::net::TcpListener;
 
+use super::contents::Contents;
 use super::duties::Duties;
 use super::failover::{Failover, Speaker};
 use super::listen::tcp;
@@ -135,13 +136,17 @@ pub(super) fn start(
     listeners: Vec<TcpListener>,
     identity: Option<PeerIdentity>,
     (node, region): (&str, &RegionName),
-    (shards, failover): (&Shards, &Failover),
+    (shards, failover, contents): (&Shards, &Failover, &Contents),
     shutdown: &Shutdown,
 ) {
     let Some(identity) = identity else { return };
     for listener in listeners {
         let (identity, sources, shutdown) = (identity.clone(), Arc::new(shards.clone()), shutdown.clone());
-        let speaker = Arc::new(Speaker { failover: failover.clone(), shards: shards.clone() });
+        let speaker = Arc::new(Speaker {
+            contents: contents.clone(),
+            failover: failover.clone(),
+            shards: shards.clone(),
+        });
         task::spawn("replication", async move {
             if let Err(error) = listen(listener, identity, (sources, speaker), shutdown).await {
                 tracing::error!("nobody can follow this region's shards: {error}");

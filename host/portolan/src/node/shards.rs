@@ -191,7 +191,13 @@ impl Shards {
         self.leases.load().get(shard).cloned()
     }
 
-    fn local(&self) -> Option<RegionName> {
+    /// The copies that this node follows other regions into, and no other node of this region.
+    pub(super) fn held(&self) -> BTreeMap<ShardName, Store> {
+        self.duties.load().as_ref().map_or_else(BTreeMap::new, |duties| duties.held())
+    }
+
+    /// This region; none before the first configuration.
+    pub(super) fn local(&self) -> Option<RegionName> {
         self.local.load().as_deref().cloned()
     }
 

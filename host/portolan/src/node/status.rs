@@ -6,6 +6,7 @@ use super::intent::Control;
 use super::rollouts::RolloutStatus;
 use super::tenancy::Standing;
 use portolan_control::NodeReport;
+use portolan_federation::CopyReport;
 use portolan_policy::{PlacementReport, SlotReport, Stats, ThreadShare};
 use portolan_sharding::ShardReport;
 use serde::{Deserialize, Serialize};
@@ -69,6 +70,8 @@ pub(crate) struct Status<'s> {
     pub(crate) placement: Option<PlacementReport>,
     /// The shards that this region keeps.
     pub(crate) shards: Vec<ShardReport>,
+    /// How copies of tenants' content follow the regions that write.
+    pub(crate) content: Vec<CopyReport>,
     pub(crate) regions: Vec<RegionStatus>,
     pub(crate) certificates: Vec<Value>,
     /// How names are told; none where none are managed.

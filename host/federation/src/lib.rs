@@ -29,8 +29,8 @@ pub mod wire;
 
 pub use error::Error;
 pub use service::{
-    Access, Asking, Authenticate, CONTENT_PATH, CopyReport, Followed, Homes, Places, Regions, Service,
-    Unauthentic,
+    Access, Asking, Authenticate, CONTENT_PATH, CopyReport, Damage, Followed, Homes, Places, Regions,
+    Service, Unauthentic,
 };
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 //! What comes is cut, sealed and packed (`intake`), committed as a version (`commit`), and settled with heads that did not know it (`settle`). What
 //! is asked for is opened (`load`) and sent (`send`). `shares` and `sync` say what goes to whom, `changes` what happened, `collect` what may go.
 //!
-//! Regions that keep a copy of the shard `follow` the one that writes: it tells them what happened (`give`), contents come (`bring`), and changes are
-//! taken (`taking`). Readers who take what is a little old (`fresh`) are answered from a copy, as fresh as it is (`copies`).
+//! Regions that keep a copy of the shard `follow` the one that writes: it tells them what happened (`give`), contents come whole
+//! (`bring`) or as differences (`differ`, `rebuild`), and changes are taken (`taking`). Readers who take what is a little old (`fresh`) are answered from a copy, as fresh as it is (`copies`).
 
 mod bring;
 mod changes;
@@ -13,6 +13,7 @@ mod collect;
 mod commit;
 mod copies;
 mod desk;
+mod differ;
 mod follow;
 mod fresh;
 mod give;
@@ -21,6 +22,8 @@ mod load;
 mod packing;
 mod path;
 mod problem;
+mod rebuild;
+mod repair;
 mod reply;
 mod send;
 mod settle;
@@ -48,7 +51,7 @@ use portolan_foundation::endpoint::{Answering, Body, Endpoint, Head, Routed, Wor
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::{clock, task};
 
-pub use self::copies::CopyReport;
+pub use self::copies::{CopyReport, Damage};
 use self::desk::{Desk, Shared};
 pub use self::follow::{Asking, Followed, Regions};
 use self::fresh::Wanted;
@@ -56,6 +59,7 @@ use self::path::Place;
 use self::problem::Problem;
 use self::vault::Vaults;
 use crate::Error;
+use crate::defaults::GATHER_TIMEOUT;
 use crate::keys::{Keyring, Kms};
 use crate::wire::{Answer, Question};
 
@@ -155,10 +159,31 @@ impl Service {
 
     /// Collects what nothing uses, and has copies follow the regions that write, until shutdown.
     pub fn start(&self, regions: Arc<dyn Regions>, shutdown: &Shutdown) {
+        self.shared.regions.get_or_init(|| Arc::clone(&regions));
         let entered = self.runtime.enter();
         task::spawn("collect content", collect::run(Arc::clone(&self.shared), shutdown.clone()));
         task::spawn("follow content", follow::run(Arc::clone(&self.shared), regions, shutdown.clone()));
         drop(entered);
+    }
+
+    /// Takes into a copy, where an epoch is to begin, what copies in other regions have more of its content. What does not come in time is told
+    /// in the log, and comes back as stranded with its region.
+    ///
+    /// # Cancel safety
+    /// What has come is there.
+    pub async fn gather(&self, copy: &Followed, others: Vec<RegionName>) {
+        let Some(regions) = self.shared.regions.get() else { return };
+        for region in others {
+            let followed = Followed { primary: region.clone(), ..copy.clone() };
+            let source = follow::Source::new(followed, Arc::clone(regions), Arc::clone(&self.shared));
+            let gathered = tokio::time::timeout(GATHER_TIMEOUT, Box::pin(source.gather())).await;
+            let why = match gathered {
+                Ok(Ok(())) => continue,
+                Ok(Err(problem)) => problem.detail,
+                Err(_) => format!("not within {GATHER_TIMEOUT:?}"),
+            };
+            tracing::info!(shard = %copy.shard, %region, "what it has more of content was not taken whole: {why}");
+        }
     }
 
     /// Answers another region's gateway, which its certificate names; none when this is no question about content.
@@ -180,6 +205,12 @@ impl Service {
                 None
             }
         }
+    }
+
+    /// What was damaged in this node's packs since it started.
+    #[must_use]
+    pub fn damage(&self) -> Damage {
+        self.shared.copies.damage()
     }
 
     /// How the copies stand that this node has follow.

@@ -33,6 +33,8 @@ pub enum Question {
         shard: ShardName,
         /// After which name; '' for all.
         after: String,
+        /// A copy answers as well: an epoch is to begin at the asker.
+        gathers: bool,
     },
     /// What happened to a tenant's content, beyond what is here?
     Changes {
@@ -42,6 +44,8 @@ pub enum Question {
         tenant: TenantName,
         /// What of each epoch is here, the newest first.
         spans: Vec<Span>,
+        /// A copy answers as well: an epoch is to begin at the asker.
+        gathers: bool,
     },
     /// Which chunks make a content?
     List {

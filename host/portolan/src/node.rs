@@ -205,6 +205,7 @@ pub(crate) fn serve(
     // Requests that are being drained still write, so their leases are renewed until the last one has ended.
     let last = Shutdown::new();
     intent.start(&last);
+    shards.carry(&contents);
     shards.start(&last);
     contents.start(&shards, &last);
     let read = (failover.clone(), intent.clone(), Arc::clone(&live));

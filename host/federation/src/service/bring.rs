@@ -12,6 +12,7 @@ use super::give::is_wanted;
 use super::intake::Received;
 use super::packing::{Packing, Sealed};
 use super::problem::Problem;
+use super::rebuild::rebuild;
 use super::vault::Vault;
 use crate::Error;
 use crate::cut::Recipe;
@@ -146,7 +147,7 @@ impl Coming<'_> {
 }
 
 /// Sets a bit.
-fn set(bits: &mut [u8], at: u32, to: bool) {
+pub(super) fn set(bits: &mut [u8], at: u32, to: bool) {
     if let Some(byte) = bits.get_mut(at as usize / 8) {
         let bit = 1 << (at % 8);
         *byte = if to { *byte | bit } else { *byte & !bit };

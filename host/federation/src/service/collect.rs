@@ -12,6 +12,7 @@ use portolan_foundation::shutdown::Shutdown;
 use super::desk::{Desk, Shared};
 use super::load::location;
 use super::problem::Problem;
+use super::repair;
 use super::vault::Vault;
 use crate::defaults::{
     COLLECT_EVERY, COLLECT_PACKS_MAX, COLLECT_REPACKS_MAX, PAGE_MAX, QUARANTINE_MS, REPACK_PERCENT,
@@ -77,7 +78,7 @@ pub(super) async fn collect(desk: &Desk, now_ms: u64) -> Result<(), Problem> {
     for pack in worn {
         repack(desk, &vault, &pack, now_ms).await?;
     }
-    Ok(())
+    Box::pin(repair::scrub(desk, &vault)).await
 }
 
 /// What is to be done with objects.

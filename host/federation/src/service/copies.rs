@@ -1,12 +1,15 @@
 //! How this region's copies of content stand: what has come, how old what they show may be, and what is wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use portolan_core::ids::{RegionName, ShardName, TenantName};
 use portolan_core::time::Moment;
 use serde::{Deserialize, Serialize};
+
+use crate::defaults::VAULTS_MAX;
 
 /// How a copy of a shard's content stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,14 +24,12 @@ pub struct CopyReport {
     pub changes: u64,
     /// Chunks that came whole.
     pub chunks: u64,
-    /// Chunks that were not what their names say, in a pack here or as they came.
+    /// Chunks that came and were not what their names say.
     pub damaged: u64,
     /// Bytes of contents that came as differences to what was here.
     pub patched_bytes: u64,
     /// Why something does not come; none when all does.
     pub problem: Option<String>,
-    /// Damaged chunks that were fetched again.
-    pub repaired: u64,
     /// The shard.
     pub shard: ShardName,
     /// The region that it follows.
@@ -39,9 +40,24 @@ pub struct CopyReport {
     pub withheld: u64,
 }
 
-/// All copies of a node.
+/// What a node has come across in its own packs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// Chunks that were damaged.
+    pub found: u64,
+    /// Of those, the ones that another region gave again.
+    pub repaired: u64,
+}
+
+/// All copies of a node, and what it keeps itself.
 #[derive(Debug, Default)]
-pub(super) struct Copies(Mutex<BTreeMap<ShardName, Standing>>);
+pub(super) struct Copies {
+    all: Mutex<BTreeMap<ShardName, Standing>>,
+    found: AtomicU64,
+    repaired: AtomicU64,
+    /// The pack of each tenant that was looked at last.
+    scrubbed: Mutex<BTreeMap<(ShardName, TenantName), String>>,
+}
 
 /// One copy.
 #[derive(Debug)]
@@ -64,7 +80,6 @@ pub(super) struct Counts {
     pub(super) chunks: u64,
     pub(super) damaged: u64,
     pub(super) patched_bytes: u64,
-    pub(super) repaired: u64,
     pub(super) stranded: u64,
 }
 
@@ -143,13 +158,44 @@ impl Copies {
             damaged: standing.counts.damaged,
             patched_bytes: standing.counts.patched_bytes,
             problem: standing.problem.clone(),
-            repaired: standing.counts.repaired,
             shard: shard.clone(),
             source: standing.source.clone(),
             stranded: standing.counts.stranded,
             withheld: standing.withheld,
         };
         self.all().iter().map(report).collect()
+    }
+
+    /// A chunk is damaged in its pack.
+    pub(super) fn found_damage(&self) {
+        self.found.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It is not any more.
+    pub(super) fn repaired(&self) {
+        self.repaired.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What was damaged.
+    pub(super) fn damage(&self) -> Damage {
+        Damage { found: self.found.load(Ordering::Relaxed), repaired: self.repaired.load(Ordering::Relaxed) }
+    }
+
+    /// The pack of a tenant that was looked at last.
+    pub(super) fn scrubbed(&self, shard: &ShardName, tenant: &TenantName) -> String {
+        let scrubbed = self.scrubbed.lock().unwrap_or_else(PoisonError::into_inner);
+        scrubbed.get(&(shard.clone(), tenant.clone())).cloned().unwrap_or_default()
+    }
+
+    /// The next pack that is looked at follows this one.
+    pub(super) fn scrub_from(&self, shard: &ShardName, tenant: &TenantName, pack: String) {
+        let mut scrubbed = self.scrubbed.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = (shard.clone(), tenant.clone());
+        if pack.is_empty() {
+            scrubbed.remove(&place);
+        } else if scrubbed.len() < VAULTS_MAX || scrubbed.contains_key(&place) {
+            scrubbed.insert(place, pack);
+        }
     }
 
     fn change(&self, shard: &ShardName, change: impl FnOnce(&mut Standing)) {
@@ -159,6 +205,6 @@ impl Copies {
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<ShardName, Standing>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,7 @@
 //! Where one tenant's requests are answered: its shard's tables, its vault, and this node's places for transfers.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use portolan_changelog::content::{Content, Item};
 use portolan_changelog::{Lease, Store};
@@ -10,10 +10,11 @@ use portolan_core::log::Epoch;
 use portolan_foundation::clock;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::Homes;
 use super::copies::Copies;
+use super::differ::Plans;
 use super::problem::Problem;
 use super::vault::{Vault, Vaults};
+use super::{Homes, Regions};
 use crate::Error;
 use crate::defaults::{INTAKES_MAX, SENDS_MAX, TENANT_INTAKES_MAX, TENANT_SENDS_MAX};
 use crate::keys::ItemKeys;
@@ -26,6 +27,10 @@ pub(super) struct Shared {
     pub(super) copies: Copies,
     pub(super) homes: Arc<dyn Homes>,
     pub(super) local: RegionName,
+    /// Differences that copies ask for.
+    pub(super) plans: Plans,
+    /// The way to other regions, once there is one.
+    pub(super) regions: OnceLock<Arc<dyn Regions>>,
     pub(super) vaults: Vaults,
     /// Wakes those who wait for changes; which tenant's, they look themselves.
     pub(super) news: watch::Sender<u64>,
@@ -55,6 +60,8 @@ impl Shared {
             copies: Copies::default(),
             homes,
             local,
+            plans: Plans::default(),
+            regions: OnceLock::new(),
             vaults,
             news: watch::Sender::new(0),
             intakes: Places::new(INTAKES_MAX, TENANT_INTAKES_MAX),

@@ -97,14 +97,37 @@ fn same(one: &Followed, other: &Followed) -> bool {
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) followed: Followed,
+    /// It is a copy, of which an epoch that begins here takes what it has more.
+    pub(super) gathers: bool,
     regions: Arc<dyn Regions>,
     pub(super) shared: Arc<Shared>,
+}
+
+/// Whose content there is, as the source tells.
+#[derive(Debug, Default)]
+struct Listed {
+    behind: BTreeSet<TenantName>,
+    fresh: BTreeSet<TenantName>,
+    withheld: u64,
 }
 
 /// A tenant that was to catch up, and whether it has.
 type Lane = Pin<Box<dyn Future<Output = (TenantName, Result<(), Problem>)> + Send>>;
 
 impl Source {
+    pub(super) const fn new(followed: Followed, regions: Arc<dyn Regions>, shared: Arc<Shared>) -> Self {
+        Self { followed, gathers: false, regions, shared }
+    }
+
+    /// Takes what a copy has more than this one, where an epoch is to begin.
+    pub(super) async fn gather(self) -> Result<(), Problem> {
+        let source = Self { gathers: true, ..self };
+        for tenant in source.listed().await?.behind {
+            source.catch_up(&tenant).await?;
+        }
+        Ok(())
+    }
+
     async fn run(self: Arc<Self>, end: Shutdown) {
         let shard = &self.followed.shard;
         let stranded = self.followed.store.content_stranded().await.unwrap_or_default();
@@ -153,46 +176,46 @@ impl Source {
 
     fn ended(&self, tenant: &TenantName, done: Result<(), Problem>) -> Result<(), ()> {
         let shard = &self.followed.shard;
-        match done {
-            Ok(()) => self.shared.copies.caught_up(shard, tenant),
-            Err(problem) => {
-                tracing::warn!(%shard, %tenant, "content does not come: {}", problem.detail);
-                self.shared.copies.fails(shard, format!("content of tenant `{tenant}`: {}", problem.detail));
-                return Err(());
-            }
-        }
+        done.map_err(|problem| {
+            tracing::warn!(%shard, %tenant, "content does not come: {}", problem.detail);
+            self.shared.copies.fails(shard, format!("content of tenant `{tenant}`: {}", problem.detail));
+        })?;
+        self.shared.copies.caught_up(shard, tenant);
         Ok(())
     }
 
-    /// Tenants that lack something here.
-    async fn list(&self) -> Result<Vec<TenantName>, Problem> {
-        let (asked, mut after, mut withheld) = (clock::now(), String::new(), 0);
-        let (mut fresh, mut behind) = (BTreeSet::new(), BTreeSet::new());
+    /// Tenants that lack something here, by what the source tells; the copy's report says it, too.
+    pub(super) async fn list(&self) -> Result<Vec<TenantName>, Problem> {
+        let asked = clock::now();
+        let Listed { behind, fresh, withheld } = self.listed().await?;
+        let waiting = behind.iter().cloned().collect();
+        self.shared.copies.heard(&self.followed.shard, asked, (fresh, behind), withheld);
+        Ok(waiting)
+    }
+
+    async fn listed(&self) -> Result<Listed, Problem> {
+        let (mut all, mut after) = (Listed::default(), String::new());
         loop {
-            let question = Question::Tenants { shard: self.followed.shard.clone(), after: after.clone() };
-            let Answer::Tenants(Tenants { tenants, next, withheld: more }) = self.ask(&question).await?
-            else {
+            let (shard, gathers) = (self.followed.shard.clone(), self.gathers);
+            let question = Question::Tenants { shard, after: after.clone(), gathers };
+            let Answer::Tenants(Tenants { tenants, next, withheld }) = self.ask(&question).await? else {
                 return Err(turn());
             };
-            withheld += more;
-            let until = next.clone();
-            let here = self.here(&after, until.as_deref()).await?;
+            all.withheld += withheld;
+            let here = self.here(&after, next.as_deref()).await?;
             for (tenant, epoch, seq) in tenants {
                 let has = here.get(tenant.as_str()).is_some_and(|known| *known == (epoch, seq));
                 if has {
-                    fresh.insert(tenant)
+                    all.fresh.insert(tenant)
                 } else {
-                    behind.insert(tenant)
+                    all.behind.insert(tenant)
                 };
             }
             match next {
                 Some(next) if next > after => after = next,
-                _ => break,
+                _ => return Ok(all),
             }
         }
-        let waiting = behind.iter().cloned().collect();
-        self.shared.copies.heard(&self.followed.shard, asked, (fresh, behind), withheld);
-        Ok(waiting)
     }
 
     /// How far tenants' logs go here, of those between two names.
@@ -211,7 +234,7 @@ impl Source {
     }
 
     /// Takes what a tenant lacks, until there is nothing more.
-    async fn catch_up(&self, tenant: &TenantName) -> Result<(), Problem> {
+    pub(super) async fn catch_up(&self, tenant: &TenantName) -> Result<(), Problem> {
         let Followed { epoch, shard, store, .. } = &self.followed;
         if !self.shared.homes.admits(tenant, &self.shared.local) {
             let detail = format!("its residency does not let it into `{}`", self.shared.local);
@@ -224,9 +247,14 @@ impl Source {
             let spans = content.spans().await?;
             let known = content.account().await?.map_or(0, |account| account.seq);
             content.end().await?;
-            let question = Question::Changes { shard: shard.clone(), tenant: tenant.clone(), spans };
+            let question = Question::Changes {
+                shard: shard.clone(),
+                tenant: tenant.clone(),
+                spans,
+                gathers: self.gathers,
+            };
             let Answer::Changes(changes) = self.ask(&question).await? else { return Err(turn()) };
-            if changes.epoch != epoch.0 {
+            if !self.gathers && changes.epoch != epoch.0 {
                 return Err(Problem::busy(
                     "the region that writes has another lease by now: it is asked again",
                 ));
@@ -243,21 +271,42 @@ impl Source {
     /// Asks the region that writes.
     pub(super) async fn ask(&self, question: &Question) -> Result<Answer, Problem> {
         let Followed { primary, shard, .. } = &self.followed;
-        let asking = self.regions.ask(shard, primary, question.bytes()?.into());
-        let answered = tokio::time::timeout(ANSWER_TIMEOUT, asking).await;
-        let answered = answered.map_err(|_| away(primary, "it does not answer in time"))?;
-        let Some(bytes) = answered.map_err(|why| away(primary, &why))? else {
-            return Err(away(primary, "it does not speak of content: update it, and set `[content]` there"));
-        };
-        self.shared.copies.count(shard, |counts| counts.bytes += bytes.len() as u64);
-        match Answer::read(&bytes)? {
-            Answer::Refused(Refused::Away(why)) => Err(away(primary, &why)),
-            Answer::Refused(Refused::Forbidden(why)) => Err(Problem::forbidden(why)),
-            Answer::Refused(Refused::Gone(why)) => {
-                Err(Problem::new(http::StatusCode::NOT_FOUND, "not-found", why))
-            }
-            answer => Ok(answer),
+        let (bytes, answer) = exchange(self.regions.as_ref(), (shard, primary), question).await?;
+        self.shared.copies.count(shard, |counts| counts.bytes += bytes);
+        Ok(answer)
+    }
+}
+
+/// Asks any region that keeps a shard.
+pub(super) async fn ask(
+    shared: &Shared,
+    shard: &ShardName,
+    region: &RegionName,
+    question: &Question,
+) -> Result<Answer, Problem> {
+    let regions = shared.regions.get().ok_or_else(|| away(region, "no way leads there yet"))?;
+    exchange(regions.as_ref(), (shard, region), question).await.map(|(_, answer)| answer)
+}
+
+/// An answer, and how many bytes it had.
+async fn exchange(
+    regions: &dyn Regions,
+    (shard, region): (&ShardName, &RegionName),
+    question: &Question,
+) -> Result<(u64, Answer), Problem> {
+    let asking = regions.ask(shard, region, question.bytes()?.into());
+    let answered = tokio::time::timeout(ANSWER_TIMEOUT, asking).await;
+    let answered = answered.map_err(|_| away(region, "it does not answer in time"))?;
+    let Some(bytes) = answered.map_err(|why| away(region, &why))? else {
+        return Err(away(region, "it does not speak of content: update it, and set `[content]` there"));
+    };
+    match Answer::read(&bytes)? {
+        Answer::Refused(Refused::Away(why)) => Err(away(region, &why)),
+        Answer::Refused(Refused::Forbidden(why)) => Err(Problem::forbidden(why)),
+        Answer::Refused(Refused::Gone(why)) => {
+            Err(Problem::new(http::StatusCode::NOT_FOUND, "not-found", why))
         }
+        answer => Ok((bytes.len() as u64, answer)),
     }
 }
 

@@ -9,6 +9,8 @@ use portolan_changelog::content::{Change, Content, Part, Share, Span};
 use portolan_core::ids::{RegionName, ShardName, TenantName};
 
 use super::desk::{Desk, Shared};
+use super::differ;
+use super::follow::Followed;
 use super::load::location;
 use super::problem::Problem;
 use super::shares;
@@ -36,22 +38,22 @@ pub(super) async fn answer(shared: &Arc<Shared>, from: &RegionName, question: Qu
 
 async fn give(shared: &Arc<Shared>, from: &RegionName, question: Question) -> Result<Answer, Problem> {
     match question {
-        Question::Tenants { shard, after } => tenants(shared, from, &shard, &after).await,
-        Question::Changes { shard, tenant, spans } => {
-            let desk = desk(shared, from, &shard, &tenant).await?;
+        Question::Tenants { shard, after, gathers } => tenants(shared, from, (&shard, gathers), &after).await,
+        Question::Changes { shard, tenant, spans, gathers } => {
+            let desk = desk(shared, from, (&shard, &tenant), gathers).await?;
             changes(&desk, &spans).await
         }
         Question::List { content, from: part } => {
-            let desk = desk(shared, from, &content.shard, &content.tenant).await?;
+            let desk = desk(shared, from, (&content.shard, &content.tenant), true).await?;
             list(&desk, &content, part).await
         }
         Question::Chunks { content, part, wanted } => {
-            let desk = desk(shared, from, &content.shard, &content.tenant).await?;
+            let desk = desk(shared, from, (&content.shard, &content.tenant), true).await?;
             chunks(&desk, &content, part, &wanted).await
         }
-        Question::Patch { content, .. } => {
-            desk(shared, from, &content.shard, &content.tenant).await?;
-            Err(Problem::none("the base"))
+        Question::Patch { content, base, from: number } => {
+            let desk = desk(shared, from, (&content.shard, &content.tenant), true).await?;
+            differ::patch(&desk, &content, base, number).await
         }
     }
 }
@@ -64,29 +66,38 @@ fn keeps(shared: &Shared, from: &RegionName, shard: &ShardName) -> Result<(), Pr
     Err(Problem::forbidden(format!("shard `{shard}` has no copy in `{from}`")))
 }
 
-/// Where a tenant's questions are answered, for a region that may have its content.
+/// Where a tenant's questions are answered. What happened is told by the region that writes alone, unless another is to begin to write; a
+/// content does not change, and is given by copies as well.
 async fn desk(
     shared: &Arc<Shared>,
     from: &RegionName,
-    shard: &ShardName,
-    tenant: &TenantName,
+    (shard, tenant): (&ShardName, &TenantName),
+    copies: bool,
 ) -> Result<Desk, Problem> {
     keeps(shared, from, shard)?;
-    let residency = || format!("content of tenant `{tenant}` may not be in `{from}`, by its residency");
-    if !shared.homes.admits(tenant, from) {
-        return Err(Problem::forbidden(residency()));
+    let there = (Arc::clone(shared), tenant.clone(), shard.clone());
+    if let Some(leased) = shared.homes.leased(shard) {
+        return admitted(Desk::new(there.0, there.1, there.2, leased), from).await;
     }
-    let leased = shared.homes.leased(shard).ok_or_else(|| Problem::elsewhere(shard, &shared.local))?;
-    let desk = Desk::new(Arc::clone(shared), tenant.clone(), shard.clone(), leased);
+    let followed = shared.homes.followed().into_iter().find(|one| copies && one.shard == *shard);
+    let Followed { epoch, store, .. } = followed.ok_or_else(|| Problem::elsewhere(shard, &shared.local))?;
+    admitted(Desk::of_copy(there.0, there.1, there.2, (store, epoch)), from).await
+}
+
+/// The desk, for a region that may have the tenant's content.
+async fn admitted(desk: Desk, from: &RegionName) -> Result<Desk, Problem> {
+    let tenant = &desk.tenant;
+    if !desk.shared.homes.admits(tenant, from) {
+        let detail = format!("content of tenant `{tenant}` may not be in `{from}`, by its residency");
+        return Err(Problem::forbidden(detail));
+    }
     match withheld(&desk, from).await? {
         None => Ok(desk),
-        Some(share) => {
-            let detail = format!(
-                "content of tenant `{tenant}` came by share `{}`, which does not let it into `{from}`: take the copy away, or share it with that region",
-                share.share
-            );
-            Err(Problem::forbidden(detail))
-        }
+        Some(share) => Err(Problem::forbidden(format!(
+            "content of tenant `{tenant}` came by share `{}`, which does not let it into `{from}`: take the copy away, or share \
+             it with that region",
+            share.share
+        ))),
     }
 }
 
@@ -115,12 +126,19 @@ async fn withheld(desk: &Desk, region: &RegionName) -> Result<Option<Share>, Pro
 async fn tenants(
     shared: &Arc<Shared>,
     from: &RegionName,
-    shard: &ShardName,
+    (shard, gathers): (&ShardName, bool),
     after: &str,
 ) -> Result<Answer, Problem> {
     keeps(shared, from, shard)?;
-    let (store, _) = shared.homes.leased(shard).ok_or_else(|| Problem::elsewhere(shard, &shared.local))?;
+    let elsewhere = || Problem::elsewhere(shard, &shared.local);
+    let leased = || shared.homes.leased(shard).map(|(store, _)| store);
+    let copy = || shared.homes.followed().into_iter().find(|one| gathers && one.shard == *shard);
+    let store = leased().or_else(|| copy().map(|one| one.store)).ok_or_else(elsewhere)?;
     let known = store.content_known(after, PAGE_MAX).await?;
+    if !gathers && leased().is_none() {
+        // Another region may have written while it was read.
+        return Err(elsewhere());
+    }
     let next = known.last().filter(|_| known.len() as u64 == PAGE_MAX).map(|last| last.tenant.clone());
     let (mut tenants, mut withheld) = (Vec::new(), 0);
     for one in known {
@@ -152,7 +170,7 @@ async fn changes(desk: &Desk, spans: &[Span]) -> Result<Answer, Problem> {
         }
     }
     content.end().await?;
-    desk.now()?;
+    desk.still()?;
     let more = full || left.next().is_some();
     let (epoch, names) = (desk.epoch().0, vault.names.clone());
     Ok(Answer::Changes(Box::new(Changes { epoch, names, after, told, more })))
@@ -233,7 +251,7 @@ async fn list(desk: &Desk, named: &Named, from: u32) -> Result<Answer, Problem> 
         }
     }
     content.end().await?;
-    desk.now()?;
+    desk.still()?;
     if parts.is_empty() && from == 0 {
         Err(Problem::none("the content"))
     } else {
@@ -261,7 +279,7 @@ async fn chunks(desk: &Desk, named: &Named, number: u32, wanted: &[u8]) -> Resul
         }
     }
     content.end().await?;
-    desk.now()?;
+    desk.still()?;
     Ok(Answer::Chunks(sent))
 }
 

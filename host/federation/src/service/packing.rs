@@ -98,7 +98,7 @@ impl<'a> Packing<'a> {
 }
 
 /// A coding as tables have it.
-const fn word(coding: Coding) -> &'static str {
+pub(super) const fn word(coding: Coding) -> &'static str {
     match coding {
         Coding::Raw => "raw",
         Coding::Zstd => "zstd",

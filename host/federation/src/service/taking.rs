@@ -37,6 +37,10 @@ pub(super) async fn take(
     known: u64,
     changes: Changes,
 ) -> Result<bool, Problem> {
+    if source.gathers && known > 0 && (changes.after < known || !has_names(desk, &changes.names).await?) {
+        // It has another history, of which nothing is known to count.
+        return Ok(false);
+    }
     let (vault, anew) = vault(desk, &changes.names).await?;
     if anew {
         stranded(source, desk, known);
@@ -70,6 +74,14 @@ pub(super) async fn take(
     packing.write().await?;
     Box::pin(enter(desk, &vault, at, ready)).await?;
     Ok(false)
+}
+
+/// Has the tenant these names here?
+async fn has_names(desk: &Desk, names: &Secret) -> Result<bool, Problem> {
+    let mut content = desk.look().await?;
+    let vault = desk.vault(&mut content).await;
+    content.end().await?;
+    Ok(vault.is_ok_and(|vault| vault.is_some_and(|vault| vault.names == *names)))
 }
 
 /// The vault with these names, and whether all that was here under others was put aside.

@@ -17,8 +17,8 @@ fn questions() -> Vec<Question> {
     let Named { shard, tenant, .. } = named();
     let spans = vec![Span { epoch: 3, last: 9 }, Span { epoch: 1, last: 4 }];
     vec![
-        Question::Tenants { shard: shard.clone(), after: "a".to_owned() },
-        Question::Changes { shard, tenant, spans },
+        Question::Tenants { shard: shard.clone(), after: "a".to_owned(), gathers: false },
+        Question::Changes { shard, tenant, spans, gathers: true },
         Question::List { content: named(), from: 1 },
         Question::Chunks { content: named(), part: 2, wanted: vec![0b101] },
         Question::Patch { content: named(), base: Root([3; 32]), from: 4 },
@@ -81,7 +81,7 @@ fn messages_are_read_as_they_were_sent() {
 fn what_is_too_large_is_neither_sent_nor_taken() {
     let spans = vec![Span { epoch: 1, last: 1 }; SPANS_MAX + 1];
     let Named { shard, tenant, .. } = named();
-    assert!(Question::Changes { shard, tenant, spans }.bytes().is_err());
+    assert!(Question::Changes { shard, tenant, spans, gathers: false }.bytes().is_err());
     let wanted = vec![0; NODE_ENTRIES_MAX];
     assert!(Question::Chunks { content: named(), part: 0, wanted }.bytes().is_err());
     let sent = Sent { at: 0, coding: Coding::Raw, sealed: vec![0; MESSAGE_BYTES_MAX] };

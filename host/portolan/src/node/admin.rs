@@ -153,7 +153,7 @@ impl Admin {
             recordings: self.recorder.stats(),
             placement: self.placing.report(),
             shards: self.shards.reports(clock::now()),
-            content: self.contents.copies(),
+            content: self.contents.report(),
             regions: topology
                 .regions
                 .values()

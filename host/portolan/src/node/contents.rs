@@ -9,11 +9,15 @@ use bytes::Bytes;
 use portolan_changelog::{Lease, Store};
 use portolan_control::{Shared, bucket};
 use portolan_core::ids::{RegionName, ShardName, TenantName};
+use portolan_core::log::Epoch;
 use portolan_core::snapshot::Live;
-use portolan_federation::{Asking, CONTENT_PATH, CopyReport, Followed, Homes, Places, Regions, Service};
+use portolan_federation::{
+    Asking, CONTENT_PATH, CopyReport, Damage, Followed, Homes, Places, Regions, Service,
+};
 use portolan_foundation::shutdown::Shutdown;
 use portolan_proxy::Services;
 use portolan_replication::{Asker, Gateways, Wall as _};
+use serde::Serialize;
 
 use super::shards::Shards;
 use crate::config::Config;
@@ -24,6 +28,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The service, where the configuration has content.
 #[derive(Clone, Debug)]
 pub(crate) struct Contents(Option<Arc<Service>>);
+
+/// How tenants' content stands on a node.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Content {
+    /// The copies that it has follow the regions that write.
+    copies: Vec<CopyReport>,
+    /// What was damaged in its packs since it started.
+    damage: Damage,
+}
 
 /// The shards of this region, and where tenants may be.
 #[derive(Debug)]
@@ -82,15 +95,29 @@ impl Contents {
         self.0.as_ref()?.tell(from, question).await
     }
 
-    /// How the copies stand that this node has follow.
-    pub(super) fn copies(&self) -> Vec<CopyReport> {
-        self.0.as_ref().map_or_else(Vec::new, |service| service.copies())
+    /// Takes into a copy, where an epoch is to begin, what copies in other regions have more.
+    pub(super) async fn gather(
+        &self,
+        (shard, local, store): (ShardName, RegionName, Store),
+        epoch: Epoch,
+        others: Vec<RegionName>,
+    ) {
+        if let Some(service) = &self.0 {
+            let copy = Followed { epoch, primary: local, shard, store };
+            Box::pin(service.gather(&copy, others)).await;
+        }
+    }
+
+    /// How tenants' content stands here; none where the configuration has none.
+    pub(super) fn report(&self) -> Option<Content> {
+        let service = self.0.as_ref()?;
+        Some(Content { copies: service.copies(), damage: service.damage() })
     }
 
     /// As Prometheus reads it.
     pub(super) fn metrics(&self, text: &mut String) {
         type Value = (&'static str, &'static str, &'static str, fn(&CopyReport) -> Option<f64>);
-        let values: [Value; 9] = [
+        let values: [Value; 8] = [
             ("behind", "gauge", "Tenants that lack something.", |copy| Some(copy.behind as f64)),
             ("behind_seconds", "gauge", "How old what is shown of the others may be.", |copy| {
                 copy.behind_ms.map(|behind| behind as f64 / 1e3)
@@ -98,11 +125,8 @@ impl Contents {
             ("bytes_total", "counter", "Bytes that came.", |copy| Some(copy.bytes as f64)),
             ("changes_total", "counter", "Changes that were taken.", |copy| Some(copy.changes as f64)),
             ("chunks_total", "counter", "Chunks that came whole.", |copy| Some(copy.chunks as f64)),
-            ("damaged_total", "counter", "Chunks that were not what their names say.", |copy| {
+            ("damaged_total", "counter", "Chunks that came and were not what their names say.", |copy| {
                 Some(copy.damaged as f64)
-            }),
-            ("repaired_total", "counter", "Damaged chunks that were fetched again.", |copy| {
-                Some(copy.repaired as f64)
             }),
             ("stranded", "gauge", "Changes that the region which writes never had.", |copy| {
                 Some(copy.stranded as f64)
@@ -111,7 +135,16 @@ impl Contents {
                 Some(copy.withheld as f64)
             }),
         ];
-        let copies = self.copies();
+        let Some(Content { copies, damage }) = self.report() else { return };
+        for (name, help, value) in [
+            ("damage_found", "Chunks that were damaged in their packs here.", damage.found),
+            ("damage_repaired", "Damaged chunks that another region gave again.", damage.repaired),
+        ] {
+            text.push_str(&format!(
+                "# HELP portolan_content_{name}_total {help}\n# TYPE portolan_content_{name}_total counter\n\
+                 portolan_content_{name}_total {value}\n"
+            ));
+        }
         if copies.is_empty() {
             return;
         }
@@ -134,23 +167,38 @@ impl Contents {
 impl Regions for Ways {
     fn ask(&self, shard: &ShardName, region: &RegionName, question: Bytes) -> Asking {
         let way = self.shards.ways(shard).remove(region);
+        let lane = self.shards.lane(shard, region);
         let (askers, region) = (Arc::clone(&self.askers), region.clone());
         Box::pin(async move {
-            let way = way.ok_or("no way leads there: set `[peer]`, and region.NAME.replication")?;
-            let known = askers.lock().unwrap_or_else(PoisonError::into_inner).get(&region).cloned();
-            if let Some(mut asker) = known {
-                match asker.ask(question.clone()).await {
-                    Ok(answer) => return Ok(answer),
-                    // It may have ended since: another is tried before this counts.
-                    Err(_) => drop(askers.lock().unwrap_or_else(PoisonError::into_inner).remove(&region)),
-                }
-            }
-            let mut asker = connected(&way).await?;
-            let answer = asker.ask(question).await.map_err(|error| error.to_string())?;
-            askers.lock().unwrap_or_else(PoisonError::into_inner).insert(region, asker);
+            let (Some(way), Some(lane)) = (way, lane) else {
+                return Err("no way leads there: set `[peer]`, and region.NAME.replication".to_owned());
+            };
+            let answer = asked(&askers, &region, &way, question).await?;
+            lane.pass(answer.as_ref().map_or(0, |answer| answer.len() as u64)).await;
             Ok(answer)
         })
     }
+}
+
+/// Asks over the connection that is there, else over another one, which stays.
+async fn asked(
+    askers: &Mutex<BTreeMap<RegionName, Asker>>,
+    region: &RegionName,
+    way: &Gateways,
+    question: Bytes,
+) -> Result<Option<Bytes>, String> {
+    let known = askers.lock().unwrap_or_else(PoisonError::into_inner).get(region).cloned();
+    if let Some(mut asker) = known {
+        match asker.ask(question.clone()).await {
+            Ok(answer) => return Ok(answer),
+            // It may have ended since: another is tried before this counts.
+            Err(_) => drop(askers.lock().unwrap_or_else(PoisonError::into_inner).remove(region)),
+        }
+    }
+    let mut asker = connected(way).await?;
+    let answer = asker.ask(question).await.map_err(|error| error.to_string())?;
+    askers.lock().unwrap_or_else(PoisonError::into_inner).insert(region.clone(), asker);
+    Ok(answer)
 }
 
 /// A connection to any of a region's gateways.

@@ -79,6 +79,16 @@ impl Copies {
         Some((others.primary.clone(), addresses.clone()))
     }
 
+    /// How fast a region's bytes of a shard may come, and what part of that is the shard's.
+    pub(super) fn pace(
+        &self,
+        shard: &ShardName,
+        region: &RegionName,
+    ) -> Option<(Option<NonZeroU64>, NonZeroU32)> {
+        let others = self.0.get(shard)?;
+        Some((others.rates.get(region).copied(), others.weight))
+    }
+
     /// Where the other regions' gateways are that keep a shard.
     pub(super) fn sources(&self, shard: &ShardName) -> BTreeMap<RegionName, Vec<String>> {
         self.0.get(shard).map_or_else(BTreeMap::new, |others| others.addresses.clone())

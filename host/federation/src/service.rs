@@ -12,6 +12,7 @@ mod changes;
 mod collect;
 mod commit;
 mod copies;
+mod describe;
 mod desk;
 mod differ;
 mod follow;
@@ -351,6 +352,7 @@ async fn read(desk: &Desk, place: Place, asked: Asked<'_>) -> Result<Response<Bo
         Place::Changes => changes::changes(desk, headers, query).await,
         Place::Conflicts(site, name) => show::conflicts(desk, (&site, &name)).await,
         Place::Content(root) => send::root(desk, &root, asked).await,
+        Place::Description => describe::description(),
         Place::Diff(site, name) => show::diff(desk, (&site, &name), query).await,
         Place::Item(site, name) => send::item(desk, (&site, &name), asked).await,
         Place::Items(site) => show::items(desk, &site, query).await,
@@ -384,6 +386,7 @@ async fn write(
         Place::Uploads => take::begin(desk, headers, reply::read(body).await?).await,
         Place::Changes
         | Place::Content(_)
+        | Place::Description
         | Place::Diff(..)
         | Place::Items(_)
         | Place::Share(_)

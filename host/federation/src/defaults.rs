@@ -60,6 +60,8 @@ pub const ANSWER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(6
 pub const GATHER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 /// Tenants of a shard whose content comes at a time: one with much holds up nobody else.
 pub const FOLLOW_LANES: usize = 4;
+/// How long a copy answers by a share after it has last heard from the region that decides of it.
+pub const SHARE_LEASE: std::time::Duration = std::time::Duration::from_secs(60);
 /// How long a tenant is left alone after its content could not be taken.
 pub const FOLLOW_RETRY: std::time::Duration = std::time::Duration::from_secs(2);
 
@@ -128,6 +130,8 @@ pub const SEND_AHEAD: usize = 2;
 pub const PAGE_MAX: u64 = 1_000;
 /// Entries of a page where nothing is asked for.
 pub const PAGE: u64 = 100;
+/// Items of one content that are looked at for one whose reader may have it.
+pub const ALIKE_MAX: u64 = 64;
 /// Changed places that one comparison tells.
 pub const DIFF_PLACES_MAX: usize = 1_000;
 /// What a request may say in JSON.

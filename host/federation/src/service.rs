@@ -339,7 +339,7 @@ async fn from_copy(
     let behind = behind.filter(|behind| wanted.takes(*behind));
     let followed = shared.homes.followed().into_iter().find(|one| one.shard == shard && one.epoch == epoch);
     let (Some(behind), Some(followed)) = (behind, followed) else { return Err(elsewhere) };
-    let desk = Desk::of_copy(shared, tenant, shard, (followed.store, epoch));
+    let desk = Desk::of_copy(shared, tenant, shard, (followed.store, epoch)).heard(behind);
     let response = read(&desk, place, asked).await?;
     Ok(reply::with(response, STALENESS, &format!("{:.3}", behind.as_secs_f64())))
 }

@@ -184,6 +184,8 @@ pub struct Brought {
     pub record: Vec<u8>,
     /// How many bytes its content has.
     pub bytes: u64,
+    /// Its content is kept: it has not been purged since.
+    pub kept: bool,
     /// The content, when it is small.
     pub small: Option<Vec<u8>>,
     /// Which items the item follows.

@@ -19,3 +19,6 @@ CREATE TABLE portolan.content_stranded (
     at_ms   bigint  NOT NULL,
     PRIMARY KEY (tenant, epoch, seq)
 );
+
+-- What an item follows is asked whenever it is read.
+CREATE INDEX content_sync_mapping_target ON portolan.content_sync_mapping (tenant, target_item);

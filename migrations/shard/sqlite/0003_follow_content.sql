@@ -19,3 +19,6 @@ CREATE TABLE portolan_content_stranded (
     at_ms   INTEGER NOT NULL,
     PRIMARY KEY (tenant, epoch, seq)
 ) STRICT, WITHOUT ROWID;
+
+-- What an item follows is asked whenever it is read.
+CREATE INDEX portolan_content_sync_mapping_target ON portolan_content_sync_mapping (tenant, target_item);

@@ -102,15 +102,28 @@ impl Content {
         self.query(sql, &[name.into()]).await?.first().map(item).transpose()
     }
 
-    /// An item that has this content.
+    /// Items that have this content, at most so many.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn item_with(&mut self, root: &str) -> Result<Option<Item>, Error> {
+    pub async fn items_with(&mut self, root: &str, max: u64) -> Result<Vec<Item>, Error> {
         let sql = "SELECT i.item, i.site, i.name, i.media, i.kind, i.keys FROM portolan_content_item i \
-            WHERE i.tenant = $1 AND i.item = (SELECT p.item FROM portolan_content_part p \
-            WHERE p.tenant = $1 AND p.root = $2 ORDER BY p.item LIMIT 1)";
-        self.query(sql, &[root.into()]).await?.first().map(item).transpose()
+            WHERE i.tenant = $1 AND i.item IN (SELECT p.item FROM portolan_content_part p \
+            WHERE p.tenant = $1 AND p.root = $2 AND p.part = 0) ORDER BY i.item LIMIT $3";
+        self.query(sql, &[root.into(), max.into()]).await?.iter().map(item).collect()
+    }
+
+    /// All contents of an item go: its lists, its uses of chunks, and the keys that opened them, for these. Its versions are known still.
+    ///
+    /// # Errors
+    /// When the database does not take it.
+    pub async fn purge_item(&mut self, item: &str, keys: &[u8]) -> Result<(), Error> {
+        for table in ["part", "use"] {
+            let sql = format!("DELETE FROM portolan_content_{table} WHERE tenant = $1 AND item = $2");
+            self.run(&sql, &[item.into()]).await?;
+        }
+        let sql = "UPDATE portolan_content_item SET keys = $3 WHERE tenant = $1 AND item = $2";
+        self.run(sql, &[item.into(), Value::Blob(keys.to_vec())]).await.map(drop)
     }
 
     /// Makes an item, or changes the media type and the keys of one.

@@ -187,6 +187,15 @@ impl Content {
         self.query(&sql, &[target_item.into(), max.into()]).await?.iter().map(mapping).collect()
     }
 
+    /// No item follows another by a share any more.
+    ///
+    /// # Errors
+    /// When the database does not take it.
+    pub async fn forget_mappings(&mut self, share: &str) -> Result<(), Error> {
+        let sql = "DELETE FROM portolan_content_sync_mapping WHERE tenant = $1 AND share = $2";
+        self.run(sql, &[share.into()]).await.map(drop)
+    }
+
     /// Keeps which item follows which, and how far.
     ///
     /// # Errors

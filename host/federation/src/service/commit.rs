@@ -230,16 +230,21 @@ async fn place(
 
 /// An item that is not here yet, with a data key of this region's own.
 pub(super) async fn create(desk: &Desk, id: ItemId, target: &Target, media: &str) -> Result<Item, Problem> {
-    let vaults = &desk.shared.vaults;
-    let keys = ItemKeys::create(id, vaults.holder(&desk.tenant), vaults.kms(), &System).await?;
     Ok(Item {
         item: id.to_string(),
-        keys: postcard::to_allocvec(&keys).map_err(|_| Error::Malformed("an item's keys"))?,
+        keys: fresh_keys(desk, id).await?,
         kind: kind_word(media).to_owned(),
         media: media.to_owned(),
         name: target.name.clone(),
         site: target.site.clone(),
     })
+}
+
+/// Data keys for an item that has no contents yet, or none any more.
+pub(super) async fn fresh_keys(desk: &Desk, id: ItemId) -> Result<Vec<u8>, Problem> {
+    let vaults = &desk.shared.vaults;
+    let keys = ItemKeys::create(id, vaults.holder(&desk.tenant), vaults.kms(), &System).await?;
+    Ok(postcard::to_allocvec(&keys).map_err(|_| Error::Malformed("an item's keys"))?)
 }
 
 /// Keeps the list of a content, and has the item use its chunks.

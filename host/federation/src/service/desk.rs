@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use portolan_changelog::content::{Content, Item};
 use portolan_changelog::{Lease, Store};
@@ -117,8 +118,8 @@ pub(super) struct Desk {
 /// By what right a region has a shard's content.
 #[derive(Clone, Copy, Debug)]
 enum Stand {
-    /// It follows the region that writes under this epoch.
-    Follows(Epoch),
+    /// It follows the region that writes under this epoch, and what it has may be so old.
+    Follows(Epoch, Duration),
     /// It writes.
     Leads(Lease),
 }
@@ -140,13 +141,26 @@ impl Desk {
         shard: ShardName,
         (store, epoch): (Store, Epoch),
     ) -> Self {
-        Self { shared, tenant, shard, store, stand: Stand::Follows(epoch) }
+        Self { shared, tenant, shard, store, stand: Stand::Follows(epoch, Duration::ZERO) }
+    }
+
+    /// The same, where what the copy has may be so old.
+    pub(super) fn heard(self, behind: Duration) -> Self {
+        Self { stand: Stand::Follows(self.epoch(), behind), ..self }
+    }
+
+    /// How old what is here may be.
+    pub(super) const fn behind(&self) -> Duration {
+        match self.stand {
+            Stand::Follows(_, behind) => behind,
+            Stand::Leads(_) => Duration::ZERO,
+        }
     }
 
     /// The epoch under which the shard is written.
     pub(super) const fn epoch(&self) -> Epoch {
         match self.stand {
-            Stand::Follows(epoch) => epoch,
+            Stand::Follows(epoch, _) => epoch,
             Stand::Leads(lease) => lease.epoch,
         }
     }
@@ -159,7 +173,7 @@ impl Desk {
     /// A transaction that writes. The lease may have been renewed since the request came.
     pub(super) async fn write(&self) -> Result<Content, Problem> {
         match self.stand {
-            Stand::Follows(epoch) => Ok(self.store.take_content(&self.tenant, epoch).await?),
+            Stand::Follows(epoch, _) => Ok(self.store.take_content(&self.tenant, epoch).await?),
             Stand::Leads(_) => Ok(self.store.write_content(&self.tenant, &self.now()?, clock::now()).await?),
         }
     }
@@ -167,7 +181,7 @@ impl Desk {
     /// Commits what [`Self::write`] began, and wakes those who wait for changes.
     pub(super) async fn commit(&self, content: Content) -> Result<(), Problem> {
         match self.stand {
-            Stand::Follows(_) => content.taken().await?,
+            Stand::Follows(..) => content.taken().await?,
             Stand::Leads(_) => content.commit(&self.now()?, clock::now).await?,
         }
         self.shared.news.send_modify(|news| *news = news.wrapping_add(1));
@@ -184,7 +198,7 @@ impl Desk {
     /// What was read may be answered: under the lease still, or from a copy, whose reader takes what it has.
     pub(super) fn still(&self) -> Result<(), Problem> {
         match self.stand {
-            Stand::Follows(_) => Ok(()),
+            Stand::Follows(..) => Ok(()),
             Stand::Leads(_) => self.now().map(drop),
         }
     }

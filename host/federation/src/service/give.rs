@@ -189,6 +189,7 @@ async fn what(desk: &Desk, content: &mut Content, change: &Change) -> Result<Wha
         bytes: stored.bytes,
         follows: content.mappings_to(&item.item, PAGE_MAX).await?,
         item: item.item.parse()?,
+        kept: !content.parts(&item.item, &stored.root).await?.is_empty(),
         media: item.media,
         record: stored.record,
         small,

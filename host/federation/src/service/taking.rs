@@ -15,6 +15,7 @@ use super::packing::Packing;
 use super::path::{check_item, known_site};
 use super::problem::Problem;
 use super::reply::check_media;
+use super::shares;
 use super::vault::Vault;
 use crate::Error;
 use crate::defaults::{PAGE_MAX, TAKE_CHUNKS_MAX};
@@ -138,7 +139,7 @@ async fn come(
 ) -> Result<Option<Received>, Problem> {
     let What::Version(brought) = &told.what else { return Ok(None) };
     let version = checked(&told.change, brought, &vault.namer)?;
-    let Some(root) = version.content else { return Ok(None) };
+    let Some(root) = version.content.filter(|_| brought.kept) else { return Ok(None) };
     let mut content = desk.look().await?;
     let is_here = !content.parts(&brought.item.to_string(), &root.to_string()).await?.is_empty();
     content.end().await?;
@@ -196,7 +197,12 @@ async fn within(
         }
         match &what {
             What::Nothing => {}
-            What::Share(share) => content.take_share(share).await?,
+            What::Share(share) => {
+                content.take_share(share).await?;
+                if share.status == "revoked" {
+                    shares::purge(desk, content, share).await?;
+                }
+            }
             What::Version(brought) => {
                 let version = checked(&change, brought, &vault.namer)?;
                 clock = clock.hear(version.at, clock::unix_ms())?;

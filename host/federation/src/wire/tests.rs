@@ -41,6 +41,7 @@ fn answers() -> Vec<Answer> {
         media: "text/plain".to_owned(),
         record: vec![1],
         bytes: 2,
+        kept: true,
         small: Some(vec![3, 4]),
         follows: Vec::new(),
     };

@@ -428,3 +428,54 @@ async fn a_damaged_chunk_comes_again_from_the_other_region() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_a_share_gave_goes_in_all_regions_when_it_is_revoked() {
+    let world = World::new().await;
+    let tell = async |path: &str, body: Value| {
+        let request = Request::post(format!("{CONTENT_PATH}{path}"));
+        let (response, content) = world.send("eu", 1, request, body.to_string().into_bytes()).await;
+        assert!(response.status().is_success(), "{path}: {}", String::from_utf8_lossy(&content));
+        serde_json::from_slice::<Value>(&content).unwrap()
+    };
+    world.put("eu", 1, "guide", noise(1, 300_000)).await;
+    let offer = json!({ "source_site": "docs", "target_site": "help", "scope": "all", "mode": "mirror", "direction": "push" });
+    let share = tell("/shares", offer).await["share"].as_str().unwrap().to_owned();
+    tell(&format!("/shares/{share}/accept"), json!({})).await;
+    assert_eq!(tell(&format!("/shares/{share}/sync"), json!({})).await["written"], 1);
+    world.follows("us").await.unwrap();
+    for region in ["eu", "us"] {
+        assert_eq!(world.local(region, 1, "/items/help/guide").await, (200, noise(1, 300_000)), "{region}");
+    }
+    // A copy that has not heard whether the share holds answers no longer by it, and by its own content all the same.
+    let (site, service, tenant) = (&world.sites["us"], world.service("us"), TenantName::new("acme").unwrap());
+    let place = (site.store.clone(), Epoch(1));
+    let desk = Desk::of_copy(Arc::clone(&service.shared), tenant.clone(), shard(), place);
+    let desk = desk.heard(crate::defaults::SHARE_LEASE + Duration::from_millis(1));
+    let mut content = site.store.content(&tenant).await.unwrap();
+    for (of, served) in [("docs", Ok(())), ("help", Err("share-lease"))] {
+        let item = content.item(of, "guide").await.unwrap().unwrap();
+        let done = shares::serves(&desk, &mut content, &item.item).await;
+        assert_eq!(done.map_err(|problem| problem.code), served, "{of}");
+    }
+    content.end().await.unwrap();
+    tell(&format!("/shares/{share}/suspend"), json!({})).await;
+    world.follows("us").await.unwrap();
+    for region in ["eu", "us"] {
+        assert_eq!(world.local(region, 1, "/items/help/guide").await.0, 403, "{region}");
+    }
+    tell(&format!("/shares/{share}/revoke"), json!({})).await;
+    world.follows("us").await.unwrap();
+    for region in ["eu", "us"] {
+        assert_eq!(world.local(region, 1, "/items/help/guide").await.0, 404, "{region}");
+        assert_eq!(world.local(region, 1, "/items/docs/guide").await.0, 200, "{region}: its source stays");
+        let mut content = world.sites[region].store.content(&tenant).await.unwrap();
+        let item = content.item("help", "guide").await.unwrap().unwrap();
+        assert_eq!(
+            content.parts_of(&item.item).await.unwrap(),
+            Vec::new(),
+            "{region}: nothing opens it any more"
+        );
+        content.end().await.unwrap();
+    }
+}

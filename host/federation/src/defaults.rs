@@ -48,6 +48,8 @@ pub const PATCH_WHOLE_BYTES: u64 = 8 << 20;
 pub const PLANS_MAX: usize = 16;
 /// Changes of one answer: they are taken in one transaction.
 pub const CHANGES_TOLD_MAX: u64 = 256;
+/// About what is told of an item that another follows: names of versions, items, a share and a site.
+pub const MAPPING_BYTES: usize = 512;
 /// Epochs that a copy names: more have not been since it was asked last.
 pub const SPANS_MAX: usize = 64;
 /// Chunks of versions that are taken in one transaction.

@@ -20,6 +20,7 @@ mod fresh;
 mod give;
 mod intake;
 mod load;
+mod mirrors;
 mod packing;
 mod path;
 mod problem;

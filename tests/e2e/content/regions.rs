@@ -1,13 +1,11 @@
 //! Content in two regions: what is written in one is read in the other, comes through a break, outlives the region that wrote it, and is healed by the
 //! other where a disk damages it.
 
-use std::path::Path;
-
-use portolan_tests::node;
+use portolan_tests::{node, until};
 use rustix::process::Signal;
-use serde_json::{Value, json};
 
 use super::*;
+use crate::says;
 use crate::shards::SQLITE;
 
 const REGIONS: [&str; 2] = ["eu", "us"];

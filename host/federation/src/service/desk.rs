@@ -135,7 +135,7 @@ impl Desk {
     }
 
     /// At a copy that follows the region which writes under an epoch.
-    pub(super) const fn of_copy(
+    pub(super) fn of_copy(
         shared: Arc<Shared>,
         tenant: TenantName,
         shard: ShardName,

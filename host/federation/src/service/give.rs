@@ -15,7 +15,7 @@ use super::load::location;
 use super::problem::Problem;
 use super::shares;
 use crate::Error;
-use crate::defaults::{ANSWER_BYTES, CHANGES_TOLD_MAX, PAGE_MAX};
+use crate::defaults::{ANSWER_BYTES, CHANGES_TOLD_MAX, MAPPING_BYTES, PAGE_MAX};
 use crate::history;
 use crate::seal::{self, Keyed};
 use crate::wire::{Answer, Brought, Changes, Named, Question, Refused, Sent, Tenants, Told, What};
@@ -162,7 +162,8 @@ async fn changes(desk: &Desk, spans: &[Span]) -> Result<Answer, Problem> {
     for change in left.by_ref() {
         let what = what(desk, &mut content, &change).await?;
         if let What::Version(brought) = &what {
-            bytes += brought.record.len() + brought.small.as_ref().map_or(0, Vec::len);
+            let small = brought.small.as_ref().map_or(0, Vec::len);
+            bytes += brought.record.len() + small + brought.follows.len() * MAPPING_BYTES;
         }
         told.push(Told { change, what });
         if bytes >= ANSWER_BYTES {

@@ -16,10 +16,10 @@ use tokio::sync::mpsc;
 use super::commit::Standing;
 use super::desk::Desk;
 use super::load::Loaded;
+use super::mirrors;
 use super::path::parameter;
 use super::problem::Problem;
 use super::reply;
-use super::shares;
 use crate::defaults::ALIKE_MAX;
 
 /// Kept by a reader's cache, and asked for again each time: the item may have another version.
@@ -36,7 +36,7 @@ pub(super) async fn item(
     let none = || Problem::none("the item");
     let mut content = desk.look().await?;
     let item = content.item(site, name).await?.ok_or_else(none)?;
-    shares::serves(desk, &mut content, &item.item).await?;
+    mirrors::serves(desk, &mut content, &item.item).await?;
     let stored = match parameter(request.2, "version")? {
         Some(version) => content.version(&item.item, &version).await?,
         None => Standing::of(&mut content, &item.item).await?.shown().cloned(),
@@ -69,7 +69,7 @@ pub(super) async fn root(
 async fn readable(desk: &Desk, content: &mut Content, root: &str) -> Result<Item, Problem> {
     let mut refused = Problem::none("the content");
     for item in content.items_with(root, ALIKE_MAX).await? {
-        match shares::serves(desk, content, &item.item).await {
+        match mirrors::serves(desk, content, &item.item).await {
             Ok(()) => return Ok(item),
             Err(problem) => refused = problem,
         }

@@ -11,11 +11,11 @@ use super::commit::{self, Standing, Target, keep, kind_word, shown_of};
 use super::desk::Desk;
 use super::follow::Source;
 use super::intake::Received;
+use super::mirrors;
 use super::packing::Packing;
 use super::path::{check_item, known_site};
 use super::problem::Problem;
 use super::reply::check_media;
-use super::shares;
 use super::vault::Vault;
 use crate::Error;
 use crate::defaults::{PAGE_MAX, TAKE_CHUNKS_MAX};
@@ -200,7 +200,7 @@ async fn within(
             What::Share(share) => {
                 content.take_share(share).await?;
                 if share.status == "revoked" {
-                    shares::purge(desk, content, share).await?;
+                    mirrors::purge(desk, content, share).await?;
                 }
             }
             What::Version(brought) => {

@@ -5,7 +5,6 @@ use portolan_tests::{node, until};
 use rustix::process::Signal;
 
 use super::*;
-use crate::says;
 use crate::shards::SQLITE;
 
 const REGIONS: [&str; 2] = ["eu", "us"];

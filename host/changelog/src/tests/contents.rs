@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use portolan_core::ids::TenantName;
 use portolan_core::log::Epoch;
-use portolan_foundation::clock;
+use portolan_core::time::Moment;
 
 use super::place::{Place, Shard};
 use crate::content::{Change, Content, Item, Mapping, NewVersion, Share, Span};
@@ -159,10 +159,11 @@ pub(super) async fn nothing_of_content_comes_where_it_is_written_or_sealed(place
 
     let writer = place.shard("eu", "", &[]).await.store;
     assert!(matches!(writer.take_content(&acme(), Epoch(9)).await, Err(Error::Closed(_))));
-    let lease = Lease::granted(Epoch(1), clock::now(), Duration::from_secs(3_600), Duration::ZERO);
-    let mut content = writer.write_content(&acme(), &lease, clock::now()).await.unwrap();
+    let now = Moment(1_000_000);
+    let lease = Lease::granted(Epoch(1), now, Duration::from_secs(3_600), Duration::ZERO);
+    let mut content = writer.write_content(&acme(), &lease, now).await.unwrap();
     content.open_account(b"secret").await.unwrap();
     content.note("share", ("docs", "share"), "offered", 1).await.unwrap();
     assert_eq!(content.spans().await.unwrap(), [Span { epoch: 1, last: 1 }]);
-    content.commit(&lease, clock::now).await.unwrap();
+    content.commit(&lease, || now).await.unwrap();
 }

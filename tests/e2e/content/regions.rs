@@ -9,7 +9,7 @@ use crate::shards::SQLITE;
 
 const REGIONS: [&str; 2] = ["eu", "us"];
 /// What one region takes of the other in a second, while a break is to come in the middle.
-const SLOWLY: u64 = 6_000_000;
+const SLOWLY: u64 = 8_000_000;
 
 /// Two regions that keep a shard, and one of which a tenant may not leave.
 struct World {
@@ -153,7 +153,7 @@ fn damage(folder: &Path) {
 async fn content_outlives_the_region_that_wrote_it() {
     let mut world = World::start().await;
     let (picture, film) = ("/-/content/items/docs/picture", "/-/content/items/docs/film");
-    let (first, large) = (noise(11, 1_000_000), noise(12, 16_000_000));
+    let (first, large) = (noise(11, 1_000_000), noise(12, 26_000_000));
 
     // Written in either region it is written where the shard is, and read in both.
     assert_eq!(world.put("us", &world.acme, picture, &first).await.status, 201);
@@ -162,12 +162,12 @@ async fn content_outlives_the_region_that_wrote_it() {
     let homely = "/-/content/items/docs/secret";
     assert_eq!(world.put("eu", &world.homely, homely, &secret).await.status, 201);
 
-    // A region ends in the middle of a transfer, and asks only for the rest.
+    // A region ends in the middle of a transfer, after a pack of it was written, and asks only for the rest.
     world.share(Some(SLOWLY)).await;
     assert_eq!(world.put("eu", &world.acme, film, &large).await.status, 201);
-    until("some has come", async || world.copy("us").await["bytes"].as_u64() > Some(5_000_000)).await;
+    until("some has come", async || world.copy("us").await["bytes"].as_u64() > Some(20_000_000)).await;
     assert_eq!(world.copy("us").await["behind"], 1);
-    world.of("us").signal(Signal::TERM);
+    world.of("us").signal(Signal::KILL);
     world.restart("us").await;
     world.has("us", film, &large).await;
     let came = world.copy("us").await;

@@ -228,7 +228,7 @@ async fn what_one_region_writes_is_read_in_the_other() {
 #[tokio::test]
 async fn a_break_costs_no_chunk_twice_and_leaves_nothing_half_there() {
     let world = World::new().await;
-    world.put("eu", 1, "large", noise(5, 20_000_000)).await;
+    world.put("eu", 1, "large", noise(5, 10_000_000)).await;
     world.put("eu", 1, "after", noise(6, 100)).await;
     let mut tries = 0;
     loop {
@@ -247,13 +247,13 @@ async fn a_break_costs_no_chunk_twice_and_leaves_nothing_half_there() {
     }
     assert!(tries > 2, "it was to break");
     world.between.left.store(u64::MAX, Ordering::SeqCst);
-    assert_eq!(world.local("us", 1, "/items/docs/large").await, (200, noise(5, 20_000_000)));
+    assert_eq!(world.local("us", 1, "/items/docs/large").await, (200, noise(5, 10_000_000)));
     assert_eq!(world.local("us", 1, "/items/docs/after").await.0, 200);
     let tenant = TenantName::new("acme").unwrap();
     let mut content = world.sites["us"].store.content(&tenant).await.unwrap();
     let vault = world.service("us").shared.vaults.find(&tenant, &mut content).await.unwrap().unwrap();
     content.end().await.unwrap();
-    let names = vault.cutter.chunks(&noise(5, 20_000_000)).count() as u64;
+    let names = vault.cutter.chunks(&noise(5, 10_000_000)).count() as u64;
     assert_eq!(world.report("us").chunks, names, "each chunk came once");
 }
 
@@ -344,12 +344,12 @@ async fn nothing_comes_into_a_copy_of_an_epoch_that_is_sealed() {
 #[tokio::test]
 async fn of_a_large_content_that_changed_a_little_a_little_comes() {
     let world = World::new().await;
-    let mut bytes = noise(8, 12_000_000);
+    let mut bytes = noise(8, 6_000_000);
     world.put("eu", 1, "film", bytes.clone()).await;
     world.follows("us").await.unwrap();
     let (before, chunks) = (world.report("us").bytes, world.report("us").chunks);
-    bytes[6_000_000] ^= 1;
-    bytes.splice(9_000_000..9_000_000, *b"inserted");
+    bytes[3_000_000] ^= 1;
+    bytes.splice(4_500_000..4_500_000, *b"inserted");
     world.put("eu", 1, "film", bytes.clone()).await;
     world.follows("us").await.unwrap();
     let report = world.report("us");
@@ -359,7 +359,7 @@ async fn of_a_large_content_that_changed_a_little_a_little_comes() {
     // What was made here opens for whoever leads next, and goes on as it is.
     world.leads("us", 2).await;
     assert_eq!(world.local("us", 2, "/items/docs/film").await, (200, bytes.clone()));
-    bytes.truncate(11_000_000);
+    bytes.truncate(5_000_000);
     world.put("us", 2, "film", bytes.clone()).await;
     world.follows("eu").await.unwrap();
     assert_eq!(world.local("eu", 2, "/items/docs/film").await, (200, bytes));

@@ -199,7 +199,8 @@ impl Copies {
     }
 
     fn change(&self, shard: &ShardName, change: impl FnOnce(&mut Standing)) {
-        if let Some(standing) = self.all().get_mut(shard) {
+        let mut all = self.all();
+        if let Some(standing) = all.get_mut(shard) {
             change(standing);
         }
     }

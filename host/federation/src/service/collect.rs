@@ -102,12 +102,20 @@ pub(super) async fn decide(desk: &Desk, now_ms: u64) -> Result<Found, Problem> {
 }
 
 /// Copies what is used of a pack into another. The worn one has nothing any more then, and goes as such; whoever reads from it meanwhile finishes.
-async fn repack(desk: &Desk, vault: &Vault, worn: &str, now_ms: u64) -> Result<(), Problem> {
+async fn repack(desk: &Desk, vault: &Arc<Vault>, worn: &str, now_ms: u64) -> Result<(), Problem> {
     let mut content = desk.look().await?;
     let used = content.used_of(worn, now_ms).await?;
     content.end().await?;
     let mut copy = Builder::default();
     for chunk in &used {
+        // What is damaged is not to look whole in a new pack.
+        match repair::opened(vault, chunk).await {
+            Err(error) if repair::is_damage(&error) => {
+                Box::pin(repair::repaired(desk, vault, chunk)).await?;
+                continue;
+            }
+            whole => drop(whole?),
+        }
         let location = location(chunk)?;
         let sealed = vault.packs.sealed(&location).await?;
         copy.push(location.slot.id, location.slot.coding, location.slot.bytes, &sealed)?;

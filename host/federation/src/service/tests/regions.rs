@@ -479,3 +479,21 @@ async fn what_a_share_gave_goes_in_all_regions_when_it_is_revoked() {
         content.end().await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn who_is_to_write_takes_what_another_copy_has_more() {
+    let world = World::new().await;
+    world.put("eu", 1, "shipped", noise(1, 40_000)).await;
+    world.follows("us").await.unwrap();
+    world.put("eu", 1, "late", noise(2, 300_000)).await;
+    let (eu, us) = (&world.sites["eu"], &world.sites["us"]);
+    eu.store.seal_epoch(Epoch(2), Duration::from_secs(3_600)).await.unwrap();
+    *eu.stand.lock().unwrap() = Stand::Follows(Epoch(2));
+    let copy =
+        Followed { epoch: Epoch(2), primary: us.local.clone(), shard: shard(), store: us.store.clone() };
+    world.service("us").gather(&copy, vec![eu.local.clone()]).await;
+    world.leads("us", 2).await;
+    assert_eq!(world.local("us", 2, "/items/docs/late").await, (200, noise(2, 300_000)));
+    world.follows("eu").await.unwrap();
+    assert_eq!(world.report("eu").stranded, 0);
+}

@@ -13,6 +13,8 @@ mod uploads;
 use portolan_core::ids::TenantName;
 use portolan_core::log::Epoch;
 use portolan_core::time::Moment;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 pub use self::chunks::{Chunk, Part};
 pub use self::following::{Known, Span};
@@ -69,6 +71,8 @@ pub struct Change {
     pub at_ms: u64,
     /// The version, or the share's status.
     pub detail: String,
+    /// The SHA-256 of it and of the digest before it, so that nobody changes what was decided unseen; '' from before digests were noted.
+    pub digest: String,
     /// The lease under which it was written; 0 from before leases were noted.
     pub epoch: u64,
     /// `version` or `share`.
@@ -185,7 +189,10 @@ impl Content {
         let seq = seq.number(0)?;
         let epoch = self.lease.map_or(0, |epoch| epoch.0);
         let (kind, site, subject) = (kind.to_owned(), site.to_owned(), subject.to_owned());
-        self.log(&Change { at_ms, detail: detail.to_owned(), epoch, kind, seq, site, subject }).await?;
+        let (detail, digest) = (detail.to_owned(), String::new());
+        let change = Change { at_ms, detail, digest, epoch, kind, seq, site, subject };
+        let digest = self.digest(&change).await?;
+        self.log(&Change { digest, ..change }).await?;
         Ok(seq)
     }
 
@@ -194,7 +201,7 @@ impl Content {
     /// # Errors
     /// When the database does not answer.
     pub async fn changes(&mut self, after: u64, max: u64) -> Result<Vec<Change>, Error> {
-        let sql = "SELECT seq, kind, site, subject, detail, at_ms, epoch FROM portolan_content_log \
+        let sql = "SELECT seq, kind, site, subject, detail, at_ms, epoch, digest FROM portolan_content_log \
             WHERE tenant = $1 AND seq > $2 ORDER BY seq LIMIT $3";
         let rows = self.query(sql, &[after.into(), max.into()]).await?;
         let change = |row: &Row| {
@@ -206,15 +213,26 @@ impl Content {
                 detail: row.text(4)?,
                 at_ms: row.number(5)?,
                 epoch: row.number(6)?,
+                digest: row.text(7)?,
             })
         };
         rows.iter().map(change).collect()
     }
 
+    /// What names an entry and all before it.
+    async fn digest(&mut self, change: &Change) -> Result<String, Error> {
+        let sql = "SELECT digest FROM portolan_content_log WHERE tenant = $1 AND seq = $2";
+        let before = self.query(sql, &[change.seq.saturating_sub(1).into()]).await?;
+        let before = before.first().map_or_else(|| Ok(String::new()), |row| row.text(0))?;
+        let Change { at_ms, detail, epoch, kind, seq, site, subject, .. } = change;
+        let text = json!([before, self.tenant, seq, epoch, kind, site, subject, detail, at_ms]).to_string();
+        Ok(Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
     /// Writes an entry of the log as it is.
     async fn log(&mut self, change: &Change) -> Result<(), Error> {
-        let sql = "INSERT INTO portolan_content_log (tenant, seq, kind, site, subject, detail, at_ms, epoch) \
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+        let sql = "INSERT INTO portolan_content_log (tenant, seq, kind, site, subject, detail, at_ms, epoch, digest) \
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
         let args = [
             change.seq.into(),
             change.kind.as_str().into(),
@@ -223,6 +241,7 @@ impl Content {
             change.detail.as_str().into(),
             Value::from(change.at_ms),
             change.epoch.into(),
+            change.digest.as_str().into(),
         ];
         self.run(sql, &args).await.map(drop)
     }

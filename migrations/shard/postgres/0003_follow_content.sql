@@ -2,6 +2,9 @@
 
 ALTER TABLE portolan.content_log ADD COLUMN epoch bigint NOT NULL DEFAULT 0;
 
+-- Each entry names the one before by this: who changes one changes all that follow. '' of those from before.
+ALTER TABLE portolan.content_log ADD COLUMN digest text NOT NULL DEFAULT '';
+
 CREATE INDEX content_log_epoch ON portolan.content_log (tenant, epoch, seq);
 
 -- What was written here and had not come to the region that wrote the next epoch. The lists and bytes of it are still here.

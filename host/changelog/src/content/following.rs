@@ -101,8 +101,15 @@ impl Content {
     /// Takes a change of another region's log, which follows the last that is here.
     ///
     /// # Errors
-    /// When the database does not take it.
+    /// [`Error::Damaged`] when it follows another history than is here; or when the database does not take it.
     pub async fn take_change(&mut self, change: &Change) -> Result<(), Error> {
+        if !change.digest.is_empty() && change.digest != self.digest(change).await? {
+            let why = format!(
+                "change {} of content does not follow those before it: one of both logs was changed",
+                change.seq
+            );
+            return Err(Error::Damaged(why));
+        }
         self.log(change).await?;
         let sql = "UPDATE portolan_content_account SET seq = $2 WHERE tenant = $1";
         self.run(sql, &[change.seq.into()]).await.map(drop)

@@ -67,6 +67,7 @@ async fn take(content: &mut Content, (seq, epoch): (u64, u64), item: &Item, name
     let change = Change {
         at_ms: 1,
         detail: name.to_owned(),
+        digest: String::new(),
         epoch,
         kind: "version".to_owned(),
         seq,
@@ -163,7 +164,21 @@ pub(super) async fn nothing_of_content_comes_where_it_is_written_or_sealed(place
     let lease = Lease::granted(Epoch(1), now, Duration::from_secs(3_600), Duration::ZERO);
     let mut content = writer.write_content(&acme(), &lease, now).await.unwrap();
     content.open_account(b"secret").await.unwrap();
-    content.note("share", ("docs", "share"), "offered", 1).await.unwrap();
-    assert_eq!(content.spans().await.unwrap(), [Span { epoch: 1, last: 1 }]);
+    for status in ["offered", "accepted"] {
+        content.note("share", ("docs", "share"), status, 1).await.unwrap();
+    }
+    assert_eq!(content.spans().await.unwrap(), [Span { epoch: 1, last: 2 }]);
+    let decided = content.changes(0, 9).await.unwrap();
     content.commit(&lease, || now).await.unwrap();
+
+    // A copy takes what was decided as it was decided, and nothing else.
+    let reader = place.replica("us", "", &[]).await.store;
+    let mut content = taking(&reader, 1).await;
+    content.open_account(b"secret").await.unwrap();
+    content.take_change(&decided[0]).await.unwrap();
+    let other = Change { detail: "revoked".to_owned(), ..decided[1].clone() };
+    assert!(matches!(content.take_change(&other).await, Err(Error::Damaged(_))));
+    content.take_change(&decided[1]).await.unwrap();
+    assert_eq!(content.changes(0, 9).await.unwrap(), decided);
+    content.taken().await.unwrap();
 }

@@ -71,7 +71,7 @@ async fn after(desk: &Desk, since: u64, max: u64, wait: Duration) -> Result<Vec<
 fn shown(change: &Change) -> Value {
     json!({
         "seq": change.seq, "kind": change.kind, "site": change.site, "subject": change.subject, "detail": change.detail,
-        "at_ms": change.at_ms,
+        "at_ms": change.at_ms, "digest": change.digest,
     })
 }
 

@@ -217,7 +217,7 @@ fn schemas() -> Value {
     json!({
         "announcement": object(&[("site", "string"), ("name", "string"), ("bytes", "integer"), ("media", "string"), ("base", "string")]),
         "change": object(&[
-            ("seq", "integer"), ("kind", "string"), ("site", "string"), ("subject", "string"), ("detail", "string"), ("at_ms", "integer"),
+            ("seq", "integer"), ("kind", "string"), ("site", "string"), ("subject", "string"), ("detail", "string"), ("at_ms", "integer"), ("digest", "string"),
         ]),
         "changes": object(&[("changes", "list change"), ("next", "integer")]),
         "conflicts": object(&[("conflict", "boolean"), ("heads", "list stored")]),

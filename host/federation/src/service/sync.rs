@@ -48,6 +48,7 @@ pub(super) async fn run(desk: &Desk, id: &str) -> Result<Response<Body>, Problem
     // What comes here comes to all regions that keep the shard.
     for region in desk.shared.homes.keepers(&desk.shard) {
         if let Err(why) = shares::permits(&share, &region, clock::unix_ms()) {
+            refused(desk, &share).await?;
             return Err(Problem::forbidden(format!(
                 "the share does not let content into region `{region}` now, which keeps this tenant's shard: {why}"
             )));
@@ -76,6 +77,13 @@ pub(super) async fn run(desk: &Desk, id: &str) -> Result<Response<Body>, Problem
         StatusCode::OK,
         &json!({ "share": id, "written": done, "unchanged": same, "refused": refused }),
     )
+}
+
+/// Notes that a share let nothing through.
+async fn refused(desk: &Desk, share: &Share) -> Result<(), Problem> {
+    let mut content = desk.write().await?;
+    content.note("share", (&share.source_site, &share.share), "refused", clock::unix_ms()).await?;
+    desk.commit(content).await
 }
 
 /// What came of an item.

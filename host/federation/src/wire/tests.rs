@@ -30,6 +30,7 @@ fn answers() -> Vec<Answer> {
     let change = Change {
         at_ms: 5,
         detail: "v".to_owned(),
+        digest: "d".to_owned(),
         epoch: 1,
         kind: "version".to_owned(),
         seq: 9,

@@ -26,7 +26,8 @@ use crate::table::{Catalogue, Declared};
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "create shard", include_str!("../../../migrations/shard/sqlite/0001_create_shard.sql")),
     (2, "create content", include_str!("../../../migrations/shard/sqlite/0002_create_content.sql")),
-    (3, "add resolutions", include_str!("../../../migrations/shard/sqlite/0003_add_resolutions.sql")),
+    (3, "follow content", include_str!("../../../migrations/shard/sqlite/0003_follow_content.sql")),
+    (4, "add resolutions", include_str!("../../../migrations/shard/sqlite/0004_add_resolutions.sql")),
 ];
 
 pub(crate) fn migrator(migrations: &'static [(i64, &'static str, &'static str)]) -> Migrator {

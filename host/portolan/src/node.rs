@@ -182,6 +182,7 @@ pub(crate) fn serve(
         begun,
         cache,
         certificates,
+        contents: contents.clone(),
         engine,
         dns: dns.clone(),
         failover: failover.clone(),
@@ -208,12 +209,13 @@ pub(crate) fn serve(
     // Requests that are being drained still write, so their leases are renewed until the last one has ended.
     let last = Shutdown::new();
     intent.start(&last);
+    shards.carry(&contents);
     shards.start(merging, &last);
-    contents.start(&last);
+    contents.start(&shards, &last);
     let read = (failover.clone(), intent.clone(), Arc::clone(&live));
     dns.start(dns_server, read, &config.name, &last);
-    let both = (&shards, &failover);
-    replication::start(replication, peer.clone(), (&config.name, &config.local), both, &last);
+    let all = (&shards, &failover, &contents);
+    replication::start(replication, peer.clone(), (&config.name, &config.local), all, &last);
     if let (Intent::Following(store), Some(identity)) = (&intent, &peer) {
         let (store, identity) = (store.clone(), identity.clone());
         failover.start(store, identity, config.state.clone(), shards.clone(), &last);

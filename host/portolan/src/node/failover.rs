@@ -39,6 +39,7 @@ use self::evidence::Keep;
 use self::run::Run;
 use self::setup::Meant;
 use self::talk::{Heard, Question, Said, Seen};
+use super::contents::Contents;
 use super::dns::{Dns, Standing};
 use super::shards::Shards;
 use crate::config::Config;
@@ -370,14 +371,19 @@ impl Failover {
 /// What answers other regions' words.
 #[derive(Debug)]
 pub(super) struct Speaker {
+    pub(super) contents: Contents,
     pub(super) failover: Failover,
     pub(super) shards: Shards,
 }
 
 impl Answers for Speaker {
     fn answer(&self, from: RegionName, question: Bytes) -> Answering {
-        let (failover, shards) = (self.failover.clone(), self.shards.clone());
+        let (contents, failover, shards) =
+            (self.contents.clone(), self.failover.clone(), self.shards.clone());
         Box::pin(async move {
+            if let Some(told) = contents.tell(&from, &question).await {
+                return Some(told);
+            }
             let said = match serde_json::from_slice(&question) {
                 Ok(Question::Look) => Said::Seen(Box::new(failover.seen(&shards)?)),
                 Ok(Question::Acknowledge { incarnation }) => {

@@ -60,9 +60,8 @@ impl Daemon {
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         let mut command = Command::new(program);
         command.args(flags).arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("start {program}: {error}; `cargo xtask setup --tests` gets it"));
+        // `cargo xtask setup --tests` gets it.
+        let child = command.spawn().unwrap();
         let daemon = Self { address, child, _folder: folder };
         until(&format!("{program} listens"), async || tokio::net::TcpStream::connect(address).await.is_ok())
             .await;
@@ -171,7 +170,7 @@ fn secret(place: &Path, name: &str, text: &str) -> String {
 /// What `delv` says of a name on a server, from the delegation of its zone alone.
 async fn validated(place: &Path, delegation: &str, at: SocketAddr, name: &str) -> String {
     let rest: Vec<&str> = delegation.split_whitespace().skip(3).collect();
-    let [tag, algorithm, digest, hash] = rest[..] else { panic!("{delegation}") };
+    let [tag, algorithm, digest, hash]: [&str; 4] = rest.try_into().unwrap();
     let anchor = place.join("anchor");
     let text = format!("trust-anchors {{ shop.test. static-ds {tag} {algorithm} {digest} \"{hash}\"; }};\n");
     std::fs::write(&anchor, text).unwrap();

@@ -126,9 +126,8 @@ async fn pass(
 
 /// The row with all that lost to it, one after the other; or why there is none. Blocks.
 fn merge(resolver: &Resolver, dispute: &Dispute) -> Result<String, String> {
-    let losers = dispute.losers.iter().filter_map(|loser| loser.row.as_deref());
-    losers.fold(Ok(dispute.row.clone()), |row, loser| {
-        let row = row?;
+    let mut losers = dispute.losers.iter().filter_map(|loser| loser.row.as_deref());
+    losers.try_fold(dispute.row.clone(), |row, loser| {
         // What both began from is not kept.
         let answer = resolver.resolve(&[], row.as_bytes(), loser.as_bytes());
         let merged = answer.map_err(|unanswered| unanswered.to_string())?;

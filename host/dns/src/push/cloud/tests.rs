@@ -81,9 +81,10 @@ fn signature(request: &Request) -> String {
     let fields = format!("host:127.0.0.1:9\nx-amz-date:{at}\nx-amz-security-token:{session}\n");
     let names = "host;x-amz-date;x-amz-security-token";
     let canonical = format!("{method}\n{path}\n{query}\n{fields}\n{names}\n{}", sha256(body));
-    let scope = format!("{}/us-east-1/route53/aws4_request", &at[..8]);
+    let scope = format!("{}/us-east-1/route53/aws4_request", at.get(..8).unwrap());
     let text = format!("AWS4-HMAC-SHA256\n{at}\n{scope}\n{}", sha256(&canonical));
-    let key = mac(&mac(&mac(&mac(b"AWS4s3cr3t/+", &at[..8]), "us-east-1"), "route53"), "aws4_request");
+    let key =
+        mac(&mac(&mac(&mac(b"AWS4s3cr3t/+", at.get(..8).unwrap()), "us-east-1"), "route53"), "aws4_request");
     let signature = hex(&mac(&key, &text));
     format!("AWS4-HMAC-SHA256 Credential=AKID/{scope}, SignedHeaders={names}, Signature={signature}")
 }

@@ -37,7 +37,8 @@ impl Homes for Site {
     }
 
     fn leased(&self, _shard: &ShardName) -> Option<(Store, Lease)> {
-        match *self.stand.lock().unwrap() {
+        let stand = *self.stand.lock().unwrap();
+        match stand {
             Stand::Follows(_) => None,
             Stand::Leads(lease) => Some((self.store.clone(), lease)),
         }
@@ -404,7 +405,8 @@ async fn a_damaged_chunk_comes_again_from_the_other_region() {
         let site = &world.sites[name];
         let shared = &world.service(name).shared;
         let tenant = TenantName::new("acme").unwrap();
-        let desk = match *site.stand.lock().unwrap() {
+        let stand = *site.stand.lock().unwrap();
+        let desk = match stand {
             Stand::Leads(lease) => {
                 Desk::new(Arc::clone(shared), tenant, shard(), (site.store.clone(), lease))
             }

@@ -36,6 +36,10 @@ pub(super) async fn bring(
         return inline(vault, root, small);
     }
     let named = Named { shard: desk.shard.clone(), tenant: desk.tenant.clone(), item: brought.item, root };
+    let patched = rebuild(source, packing, (desk, vault), &named, (brought, version));
+    if let Some(received) = Box::pin(patched).await? {
+        return Ok(received);
+    }
     let (parts, manifest) = list(source, vault, &named).await?;
     if manifest.bytes() != brought.bytes {
         return Err(Error::Root.into());

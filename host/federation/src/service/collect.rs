@@ -51,7 +51,8 @@ async fn round(shared: &Arc<Shared>, shard: &ShardName) -> Result<(), Problem> {
                 (None, None) => None,
             }
         };
-        let store = leased.as_ref().map(|(store, _)| store).or(followed.as_ref().map(|one| &one.store));
+        let store = leased.as_ref().map(|(store, _)| store);
+        let store = store.or_else(|| followed.as_ref().map(|one| &one.store));
         let Some(store) = store else { return Ok(()) };
         let tenants = store.content_tenants(&after, PAGE_MAX).await?;
         for tenant in tenants.iter().filter_map(|tenant| TenantName::new(tenant).ok()) {

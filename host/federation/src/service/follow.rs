@@ -77,8 +77,7 @@ pub(super) async fn run(shared: Arc<Shared>, regions: Arc<dyn Regions>, shutdown
         });
         for (shard, one) in followed {
             let end = shutdown.child();
-            let source =
-                Source { regions: Arc::clone(&regions), followed: one.clone(), shared: Arc::clone(&shared) };
+            let source = Source::new(one.clone(), Arc::clone(&regions), Arc::clone(&shared));
             task::spawn("follow content", Arc::new(source).run(end.clone()));
             running.insert(shard, Running { end, followed: one });
         }

@@ -36,8 +36,15 @@ pub(super) async fn delete(desk: &Desk, content: &mut Content, share: &Share) ->
 
 /// What mirrors the source of a share that is over goes for good: its lists, and the keys that opened them. A fork and a copy are their target's own.
 pub(super) async fn purge(desk: &Desk, content: &mut Content, share: &Share) -> Result<(), Problem> {
+    if share.mode == "mirror" {
+        purge_mirrors(desk, content, share).await?;
+    }
+    Ok(content.forget_mappings(&share.share).await?)
+}
+
+async fn purge_mirrors(desk: &Desk, content: &mut Content, share: &Share) -> Result<(), Problem> {
     let mut after = String::new();
-    while share.mode == "mirror" {
+    loop {
         let page = content.mappings(&share.share, &after, PAGE_MAX).await?;
         for mapping in &page {
             let keys = commit::fresh_keys(desk, mapping.target_item.parse()?).await?;
@@ -45,10 +52,9 @@ pub(super) async fn purge(desk: &Desk, content: &mut Content, share: &Share) -> 
         }
         match page.last() {
             Some(last) if page.len() as u64 == PAGE_MAX => after.clone_from(&last.source_item),
-            _ => break,
+            _ => return Ok(()),
         }
     }
-    Ok(content.forget_mappings(&share.share).await?)
 }
 
 /// May the contents of an item be told here and now? What mirrors a share's source is, while the share lets it, and no longer than a while after the

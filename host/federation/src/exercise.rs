@@ -84,7 +84,8 @@ mod tests {
     #[test]
     fn changed_bytes_are_refused_or_read() {
         let op = Op::Copy { from: 0, chunks: 2 }.write(Vec::new()).unwrap();
-        let frame = Frame::Version(vec![1, 2, 3]).write(Vec::new()).unwrap();
+        let shard = portolan_core::ids::ShardName::new("s1").unwrap();
+        let frame = Question::Tenants { shard, after: "acme".to_owned(), gathers: false }.bytes().unwrap();
         let top = manifest_of(7, &noise(1, 300_000)).top(&namer(7), &mut |_, _| Ok(())).unwrap();
         let (top, version) = (top.bytes().unwrap(), noise(2, 64));
         let seeds: [&[u8]; 4] = [&op, &frame, &top, &version];

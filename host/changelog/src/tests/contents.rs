@@ -86,7 +86,7 @@ async fn copy(place: &Place) -> Shard {
     let mut content = taking(&shard.store, 1).await;
     content.open_account(b"secret").await.unwrap();
     for (seq, name) in [(1, "a1"), (2, "b1")] {
-        take(&mut content, (seq, 1), &item(&name[..1]), name).await;
+        take(&mut content, (seq, 1), &item(name.get(..1).unwrap()), name).await;
     }
     content.taken().await.unwrap();
     shard
@@ -108,7 +108,7 @@ pub(super) async fn a_copy_goes_back_to_where_it_is_the_writers(place: Place) {
     content.put_mapping(&mapping).await.unwrap();
     assert_eq!(content.mappings_to("item-a", 9).await.unwrap(), [mapping]);
     for (seq, name) in [(3, "a2"), (4, "c1")] {
-        take(&mut content, (seq, 2), &item(&name[..1]), name).await;
+        take(&mut content, (seq, 2), &item(name.get(..1).unwrap()), name).await;
     }
     content.take_share(&share("revoked")).await.unwrap();
     content.taken().await.unwrap();

@@ -88,7 +88,8 @@ pub(super) fn change(planned: &[Planned<'_>], number: u64) -> String {
     let posts = planned.iter().flat_map(|one| {
         let ttl = one.wanted.ttl_s.max(TTL_MIN_S);
         fit(one.wanted, number).into_iter().flat_map(move |New { kind, name, values }| {
-            let record = move |content: String| json!({ "type": kind, "name": name, "content": content, "ttl": ttl });
+            let record =
+                move |content: String| json!({ "type": kind, "name": name, "content": content, "ttl": ttl });
             values.into_iter().map(record)
         })
     });

@@ -137,12 +137,6 @@ const CONTRACT: &[Entry] = &[
     ("failover-answers", "drain", &[("region", "string")], UNIT),
     ("failover-answers", "read-only", &[("shard", "string")], UNIT),
     ("proposer", "propose", &[("config", "string")], UNIT),
-    (
-        "resolver",
-        "resolve",
-        &[("base", "list<u8>"), ("left", "list<u8>"), ("right", "list<u8>")],
-        "result<list<u8>, record { code: u32, message: string }>",
-    ),
     ("facts", "local-region", &[], "string"),
     ("facts", "regions", &[], "list<string>"),
     ("facts", "pools", &[("region", "string")], "list<string>"),
@@ -325,7 +319,7 @@ mod tests {
 
     use super::*;
 
-    const INTERFACES: [&str; 14] = [
+    const INTERFACES: [&str; 13] = [
         "facts",
         "draft",
         "log",
@@ -339,7 +333,6 @@ mod tests {
         "failover-facts",
         "failover-answers",
         "proposer",
-        "resolver",
     ];
 
     /// A type of WIT, resolved to its structure.

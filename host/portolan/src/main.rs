@@ -21,7 +21,6 @@ mod geography;
 mod init;
 mod leases;
 mod live;
-mod merging;
 mod migrate;
 mod moving;
 mod node;

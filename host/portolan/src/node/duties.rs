@@ -103,15 +103,10 @@ impl Duties {
         });
         let known: BTreeMap<ShardName, Known> =
             futures_util::future::join_all(asked).await.into_iter().flatten().collect();
-        self.known.store(Arc::new(known));
-        self.held()
-    }
-
-    /// The copies that this node follows other regions into.
-    pub(super) fn held(&self) -> BTreeMap<ShardName, Store> {
-        let known = self.known.load();
         let held = known.iter().filter(|(_, known)| known.duty.held);
-        held.map(|(shard, known)| (shard.clone(), known.store.clone())).collect()
+        let held = held.map(|(shard, known)| (shard.clone(), known.store.clone())).collect();
+        self.known.store(Arc::new(known));
+        held
     }
 
     /// Gives all up.

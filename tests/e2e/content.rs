@@ -14,6 +14,8 @@ use tempfile::TempDir;
 use crate::shards::{folder, open, read, token};
 use crate::{good, says};
 
+mod regions;
+
 /// A word that stands in contents, and nowhere else on the disk.
 const CANARY: &[u8] = b"a-canary-that-nobody-may-read";
 

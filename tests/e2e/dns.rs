@@ -1,5 +1,7 @@
 //! Names that lead to regions: asked of running nodes as resolvers ask, and as the command line shows them.
 
+mod others;
+
 use std::net::SocketAddr;
 
 use portolan_tests::node::Node;

@@ -12,11 +12,15 @@ mod storm;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::Request;
 use portolan_foundation::random;
+use portolan_tests::client::{Answer, Client};
 use portolan_tests::clients::{Clients, Dice};
 use portolan_tests::history::{Asked, Found, judge};
 use portolan_tests::regions::{HOME, Loss, REGIONS, SHARDS, World, at};
 use portolan_tests::{PATIENCE, until};
+use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -26,6 +30,8 @@ const OTHERS: [&str; 2] = ["ap", "eu"];
 const SOME: usize = 30;
 /// Local reads that a region answers while something is wrong.
 const READS: usize = 10;
+/// Less than a request takes that waits for news.
+const QUICK: Duration = Duration::from_millis(1_900);
 /// From one look at what clients have done to the next.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -96,6 +102,30 @@ impl Play {
             "local reads are not answered: {}",
             self.world.logs()
         );
+    }
+
+    /// Asks a region for a page of a tenant's application; gives the region whose application answered.
+    async fn application(&self, region: &str) -> String {
+        let answer = self.ask(region, Request::get("/page"), "").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let told: Value = serde_json::from_slice(&answer.body).unwrap();
+        told["headers"]["portolan-region"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Asks a region for the rows of the first tenant, or changes them.
+    async fn rows(&self, region: &str, request: http::request::Builder, content: &str) -> Answer {
+        let authorization = format!("Bearer {}", self.clients.token(0));
+        self.ask(region, request.header("authorization", authorization), content).await
+    }
+
+    async fn ask(&self, region: &str, request: http::request::Builder, content: &str) -> Answer {
+        let front = self.world.node(at(region)).public();
+        let mut client = Client::connect(front, "shop.test").await.unwrap();
+        let request = request.header("x-tenant", &self.clients.tenants[0]);
+        client
+            .send(request.header("content-type", "application/json"), Bytes::from(content.to_owned()))
+            .await
+            .unwrap()
     }
 
     /// Waits until other regions than the first write all shards, and gives what they say is lost.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{Method, Request};
 use portolan_test_postgres::Cluster;
 use portolan_tests::client::{Answer, Client};
+use portolan_tests::guests::resolving;
 use portolan_tests::node::{self, Node, run};
 use portolan_tests::until;
 use portolan_tests::upstream::Upstream;
@@ -27,10 +28,12 @@ const POSTGRES_ROWS: &str =
     "SELECT CAST(id AS text) || '/' || coalesce(CAST(total AS text), '0') FROM orders ORDER BY id";
 
 /// What all regions write.
-const SQLITE_VISITS: &str = "CREATE TABLE visits (tenant text NOT NULL, id integer NOT NULL, note text, PRIMARY KEY (tenant, id)) STRICT;\n";
-const POSTGRES_VISITS: &str =
-    "CREATE TABLE visits (tenant text NOT NULL, id bigint NOT NULL, note text, PRIMARY KEY (tenant, id));\n";
+const SQLITE_VISITS: &str = "CREATE TABLE visits (tenant text NOT NULL, id integer NOT NULL, note text, PRIMARY KEY (tenant, id)) STRICT;\n\
+    CREATE TABLE remarks (tenant text NOT NULL, id integer NOT NULL, note text, PRIMARY KEY (tenant, id)) STRICT;\n";
+const POSTGRES_VISITS: &str = "CREATE TABLE visits (tenant text NOT NULL, id bigint NOT NULL, note text, PRIMARY KEY (tenant, id));\n\
+    CREATE TABLE remarks (tenant text NOT NULL, id bigint NOT NULL, note text, PRIMARY KEY (tenant, id));\n";
 const VISITS: &str = "SELECT CAST(id AS text) || '/' || note FROM visits ORDER BY id";
+const REMARKS: &str = "SELECT CAST(id AS text) || '/' || note FROM remarks ORDER BY id";
 
 /// Three regions with one shard, written in `eu`.
 struct World {
@@ -113,7 +116,8 @@ impl World {
     async fn share(&self) {
         let mut text = "[tenants]\nsources = [{ header = \"x-tenant\" }]\n[shard.s1]\nprimary = \"eu\"\n\
              [table.orders]\ntenant = \"tenant\"\nkey = [\"tenant\", \"id\"]\n\
-             [table.visits]\ntenant = \"tenant\"\nkey = [\"tenant\", \"id\"]\nwriters = \"members\"\n"
+             [table.visits]\ntenant = \"tenant\"\nkey = [\"tenant\", \"id\"]\nwriters = \"members\"\n\
+             [table.remarks]\ntenant = \"tenant\"\nkey = [\"tenant\", \"id\"]\nwriters = \"members\"\nconflict = { policy = \"losers\" }\n"
             .to_owned();
         for (at, region) in REGIONS.iter().enumerate() {
             text.push_str(&format!("[shard.s1.store.{region}]\n{}\n[region.{region}]\n", self.store(region)));
@@ -164,6 +168,9 @@ impl World {
             std::fs::create_dir_all(&migrations).unwrap();
             std::fs::write(migrations.join("0001_create_orders.sql"), sql).unwrap();
         }
+        // A policy of which the row is made that would have lost.
+        let losers = resolving("(call $ok (local.get $right) (local.get $right_bytes))");
+        std::fs::write(folder.path().join("policies/losers.wasm"), losers).unwrap();
         let (code, text) = says(folder.path(), &["migrate", "apply"]).await;
         assert_eq!(code, 0, "{text}");
         Node::start_in(folder).await
@@ -275,6 +282,44 @@ async fn members_write_where_they_are_on_sqlite() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_write_where_they_are_on_postgres() {
     members_write_where_they_are(Some(Cluster::start().await)).await;
+}
+
+/// Two regions write one row while neither sees the other: the primary asks the table's policy, and all have what it says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_merges_what_regions_wrote_apart() {
+    let mut world = World::start(None).await;
+    let remark = async |world: &World, region: &str| {
+        let remark = json!({ "id": 1, "note": region });
+        until("a member's write", async || {
+            ask(world.of(region), &world.acme, Method::POST, "/-/data/remarks", remark.clone()).await.status
+                == 201
+        })
+        .await;
+    };
+    world.kill("us");
+    world.kill("ap");
+    remark(&world, "eu").await;
+    world.kill("eu");
+    world.restart("us").await;
+    remark(&world, "us").await;
+    world.restart("eu").await;
+    world.restart("ap").await;
+    until("one remark of both", async || {
+        for region in REGIONS {
+            if world.texts(region, REMARKS).await != ["1/eu"] {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
+    let folder = world.of("eu").folder();
+    until("it is told by whom", async || {
+        let (code, text) = says(folder, &["conflicts", "list", "s1"]).await;
+        assert_eq!(code, 0, "{text}");
+        text.contains("by policy: lost") && text.contains("; merged by losers@")
+    })
+    .await;
 }
 
 async fn feeds(folder: &Path) -> Vec<Value> {

@@ -5,6 +5,8 @@ use std::cell::RefCell;
 
 use bytes::Bytes;
 use http::Request;
+use portolan_core::balance::{splitmix, stable_hash};
+use portolan_core::steering::WHOLE;
 use portolan_tests::client::Client;
 use portolan_tests::line::{Line, Passage, Weather};
 use portolan_tests::node::{Node, folder, good};
@@ -93,6 +95,13 @@ async fn round(node: &Node, near: &str) -> (usize, usize, Vec<String>) {
     (eu, us, why)
 }
 
+/// How many of a round's clients lie on the first so many parts of the line on which their hashes fall.
+fn on_the_line(parts: u32) -> usize {
+    let hash =
+        |client: &usize| splitmix(stable_hash(format!("10.0.0.{client}").as_bytes()) ^ stable_hash(b""));
+    (0..CLIENTS).filter(|client| hash(client) % u64::from(WHOLE) < u64::from(parts)).count()
+}
+
 /// One of two applications of a region dies, and a part of the region's clients goes to the other region; both die, and all do; they are back,
 /// and so is everybody.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -106,6 +115,13 @@ async fn what_a_region_cannot_take_goes_to_another_over_the_link() {
     until("a part of it spills over", async || {
         let (stays, spills, why) = round(&pair.eu, "eu").await;
         stays > spills && spills > 0 && why == ["spilled"]
+    })
+    .await;
+    // More stay while the other region still ramps up, which it does from when it was seen first.
+    let stays = on_the_line(WHOLE * 7 / 10);
+    until("each client is where its hash says", async || {
+        let (eu, us, _) = round(&pair.eu, "eu").await;
+        (eu, us) == (stays, CLIENTS - stays)
     })
     .await;
     two.kill();

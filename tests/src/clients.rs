@@ -114,6 +114,12 @@ impl Clients {
         running
     }
 
+    /// The token of a tenant, by its place among all.
+    #[must_use]
+    pub fn token(&self, tenant: usize) -> &str {
+        &self.tokens[tenant]
+    }
+
     /// An id that nobody has had.
     pub fn id(&self) -> u64 {
         self.ids.fetch_add(1, Ordering::Relaxed)

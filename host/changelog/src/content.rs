@@ -5,6 +5,7 @@
 //! changes come one after another, and their numbers in the order in which they are seen.
 
 mod chunks;
+mod following;
 mod items;
 mod shares;
 mod uploads;
@@ -12,8 +13,11 @@ mod uploads;
 use portolan_core::ids::TenantName;
 use portolan_core::log::Epoch;
 use portolan_core::time::Moment;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 pub use self::chunks::{Chunk, Part};
+pub use self::following::{Known, Span};
 pub use self::items::{Item, Listed, NewVersion, Stored};
 pub use self::shares::{Mapping, Share};
 pub use self::uploads::Upload;
@@ -23,7 +27,8 @@ use crate::model::fence::{Closed, Lease, Outcome};
 use crate::store::{self, FENCE, FENCE_LOCK, Role, Store, TENANT_LOCK};
 
 /// The tables, those that refer to others first.
-pub(crate) const TABLES: [&str; 13] = [
+pub(crate) const TABLES: [&str; 14] = [
+    "content_stranded",
     "content_log",
     "content_sync_mapping",
     "content_share",
@@ -42,7 +47,7 @@ pub(crate) const TABLES: [&str; 13] = [
 /// A transaction over one tenant's content. One that is dropped was never there.
 #[derive(Debug)]
 pub struct Content {
-    /// Under which lease it writes; none when it reads.
+    /// Under which lease it writes; none when it reads, or takes what another region wrote.
     lease: Option<Epoch>,
     session: Session,
     tenant: String,
@@ -60,12 +65,16 @@ pub struct Account {
 }
 
 /// One change of a tenant's content.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Change {
     /// When, in milliseconds since 1970.
     pub at_ms: u64,
     /// The version, or the share's status.
     pub detail: String,
+    /// The SHA-256 of it and of the digest before it, so that nobody changes what was decided unseen; '' from before digests were noted.
+    pub digest: String,
+    /// The lease under which it was written; 0 from before leases were noted.
+    pub epoch: u64,
     /// `version` or `share`.
     pub kind: String,
     /// Its number; a tenant's only rise.
@@ -178,10 +187,12 @@ impl Content {
         let rows = self.query(next, &[]).await?;
         let seq = rows.first().ok_or_else(|| Error::Damaged("the tenant has no account".to_owned()))?;
         let seq = seq.number(0)?;
-        let sql = "INSERT INTO portolan_content_log (tenant, seq, kind, site, subject, detail, at_ms) \
-            VALUES ($1, $2, $3, $4, $5, $6, $7)";
-        let args = [seq.into(), kind.into(), site.into(), subject.into(), detail.into(), Value::from(at_ms)];
-        self.run(sql, &args).await?;
+        let epoch = self.lease.map_or(0, |epoch| epoch.0);
+        let (kind, site, subject) = (kind.to_owned(), site.to_owned(), subject.to_owned());
+        let (detail, digest) = (detail.to_owned(), String::new());
+        let change = Change { at_ms, detail, digest, epoch, kind, seq, site, subject };
+        let digest = self.digest(&change).await?;
+        self.log(&Change { digest, ..change }).await?;
         Ok(seq)
     }
 
@@ -190,7 +201,7 @@ impl Content {
     /// # Errors
     /// When the database does not answer.
     pub async fn changes(&mut self, after: u64, max: u64) -> Result<Vec<Change>, Error> {
-        let sql = "SELECT seq, kind, site, subject, detail, at_ms FROM portolan_content_log \
+        let sql = "SELECT seq, kind, site, subject, detail, at_ms, epoch, digest FROM portolan_content_log \
             WHERE tenant = $1 AND seq > $2 ORDER BY seq LIMIT $3";
         let rows = self.query(sql, &[after.into(), max.into()]).await?;
         let change = |row: &Row| {
@@ -201,9 +212,38 @@ impl Content {
                 subject: row.text(3)?,
                 detail: row.text(4)?,
                 at_ms: row.number(5)?,
+                epoch: row.number(6)?,
+                digest: row.text(7)?,
             })
         };
         rows.iter().map(change).collect()
+    }
+
+    /// What names an entry and all before it.
+    async fn digest(&mut self, change: &Change) -> Result<String, Error> {
+        let sql = "SELECT digest FROM portolan_content_log WHERE tenant = $1 AND seq = $2";
+        let before = self.query(sql, &[change.seq.saturating_sub(1).into()]).await?;
+        let before = before.first().map_or_else(|| Ok(String::new()), |row| row.text(0))?;
+        let Change { at_ms, detail, epoch, kind, seq, site, subject, .. } = change;
+        let text = json!([before, self.tenant, seq, epoch, kind, site, subject, detail, at_ms]).to_string();
+        Ok(Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Writes an entry of the log as it is.
+    async fn log(&mut self, change: &Change) -> Result<(), Error> {
+        let sql = "INSERT INTO portolan_content_log (tenant, seq, kind, site, subject, detail, at_ms, epoch, digest) \
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+        let args = [
+            change.seq.into(),
+            change.kind.as_str().into(),
+            change.site.as_str().into(),
+            change.subject.as_str().into(),
+            change.detail.as_str().into(),
+            Value::from(change.at_ms),
+            change.epoch.into(),
+            change.digest.as_str().into(),
+        ];
+        self.run(sql, &args).await.map(drop)
     }
 
     /// Commits, after another look at the fence.

@@ -279,6 +279,8 @@ impl Store {
                 kind: ConflictKind::Stranded,
                 placement: own.placement,
                 row: image,
+                resolution: None,
+                resolver: None,
                 rule: STRANDED.to_owned(),
                 tenant: own.tenant.clone(),
                 transaction: None,

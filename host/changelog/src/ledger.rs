@@ -35,7 +35,14 @@ pub struct Lost {
     pub placement: Placement,
     /// The row as it was, in canonical form; none when it was a deletion.
     pub row: Option<String>,
-    /// The rule by which it lost: `lww`, `first_wins`, `home_wins` or `column_lww`; `epoch` past a cut, `source` when a
+    /// What became of it where a policy merges: `merged`, `superseded` by a version that knew more, `unasked` because one of both is no
+    /// row, or `refused: WHY`; none while nobody was asked, and of other rules. Only the shard's primary knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolution: Option<String>,
+    /// The policy that was asked last, as `NAME@DIGEST`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolver: Option<String>,
+    /// The rule by which it lost: `lww`, `first_wins`, `home_wins`, `column_lww` or `policy`; `epoch` past a cut, `source` when a
     /// copy began anew.
     pub rule: String,
     /// Whose it is.
@@ -99,7 +106,7 @@ impl Lost {
 
 /// The columns of [`lost`].
 pub(crate) const LOST: &str = "c.table_name, c.key, c.tenant, c.row, c.winner, c.lost_epoch, c.lost_v, c.lost_origin, \
-    c.won_epoch, c.won_v, c.won_origin, c.rule, c.kind, c.id, c.at_us, c.placement, c.written_by";
+    c.won_epoch, c.won_v, c.won_origin, c.rule, c.kind, c.id, c.at_us, c.placement, c.written_by, c.resolver, c.resolution";
 
 impl Store {
     /// Losers that are kept.
@@ -215,6 +222,8 @@ impl Store {
                 kind: found.kind,
                 placement: found.placement,
                 row: image(&found.loser),
+                resolution: None,
+                resolver: None,
                 rule: found.rule.to_owned(),
                 tenant: found.tenant.clone(),
                 transaction: None,
@@ -276,6 +285,8 @@ pub(crate) fn lost(row: &Row) -> Result<Lost, Error> {
         kind: kind_of(&row.text(12)?)?,
         placement: Placement(row.number(15)?),
         row: row.text_or_null(3)?,
+        resolution: row.text_or_null(18)?,
+        resolver: row.text_or_null(17)?,
         rule: row.text(11)?,
         tenant: tenant_of(row, 2)?,
         transaction: row.text_or_null(16)?,

@@ -495,6 +495,8 @@ pub(crate) async fn keep_stranded(
             kind: ConflictKind::Stranded,
             placement: record.placement,
             row: change.row.clone(),
+            resolution: None,
+            resolver: None,
             rule: STRANDED.to_owned(),
             tenant: record.tenant.clone(),
             transaction: Some(format!("{source}/{}.{}", at.epoch, at.transaction)),

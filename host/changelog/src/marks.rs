@@ -17,7 +17,7 @@ pub(crate) fn told(rule: &ConflictRule) -> String {
         named.map(|(column, _)| column.as_str()).collect::<Vec<_>>()
     };
     match rule {
-        ConflictRule::LastWriterWins => String::new(),
+        ConflictRule::LastWriterWins | ConflictRule::Policy { .. } => String::new(),
         ConflictRule::FirstWins | ConflictRule::HomeWins => json!({ "rule": rule.word() }).to_string(),
         ConflictRule::Columns { rest, .. } => json!({
             "counter": named(ColumnRule::Counter),
@@ -43,7 +43,7 @@ pub(crate) enum Event {
 pub(crate) fn expression(table: &Declared, event: Event, now: &str) -> Option<String> {
     let stamp = "json_array(v, origin)";
     match &table.table.conflict {
-        ConflictRule::LastWriterWins => None,
+        ConflictRule::LastWriterWins | ConflictRule::Policy { .. } => None,
         ConflictRule::HomeWins => Some(format!(
             "coalesce((SELECT json_object('home', json_array(f.epoch, v)) FROM portolan_fence f \
              WHERE f.epoch > 0 AND f.deadline_us > {now}), marks)"

@@ -164,6 +164,44 @@ impl Store {
         self.images(&mut *self.acquire(Role::Applier).await?, ids).await
     }
 
+    /// Which rows a tenant has after one and up to another, in the order of [`Self::tenant_rows`]; up to `max` of each table.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn tenant_ids(
+        &self,
+        tenant: &TenantName,
+        after: Option<&RowId>,
+        through: Option<&RowId>,
+        max: usize,
+    ) -> Result<Vec<RowId>, Error> {
+        let declared = self.declared();
+        let place = |id: &RowId| declared.iter().position(|own| own.table.name.as_str() == id.table);
+        let first = after.and_then(place).unwrap_or_default();
+        let last = through.and_then(place).unwrap_or(usize::MAX);
+        let mut session = self.pool(Role::Applier).snapshot().await?;
+        let mut ids = Vec::new();
+        let tables = declared.iter().enumerate().skip(first).take_while(|(at, _)| *at <= last);
+        for (_, table) in tables {
+            let name = table.table.name.as_str();
+            let here =
+                |id: Option<&RowId>| id.filter(|id| id.table == name).map_or("", |id| &id.key).to_owned();
+            let args = [
+                tenant.as_str().into(),
+                name.into(),
+                here(after).into(),
+                here(through).into(),
+                (max as u64).into(),
+            ];
+            let found = session.query(TENANT_IDS, &args).await?;
+            for row in found {
+                ids.push(RowId { table: name.to_owned(), key: row.text(0)? });
+            }
+        }
+        session.rollback().await?;
+        Ok(ids)
+    }
+
     /// How many rows a tenant has.
     ///
     /// # Errors
@@ -459,6 +497,10 @@ impl Stamp {
 const TENANT_ROWS: &str = "SELECT r.table_name, r.key, r.tenant, r.placement, r.deleted, r.epoch, r.v, r.origin, \
     r.replaces_epoch, r.replaces_v, r.replaces_origin, f.schema, CAST(r.marks AS TEXT) FROM portolan_row r, portolan_fence f \
     WHERE r.tenant = $1 AND r.table_name = $2 AND r.key > $3 AND r.deleted = 0 ORDER BY r.key LIMIT $4";
+
+/// No key is empty.
+const TENANT_IDS: &str = "SELECT r.key FROM portolan_row r WHERE r.tenant = $1 AND r.table_name = $2 AND r.key > $3 \
+    AND ($4 = '' OR r.key <= $4) AND r.deleted = 0 ORDER BY r.key LIMIT $5";
 
 const NEXT_TENANT: &str = "SELECT r.tenant, coalesce((SELECT t.away FROM portolan_tenant t WHERE t.tenant = r.tenant), 0) \
     FROM portolan_row r WHERE r.tenant > $1 AND r.deleted = 0 ORDER BY r.tenant LIMIT 1";

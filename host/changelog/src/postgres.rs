@@ -27,6 +27,8 @@ use crate::table::{Catalogue, Declared, array};
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "create shard", include_str!("../../../migrations/shard/postgres/0001_create_shard.sql")),
     (2, "create content", include_str!("../../../migrations/shard/postgres/0002_create_content.sql")),
+    (3, "follow content", include_str!("../../../migrations/shard/postgres/0003_follow_content.sql")),
+    (4, "add resolutions", include_str!("../../../migrations/shard/postgres/0004_add_resolutions.sql")),
 ];
 
 /// Where a shard's database is: for each role a URL of the form `postgres://ROLE:PASSWORD@HOST:PORT/DATABASE`, with what libpq

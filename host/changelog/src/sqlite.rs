@@ -7,7 +7,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use portolan_core::tenant_table::{ConflictRule, TenantTable};
+use portolan_core::tenant_table::TenantTable;
 use sqlx::ConnectOptions as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
@@ -26,6 +26,8 @@ use crate::table::{Catalogue, Declared};
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "create shard", include_str!("../../../migrations/shard/sqlite/0001_create_shard.sql")),
     (2, "create content", include_str!("../../../migrations/shard/sqlite/0002_create_content.sql")),
+    (3, "follow content", include_str!("../../../migrations/shard/sqlite/0003_follow_content.sql")),
+    (4, "add resolutions", include_str!("../../../migrations/shard/sqlite/0004_add_resolutions.sql")),
 ];
 
 pub(crate) fn migrator(migrations: &'static [(i64, &'static str, &'static str)]) -> Migrator {
@@ -268,7 +270,7 @@ fn update(table: &Declared) -> String {
     let other = format!("({} IS NOT {}{moved})", table.key("OLD"), table.key("NEW"));
     let changed: Vec<String> = table.columns.iter().map(|column| marks::changed(column)).collect();
     let changed = format!("({})", changed.join(" OR "));
-    if table.table.conflict == ConflictRule::LastWriterWins {
+    if table.table.conflict.is_by_version() {
         let put = Image::Put { was: &format!("NOT {other}"), event: Event::Update };
         return record(table, "OLD", Image::Gone, &other) + &record(table, "NEW", put, &changed);
     }

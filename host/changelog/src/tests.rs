@@ -12,6 +12,7 @@ use place::{PATIENCE, Place};
 mod applying;
 mod auditing;
 mod capture;
+mod contents;
 mod decoding;
 mod duty;
 mod fence;
@@ -62,6 +63,8 @@ const CASES: &[Case] = cases![
     capture::tables_of_like_names_are_captured_each,
     capture::triggers_are_made_when_they_must_be,
     capture::values_have_one_text,
+    contents::a_copy_goes_back_to_where_it_is_the_writers,
+    contents::nothing_of_content_comes_where_it_is_written_or_sealed,
     duty::what_was_said_outlives_who_said_it,
     fence::a_commit_after_the_lease_is_unknown,
     fence::a_file_in_place_of_another_is_noticed,
@@ -99,6 +102,7 @@ const CASES: &[Case] = cases![
     retaining::a_piece_that_is_missing_stops_nobody,
     retaining::nobody_waits_for_a_trim,
     retaining::what_was_trimmed_of_other_epochs_and_logs_is_told_apart,
+    rules::a_policy_makes_one_row_of_two,
     rules::losers_are_read_by_page,
     rules::regions_end_alike_by_each_rule,
     rules::tables_and_writes_must_fit_their_rule,

@@ -87,6 +87,14 @@ impl Connection {
         })
     }
 
+    /// The same of registers whose names begin so. SQLite tells of all that is written.
+    pub(crate) async fn watch_registers(&self, prefix: &str) -> Result<Watcher, Away> {
+        Ok(match self {
+            Self::Etcd(etcd) => Watcher::Etcd(etcd.watch_registers(prefix).await?),
+            Self::Sqlite(sqlite) => Watcher::Sqlite(sqlite.watch().await?),
+        })
+    }
+
     pub(crate) async fn registers(&self, after: u64) -> Result<Registers, Away> {
         match self {
             Self::Etcd(etcd) => etcd.registers(after).await,

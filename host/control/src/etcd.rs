@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use etcd_client::{
     Certificate, Client, Compare, CompareOp, ConnectOptions, GetOptions, Identity, PutOptions, SortOrder,
-    SortTarget, TlsOptions, Txn, TxnOp, WatchStream,
+    SortTarget, TlsOptions, Txn, TxnOp, WatchOptions, WatchStream,
 };
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
@@ -152,10 +152,17 @@ impl Etcd {
     }
 
     pub(crate) async fn watch(&self) -> Result<Watcher, Away> {
-        let newest = self.newest();
+        self.watch_keys(&self.newest(), WatchOptions::new()).await
+    }
+
+    pub(crate) async fn watch_registers(&self, prefix: &str) -> Result<Watcher, Away> {
+        self.watch_keys(&self.register(prefix), WatchOptions::new().with_prefix()).await
+    }
+
+    async fn watch_keys(&self, key: &str, options: WatchOptions) -> Result<Watcher, Away> {
         let stream = self.ask(|client| {
-            let newest = newest.clone();
-            async move { client.watch_client().watch(newest, None).await }
+            let (key, options) = (key.to_owned(), options.clone());
+            async move { client.watch_client().watch(key, Some(options)).await }
         });
         Ok(Watcher(stream.await?))
     }

@@ -26,7 +26,7 @@ pub use components::{Components, Missing, S3Config, Shared, Swept, bucket};
 pub use engine::{Engine, EtcdConfig};
 pub use error::{Away, Conflict, Damaged, Error};
 pub use object::{Body, Key, KeyError, Manager, Object};
-pub use register::{Register, Registers, Swap};
+pub use register::{Register, RegisterNews, Registers, Swap};
 pub use state::State;
 pub use store::{Committed, Health, NodeReport, RolloutReport, Store, Verified};
 

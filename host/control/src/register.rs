@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::defaults::{REGISTER_BYTES_MAX, REGISTERS_AT_ONCE_MAX};
+use crate::engine::Watcher;
 use crate::error::Error;
 use crate::store::Store;
 
@@ -36,6 +37,23 @@ pub struct Swap {
     pub expect: Vec<(String, u64)>,
     /// Registers, and what they are to say.
     pub put: Vec<(String, String)>,
+}
+
+/// Tells that registers may have been written.
+#[derive(Debug)]
+pub struct RegisterNews(Watcher);
+
+impl RegisterNews {
+    /// Waits until some may have been written. Which, [`Store::registers`] says.
+    ///
+    /// # Errors
+    /// [`Error::Away`] when the store is lost: ask for news again, and look then, because some may have been missed.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost: whoever is told reads from where it was.
+    pub async fn changed(&mut self) -> Result<(), Error> {
+        Ok(self.0.changed().await?)
+    }
 }
 
 impl Swap {
@@ -69,6 +87,14 @@ impl Store {
     /// [`Error::Away`] when the store does not answer.
     pub async fn registers(&self, after: u64) -> Result<Registers, Error> {
         Ok(self.reached().await?.registers(after).await?)
+    }
+
+    /// Tells from now on that registers whose names begin so may have been written, also by this process.
+    ///
+    /// # Errors
+    /// [`Error::Away`] when the store does not answer.
+    pub async fn register_news(&self, prefix: &str) -> Result<RegisterNews, Error> {
+        Ok(RegisterNews(self.reached().await?.watch_registers(prefix).await?))
     }
 
     /// Writes registers, if all are as expected. Gives the number of the change; none when one is not as expected, and nothing was written.

@@ -136,7 +136,10 @@ async fn registers(place: &Place) {
         expect: expect.iter().map(|(name, revision)| ((*name).to_owned(), *revision)).collect(),
         put: put.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
     };
+    let follower = place.open("news").await;
+    let mut news = follower.register_news("a").await.unwrap();
     let first = store.swap(&swap(&[("a", 0), ("b", 0)], &[("a", "1"), ("b", "1")])).await.unwrap().unwrap();
+    timeout(PATIENCE, news.changed()).await.expect("others are told").unwrap();
     assert_eq!(store.swap(&swap(&[("a", 0)], &[("a", "2")])).await.unwrap(), None, "it is there");
     assert_eq!(store.swap(&swap(&[("a", first), ("b", first + 1)], &[("a", "2")])).await.unwrap(), None);
     let second = store.swap(&swap(&[("a", first), ("b", first)], &[("a", "2")])).await.unwrap().unwrap();

@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 
 use crate::breaker::{Admission, Breaker};
 use crate::ids::{RegionName, ShardName};
+use crate::log::Epoch;
 use crate::time::Moment;
 use crate::topology::BreakerLimits;
 
@@ -52,6 +53,8 @@ pub struct Detour {
 /// What failover wants of gateways.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
+    /// Shards that are handed over in an orderly way just now, with the epoch that is over: who writes them waits for the news of the next.
+    pub changing: BTreeMap<ShardName, Epoch>,
     /// Whose traffic goes elsewhere.
     pub detours: BTreeMap<RegionName, Detour>,
     /// Regions that take nothing as long as there are others.

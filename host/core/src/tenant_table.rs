@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ids::{Digest, PolicyName};
 use crate::loss::Durability;
 
 /// The longest name of a table or column: PostgreSQL cuts identifiers at 63 bytes.
@@ -85,6 +86,13 @@ pub enum ConflictRule {
     /// The higher version wins.
     #[default]
     LastWriterWins,
+    /// The higher version wins, until a policy has made one row of both: the shard's primary asks it, and what it says is a new version.
+    Policy {
+        /// Which policy, of those that merge.
+        policy: PolicyName,
+        /// A version in the control store; none for the folder of policies.
+        version: Option<Digest>,
+    },
 }
 
 /// How a column is merged by itself.
@@ -121,7 +129,14 @@ impl ConflictRule {
             Self::Columns { .. } | Self::LastWriterWins => "lww",
             Self::FirstWins => "first_wins",
             Self::HomeWins => "home_wins",
+            Self::Policy { .. } => "policy",
         }
+    }
+
+    /// Do whole rows win by their versions alone, so that nothing need be known beside them?
+    #[must_use]
+    pub const fn is_by_version(&self) -> bool {
+        matches!(self, Self::LastWriterWins | Self::Policy { .. })
     }
 
     /// The columns that have a rule of their own.

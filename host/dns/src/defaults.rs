@@ -85,6 +85,10 @@ pub const PUSH_LOOK: Duration = Duration::from_secs(60);
 pub const PUSH_RETRY_MIN: Duration = Duration::from_millis(500);
 /// As [`PUSH_RETRY_MIN`] says.
 pub const PUSH_RETRY_MAX: Duration = Duration::from_secs(15);
+/// Names of one batch of changes at a provider: both take several hundred records of one.
+pub const CLOUD_NAMES_AT_ONCE: usize = 50;
+/// Pages of records that a zone at a provider may have: some hundred records each, read once a minute.
+pub const CLOUD_PAGES_MAX: usize = 100;
 /// How often a secondary is told of a plan before it is left to ask by itself.
 pub const NOTIFY_TRIES: u32 = 5;
 /// How long it may take to say that it was told; doubled with each try.

@@ -6,6 +6,7 @@
 //!
 //! Nothing needs to be transferred: our own names are known.
 
+pub mod cloud;
 mod decide;
 mod exchange;
 mod keeper;
@@ -13,10 +14,13 @@ mod message;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use portolan_foundation::{clock, task};
 
+use self::cloud::{Cloud, Provider};
+use self::decide::Standing;
 pub use self::keeper::{Keeper, Plans, Pushed, TargetReport};
 use crate::name::Name;
 use crate::plan::{Family, Plan, Regions, address};
@@ -29,6 +33,24 @@ pub struct Target {
     key: SharedKey,
     server: SocketAddr,
     zone: Name,
+}
+
+/// Who keeps a zone's records.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Server {
+    /// A server that takes updates.
+    At(SocketAddr),
+    /// A provider, with the zone's id there.
+    Cloud(Provider, String),
+}
+
+/// Where a plan is pushed.
+#[derive(Clone, Debug)]
+pub enum Destination {
+    /// A provider's API.
+    Cloud(Cloud),
+    /// A server that takes updates.
+    Server(Target),
 }
 
 /// What a name is to have.
@@ -91,7 +113,7 @@ pub enum Found {
 pub enum Failure {
     /// The name is an alias; addresses cannot stand beside it.
     #[error("{0} is an alias (CNAME) on {1}: remove that first, addresses cannot stand beside it")]
-    Alias(Name, SocketAddr),
+    Alias(Name, Server),
     /// The clocks differ.
     #[error(
         "{server} says that our clock is wrong: here it is {ours_s} s after 1970, there {}; signatures hold for five minutes, so set \
@@ -102,9 +124,17 @@ pub enum Failure {
         /// Ours.
         ours_s: u64,
         /// The server.
-        server: SocketAddr,
+        server: Server,
         /// Theirs, as far as it says.
         theirs_s: Option<u64>,
+    },
+    /// The keys for a provider cannot be used.
+    #[error("the credentials for {server}: {what}. Nothing was changed")]
+    Credentials {
+        /// The provider.
+        server: Server,
+        /// What is wrong.
+        what: String,
     },
     /// It was written and is not there.
     #[error(
@@ -116,7 +146,7 @@ pub enum Failure {
         /// The name.
         name: Name,
         /// The server.
-        server: SocketAddr,
+        server: Server,
     },
     /// The server knows the key by another secret, or not at all.
     #[error(
@@ -126,7 +156,7 @@ pub enum Failure {
         /// The key's name.
         key: Name,
         /// The server.
-        server: SocketAddr,
+        server: Server,
     },
     /// The server does not do it.
     #[error("{server} refuses the update of {zone} ({what}). Nothing was changed: {advice}")]
@@ -134,7 +164,7 @@ pub enum Failure {
         /// What to do.
         advice: &'static str,
         /// The server.
-        server: SocketAddr,
+        server: Server,
         /// What it says.
         what: String,
         /// The zone.
@@ -144,7 +174,7 @@ pub enum Failure {
     #[error("{server}: {what}. It is tried again with the next pass")]
     Unreachable {
         /// The server.
-        server: SocketAddr,
+        server: Server,
         /// What happened.
         what: String,
     },
@@ -177,6 +207,62 @@ impl Change {
     }
 }
 
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(address) => address.fmt(f),
+            Self::Cloud(provider, id) => write!(f, "{}/{id}", provider.as_str()),
+        }
+    }
+}
+
+impl From<Cloud> for Destination {
+    fn from(cloud: Cloud) -> Self {
+        Self::Cloud(cloud)
+    }
+}
+
+impl From<Target> for Destination {
+    fn from(target: Target) -> Self {
+        Self::Server(target)
+    }
+}
+
+impl Destination {
+    /// Does it compare the plan's number in the change itself, so that who is late changes nothing? What does not is weaker, whatever else guards it.
+    #[must_use]
+    pub const fn is_guarded(&self) -> bool {
+        matches!(self, Self::Server(_))
+    }
+
+    /// Writes what is wanted where nobody with a higher number has, and reads it back. To do so again repairs what somebody changed by hand, as long as
+    /// the number is this plan's.
+    pub async fn push(&self, change: &Change, mode: Mode) -> Outcomes {
+        match self {
+            Self::Cloud(cloud) => cloud.push(change, mode).await,
+            Self::Server(target) => target.push(change, mode).await,
+        }
+    }
+
+    /// Who keeps the records.
+    #[must_use]
+    pub fn server(&self) -> Server {
+        match self {
+            Self::Cloud(cloud) => cloud.server(),
+            Self::Server(target) => Server::At(target.server),
+        }
+    }
+
+    /// The zone.
+    #[must_use]
+    pub const fn zone(&self) -> &Name {
+        match self {
+            Self::Cloud(cloud) => cloud.zone(),
+            Self::Server(target) => target.zone(),
+        }
+    }
+}
+
 impl Target {
     /// A server that takes updates for a zone, signed with a key.
     #[must_use]
@@ -200,6 +286,24 @@ impl Target {
     /// repairs what somebody changed by hand, as long as the number is this plan's.
     pub async fn push(&self, change: &Change, mode: Mode) -> Outcomes {
         writer::push(self, change, mode).await
+    }
+}
+
+/// What became of a name that was written, by what stands there now.
+fn read_back(
+    server: &Server,
+    (wanted, number): (&Wanted, u64),
+    outcome: &Outcome,
+    standing: &Standing,
+) -> Result<Outcome, Failure> {
+    match &standing.found {
+        Found::Number(at) if *at == number && standing.addresses == wanted.addresses => Ok(outcome.clone()),
+        Found::Number(at) if *at > number => Ok(Outcome::Overtaken(standing.found.clone())),
+        found => Err(Failure::Differs {
+            found: format!("{found:?} and {:?}", standing.addresses),
+            name: wanted.name.clone(),
+            server: server.clone(),
+        }),
     }
 }
 

@@ -85,6 +85,23 @@ pub(crate) struct Trouble {
     pub(crate) clock_s: Option<u64>,
 }
 
+/// Reads a file of secrets that nobody else may read.
+///
+/// # Errors
+/// [`SharedKeyError::File`], [`SharedKeyError::Open`].
+pub(crate) fn secret_file(path: &Path) -> Result<String, SharedKeyError> {
+    let read = || {
+        let mut text = String::new();
+        let file = std::fs::File::open(path)?;
+        let mode = file.metadata()?.mode();
+        file.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
+        Ok((mode, text))
+    };
+    let name = path.display().to_string();
+    let (mode, text) = read().map_err(|error| SharedKeyError::File(name.clone(), error))?;
+    if mode & 0o077 == 0 { Ok(text) } else { Err(SharedKeyError::Open(name)) }
+}
+
 impl SharedKey {
     /// Reads a key from text: `ALGORITHM:NAME:SECRET`.
     ///
@@ -116,19 +133,7 @@ impl SharedKey {
     /// # Errors
     /// [`SharedKeyError`].
     pub fn read(path: &Path) -> Result<Self, SharedKeyError> {
-        let read = || {
-            let mut text = String::new();
-            let file = std::fs::File::open(path)?;
-            let mode = file.metadata()?.mode();
-            file.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
-            Ok((mode, text))
-        };
-        let name = path.display().to_string();
-        let (mode, text) = read().map_err(|error| SharedKeyError::File(name.clone(), error))?;
-        if mode & 0o077 != 0 {
-            return Err(SharedKeyError::Open(name));
-        }
-        Self::new(&text)
+        Self::new(&secret_file(path)?)
     }
 
     /// Its name.

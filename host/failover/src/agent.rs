@@ -7,6 +7,7 @@
 //! Every region decides for itself, and a region carries out only what is its own: the candidate drives its promotion, the old primary its drain. Two that
 //! decide differently meet in the control store, where one revision has one successor.
 
+mod asking;
 mod drive;
 mod events;
 mod leaving;
@@ -17,11 +18,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portolan_core::ids::{RegionName, ShardName};
+use portolan_core::log::Epoch;
 use portolan_core::time::Moment;
 
+use self::asking::{Asked, Why};
 pub use self::events::{Capacity, Effect, Event, Now, Setup, Shard, Word};
 use crate::counter::{Outcome, Reason};
-use crate::defaults::{DECIDE, SCAN, SCAN_BUSY};
+use crate::defaults::DECIDE;
 use crate::evidence::Chain;
 use crate::intent::Intents;
 use crate::lease::{Challenger, Holder, Incarnation, Permit, Title};
@@ -29,27 +32,12 @@ use crate::matrix::{Matrix, Path, Report};
 use crate::members::Seat;
 use crate::picture::{Picture, Removal, Shift};
 use crate::policies::{Fault, Seat as PolicySeat};
-use crate::promotion::Step;
+use crate::promotion::{Kind, Step};
 use crate::proposal::Proposal;
-use crate::store::{Answer, Request, Revision, Table, Transaction, Value};
+use crate::store::{Revision, Table};
 
 /// How often the node's own work is looked after.
 pub const TICK: Duration = Duration::from_millis(100);
-
-/// Why the store was asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Why {
-    Change(ShardName, Transaction),
-    Lease(u64),
-    Scan,
-}
-
-/// A question to the store.
-#[derive(Clone, Debug)]
-struct Asked {
-    sent: Moment,
-    why: Why,
-}
 
 /// Where a record stands: its number, step and ramp, and since when that was seen.
 #[derive(Clone, Copy, Debug)]
@@ -197,6 +185,32 @@ impl Agent {
         &self.holder
     }
 
+    /// What operators say now.
+    #[must_use]
+    pub fn intents(&self, now: Now) -> Intents {
+        self.intents.at(now.unix_ms)
+    }
+
+    /// Shards of which it is known that nobody writes them: their lease is over, and no other has begun.
+    pub fn voids(&self) -> impl Iterator<Item = &ShardName> {
+        let is_void = |shard: &ShardName| {
+            self.table.ownership(shard).is_some_and(|owned| owned.is_void(self.table.lease(&owned.primary)))
+        };
+        self.setup.shards.keys().filter(move |shard| is_void(shard))
+    }
+
+    /// Shards that are handed over in an orderly way just now, with the epoch that is over: their next writer is a moment away.
+    pub fn changing(&self, now: Now) -> impl Iterator<Item = (&ShardName, Epoch)> {
+        let limit = self.setup.timers.pace.handover;
+        self.setup.shards.keys().filter_map(move |shard| {
+            let record = self.table.promotion(shard)?;
+            let begins = record.kind == Kind::Switchover
+                && record.is_running()
+                && (Step::Drained..Step::Opened).contains(&record.step);
+            (begins && self.stands_for(record, now.moment) <= limit).then_some((shard, record.before))
+        })
+    }
+
     /// The traffic plan.
     #[must_use]
     pub const fn shifts(&self) -> &BTreeMap<RegionName, Shift> {
@@ -217,6 +231,10 @@ impl Agent {
                 if let Some(seat) = self.setup.members.seat(&region) {
                     self.matrix.suspect(seat, path, now.moment);
                 }
+            }
+            Event::Changed => {
+                self.scan_at = now.moment;
+                self.scan(now, &mut effects);
             }
             Event::Heard(report, words) => self.hear(*report, words),
             Event::Word(word) => {
@@ -257,11 +275,7 @@ impl Agent {
         if gone.iter().any(|asked| asked.why == Why::Scan) {
             self.matrix.observe(self.own, Path::Control, Outcome::Failed(Reason::Timeout), moment);
         }
-        if moment >= self.scan_at && !self.asked.values().any(|asked| asked.why == Why::Scan) {
-            let busy = self.table.iter().any(|(_, _, value)| matches!(value, Value::Promotion(record) if record.is_running() && record.step < Step::Verified));
-            self.scan_at = moment.plus(if busy { SCAN_BUSY } else { SCAN });
-            self.ask(Why::Scan, Request::Scan, now, effects);
-        }
+        self.scan(now, effects);
         let away = self.scanned.is_none_or(|scanned| moment.since(scanned) > self.setup.timers.lease.renew);
         if away && let Some(round) = self.holder.ask_all(moment) {
             effects.push(Effect::AskAll(round));
@@ -281,34 +295,6 @@ impl Agent {
                 effects.push(Effect::Plan(Box::new(self.picture(now))));
             }
         }
-    }
-
-    fn ask(&mut self, why: Why, request: Request, now: Now, effects: &mut Vec<Effect>) {
-        self.number += 1;
-        if let Why::Change(shard, _) = &why {
-            self.changing.insert(shard.clone());
-        }
-        self.asked.insert(self.number, Asked { sent: now.moment, why });
-        effects.push(Effect::Store(self.number, request));
-    }
-
-    /// Changes entries that are about a shard, one change at a time.
-    fn change(&mut self, shard: &ShardName, change: Transaction, now: Now, effects: &mut Vec<Effect>) {
-        if self.changing.contains(shard) {
-            // It is said again once that is answered.
-            self.working.remove(shard);
-        } else {
-            self.ask(Why::Change(shard.clone(), change.clone()), Request::Commit(change), now, effects);
-        }
-    }
-
-    /// A question that was answered, or is not waited for any more.
-    fn forget(&mut self, number: u64) -> Option<Asked> {
-        let asked = self.asked.remove(&number)?;
-        if let Why::Change(shard, _) = &asked.why {
-            self.changing.remove(shard);
-        }
-        Some(asked)
     }
 
     fn hear(&mut self, report: Report, words: Vec<Word>) {
@@ -345,66 +331,6 @@ impl Agent {
             (*region == self.setup.own).then(|| Word { silent_ms, well, ..word.clone() })
         };
         self.words.iter().filter_map(own).collect()
-    }
-
-    fn stored(&mut self, number: u64, answer: Answer, now: Now, effects: &mut Vec<Effect>) {
-        let Some(Asked { sent, why }) = self.forget(number) else { return };
-        match why {
-            Why::Lease(number) => {
-                self.holder.answered(number, &answer, now.moment);
-                // What conflicts is looked at at once: every moment counts of a lease.
-                if let Some((number, request)) = self.holder.tick(now.moment) {
-                    self.ask(Why::Lease(number), request, now, effects);
-                }
-            }
-            Why::Scan => {
-                let outcome = match answer {
-                    Answer::Entries(table) => {
-                        self.see(table, sent, now);
-                        Outcome::Ok
-                    }
-                    _ => Outcome::Failed(Reason::Refused),
-                };
-                self.matrix.observe(self.own, Path::Control, outcome, now.moment);
-                self.drive(now, effects);
-            }
-            Why::Change(shard, change) => {
-                match answer {
-                    Answer::Committed(revision) => {
-                        self.table.learn(&change, revision);
-                        self.drive(now, effects);
-                    }
-                    // What was done is said again, on what is there now.
-                    _ => drop(self.working.remove(&shard)),
-                }
-                self.scan_at = now.moment;
-            }
-        }
-    }
-
-    fn see(&mut self, table: Table, sent: Moment, now: Now) {
-        self.scanned = Some(sent);
-        // A look that was overtaken by this node's own change.
-        if table.last() < self.table.last() {
-            return;
-        }
-        self.holder.see(&table, now.moment);
-        for (region, challenger) in &mut self.challengers {
-            let key = crate::store::Key::Lease(region.clone());
-            challenger.observe(table.revision(&key), table.lease(region), now.moment);
-        }
-        self.table = table;
-        // What was asked for has been done, or cannot be any more, whatever becomes of the answer.
-        let decided =
-            |change: &Transaction| change.expect.iter().any(|(key, at)| self.table.revision(key) > *at);
-        let over = |(number, asked): (&u64, &Asked)| match &asked.why {
-            Why::Change(_, change) if decided(change) => Some(*number),
-            _ => None,
-        };
-        let over: Vec<u64> = self.asked.iter().filter_map(over).collect();
-        for number in over {
-            self.forget(number);
-        }
     }
 
     /// Shards that nobody is to write, as was decided last.

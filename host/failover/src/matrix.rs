@@ -47,7 +47,7 @@ pub struct Cell {
     pub state: State,
     /// Why.
     pub reason: Reason,
-    /// How long ago it was looked at last, in milliseconds.
+    /// How long ago it answered last, in milliseconds.
     pub age_ms: u32,
 }
 
@@ -79,7 +79,7 @@ pub struct Matrix {
     own: Seat,
     probe: Probe,
     counters: [[Counter; PATHS]; REGIONS_MAX],
-    looked: [[Option<Moment>; PATHS]; REGIONS_MAX],
+    answered: [[Option<Moment>; PATHS]; REGIONS_MAX],
     heard: [Option<Heard>; REGIONS_MAX],
     /// The last reports that were sent, and when.
     sent: Vec<(u64, Moment)>,
@@ -124,7 +124,7 @@ impl Matrix {
             own,
             probe,
             counters: Default::default(),
-            looked: Default::default(),
+            answered: Default::default(),
             heard: Default::default(),
             sent: Vec::with_capacity(SENT_MAX),
             sequence: u64::from(boot) << 32,
@@ -151,8 +151,9 @@ impl Matrix {
             {
                 counter.observe(outcome, now, &probe);
             }
-            if let Some(looked) = self.looked.get_mut(counter.0).and_then(|cells| cells.get_mut(counter.1)) {
-                *looked = Some(now);
+            let answered = self.answered.get_mut(counter.0).and_then(|cells| cells.get_mut(counter.1));
+            if let Some(answered) = answered.filter(|_| outcome == Outcome::Ok) {
+                *answered = Some(now);
             }
         }
     }
@@ -183,9 +184,9 @@ impl Matrix {
     #[must_use]
     pub fn row(&self, now: Moment) -> Row {
         let mut row = Row::default();
-        for ((cells, counters), looked) in row.iter_mut().zip(&self.counters).zip(&self.looked) {
-            for ((cell, counter), looked) in cells.iter_mut().zip(counters).zip(looked) {
-                let age = looked.map_or(u128::from(u32::MAX), |looked| now.since(looked).as_millis());
+        for ((cells, counters), answered) in row.iter_mut().zip(&self.counters).zip(&self.answered) {
+            for ((cell, counter), answered) in cells.iter_mut().zip(counters).zip(answered) {
+                let age = answered.map_or(u128::from(u32::MAX), |answered| now.since(answered).as_millis());
                 let age_ms = u32::try_from(age).unwrap_or(u32::MAX);
                 *cell = Cell { state: counter.state(now), reason: counter.reason(now), age_ms };
             }

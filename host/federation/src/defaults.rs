@@ -36,10 +36,36 @@ pub const DELTA_WINDOW_LOG: u32 = 24;
 /// What one frame can have beyond its content, when nothing in it gets smaller.
 pub const FRAME_SLACK_BYTES: usize = 64 << 10;
 
-/// A frame between regions: a region's new bytes that did not get smaller, with room for what stands around them.
-pub const FRAME_BYTES_MAX: usize = REGION_BYTES_MAX + 2 * FRAME_SLACK_BYTES;
-/// Chunks that are wanted at once: those of the largest content.
-pub const WANT_CHUNKS_MAX: usize = CONTENT_CHUNKS_MAX;
+/// A message between regions: an operation of a patch that did not get smaller, with room for what stands around it.
+pub const MESSAGE_BYTES_MAX: usize = REGION_BYTES_MAX + (1 << 20);
+/// What an answer is filled up to: whole chunks, and one more than that at most.
+pub const ANSWER_BYTES: usize = 3 << 20;
+/// Operations of a patch in one answer.
+pub const PATCH_OPS_MAX: usize = 8_192;
+/// New bytes of a patch that are compressed in any case. Of more they are where they are less than half of the content.
+pub const PATCH_WHOLE_BYTES: u64 = 8 << 20;
+/// Plans of patches that are kept for the next answer: each has the places of a content's changes.
+pub const PLANS_MAX: usize = 16;
+/// Changes of one answer: they are taken in one transaction.
+pub const CHANGES_TOLD_MAX: u64 = 256;
+/// About what is told of an item that another follows: names of versions, items, a share and a site.
+pub const MAPPING_BYTES: usize = 512;
+/// Epochs that a copy names: more have not been since it was asked last.
+pub const SPANS_MAX: usize = 64;
+/// Chunks of versions that are taken in one transaction.
+pub const TAKE_CHUNKS_MAX: usize = 4_096;
+/// From one look at what happened in the region that writes to the next.
+pub const FOLLOW_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
+/// How long another region may take over one answer, of which it reads some megabytes from its store of packs.
+pub const ANSWER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+/// How long a region that is to write takes of one copy what that has more: what is on its way otherwise waits.
+pub const GATHER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+/// Tenants of a shard whose content comes at a time: one with much holds up nobody else.
+pub const FOLLOW_LANES: usize = 4;
+/// How long a copy answers by a share after it has last heard from the region that decides of it.
+pub const SHARE_LEASE: std::time::Duration = std::time::Duration::from_secs(60);
+/// How long a tenant is left alone after its content could not be taken.
+pub const FOLLOW_RETRY: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Regions in all their incarnations that wrote one item.
 pub const ACTORS_MAX: usize = 64;
@@ -106,6 +132,8 @@ pub const SEND_AHEAD: usize = 2;
 pub const PAGE_MAX: u64 = 1_000;
 /// Entries of a page where nothing is asked for.
 pub const PAGE: u64 = 100;
+/// Items of one content that are looked at for one whose reader may have it.
+pub const ALIKE_MAX: u64 = 64;
 /// Changed places that one comparison tells.
 pub const DIFF_PLACES_MAX: usize = 1_000;
 /// What a request may say in JSON.

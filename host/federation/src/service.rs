@@ -3,15 +3,29 @@
 //!
 //! What comes is cut, sealed and packed (`intake`), committed as a version (`commit`), and settled with heads that did not know it (`settle`). What
 //! is asked for is opened (`load`) and sent (`send`). `shares` and `sync` say what goes to whom, `changes` what happened, `collect` what may go.
+//!
+//! Regions that keep a copy of the shard `follow` the one that writes: it tells them what happened (`give`), contents come whole
+//! (`bring`) or as differences (`differ`, `rebuild`), and changes are taken (`taking`). Readers who take what is a little old (`fresh`) are answered from a copy, as fresh as it is (`copies`).
 
+mod bring;
 mod changes;
 mod collect;
 mod commit;
+mod copies;
+mod describe;
 mod desk;
+mod differ;
+mod follow;
+mod fresh;
+mod give;
 mod intake;
 mod load;
+mod mirrors;
+mod packing;
 mod path;
 mod problem;
+mod rebuild;
+mod repair;
 mod reply;
 mod send;
 mod settle;
@@ -19,6 +33,7 @@ mod shares;
 mod show;
 mod sync;
 mod take;
+mod taking;
 #[cfg(test)]
 mod tests;
 mod vault;
@@ -27,6 +42,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use object_store::ObjectStore;
@@ -35,19 +51,26 @@ use portolan_core::directory::Access as Open;
 use portolan_core::ids::{RegionName, ShardName, TenantName};
 use portolan_foundation::endpoint::{Answering, Body, Endpoint, Head, Routed, Work, whole};
 use portolan_foundation::shutdown::Shutdown;
-use portolan_foundation::task;
+use portolan_foundation::{clock, task};
 
+pub use self::copies::{CopyReport, Damage};
 use self::desk::{Desk, Shared};
+pub use self::follow::{Asking, Followed, Regions};
+use self::fresh::Wanted;
 use self::path::Place;
 use self::problem::Problem;
 use self::vault::Vaults;
 use crate::Error;
+use crate::defaults::GATHER_TIMEOUT;
 use crate::keys::{Keyring, Kms};
+use crate::wire::{Answer, Question};
 
 /// What stands before the path of every request.
 pub const CONTENT_PATH: &str = "/-/content";
 /// The field of an answer that names the version.
 const VERSION: HeaderName = HeaderName::from_static("content-version");
+/// The field of an answer from a copy that says how old what it shows may be, in seconds.
+const STALENESS: HeaderName = HeaderName::from_static("portolan-staleness");
 
 /// Who asks, by a token.
 pub trait Authenticate: fmt::Debug + Send + Sync {
@@ -77,6 +100,12 @@ pub struct Unauthentic(pub String);
 pub trait Homes: fmt::Debug + Send + Sync {
     /// May a tenant's content be in a region, by its residency?
     fn admits(&self, tenant: &TenantName, region: &RegionName) -> bool;
+
+    /// Copies that this node has follow the regions that write.
+    fn followed(&self) -> Vec<Followed>;
+
+    /// Regions that keep a shard, this one among them.
+    fn keepers(&self, shard: &ShardName) -> Vec<RegionName>;
 
     /// A shard's database and lease, while this region writes it.
     fn leased(&self, shard: &ShardName) -> Option<(Store, Lease)>;
@@ -130,11 +159,66 @@ impl Service {
         Self { callers, runtime, shared: Arc::new(Shared::new(homes, local, vaults)) }
     }
 
-    /// Collects what nothing uses, until shutdown.
-    pub fn start(&self, shutdown: &Shutdown) {
+    /// Collects what nothing uses, and has copies follow the regions that write, until shutdown.
+    pub fn start(&self, regions: Arc<dyn Regions>, shutdown: &Shutdown) {
+        self.shared.regions.get_or_init(|| Arc::clone(&regions));
         let entered = self.runtime.enter();
         task::spawn("collect content", collect::run(Arc::clone(&self.shared), shutdown.clone()));
+        task::spawn("follow content", follow::run(Arc::clone(&self.shared), regions, shutdown.clone()));
         drop(entered);
+    }
+
+    /// Takes into a copy, where an epoch is to begin, what copies in other regions have more of its content. What does not come in time is told
+    /// in the log, and comes back as stranded with its region.
+    ///
+    /// # Cancel safety
+    /// What has come is there.
+    pub async fn gather(&self, copy: &Followed, others: Vec<RegionName>) {
+        let Some(regions) = self.shared.regions.get() else { return };
+        for region in others {
+            let followed = Followed { primary: region.clone(), ..copy.clone() };
+            let source = follow::Source::new(followed, Arc::clone(regions), Arc::clone(&self.shared));
+            let gathered = tokio::time::timeout(GATHER_TIMEOUT, Box::pin(source.gather())).await;
+            let why = match gathered {
+                Ok(Ok(())) => continue,
+                Ok(Err(problem)) => problem.detail,
+                Err(_) => format!("not within {GATHER_TIMEOUT:?}"),
+            };
+            tracing::info!(shard = %copy.shard, %region, "what it has more of content was not taken whole: {why}");
+        }
+    }
+
+    /// Answers another region's gateway, which its certificate names; none when this is no question about content.
+    ///
+    /// # Cancel safety
+    /// Nothing is left behind.
+    pub async fn tell(&self, from: &RegionName, question: &[u8]) -> Option<Bytes> {
+        if !Question::is(question) {
+            return None;
+        }
+        let answer = match Question::read(question) {
+            Ok(question) => give::answer(&self.shared, from, question).await,
+            Err(error) => Answer::Refused(crate::wire::Refused::Away(error.to_string())),
+        };
+        match answer.bytes() {
+            Ok(bytes) => Some(bytes.into()),
+            Err(error) => {
+                tracing::error!(%from, "a copy of content cannot be answered: {error}");
+                None
+            }
+        }
+    }
+
+    /// What was damaged in this node's packs since it started.
+    #[must_use]
+    pub fn damage(&self) -> Damage {
+        self.shared.copies.damage()
+    }
+
+    /// How the copies stand that this node has follow.
+    #[must_use]
+    pub fn copies(&self) -> Vec<CopyReport> {
+        self.shared.copies.reports(clock::now())
     }
 
     /// Who asks, and for whose content.
@@ -186,8 +270,16 @@ impl Service {
             let detail = format!("shard `{}` is kept by its own engine, which has no content", shard.name);
             return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "external", detail));
         }
+        let wanted = if writes { Wanted::Primary } else { Wanted::of(head.headers)? };
+        let copy = self.shared.copies.behind(&shard.name, &tenant, clock::now());
+        let here = shard.primary != self.shared.local && copy.is_some_and(|behind| wanted.takes(behind));
+        let primary = shard.primary.clone();
         let work = Work { epoch: shard.epoch, shard: shard.name.clone(), tenant };
-        Ok(Routed::Region { first: shard.primary.clone(), others: Vec::new(), work })
+        Ok(if here {
+            Routed::Region { first: self.shared.local.clone(), others: vec![primary], work }
+        } else {
+            Routed::Region { first: primary, others: Vec::new(), work }
+        })
     }
 }
 
@@ -217,18 +309,40 @@ impl Endpoint for Service {
 }
 
 async fn answer(shared: Arc<Shared>, work: Work, request: Request<Body>) -> Result<Response<Body>, Problem> {
-    let Work { epoch, shard, tenant } = work;
-    let leased = shared.homes.leased(&shard).filter(|(_, lease)| lease.epoch == epoch);
-    let leased = leased.ok_or_else(|| Problem::elsewhere(&shard, &shared.local))?;
-    let desk = Desk::new(shared, tenant, shard, leased);
     let (parts, body) = request.into_parts();
     let (place, query) = (Place::of(below(parts.uri.path()))?, parts.uri.query());
+    let leased = shared.homes.leased(&work.shard).filter(|(_, lease)| lease.epoch == work.epoch);
     let response = if place.writes(&parts.method)? {
+        let leased = leased.ok_or_else(|| Problem::elsewhere(&work.shard, &shared.local))?;
+        let desk = Desk::new(shared, work.tenant, work.shard, leased);
         write(&desk, place, (&parts.method, &parts.headers, query), body).await?
     } else {
-        read(&desk, place, (&parts.method, &parts.headers, query)).await?
+        let asked = (&parts.method, &parts.headers, query);
+        match leased {
+            Some(leased) => read(&Desk::new(shared, work.tenant, work.shard, leased), place, asked).await?,
+            None => from_copy(shared, work, place, asked).await?,
+        }
     };
     Ok(if parts.method == Method::HEAD { response.map(|_| whole("")) } else { response })
+}
+
+/// Answers a reader from this region's copy, when that is fresh enough, and says how old it may be.
+async fn from_copy(
+    shared: Arc<Shared>,
+    work: Work,
+    place: Place,
+    asked: Asked<'_>,
+) -> Result<Response<Body>, Problem> {
+    let Work { epoch, shard, tenant } = work;
+    let elsewhere = Problem::elsewhere(&shard, &shared.local);
+    let wanted = Wanted::of(asked.1)?;
+    let behind = shared.copies.behind(&shard, &tenant, clock::now());
+    let behind = behind.filter(|behind| wanted.takes(*behind));
+    let followed = shared.homes.followed().into_iter().find(|one| one.shard == shard && one.epoch == epoch);
+    let (Some(behind), Some(followed)) = (behind, followed) else { return Err(elsewhere) };
+    let desk = Desk::of_copy(shared, tenant, shard, (followed.store, epoch)).heard(behind);
+    let response = read(&desk, place, asked).await?;
+    Ok(reply::with(response, STALENESS, &format!("{:.3}", behind.as_secs_f64())))
 }
 
 type Asked<'a> = (&'a Method, &'a HeaderMap, Option<&'a str>);
@@ -239,6 +353,7 @@ async fn read(desk: &Desk, place: Place, asked: Asked<'_>) -> Result<Response<Bo
         Place::Changes => changes::changes(desk, headers, query).await,
         Place::Conflicts(site, name) => show::conflicts(desk, (&site, &name)).await,
         Place::Content(root) => send::root(desk, &root, asked).await,
+        Place::Description => describe::description(),
         Place::Diff(site, name) => show::diff(desk, (&site, &name), query).await,
         Place::Item(site, name) => send::item(desk, (&site, &name), asked).await,
         Place::Items(site) => show::items(desk, &site, query).await,
@@ -272,6 +387,7 @@ async fn write(
         Place::Uploads => take::begin(desk, headers, reply::read(body).await?).await,
         Place::Changes
         | Place::Content(_)
+        | Place::Description
         | Place::Diff(..)
         | Place::Items(_)
         | Place::Share(_)

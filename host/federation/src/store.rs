@@ -100,6 +100,17 @@ impl Store {
         if namer.chunk(&chunk) == keyed.entry.id { Ok(chunk) } else { Err(Error::Corrupt("a chunk")) }
     }
 
+    /// Is a pack, read as a whole, what its name says?
+    ///
+    /// # Errors
+    /// The store's, unless the pack is not there.
+    pub async fn is_whole(&self, pack: &PackId) -> Result<bool, Error> {
+        match self.objects.get(&self.path(pack)).await {
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            found => Ok(blake3::hash(&found?.bytes().await?).as_bytes() == &pack.0),
+        }
+    }
+
     /// Deletes a pack; one that is gone is gone.
     ///
     /// # Errors

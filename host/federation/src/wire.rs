@@ -1,173 +1,308 @@
-//! What one region says to another about content: frames behind their length (4 bytes, little endian), in postcard's form.
+//! What a region that keeps a copy asks the region that writes about content, and what it is answered: one message each, in postcard's form.
 //!
-//! Numbers of kinds are only ever added. A frame holds an operation of a patch at most; what is larger comes in several, so that an end holds
-//! [`FRAME_BYTES_MAX`] of what it has not looked at. Who is at the other end, and what of it may be asked, is the link's business.
+//! Who asks keeps nothing at the other end: each question says where its asker is, so that a link that breaks costs one answer. Numbers of kinds are
+//! only ever added; another meaning is another [`MAGIC`]. What an answer holds is bounded, and so is what either end holds of it. Who is at the
+//! other end, and what of it may be asked, is the link's business.
+//!
+//! Chunks go as they are kept, sealed; the lists that open them go within the link alone (TLS 1.3), and are sealed anew where they come to rest.
 
+use portolan_changelog::content::{Change, Mapping, Share, Span};
+use portolan_core::ids::{ShardName, TenantName};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::defaults::{FRAME_BYTES_MAX, VERSION_BYTES_MAX, WANT_CHUNKS_MAX};
-use crate::id::{ItemId, VersionId};
-use crate::manifest::Entry;
+use crate::defaults::{
+    CHANGES_TOLD_MAX, INLINE_BYTES_MAX, MESSAGE_BYTES_MAX, NODE_ENTRIES_MAX, PAGE_MAX, SPANS_MAX,
+    VERSION_BYTES_MAX,
+};
+use crate::id::{ItemId, Root};
 use crate::pack::Coding;
 use crate::patch::{Head, Op};
+use crate::seal::{Keyed, Secret};
 
-/// Bytes before each frame.
-const LENGTH_BYTES: usize = 4;
+/// What each question begins with: it shares its door with others' words.
+const MAGIC: &[u8; 4] = b"PCQ1";
 
-/// What one end says.
+/// What a copy asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Frame {
-    /// A version is there: its record, as [`crate::version::Version::bytes`] gives it.
-    Version(Vec<u8>),
-    /// A version is committed here.
-    Ack {
-        /// The item.
-        item: ItemId,
-        /// The version.
-        version: VersionId,
+pub enum Question {
+    /// Whose content is in a shard, by name, after a name?
+    Tenants {
+        /// The shard.
+        shard: ShardName,
+        /// After which name; '' for all.
+        after: String,
+        /// A copy answers as well: an epoch is to begin at the asker.
+        gathers: bool,
     },
-    /// A patch follows, from its operation number `from` on.
+    /// What happened to a tenant's content, beyond what is here?
+    Changes {
+        /// The shard.
+        shard: ShardName,
+        /// Whose.
+        tenant: TenantName,
+        /// What of each epoch is here, the newest first.
+        spans: Vec<Span>,
+        /// A copy answers as well: an epoch is to begin at the asker.
+        gathers: bool,
+    },
+    /// Which chunks make a content?
+    List {
+        /// Which.
+        content: Named,
+        /// From which part of the list.
+        from: u32,
+    },
+    /// Some chunks of a part of a content's list.
+    Chunks {
+        /// Which content.
+        content: Named,
+        /// Which part.
+        part: u32,
+        /// Which of its chunks: one bit for each, from the lowest bit of the first byte.
+        wanted: Vec<u8>,
+    },
+    /// What leads from a content that is here to another of the same item?
     Patch {
-        /// The item.
-        item: ItemId,
-        /// What it leads from and to.
-        head: Head,
-        /// How many operations are left out, because they were taken before a break.
+        /// To which.
+        content: Named,
+        /// From which.
+        base: Root,
+        /// Operations that are here already.
         from: u64,
-    },
-    /// The next operation of the patch.
-    Op(Op),
-    /// The base is not here, or not all of it came: what is wanted of a list of chunks, one bit for each, from the lowest bit of the first byte.
-    Want {
-        /// The item.
-        item: ItemId,
-        /// The version.
-        version: VersionId,
-        /// Which of its chunks, in order.
-        chunks: Vec<u8>,
-    },
-    /// A chunk that was wanted.
-    Chunk {
-        /// Which, and how long.
-        entry: Entry,
-        /// How it is coded.
-        coding: Coding,
-        /// Its coded bytes.
-        bytes: Vec<u8>,
     },
 }
 
-impl Frame {
-    /// Adds the frame to what is sent.
+/// A content of an item.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    /// The shard.
+    pub shard: ShardName,
+    /// Whose.
+    pub tenant: TenantName,
+    /// The item.
+    pub item: ItemId,
+    /// The content.
+    pub root: Root,
+}
+
+/// What it is answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// Nothing, and why.
+    Refused(Refused),
+    /// Whose content there is.
+    Tenants(Tenants),
+    /// What happened.
+    Changes(Box<Changes>),
+    /// Parts of a list, in order.
+    List {
+        /// For each part its chunks, with what opens them.
+        parts: Vec<Vec<Keyed>>,
+        /// There are more.
+        more: bool,
+    },
+    /// Chunks, in order; as many as an answer holds.
+    Chunks(Vec<Sent>),
+    /// Operations of a patch, in order.
+    Patch {
+        /// What it leads from and to.
+        head: Head,
+        /// As many as an answer holds.
+        ops: Vec<Op>,
+        /// There are more.
+        more: bool,
+    },
+}
+
+/// Why nothing is answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refused {
+    /// Not now, or not here.
+    Away(String),
+    /// Not to that region.
+    Forbidden(String),
+    /// It is not there any more.
+    Gone(String),
+}
+
+/// Whose content is in a shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tenants {
+    /// Tenants with the epoch and the number of their last changes.
+    pub tenants: Vec<(TenantName, u64, u64)>,
+    /// Ask again after this name for more; none when there are none.
+    pub next: Option<String>,
+    /// Tenants that were left out, because they may not be in that region.
+    pub withheld: u64,
+}
+
+/// What happened to a tenant's content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// The epoch under which it is told.
+    pub epoch: u64,
+    /// The secret of the tenant's names.
+    pub names: Secret,
+    /// The last change that both have.
+    pub after: u64,
+    /// Those that follow it, in order.
+    pub told: Vec<Told>,
+    /// There are more.
+    pub more: bool,
+}
+
+/// A change, and what it brought.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// The change.
+    pub change: Change,
+    /// What it brought, as it is now.
+    pub what: What,
+}
+
+/// What a change brought.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum What {
+    /// Nothing that is still there.
+    Nothing,
+    /// A share.
+    Share(Box<Share>),
+    /// A version.
+    Version(Box<Brought>),
+}
+
+/// A version of an item.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Brought {
+    /// The item.
+    pub item: ItemId,
+    /// Its media type.
+    pub media: String,
+    /// The version, as [`crate::version::Version::bytes`] gives it.
+    pub record: Vec<u8>,
+    /// How many bytes its content has.
+    pub bytes: u64,
+    /// Its content is kept: it has not been purged since.
+    pub kept: bool,
+    /// The content, when it is small.
+    pub small: Option<Vec<u8>>,
+    /// Which items the item follows.
+    pub follows: Vec<Mapping>,
+}
+
+/// A chunk that was wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    /// Its place in the part.
+    pub at: u32,
+    /// How it is coded.
+    pub coding: Coding,
+    /// Its sealed bytes.
+    pub sealed: Vec<u8>,
+}
+
+impl Question {
+    /// Is this a question of this kind?
+    #[must_use]
+    pub fn is(bytes: &[u8]) -> bool {
+        bytes.starts_with(MAGIC)
+    }
+
+    /// As it is sent.
     ///
     /// # Errors
     /// When it is beyond the limits.
-    pub fn write(&self, mut out: Vec<u8>) -> Result<Vec<u8>, Error> {
+    pub fn bytes(&self) -> Result<Vec<u8>, Error> {
         self.check()?;
-        let body = postcard::to_allocvec(self).map_err(|_| Error::Malformed("a frame"))?;
-        if body.len() > FRAME_BYTES_MAX {
-            return Err(Error::limit("bytes of a frame", FRAME_BYTES_MAX));
-        }
-        out.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
-        out.extend_from_slice(&body);
-        Ok(out)
+        encode(self, MAGIC.to_vec())
     }
 
-    /// The first frame of what came, and how many bytes it had; nothing until all of it is there.
+    /// A question that came.
     ///
     /// # Errors
-    /// When it is beyond the limits or of another form: the link is of no more use.
-    pub fn read(bytes: &[u8]) -> Result<Option<(Self, usize)>, Error> {
-        let Some((length, rest)) = bytes.split_first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
-        let length = u32::from_le_bytes(*length) as usize;
-        if length > FRAME_BYTES_MAX {
-            return Err(Error::limit("bytes of a frame", FRAME_BYTES_MAX));
-        }
-        let Some(body) = rest.get(..length) else { return Ok(None) };
-        let (frame, after): (Self, _) =
-            postcard::take_from_bytes(body).map_err(|_| Error::Malformed("a frame"))?;
-        if !after.is_empty() {
-            return Err(Error::Malformed("the length of a frame"));
-        }
-        frame.check()?;
-        Ok(Some((frame, LENGTH_BYTES + length)))
+    /// When it is of another form, or beyond the limits.
+    pub fn read(bytes: &[u8]) -> Result<Self, Error> {
+        let body = bytes.strip_prefix(MAGIC).ok_or(Error::Malformed("a question"))?;
+        let question: Self = decode(body)?;
+        question.check()?;
+        Ok(question)
     }
 
     fn check(&self) -> Result<(), Error> {
-        let most =
-            |size: usize, max: usize, what| if size <= max { Ok(()) } else { Err(Error::limit(what, max)) };
         match self {
-            Self::Ack { .. } | Self::Patch { .. } => Ok(()),
-            Self::Chunk { entry, bytes, .. } => {
-                most(bytes.len(), entry.bytes as usize, "bytes of a coded chunk")
-            }
-            Self::Op(op) => op.check(),
-            Self::Version(record) => most(record.len(), VERSION_BYTES_MAX, "bytes of a version's record"),
-            Self::Want { chunks, .. } => most(chunks.len(), WANT_CHUNKS_MAX / 8, "bytes of a want"),
+            Self::Changes { spans, .. } => most(spans.len(), SPANS_MAX, "epochs of a question"),
+            Self::Chunks { wanted, .. } => most(wanted.len(), NODE_ENTRIES_MAX / 8, "bytes of a want"),
+            Self::List { .. } | Self::Patch { .. } | Self::Tenants { .. } => Ok(()),
         }
     }
+}
+
+impl Answer {
+    /// As it is sent.
+    ///
+    /// # Errors
+    /// When it is beyond the limits.
+    pub fn bytes(&self) -> Result<Vec<u8>, Error> {
+        self.check()?;
+        encode(self, Vec::new())
+    }
+
+    /// An answer that came.
+    ///
+    /// # Errors
+    /// When it is of another form, or beyond the limits.
+    pub fn read(bytes: &[u8]) -> Result<Self, Error> {
+        let answer: Self = decode(bytes)?;
+        answer.check()?;
+        Ok(answer)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        match self {
+            Self::Refused(_) => Ok(()),
+            Self::Tenants(told) => most(told.tenants.len(), PAGE_MAX as usize, "tenants of an answer"),
+            Self::Changes(changes) => {
+                most(changes.told.len(), CHANGES_TOLD_MAX as usize, "changes of an answer")?;
+                changes.told.iter().try_for_each(|told| match &told.what {
+                    What::Version(brought) => brought.check(),
+                    What::Nothing | What::Share(_) => Ok(()),
+                })
+            }
+            Self::List { parts, .. } => {
+                parts.iter().try_for_each(|part| most(part.len(), NODE_ENTRIES_MAX, "chunks of a part"))
+            }
+            Self::Chunks(sent) => most(sent.len(), NODE_ENTRIES_MAX, "chunks of an answer"),
+            Self::Patch { ops, .. } => ops.iter().try_for_each(Op::check),
+        }
+    }
+}
+
+impl Brought {
+    fn check(&self) -> Result<(), Error> {
+        most(self.record.len(), VERSION_BYTES_MAX, "bytes of a version's record")?;
+        let small = self.small.as_ref().map_or(0, Vec::len);
+        most(small, INLINE_BYTES_MAX, "bytes of content in its record")?;
+        most(self.follows.len(), PAGE_MAX as usize, "items that an item follows")
+    }
+}
+
+const fn most(size: usize, max: usize, what: &'static str) -> Result<(), Error> {
+    if size <= max { Ok(()) } else { Err(Error::limit(what, max)) }
+}
+
+fn encode<T: Serialize>(message: &T, head: Vec<u8>) -> Result<Vec<u8>, Error> {
+    let bytes = postcard::to_extend(message, head).map_err(|_| Error::Malformed("a message"))?;
+    most(bytes.len(), MESSAGE_BYTES_MAX, "bytes of a message")?;
+    Ok(bytes)
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    most(bytes.len(), MESSAGE_BYTES_MAX, "bytes of a message")?;
+    let (message, after) = postcard::take_from_bytes(bytes).map_err(|_| Error::Malformed("a message"))?;
+    if after.is_empty() { Ok(message) } else { Err(Error::Malformed("the length of a message")) }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::id::{ChunkId, Root};
-
-    fn frames() -> Vec<Frame> {
-        let (item, version) = (ItemId([1; 16]), VersionId([2; 32]));
-        let head = Head { base: Root([3; 32]), root: Root([4; 32]), bytes: 5 };
-        let entry = Entry { id: ChunkId([6; 32]), bytes: 3 };
-        vec![
-            Frame::Version(vec![1, 2]),
-            Frame::Ack { item, version },
-            Frame::Patch { item, head, from: 7 },
-            Frame::Op(Op::Copy { from: 1, chunks: 2 }),
-            Frame::Op(Op::Delta { prefix: (1, 2), bytes: 3, frame: vec![4] }),
-            Frame::Want { item, version, chunks: vec![0b101] },
-            Frame::Chunk { entry, coding: Coding::Raw, bytes: vec![1, 2, 3] },
-        ]
-    }
-
-    #[test]
-    fn frames_are_read_as_they_were_written_in_any_parts() {
-        let sent = frames().iter().fold(Vec::new(), |out, frame| frame.write(out).unwrap());
-        let (mut held, mut read) = (Vec::new(), Vec::new());
-        for byte in sent {
-            held.push(byte);
-            if let Some((frame, used)) = Frame::read(&held).unwrap() {
-                held.drain(..used);
-                read.push(frame);
-            }
-        }
-        assert_eq!((read, held.len()), (frames(), 0));
-    }
-
-    #[test]
-    fn what_is_too_large_is_refused_before_it_is_there() {
-        assert!(matches!(Frame::read(&u32::MAX.to_le_bytes()), Err(Error::Limit { .. })));
-        let entry = Entry { id: ChunkId([6; 32]), bytes: 3 };
-        let more = Frame::Chunk { entry, coding: Coding::Raw, bytes: vec![0; 4] };
-        assert!(more.write(Vec::new()).is_err());
-        assert!(Frame::Version(vec![0; VERSION_BYTES_MAX + 1]).write(Vec::new()).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn strange_bytes_are_refused(mut bytes: Vec<u8>, flip: prop::sample::Index) {
-            drop(Frame::read(&bytes));
-            bytes.splice(0..0, u32::try_from(bytes.len()).unwrap().to_le_bytes());
-            if let Ok(Some((frame, used))) = Frame::read(&bytes) {
-                prop_assert!(used == bytes.len() && frame.write(Vec::new()).is_ok());
-            }
-            for frame in frames() {
-                let mut sent = frame.write(Vec::new()).unwrap();
-                let place = flip.index(sent.len());
-                sent[place] ^= 0x10;
-                drop(Frame::read(&sent));
-            }
-        }
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ wasmtime::component::bindgen!({
             include portolan:policy/routing@0.1.0;
             include portolan:policy/sharding@0.1.0;
             include portolan:policy/failover@0.1.0;
+            include portolan:policy/resolving@0.1.0;
             export portolan:policy/packed-decider@0.1.0;
         }
     ",

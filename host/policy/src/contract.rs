@@ -21,32 +21,32 @@ pub(crate) const DECIDER: &str = "decider";
 pub(crate) const PACKED_DECIDER: &str = "packed-decider";
 pub(crate) const PLACER: &str = "placer";
 pub(crate) const PROPOSER: &str = "proposer";
+pub(crate) const RESOLVER: &str = "resolver";
 
 /// What a component is made for, by what it exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum World {
     Failover,
+    Resolving,
     Routing,
     Sharding,
 }
 
 impl World {
-    /// Those that export the placer place tenants, those that export the proposer answer when regions fail; all others decide about
-    /// requests.
+    /// Those that export the placer place tenants, those that export the proposer answer when regions fail, those that export the
+    /// resolver merge; all others decide about requests.
     fn of(looked: &Looked) -> Self {
         let bare = |name: &str| name.split_once('@').map_or(name, |(name, _)| name).to_owned();
         let exports =
             |wanted: &str| looked.exports.keys().any(|name| bare(name) == format!("{PACKAGE}/{wanted}"));
-        match (exports(PLACER), exports(PROPOSER)) {
-            (true, _) => Self::Sharding,
-            (false, true) => Self::Failover,
-            (false, false) => Self::Routing,
-        }
+        let worlds = [(PLACER, Self::Sharding), (PROPOSER, Self::Failover), (RESOLVER, Self::Resolving)];
+        worlds.into_iter().find(|(export, _)| exports(export)).map_or(Self::Routing, |(_, world)| world)
     }
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::Failover => "failover",
+            Self::Resolving => "resolving",
             Self::Routing => "routing",
             Self::Sharding => "sharding",
         }
@@ -56,6 +56,7 @@ impl World {
     const fn imports(self) -> &'static [&'static str] {
         match self {
             Self::Failover => &["types", "failover-facts", "failover-answers", "log"],
+            Self::Resolving => &["types", "log"],
             Self::Routing => &["types", "facts", "draft", "routing-answers", "log"],
             Self::Sharding => &["types", "facts", "sharding-facts", "sharding-answers", "log"],
         }
@@ -108,6 +109,7 @@ pub(crate) struct Offers {
     pub(crate) placer: bool,
     pub(crate) planner: bool,
     pub(crate) proposer: bool,
+    pub(crate) resolver: bool,
 }
 
 impl Offers {
@@ -125,6 +127,7 @@ impl fmt::Display for Offers {
             (self.packed_decider, PACKED_DECIDER),
             (self.placer, PLACER),
             (self.proposer, PROPOSER),
+            (self.resolver, RESOLVER),
         ];
         let names: Vec<&str> = all.into_iter().filter_map(|(has, name)| has.then_some(name)).collect();
         f.write_str(&names.join(", "))
@@ -182,11 +185,13 @@ pub(crate) fn check_exports(looked: &Looked) -> Result<Offers, Refused> {
         packed_decider: offers(PACKED_DECIDER)?,
         placer: offers(PLACER)?,
         proposer: offers(PROPOSER)?,
+        resolver: offers(RESOLVER)?,
     };
     let roles = [
         (found.planner || found.decides(), "decide about requests"),
         (found.placer, "place tenants"),
         (found.proposer, "answer when regions fail"),
+        (found.resolver, "merge versions"),
     ];
     let roles: Vec<&str> = roles.into_iter().filter_map(|(is, role)| is.then_some(role)).collect();
     match roles.len() {
@@ -205,11 +210,12 @@ pub(crate) fn check_exports(looked: &Looked) -> Result<Offers, Refused> {
     Err(Refused::new(
         Stage::Exports,
         format!(
-            "the component exports {found}, and neither a planner nor a decider nor a placer nor a proposer"
+            "the component exports {found}, and neither a planner nor a decider nor a placer nor a proposer nor a resolver"
         ),
         format!(
             "export `{PACKAGE}/planner@{NEWEST}` or `{PACKAGE}/decider@{NEWEST}` (world `routing` or `routing-plan`), or \
-             `{PACKAGE}/placer@{NEWEST}` (world `sharding`), or `{PACKAGE}/proposer@{NEWEST}` (world `failover`)"
+             `{PACKAGE}/placer@{NEWEST}` (world `sharding`), or `{PACKAGE}/proposer@{NEWEST}` (world `failover`), or \
+             `{PACKAGE}/resolver@{NEWEST}` (world `resolving`)"
         ),
     ))
 }

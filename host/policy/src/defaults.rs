@@ -94,6 +94,8 @@ pub const PLAN_FUEL: u64 = 2_000_000_000;
 pub const PLAN_DEADLINE: Duration = Duration::from_secs(5);
 /// How much longer a start or a plan may take when others have the processors: then it ends whoever had them.
 pub const WALL_PER_PROCESSOR: u32 = 10;
+/// Bytes of a version that a resolver makes.
+pub const MERGED_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Fuel of one `decide`: about a millisecond of straight code.
 pub const DECIDE_FUEL: u64 = 2_000_000;
 /// Wall time of one `decide`: fuel stops it first, unless the thread itself was held up.

@@ -10,7 +10,7 @@ use wasmtime::component::{Component, InstancePre, Linker};
 
 use crate::account::Account;
 use crate::artefact::Artefact;
-use crate::bindings::exports::portolan::policy::{placer, planner, proposer};
+use crate::bindings::exports::portolan::policy::{placer, planner, proposer, resolver};
 use crate::cache::{Cache, Found};
 use crate::config::{Compile, Config};
 use crate::confine::Confinement;
@@ -258,6 +258,7 @@ impl Engine {
             placer: screened.offers.placer,
             planner: screened.offers.planner,
             proposer: screened.offers.proposer,
+            resolver: screened.offers.resolver,
             size_bytes: bytes.len(),
         };
         let version = Arc::new(Version::new(about, pre, exports, schema, &inner.counters));
@@ -371,6 +372,8 @@ impl Engine {
         let placer = placer.map_err(|error| wrong_export(pre, contract::PLACER, &error))?;
         let proposer = screened.offers.proposer.then(|| proposer::GuestIndices::new(pre)).transpose();
         let proposer = proposer.map_err(|error| wrong_export(pre, contract::PROPOSER, &error))?;
+        let resolver = screened.offers.resolver.then(|| resolver::GuestIndices::new(pre)).transpose();
+        let resolver = resolver.map_err(|error| wrong_export(pre, contract::RESOLVER, &error))?;
         let decider = Faces::find(pre, screened.offers)?;
 
         let mut store = guest::store(
@@ -400,10 +403,16 @@ impl Engine {
                 .load(&mut store, &instance)
                 .map_err(|error| wrong_export(pre, contract::PROPOSER, &error))?;
         }
+        if let Some(resolver) = &resolver {
+            resolver
+                .load(&mut store, &instance)
+                .map_err(|error| wrong_export(pre, contract::RESOLVER, &error))?;
+        }
         if let Some(decider) = &decider {
             decider.check(pre, &mut store, &instance)?;
         }
-        Ok((Exports { decider, placer, planner, proposer }, store.data().limiter.memory_bytes()))
+        let exports = Exports { decider, placer, planner, proposer, resolver };
+        Ok((exports, store.data().limiter.memory_bytes()))
     }
 }
 

@@ -14,12 +14,12 @@ use portolan_core::time::Moment;
 use serde::Serialize;
 use wasmtime::Store;
 
+use crate::aside::{self, Unanswered};
 use crate::bindings::exports::portolan::policy::proposer;
 use crate::config::Limits;
-use crate::defaults::PLAN_THREAD_STACK_BYTES;
 use crate::engine::{Engine, not_instantiated};
 use crate::error::{Refused, Stage, printable};
-use crate::guest::{self, Allowance, Failure, State};
+use crate::guest::{self, Allowance, State};
 use crate::log::{Line, Log};
 use crate::schema;
 use crate::seat::{Seat, Wanted};
@@ -30,20 +30,6 @@ use crate::version::Version;
 
 /// Bytes of a guest's refusal that are told.
 const MESSAGE_BYTES_MAX: usize = 1_024;
-
-/// Why a policy gave no answer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unanswered {
-    /// It said no, or wrote more than is read.
-    #[error("its answer is no plan: {0}")]
-    Garbage(String),
-    /// Fuel, time or memory.
-    #[error("it used up its time, fuel or memory: {0}")]
-    Overrun(String),
-    /// It broke, or could not be asked.
-    #[error("it trapped: {0}")]
-    Trap(String),
-}
 
 /// A failover policy, ready to be asked.
 #[derive(Debug)]
@@ -154,24 +140,7 @@ impl Engine {
         picture: &Arc<Picture>,
         log: &Arc<Log>,
     ) -> Result<(Vec<Proposed>, u64), Unanswered> {
-        let asked = std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new()
-                .name("policy-failover".to_owned())
-                .stack_size(PLAN_THREAD_STACK_BYTES)
-                .spawn_scoped(scope, || self.propose_here(version, config, picture, log));
-            match thread.map(std::thread::ScopedJoinHandle::join) {
-                Ok(Ok(asked)) => asked,
-                Ok(Err(_)) => Err(Unanswered::Trap("the host failed while the policy was asked".to_owned())),
-                Err(error) => Err(Unanswered::Trap(format!("start a thread to ask it: {error}"))),
-            }
-        });
-        let counters = &self.inner().counters;
-        match &asked {
-            Ok(_) | Err(Unanswered::Garbage(_)) => {}
-            Err(Unanswered::Overrun(_)) => counters.overruns.add(1),
-            Err(Unanswered::Trap(_)) => counters.traps.add(1),
-        }
-        asked
+        self.aside("policy-failover", || self.propose_here(version, config, picture, log))
     }
 
     fn propose_here(
@@ -189,7 +158,7 @@ impl Engine {
             instance(version, &mut store, limits).map_err(|refused| Unanswered::Trap(refused.reason))?;
         let allowance =
             Allowance::of_processor(limits.propose_fuel, limits.propose_deadline, limits.propose_wall_max);
-        guest::arm(&mut store, allowance).map_err(|failure| unanswered(&failure))?;
+        guest::arm(&mut store, allowance).map_err(|failure| aside::unanswered(&failure))?;
         guest::lend_answers(&mut store, Answers::new(Arc::clone(picture)));
         let called = guest.call_propose(&mut store, config);
         let answers = guest::take_answers(&mut store);
@@ -206,16 +175,7 @@ impl Engine {
                 let refusal = Refusal { code: refusal.code, message };
                 Err(Unanswered::Garbage(format!("the policy says no: {refusal}")))
             }
-            (Err(error), _) => {
-                let failure = guest::failure(&error, Some(&store));
-                Err(match store.data().limiter.denied() {
-                    // What it was refused it did not get along without.
-                    Some(denied) => {
-                        Unanswered::Overrun(format!("it was refused {denied}: {}", failure.text()))
-                    }
-                    None => unanswered(&failure),
-                })
-            }
+            (Err(error), _) => Err(aside::broken(&error, &store)),
         }
     }
 }
@@ -235,13 +195,6 @@ fn instance(
         .and_then(|instance| indices.load(&mut *store, &instance))
         .map_err(|error| guest::failure(&error, Some(store)));
     loaded.map_err(|failure| not_instantiated(&failure))
-}
-
-fn unanswered(failure: &Failure) -> Unanswered {
-    match failure {
-        Failure::Overrun(text) => Unanswered::Overrun(text.clone()),
-        Failure::Full(text) | Failure::Trapped(text) => Unanswered::Trap(text.clone()),
-    }
 }
 
 impl FailoverSpec {

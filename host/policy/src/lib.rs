@@ -3,10 +3,11 @@
 //! A reader's path: [`Engine::load`] makes a [`Version`] of a component, [`Engine::plan`] asks it for a plan,
 //! [`Engine::decider`] makes what answers dynamic rules, and [`Slots`] does all that for a node whose slots, facts and
 //! files change. [`Placer`] asks a sharding policy where tenants are to be,
-//! and [`Failover`] another what to do when regions fail. No type of wasmtime leaves this crate, and it knows nothing of HTTP.
+//! [`Failover`] another what to do when regions fail, and [`Resolver`] a third what to make of rows that were written apart. No type of wasmtime leaves this crate, and it knows nothing of HTTP.
 
 mod account;
 mod artefact;
+mod aside;
 mod bindings;
 mod bucket;
 mod cache;
@@ -25,6 +26,7 @@ mod ledger;
 mod limiter;
 mod log;
 mod machine;
+mod merging;
 mod pipeline;
 mod placing;
 mod plan;
@@ -43,6 +45,7 @@ pub mod vectors;
 mod version;
 
 pub use account::{Account, Budget, BudgetReport, Cost};
+pub use aside::Unanswered;
 pub use compile::compile_child;
 pub use config::{Compile, Config, Limits};
 pub use confine::Confinement;
@@ -50,8 +53,9 @@ pub use contract::ContractVersion;
 pub use decider::{Decider, DeciderStats, Start, Tier};
 pub use engine::Engine;
 pub use error::{Error, Refused, Stage};
-pub use failing::{Failover, FailoverReport, FailoverSlot, FailoverSpec, Unanswered};
+pub use failing::{Failover, FailoverReport, FailoverSlot, FailoverSpec};
 pub use log::{Fault, Line, Log, PastRefusal};
+pub use merging::{Resolver, ResolverSlots, ResolverSpec};
 pub use pipeline::{Bound, Candidate, Examined, Step, StepState, TrialSlot};
 pub use placing::{PlacementReport, PlacementSlot, PlacementSpec, Placer, Proposed};
 pub use plan::Planned;

@@ -287,6 +287,10 @@ impl Engine {
             journal.skip(Stage::Plan, why);
             return Ok(());
         }
+        if version.about().resolver {
+            journal.skip(Stage::Plan, "it merges rows: `portolan conflicts list` shows what it made of them");
+            return Ok(());
+        }
         for trial in candidate.trials {
             let within = |mut refused: Refused| {
                 refused.reason = format!("in the slot {}: {}", trial.slot, refused.reason);

@@ -95,6 +95,13 @@ impl Engine {
                 "name it with `[failover] policy`, and another here",
             ));
         }
+        if version.about().resolver {
+            return Err(Refused::new(
+                Stage::Plan,
+                "the component merges versions (world `resolving`), and decides nothing about requests",
+                "name it as a table's `conflict = { policy = ... }`, and another here",
+            ));
+        }
         let draft = match bounds {
             Some(bounds) => Draft::of_tenant(facts, limits.plan, bounds),
             None => Draft::new(facts, limits.plan),

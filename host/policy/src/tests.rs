@@ -5,6 +5,7 @@ mod failing;
 #[path = "../../../tests/fixtures/guests.rs"]
 #[allow(unreachable_pub, dead_code, reason = "shared with the end-to-end tests")]
 pub(crate) mod guests;
+mod merging;
 mod placing;
 mod rollout;
 mod tenants;
@@ -197,11 +198,7 @@ fn imports_beyond_the_contract_are_refused_by_name() {
         refused(engine.load(&wat::parse_str(text).unwrap()), stage, says);
     }
     let wrong_world = r#"(component (instance $i) (export "portolan:policy/resolver@0.1.0" (instance $i)))"#;
-    refused(
-        engine.load(&wat::parse_str(wrong_world).unwrap()),
-        Stage::Exports,
-        "neither a planner nor a decider",
-    );
+    refused(engine.load(&wat::parse_str(wrong_world).unwrap()), Stage::Exports, "`resolve` is missing");
     let wrong_shape = r#"(component (instance $i) (export "portolan:policy/planner@0.1.0" (instance $i)))"#;
     refused(engine.load(&wat::parse_str(wrong_shape).unwrap()), Stage::Exports, "`plan` is missing");
 }

@@ -137,6 +137,12 @@ const CONTRACT: &[Entry] = &[
     ("failover-answers", "drain", &[("region", "string")], UNIT),
     ("failover-answers", "read-only", &[("shard", "string")], UNIT),
     ("proposer", "propose", &[("config", "string")], UNIT),
+    (
+        "resolver",
+        "resolve",
+        &[("base", "list<u8>"), ("left", "list<u8>"), ("right", "list<u8>")],
+        "result<list<u8>, record { code: u32, message: string }>",
+    ),
     ("facts", "local-region", &[], "string"),
     ("facts", "regions", &[], "list<string>"),
     ("facts", "pools", &[("region", "string")], "list<string>"),
@@ -319,7 +325,7 @@ mod tests {
 
     use super::*;
 
-    const INTERFACES: [&str; 13] = [
+    const INTERFACES: [&str; 14] = [
         "facts",
         "draft",
         "log",
@@ -333,6 +339,7 @@ mod tests {
         "failover-facts",
         "failover-answers",
         "proposer",
+        "resolver",
     ];
 
     /// A type of WIT, resolved to its structure.

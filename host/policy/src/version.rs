@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use wasmtime::component::{ComponentExportIndex, InstancePre, types};
 
-use crate::bindings::exports::portolan::policy::{placer, planner, proposer};
+use crate::bindings::exports::portolan::policy::{placer, planner, proposer, resolver};
 use crate::contract::{self, ContractVersion};
 use crate::error::{Refused, Stage};
 use crate::face::Faces;
@@ -42,6 +42,8 @@ pub struct About {
     pub planner: bool,
     /// Does it answer when regions fail? Then it does nothing else.
     pub proposer: bool,
+    /// Does it merge versions that were made apart? Then it does nothing else.
+    pub resolver: bool,
     /// Bytes of the component.
     pub size_bytes: usize,
 }
@@ -59,6 +61,7 @@ pub struct Version {
     planner: Option<planner::GuestIndices>,
     pre: InstancePre<State>,
     proposer: Option<proposer::GuestIndices>,
+    resolver: Option<resolver::GuestIndices>,
     schema: Option<Schema>,
 }
 
@@ -71,8 +74,18 @@ impl Version {
         counters: &Arc<Counters>,
     ) -> Self {
         counters.versions.add(1);
-        let Exports { decider, placer, planner, proposer } = exports;
-        Self { about, counters: Arc::clone(counters), decider, placer, planner, pre, proposer, schema }
+        let Exports { decider, placer, planner, proposer, resolver } = exports;
+        Self {
+            about,
+            counters: Arc::clone(counters),
+            decider,
+            placer,
+            planner,
+            pre,
+            proposer,
+            resolver,
+            schema,
+        }
     }
 
     /// What is known of it.
@@ -113,6 +126,10 @@ impl Version {
         self.proposer.as_ref()
     }
 
+    pub(crate) const fn resolver(&self) -> Option<&resolver::GuestIndices> {
+        self.resolver.as_ref()
+    }
+
     pub(crate) const fn pre(&self) -> &InstancePre<State> {
         &self.pre
     }
@@ -136,10 +153,11 @@ pub(crate) struct Exports {
     pub(crate) placer: Option<placer::GuestIndices>,
     pub(crate) planner: Option<planner::GuestIndices>,
     pub(crate) proposer: Option<proposer::GuestIndices>,
+    pub(crate) resolver: Option<resolver::GuestIndices>,
 }
 
 /// What the contract says of an export, for messages.
-const SIGNATURES: [(&str, &str, &str); 8] = [
+const SIGNATURES: [(&str, &str, &str); 9] = [
     (
         contract::PLACER,
         "place",
@@ -154,6 +172,11 @@ const SIGNATURES: [(&str, &str, &str); 8] = [
         contract::PROPOSER,
         "propose",
         "func(config: string) -> result<_, record { code: u32, message: string }>",
+    ),
+    (
+        contract::RESOLVER,
+        "resolve",
+        "func(base: list<u8>, left: list<u8>, right: list<u8>) -> result<list<u8>, record { code: u32, message: string }>",
     ),
     (contract::PLANNER, "plan", "func(config: string) -> result<_, record { code: u32, message: string }>"),
     (contract::DECIDER, "start", "func(config: string, memo: list<u8>) -> result<_, string>"),

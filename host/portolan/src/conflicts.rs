@@ -50,13 +50,18 @@ pub(crate) fn run(command: &Conflicts) -> anyhow::Result<ExitCode> {
 fn line(entry: &Value) -> String {
     let text = |name: &str| entry.get(name).and_then(Value::as_str).unwrap_or("-");
     let shown = |name: &str| entry.get(name).map_or_else(String::new, Value::to_string);
+    let merged = match (text("resolver"), text("resolution")) {
+        (_, "-") => String::new(),
+        ("-", what) => format!("; {what}"),
+        (by, what) => format!("; {what} by {by}"),
+    };
     // What lies past a cut lost to no row.
     let by = match (text("rule"), entry.pointer("/won_version/epoch")) {
         ("epoch", Some(epoch)) => format!("never came to epoch {epoch}"),
         _ => format!("stays {}", shown("won")),
     };
     format!(
-        "{} {} {} {} by {}: lost {}, {by}",
+        "{} {} {} {} by {}: lost {}, {by}{merged}",
         text("conflict"),
         text("table"),
         shown("key"),
@@ -76,6 +81,12 @@ mod tests {
             "lost": { "id": 1 }, "won": { "id": 2 }, "won_version": { "epoch": 0 } });
         let said = r#"a1 notes ["acme",1] insert_exists by lww: lost {"id":1}, stays {"id":2}"#;
         assert_eq!(line(&entry), said);
+        let entry = json!({ "conflict": "a1", "table": "notes", "key": [1], "kind": "insert_exists", "rule": "policy",
+            "lost": 1, "won": 2, "won_version": { "epoch": 0 }, "resolver": "join@ab12", "resolution": "merged" });
+        assert_eq!(
+            line(&entry),
+            "a1 notes [1] insert_exists by policy: lost 1, stays 2; merged by join@ab12"
+        );
         let entry = json!({ "conflict": "a1", "table": "notes", "key": ["acme", 1], "kind": "stranded", "rule": "epoch",
             "lost": { "id": 1 }, "won": null, "won_version": { "epoch": 2 } });
         let said = r#"a1 notes ["acme",1] stranded by epoch: lost {"id":1}, never came to epoch 2"#;

@@ -76,10 +76,10 @@ fn adopt(asked: &said::Adopt) -> anyhow::Result<()> {
     let config = configured(&asked.file.config)?;
     let plan = plan(&config)?;
     let names = config.dns.as_ref().context("no names are managed here: `[dns]` says which")?;
-    let targets = dns::targets(names)?;
-    let targets: Vec<_> = targets.into_iter().filter(|target| target.server() == asked.server).collect();
+    let all = dns::servers(names)?.into_iter().chain(dns::clouds(names)?);
+    let targets: Vec<_> = all.filter(|target| target.server().to_string() == asked.server).collect();
     if targets.is_empty() {
-        bail!("{} is none of the servers of `[dns] push`", asked.server);
+        bail!("{} is none of the servers of `[dns] push` and `[dns] cloud`", asked.server);
     }
     let (runtime, mut failed) = (node::control_runtime()?, 0);
     for target in targets {
@@ -115,7 +115,10 @@ fn text(told: &Value) -> String {
         let at = |key: &str| {
             pushed.get(key).map_or_else(String::new, |value| value.to_string().trim_matches('"').to_owned())
         };
-        lines.push(format!("{} has plan {} of {}", at("server"), at("number"), at("zone")));
+        let guarded = pushed.get("guarded").and_then(Value::as_bool) != Some(false);
+        let weaker =
+            if guarded { "" } else { " (weaker: it does not compare the plan's number in a change)" };
+        lines.push(format!("{} has plan {} of {}{weaker}", at("server"), at("number"), at("zone")));
         for (name, outcome) in pushed.get("names").and_then(Value::as_object).into_iter().flatten() {
             lines.push(format!("  {name}: {}", outcome.as_str().unwrap_or_default()));
         }

@@ -21,6 +21,7 @@ mod geography;
 mod init;
 mod leases;
 mod live;
+mod merging;
 mod migrate;
 mod moving;
 mod node;

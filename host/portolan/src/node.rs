@@ -24,6 +24,7 @@ pub(crate) mod queries;
 mod reconcile;
 pub(crate) mod recordings;
 mod replication;
+mod resolving;
 mod retention;
 pub(crate) mod rollouts;
 mod shards;
@@ -74,6 +75,7 @@ use self::shards::Shards;
 use self::starting::{Starting, Waiting};
 use crate::config::{self, Config, Loaded, LogFormat};
 use crate::failing::Failing;
+use crate::merging::Merging;
 use crate::placement::Placing;
 use crate::rollout::act::Place;
 
@@ -142,6 +144,8 @@ pub(crate) fn serve(
     reconciler.place_with(placing.clone());
     let failing = Failing::new(Some(engine.clone()), control.handle().clone());
     reconciler.fail_with(failing.clone());
+    let merging = Merging::new(engine.clone(), control.handle().clone());
+    reconciler.merge_with(merging.clone());
     let failover = Failover::new(failing, steering);
     let shards = Shards::new(intent.clone(), failover.clone());
     let (dns, dns_server) = control.block_on(Dns::open(&config))?;
@@ -178,6 +182,7 @@ pub(crate) fn serve(
         begun,
         cache,
         certificates,
+        contents: contents.clone(),
         engine,
         dns: dns.clone(),
         failover: failover.clone(),
@@ -204,12 +209,13 @@ pub(crate) fn serve(
     // Requests that are being drained still write, so their leases are renewed until the last one has ended.
     let last = Shutdown::new();
     intent.start(&last);
-    shards.start(&last);
-    contents.start(&last);
+    shards.carry(&contents);
+    shards.start(merging, &last);
+    contents.start(&shards, &last);
     let read = (failover.clone(), intent.clone(), Arc::clone(&live));
     dns.start(dns_server, read, &config.name, &last);
-    let both = (&shards, &failover);
-    replication::start(replication, peer.clone(), (&config.name, &config.local), both, &last);
+    let all = (&shards, &failover, &contents);
+    replication::start(replication, peer.clone(), (&config.name, &config.local), all, &last);
     if let (Intent::Following(store), Some(identity)) = (&intent, &peer) {
         let (store, identity) = (store.clone(), identity.clone());
         failover.start(store, identity, config.state.clone(), shards.clone(), &last);

@@ -47,6 +47,22 @@ fn shard(shard: &Value, lines: &mut Vec<String>) {
     }
 }
 
+/// A copy of a shard's content, in a line or two.
+fn content(copy: &Value, lines: &mut Vec<String>) {
+    let (name, source, behind) = (text(copy, "/shard"), text(copy, "/source"), number(copy, "/behind"));
+    let age = copy.get("behind_ms").and_then(Value::as_u64);
+    let age = age.map_or_else(|| "not heard yet".to_owned(), |age| format!("{:.1} s old", age as f64 / 1e3));
+    let lacking = if behind == 0 { String::new() } else { format!(", {behind} tenants lack something") };
+    let stranded = match number(copy, "/stranded") {
+        0 => String::new(),
+        some => format!(", {some} changes stranded"),
+    };
+    lines.push(format!("content of {name}: from {source}, {age}{lacking}{stranded}"));
+    if let Some(problem) = copy.get("problem").and_then(Value::as_str) {
+        lines.push(format!("  PROBLEM {problem}"));
+    }
+}
+
 /// Does anything wanted not run?
 fn differs(status: &Value) -> bool {
     let slots = list(status, "/configuration/slots");
@@ -59,7 +75,9 @@ fn differs(status: &Value) -> bool {
         || list(status, "/rollouts")
             .iter()
             .any(|rollout| rollout.get("stopped").is_some_and(Value::is_string))
-        || list(status, "/shards").iter().any(|shard| shard.get("problem").is_some_and(Value::is_string))
+        || ["/shards", "/content/copies"]
+            .iter()
+            .any(|all| list(status, all).iter().any(|each| each.get("problem").is_some_and(Value::is_string)))
         || status.pointer("/placement/refused").is_some_and(|refused| !refused.is_null())
         || slots.iter().any(|slot| slot.get("refused").is_some_and(|refused| !refused.is_null()))
 }
@@ -181,6 +199,7 @@ fn render(status: &Value) -> String {
         lines.push(String::new());
         lines.extend(placement(status));
         list(status, "/shards").iter().for_each(|each| shard(each, &mut lines));
+        list(status, "/content/copies").iter().for_each(|each| content(each, &mut lines));
     }
     let slots = list(status, "/configuration/slots");
     if !slots.is_empty() {

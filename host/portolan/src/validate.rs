@@ -16,7 +16,7 @@ use crate::node;
 use crate::node::policies::Sources;
 use crate::node::rollouts::InSlot;
 use crate::node::topology_of;
-use crate::{failing, placement, print};
+use crate::{failing, merging, placement, print};
 
 /// Checks files, then compiles and plans every policy.
 ///
@@ -48,6 +48,8 @@ pub(crate) fn run(options: &Validate) -> anyhow::Result<ExitCode> {
             let refused = failing::refused(config, slot, state, None)?;
             found.extend(refused.map(|refused| format!("failover: {refused}")));
         }
+        let resolvers = merging::refused(config, state, None)?;
+        found.extend(resolvers.iter().map(|(policy, refused)| format!("resolver `{policy}`: {refused}")));
     }
     let refused = found;
     if options.json {

@@ -191,11 +191,11 @@ fn granted(snapshot: &Snapshot, inbound: &mut Inbound) -> Result<Option<Grant>, 
 }
 
 /// Is the shard that the request is to write written here, under the lease that its sender named? What one side alone knows of
-/// is nobody's permission, whichever of them knows more.
-fn is_ours(grant: &Grant, topology: &Topology) -> bool {
+/// is nobody's permission, whichever of them knows more. Of a service a copy may be asked as well: the service looks at its lease by itself.
+pub(crate) fn is_ours(grant: &Grant, topology: &Topology) -> bool {
     let Some((shard, epoch)) = &grant.shard else { return true };
     let known = topology.directory.named(shard);
-    known.is_some_and(|known| known.epoch == *epoch && known.primary == topology.local)
+    known.is_some_and(|known| known.epoch == *epoch && (grant.service || known.primary == topology.local))
 }
 
 /// The snapshot that a request of another region goes by: where it names a later lease than this node knows, the news are on
@@ -301,6 +301,9 @@ impl Trip<'_> {
         for Step { choice, panics, pool, region, .. } in &steered.steps {
             self.told.answers(decision.source(choice));
             let pinned = self.pinned(region, pool);
+            if pinned && is_changing(topology, inbound) {
+                return Err(Error::Stale);
+            }
             if pinned && is_unwritten(topology, inbound) {
                 return Err(Error::NoPrimary);
             }
@@ -481,6 +484,14 @@ impl Trip<'_> {
 /// Does nobody write the tenant's shard now?
 pub(crate) fn is_unwritten(topology: &Topology, inbound: &Inbound) -> bool {
     inbound.home.as_ref().is_some_and(|home| topology.steering.load().unwritten.contains(&home.shard))
+}
+
+/// Is the tenant's shard handed over just now, from the region that is taken for its writer? Who is next is known in a moment.
+pub(crate) fn is_changing(topology: &Topology, inbound: &Inbound) -> bool {
+    inbound.home.as_ref().is_some_and(|home| {
+        let traffic = topology.steering.load();
+        traffic.changing.get(&home.shard).is_some_and(|over| home.epoch <= *over)
+    })
 }
 
 /// How many attempts were made of all, as the other region tells.

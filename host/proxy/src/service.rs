@@ -173,7 +173,8 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// Has it answered by the first region that can.
+    /// Has it answered by the first region that can. Of several, each has a copy of its own to answer from, and what one does not have is no news
+    /// of another writer: only who asks the writer alone may wait for those.
     async fn first(
         &mut self,
         snapshot: &Arc<Snapshot>,
@@ -187,13 +188,13 @@ impl Asked<'_> {
         for region in others {
             let cannot = match &answered {
                 Ok(response) => response.status() == StatusCode::SERVICE_UNAVAILABLE,
-                Err(error) => !matches!(error, Error::Stale | Error::Timeout),
+                Err(error) => *error != Error::Timeout,
             };
             let Some(body) = again.again().filter(|_| cannot) else { break };
             self.inbound.headers = self.came.clone();
             answered = self.answer(snapshot, &region, work.clone(), body).await;
         }
-        answered
+        answered.map_err(Error::settled)
     }
 
     /// Has it answered. [`Error::Stale`] when whoever is asked knows of another writer.
@@ -206,6 +207,10 @@ impl Asked<'_> {
     ) -> Result<Response<Body>, Error> {
         if !snapshot.topology.allows(self.inbound.residency.as_ref(), region) {
             return Err(Error::NoAllowedRegion);
+        }
+        let writes_there = self.inbound.written_at() == Some(region);
+        if writes_there && pipeline::is_changing(&snapshot.topology, self.inbound) {
+            return Err(Error::Stale);
         }
         if *region == snapshot.topology.local {
             let answering = self.service.answer(work, self.request(body));

@@ -256,7 +256,8 @@ pub(crate) fn level(
     if *region != topology.local {
         let ramp = topology.steering_limits.ramp;
         let gate = gateways.map_or(100, |_| direct.gate.share(ramp, now));
-        share = share * place.cell.share(ramp, now) / 100 * gate / 100;
+        // Probes and the gate see one recovery: it is ramped up once, by whoever saw it last.
+        share = share * place.cell.share(ramp, now).min(gate) / 100;
     }
     Level { healthy: healthy.unwrap_or(0), share }
 }

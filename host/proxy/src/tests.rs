@@ -115,6 +115,11 @@ async fn play(
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE
         }
         "/fail" => *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE,
+        // As a gateway refuses that knows of another writer.
+        "/-/data/refused" => {
+            *response.status_mut() = StatusCode::MISDIRECTED_REQUEST;
+            response.headers_mut().insert("portolan-refused", "stale".parse().unwrap());
+        }
         "/upgrade" => {
             let upgrade = hyper::upgrade::on(&mut request);
             task::spawn("echo", async move {

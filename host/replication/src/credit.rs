@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use portolan_core::pace::{LaneId, Pace};
 use portolan_foundation::clock;
 
-use crate::defaults::{CREDIT_BYTES, CREDIT_BYTES_MIN};
+use crate::defaults::{CREDIT_BYTES, CREDIT_BYTES_MIN, PACE_TICK};
 
 /// A rate that the feeds of one source share.
 pub(crate) type Shared = Arc<Mutex<Pace>>;
@@ -17,9 +17,9 @@ pub(crate) type Shared = Arc<Mutex<Pace>>;
 #[derive(Debug)]
 pub(crate) struct Credit(Option<(Shared, NonZeroU32)>);
 
-/// One link's part, which ends with it.
+/// One link's part, or one answer's, which ends with it.
 #[derive(Debug)]
-pub(crate) struct Lane(Option<(Shared, LaneId)>);
+pub struct Lane(Option<(Shared, LaneId)>);
 
 impl Credit {
     pub(crate) const fn new(paced: Option<(Shared, NonZeroU32)>) -> Self {
@@ -43,6 +43,18 @@ impl Credit {
 }
 
 impl Lane {
+    /// So many bytes have come. Waits until their turn is over, so that whoever asks for one answer after another keeps to the pace.
+    ///
+    /// # Cancel safety
+    /// What is left of them is owed no longer once this lane goes.
+    pub async fn pass(&self, bytes: u64) {
+        let mut passed = self.done(bytes);
+        while passed < bytes {
+            tokio::time::sleep(PACE_TICK).await;
+            passed = passed.saturating_add(self.done(0));
+        }
+    }
+
     /// So many bytes have been done with. Gives how many of those, and of earlier ones, may be sent anew by now.
     pub(crate) fn done(&self, bytes: u64) -> u64 {
         let Some((pace, id)) = &self.0 else { return bytes };

@@ -90,5 +90,5 @@ pub const LINKS_MAX: usize = 4_096;
 pub const STREAMS_MAX: u32 = 4;
 /// Frames of a follower that wait to be read by its source.
 pub const FRAMES_WAITING: usize = 4;
-/// Bytes of a question or an answer between regions: what is said of ten thousand shards fits.
-pub const WORDS_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of a question or an answer between regions: what is said of ten thousand shards fits, and so do some chunks of contents.
+pub const WORDS_BYTES_MAX: usize = 6 * 1024 * 1024;

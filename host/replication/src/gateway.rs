@@ -20,8 +20,8 @@ use tokio::sync::Semaphore;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::audit;
-use crate::credit::{Credit, Shared};
-use crate::defaults::{CONNECT_TIMEOUT, LINKS_MAX};
+use crate::credit::{Credit, Lane, Shared};
+use crate::defaults::{CONNECT_TIMEOUT, LINKS_MAX, ROWS_PART};
 use crate::follower::{Connect, Feed};
 use crate::link::{self, Broken, Ear, Mouth};
 use crate::report::{Cell, FeedReport};
@@ -160,6 +160,12 @@ impl Feeds {
         };
         task::spawn("replication-follower", feed.run(end.clone()));
         Running { addresses, cell, end, fit, keeps, leads, primary, rate, store, weight }
+    }
+
+    /// A lane for something else that comes from a region, beside the feeds of a shard.
+    #[must_use]
+    pub fn lane(&self, source: &RegionName, rate: Option<NonZeroU64>, weight: NonZeroU32) -> Lane {
+        Credit::new(rate.map(|rate| (self.pace(source, rate), weight))).lane(ROWS_PART)
     }
 
     /// What the feeds of a source share.

@@ -34,6 +34,7 @@ pub mod wire;
 mod words;
 
 pub use audit::{Audited, Comparison, Failed, Told, Wanted};
+pub use credit::Lane;
 pub use ends::{Log, Replica};
 pub use follower::{Connect, Feed};
 pub use gateway::{Feeds, Followed, Gateways, Sources, listen};

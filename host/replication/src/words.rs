@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use portolan_core::ids::RegionName;
 use portolan_foundation::task;
 
-use crate::defaults::WORDS_BYTES_MAX;
+use crate::defaults::{WINDOW_BYTES, WORDS_BYTES_MAX};
 use crate::link::{Broken, Outgoing, Stream, Tasks};
 
 /// Where they are asked.
@@ -71,7 +71,11 @@ impl Asker {
     /// When the other end speaks no HTTP/2.
     pub(crate) async fn over(stream: impl Stream) -> Result<Self, Broken> {
         let mut builder = http2::Builder::new(Tasks);
-        builder.timer(TokioTimer::new());
+        // An answer of some megabytes is not to wait for the window over a long way.
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES);
         let done = builder.handshake(TokioIo::new(stream)).await;
         let (sender, connection) = done.map_err(|error| Broken::Gone(error.to_string()))?;
         task::spawn("words-connection", async move { drop(connection.await) });

@@ -124,6 +124,8 @@ pub const TRIAL: Duration = Duration::from_secs(1);
 pub const OFFENDERS_MAX: usize = 5;
 /// Rows that a move copies or compares at once: some milliseconds of work for each database.
 pub const MOVE_CHUNK_ROWS: usize = 1_000;
+/// Rows of a target that are looked for in a page of the source: as many again, and room for those that the source has lost meanwhile.
+pub const MOVE_OTHERS_MAX: usize = 2 * MOVE_CHUNK_ROWS;
 /// Records that may be left to a move's hold: they are taken over in a few milliseconds.
 pub const MOVE_LAG_RECORDS: usize = 200;
 /// Parts of the log that a move takes over before it gives up: a tenant that writes faster than it is followed cannot be moved.
@@ -136,6 +138,8 @@ pub const MOVE_DOUBTS_FEW: usize = 1_000;
 pub const MOVE_COMPARED_PAGES: usize = 20;
 /// How long a move holds the tenant's writes at most, until the control store is asked.
 pub const MOVE_HOLD: Duration = Duration::from_secs(5);
+/// How long a write waits for an epoch that begins: about what a handover may take.
+pub const EPOCH_BEGINS: Duration = Duration::from_secs(2);
 /// From one look whether a tenant that is held may be written to the next.
 pub const HOLD_LOOK: Duration = Duration::from_millis(20);
 /// How long a move's hold waits for the tenant's writers that are inside.

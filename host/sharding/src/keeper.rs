@@ -1,6 +1,6 @@
 //! The keeper of one shard: opens its database, and holds its lease while this region is its primary.
 //!
-//! What wakes it: another task, the time of the next renewal, the end of a pause after a failure. What it reads: the
+//! What wakes it: another task, other leave, the time of the next renewal, the end of a pause after a failure. What it reads: the
 //! database's clock and fence, and what is intended. What it writes: the fence and the shard's [`Cell`]. On failure the lease
 //! runs out by itself, here and in the database, and the report says why.
 //!
@@ -171,11 +171,12 @@ struct Keeper {
 
 impl Keeper {
     async fn run(mut self, mut tasks: watch::Receiver<Task>, end: Shutdown) {
+        let cell = Arc::clone(&self.cell);
         loop {
             let task = tasks.borrow_and_update().clone();
             let pause = self.pass(&task).await;
             tokio::select! {
-                // Both are cancel-safe: a change that was not seen is still marked.
+                // All are cancel-safe: a change that was not seen is still marked, and so is a nudge.
                 changed = tasks.changed() => {
                     if changed.is_err() { break }
                     let other = tasks.borrow().kept.engine != task.kept.engine;
@@ -183,6 +184,7 @@ impl Keeper {
                         self.close();
                     }
                 }
+                () = cell.nudge.notified() => {}
                 () = tokio::time::sleep(pause) => {}
                 () = end.begun() => break,
             }
@@ -305,7 +307,7 @@ impl Keeper {
             store.extend(leave.epoch, term.deadline_us).await?;
         }
         self.demoted = None;
-        self.cell.lease.store(Some(Arc::new(Lease { epoch: leave.epoch, until: term.until })));
+        self.cell.hold(Lease { epoch: leave.epoch, until: term.until });
         // A region's lease may be shorter than what a renewal here is usually good for.
         Ok(RENEWAL.min(term.until.since(clock::now()) / 3))
     }

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use crate::breaker::Attempt;
 use crate::copies::Freshness;
 use crate::data::{self, Code, Door, Need, PREFIX, Problem};
-use crate::defaults::{HOLD_LOOK, MOVE_HOLD};
+use crate::defaults::{EPOCH_BEGINS, HOLD_LOOK, MOVE_HOLD};
 use crate::durable;
 use crate::newest;
 use crate::refuse;
@@ -200,6 +200,9 @@ async fn answer(
         wanted,
         work: &work,
     };
+    if need.writes {
+        begins(shards, &cell, &work).await;
+    }
     let until = Instant::now() + MOVE_HOLD;
     let mut done = asked.once(request.clone()).await?;
     // A tenant that moves is held for less than its clients notice, and nothing was written.
@@ -219,6 +222,14 @@ async fn answer(
     let response = durable::confirmed(&cell, &store, response).await;
     drop(place);
     Ok(response.map(|content| Held { content: whole(content), _memory: memory }.boxed_unsync()))
+}
+
+/// Waits for the lease of an epoch that is this region's and begins just now: whoever sends writes may know of it a moment sooner.
+async fn begins(shards: &Shards, cell: &Cell, work: &Work) {
+    let until = Instant::now() + EPOCH_BEGINS;
+    while shards.is_to_begin(cell, &work.shard, work.epoch) && Instant::now() < until {
+        tokio::time::sleep(HOLD_LOOK).await;
+    }
 }
 
 /// How fresh an answer must be. A table that all members write is as fresh here as its writers here have made it.

@@ -1,6 +1,7 @@
 //! What others see of this region's shards: which are open, under which leases, and how they stand.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use portolan_core::time::Moment;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::task;
 use serde::Serialize;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::config::{Intent, Limits};
 use crate::copies::{Copies, Freshness};
@@ -45,6 +46,8 @@ struct Inner {
 /// What is known of one shard. Written by its keeper alone, but for the breaker and the places of requests.
 #[derive(Debug)]
 pub(crate) struct Cell {
+    /// The last epoch that was held here.
+    begun: AtomicU64,
     /// How its database answered requests lately.
     pub(crate) breaker: Breaker,
     /// What of it may be lost with this region.
@@ -57,6 +60,8 @@ pub(crate) struct Cell {
     led: ArcSwapOption<Lease>,
     /// Where its log is, for applications that write beside the gateway.
     pub(crate) newest: Newest,
+    /// Has its keeper look at once.
+    pub(crate) nudge: Notify,
     /// The database, once it is open.
     pub(crate) open: ArcSwapOption<Open>,
     pub(crate) report: Mutex<ShardReport>,
@@ -231,6 +236,21 @@ impl Shards {
         Some((open.store.clone(), open.tables.clone()))
     }
 
+    /// Has a shard's keeper look at once: what it asks leave of has something else to say.
+    pub fn look_again(&self, name: &ShardName) {
+        if let Some(cell) = self.cell(name) {
+            cell.nudge.notify_one();
+        }
+    }
+
+    /// Is an epoch meant to be this region's, and not begun here yet? One whose lease has run out has begun.
+    pub(crate) fn is_to_begin(&self, cell: &Cell, name: &ShardName, epoch: Epoch) -> bool {
+        let intent = self.0.intent.borrow();
+        let kept = intent.as_ref().and_then(|intent| Some((intent.shards.get(name)?, &intent.region)));
+        let meant = kept.is_some_and(|(kept, region)| kept.epoch == epoch && kept.primary == *region);
+        meant && cell.open.load().is_some() && cell.begun.load(Ordering::Relaxed) < epoch.0
+    }
+
     pub(crate) fn cell(&self, name: &ShardName) -> Option<Arc<Cell>> {
         self.0.cells.load().get(name).cloned()
     }
@@ -267,12 +287,14 @@ impl Cell {
             used_percent: None,
         };
         Self {
+            begun: AtomicU64::new(0),
             breaker: Breaker::default(),
             exposure: Exposure::default(),
             fullness: Fullness::default(),
             lease: ArcSwapOption::empty(),
             led: ArcSwapOption::empty(),
             newest: Newest::default(),
+            nudge: Notify::new(),
             open: ArcSwapOption::empty(),
             report: Mutex::new(report),
             room: Arc::new(room),
@@ -282,6 +304,12 @@ impl Cell {
     /// The lease, if it still lasts.
     pub(crate) fn lease(&self, now: Moment) -> Option<Lease> {
         self.lease.load().as_deref().copied().filter(|lease| lease.allows(now))
+    }
+
+    /// From now on there is this lease.
+    pub(crate) fn hold(&self, lease: Lease) {
+        self.begun.fetch_max(lease.epoch.0, Ordering::Relaxed);
+        self.lease.store(Some(Arc::new(lease)));
     }
 
     /// The lease is over.

@@ -37,6 +37,7 @@ const LANES: [&[Guest]; 2] = [
         Guest::Scaffold("rust", "routing"),
         Guest::Scaffold("rust", "sharding"),
         Guest::Scaffold("rust", "failover"),
+        Guest::Scaffold("rust", "resolving"),
     ],
 ];
 
@@ -314,9 +315,18 @@ fn scaffold(
     }
     run("build the project", build.args(["plugin", "build", "-o"]).arg(output))?;
     let file = output.to_string_lossy();
-    if world == "sharding" {
-        // What places tenants has no golden vectors; a gateway says whether it would run.
-        return run("inspect the component", tools.portolan(root, work).args(["plugin", "inspect", &file]));
+    // What places tenants or merges rows has no golden vectors; a gateway says whether it would run.
+    match world {
+        "resolving" => {
+            return run("check the component", tools.portolan(root, work).args(["plugin", "check", &file]));
+        }
+        "sharding" => {
+            return run(
+                "inspect the component",
+                tools.portolan(root, work).args(["plugin", "inspect", &file]),
+            );
+        }
+        _ => {}
     }
     run("ask the golden vectors", tools.portolan(root, work).args(["plugin", "test", &file]))?;
     let config = if world == "failover" { "{\"avoid\": []}" } else { "{\"pool\": \"web\"}" };

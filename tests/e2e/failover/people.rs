@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use http::Request;
 use portolan_tests::node::{good, says};
 use portolan_tests::regions::{HOME, SHARDS, at};
 use portolan_tests::{PATIENCE, until};
+use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{OTHERS, Play};
+use super::{OTHERS, Play, QUICK};
 
 /// From one look to the next.
 const LOOK: Duration = Duration::from_millis(250);
@@ -36,6 +38,7 @@ async fn a_freeze_holds_a_force_moves_and_a_return_brings_home() {
         let status = play.world.failover(at(region)).await;
         assert!(status["regions"][HOME]["verdict"].as_str().unwrap().starts_with("down"), "{status}");
         assert!(SHARDS.iter().all(|shard| status["shards"][shard]["primary"] == HOME), "{status}");
+        nobody_writes(&play, region).await;
     }
 
     // Nobody is forced to lose more than was said, and nobody forces without a word.
@@ -69,4 +72,34 @@ async fn a_freeze_holds_a_force_moves_and_a_return_brings_home() {
     play.go_on().await;
     let found = play.end().await;
     play.loss_is_as_told(&told, &found).await;
+}
+
+/// While nobody writes a tenant's shard, who writes is told to come again, at once, and who reads is answered.
+async fn nobody_writes(play: &Play, region: &str) {
+    let write =
+        async || play.rows(region, Request::post("/-/data/orders"), r#"{"id": 1, "note": "x"}"#).await;
+    until("its gateway knows that nobody writes", async || {
+        let problem: Value = serde_json::from_slice(&write().await.body).unwrap_or_default();
+        problem["type"] == "urn:portolan:problem:no-primary"
+    })
+    .await;
+    let asked = Instant::now();
+    let refused = write().await;
+    assert_eq!(
+        (refused.status.as_u16(), refused.header("retry-after"), refused.header("portolan-mode")),
+        (503, "5", "read-only")
+    );
+    let application = play.ask(region, Request::post("/page"), "{}").await;
+    assert_eq!((application.status.as_u16(), application.header("retry-after")), (503, "5"));
+    assert_eq!(play.application(region).await, region, "who reads is served");
+    for consistency in ["local", "max-staleness=3600"] {
+        let read = Request::get("/-/data/orders").header("portolan-consistency", consistency);
+        let rows = play.rows(region, read, "").await;
+        assert_eq!(rows.status, 200, "{consistency}: {}", rows.text());
+    }
+    let read = Request::get("/-/data/orders").header("portolan-consistency", "primary");
+    let refused = play.rows(region, read, "").await;
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(!refused.header("retry-after").is_empty());
+    assert!(asked.elapsed() < QUICK, "nobody waits for what cannot come: {:?}", asked.elapsed());
 }

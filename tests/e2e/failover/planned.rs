@@ -1,5 +1,6 @@
 //! Shards move in an orderly way.
 
+use http::Request;
 use portolan_tests::node::good;
 use portolan_tests::regions::{HOME, SHARDS, at};
 use portolan_tests::until;
@@ -52,8 +53,28 @@ async fn switches_lose_nothing() {
             play.say(&format!("{shard} is written in {to}; its writes waited for {pause:?} at most"));
         }
     }
+    a_drained_region_serves_what_it_keeps(&play).await;
     good(&eu, &["failover", "thaw"]).await;
     let found = play.end().await;
     let lost = &found.ledger;
     assert!(lost.values.is_empty() && lost.deletions.is_empty(), "{lost:?}\n{}", play.world.logs());
+}
+
+/// A region that is drained gets no new requests of applications, also those that come in there, and its copies go on answering who asks them.
+async fn a_drained_region_serves_what_it_keeps(play: &Play) {
+    for region in OTHERS {
+        assert_eq!(play.application(region).await, region, "who came is served where it came in");
+    }
+    good(play.world.folder_of(at("eu")), &["failover", "drain", "ap", "--why", "a test"]).await;
+    until("its requests go elsewhere", async || play.application("ap").await != "ap").await;
+    let before = play.clients.history.now();
+    for region in OTHERS {
+        assert_ne!(play.application(region).await, "ap");
+    }
+    let local = Request::get("/-/data/orders").header("portolan-consistency", "local");
+    let rows = play.rows("ap", local, "").await;
+    assert_eq!(rows.status, 200, "{}", rows.text());
+    assert!(!rows.header("portolan-staleness").is_empty(), "its own copy answers");
+    play.reads_go_on(&["ap"], before).await;
+    play.say("a region is drained, and reads of its copies go on");
 }

@@ -1,9 +1,11 @@
 //! The control store is lost.
 
+use http::Request;
 use portolan_tests::regions::{REGIONS, SHARDS, at};
 use portolan_tests::until;
+use tokio::time::Instant;
 
-use super::{OTHERS, Play};
+use super::{OTHERS, Play, QUICK};
 
 /// Without its voters nobody has permission to write for longer than a lease, and copies are read on. When they are back so are writes, and nothing is
 /// lost.
@@ -28,6 +30,18 @@ async fn without_its_control_store_regions_read_on() {
     play.say("nobody writes");
     let stopped = play.clients.history.now();
     play.reads_go_on(&OTHERS, stopped).await;
+    // Who wants what nobody can answer is told so at once.
+    for (region, wanted) in OTHERS.into_iter().zip(["primary", "max-staleness=0"]) {
+        let asked = Instant::now();
+        let read = Request::get("/-/data/orders").header("portolan-consistency", wanted);
+        let refused = play.rows(region, read, "").await;
+        assert_eq!(refused.status, 503, "{wanted} in {region}: {}", refused.text());
+        assert!(
+            !refused.header("retry-after").is_empty() && asked.elapsed() < QUICK,
+            "{:?}",
+            asked.elapsed()
+        );
+    }
     let operations = play.clients.history.operations();
     let since = operations.writes.iter().filter(|write| write.invoked > stopped);
     assert!(since.clone().all(|write| !write.is_acknowledged()), "writes are done without a lease");

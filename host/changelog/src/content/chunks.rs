@@ -175,6 +175,71 @@ impl Content {
         Ok(self.run(sql, &[pack.into()]).await? == 1)
     }
 
+    /// A chunk is found in another pack from now on, as it is sealed there. Returns false when that pack is doomed by now.
+    ///
+    /// # Errors
+    /// When the database does not take it.
+    pub async fn replace_chunk(&mut self, chunk: &Chunk) -> Result<bool, Error> {
+        if !self.wake_pack(&chunk.pack).await? {
+            return Ok(false);
+        }
+        let sql = "UPDATE portolan_content_chunk SET pack = $3, at = $4, sealed_bytes = $5, coding = $6, key = $7 \
+            WHERE tenant = $1 AND chunk = $2";
+        let args = [
+            chunk.chunk.as_str().into(),
+            chunk.pack.as_str().into(),
+            chunk.at.into(),
+            chunk.sealed_bytes.into(),
+            chunk.coding.as_str().into(),
+            Value::Blob(chunk.key.clone()),
+        ];
+        self.run(sql, &args).await.map(|_| true)
+    }
+
+    /// Items that use a chunk, at most so many.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn users_of(&mut self, chunk: &str, max: u64) -> Result<Vec<String>, Error> {
+        let sql =
+            "SELECT item FROM portolan_content_use WHERE tenant = $1 AND chunk = $2 ORDER BY item LIMIT $3";
+        let rows = self.query(sql, &[chunk.into(), max.into()]).await?;
+        rows.iter().map(|row| row.text(0)).collect()
+    }
+
+    /// The parts of all lists of an item: contents and numbers.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn parts_of(&mut self, item: &str) -> Result<Vec<(String, u64)>, Error> {
+        let sql = "SELECT root, part FROM portolan_content_part WHERE tenant = $1 AND item = $2 AND small = 0 ORDER BY root, part";
+        let rows = self.query(sql, &[item.into()]).await?;
+        rows.iter().map(|row| Ok((row.text(0)?, row.number(1)?))).collect()
+    }
+
+    /// A part of a list is sealed anew: it names other keys.
+    ///
+    /// # Errors
+    /// When the database does not take it.
+    pub async fn reseal_part(&mut self, item: &str, root: &str, part: &Part) -> Result<(), Error> {
+        let sql = "UPDATE portolan_content_part SET sealed = $5, term = $6 \
+            WHERE tenant = $1 AND item = $2 AND root = $3 AND part = $4";
+        let args =
+            [item.into(), root.into(), part.part.into(), Value::Blob(part.sealed.clone()), part.term.into()];
+        self.run(sql, &args).await.map(drop)
+    }
+
+    /// Live packs by name, after a name, at most so many.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn packs(&mut self, after: &str, max: u64) -> Result<Vec<String>, Error> {
+        let sql = "SELECT pack FROM portolan_content_pack WHERE tenant = $1 AND pack > $2 AND state = 'live' \
+            ORDER BY pack LIMIT $3";
+        let rows = self.query(sql, &[after.into(), max.into()]).await?;
+        rows.iter().map(|row| row.text(0)).collect()
+    }
+
     /// Packs of which something is used, but less than so many percent, at most so many.
     ///
     /// # Errors

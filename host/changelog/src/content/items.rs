@@ -93,15 +93,37 @@ impl Content {
         self.query(sql, &[site.into(), name.into()]).await?.first().map(item).transpose()
     }
 
-    /// An item that has this content.
+    /// An item by its name among all.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn item_with(&mut self, root: &str) -> Result<Option<Item>, Error> {
+    pub async fn item_named(&mut self, name: &str) -> Result<Option<Item>, Error> {
+        let sql = "SELECT item, site, name, media, kind, keys FROM portolan_content_item WHERE tenant = $1 AND item = $2";
+        self.query(sql, &[name.into()]).await?.first().map(item).transpose()
+    }
+
+    /// Items that have this content, at most so many.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn items_with(&mut self, root: &str, max: u64) -> Result<Vec<Item>, Error> {
         let sql = "SELECT i.item, i.site, i.name, i.media, i.kind, i.keys FROM portolan_content_item i \
-            WHERE i.tenant = $1 AND i.item = (SELECT p.item FROM portolan_content_part p \
-            WHERE p.tenant = $1 AND p.root = $2 ORDER BY p.item LIMIT 1)";
-        self.query(sql, &[root.into()]).await?.first().map(item).transpose()
+            WHERE i.tenant = $1 AND i.item IN (SELECT p.item FROM portolan_content_part p \
+            WHERE p.tenant = $1 AND p.root = $2 AND p.part = 0) ORDER BY i.item LIMIT $3";
+        self.query(sql, &[root.into(), max.into()]).await?.iter().map(item).collect()
+    }
+
+    /// All contents of an item go: its lists, its uses of chunks, and the keys that opened them, for these. Its versions are known still.
+    ///
+    /// # Errors
+    /// When the database does not take it.
+    pub async fn purge_item(&mut self, item: &str, keys: &[u8]) -> Result<(), Error> {
+        for table in ["part", "use"] {
+            let sql = format!("DELETE FROM portolan_content_{table} WHERE tenant = $1 AND item = $2");
+            self.run(&sql, &[item.into()]).await?;
+        }
+        let sql = "UPDATE portolan_content_item SET keys = $3 WHERE tenant = $1 AND item = $2";
+        self.run(sql, &[item.into(), Value::Blob(keys.to_vec())]).await.map(drop)
     }
 
     /// Makes an item, or changes the media type and the keys of one.
@@ -187,11 +209,23 @@ impl Content {
         version: &NewVersion,
         heads: &[(String, bool)],
     ) -> Result<u64, Error> {
+        let seq = self.note("version", (&item.site, &item.name), &version.version, version.at_ms).await?;
+        self.keep_version(item, version, seq, heads).await?;
+        Ok(seq)
+    }
+
+    /// Keeps a version that a change brought, and what the item's heads are with it. One that is there stays.
+    pub(super) async fn keep_version(
+        &mut self,
+        item: &Item,
+        version: &NewVersion,
+        seq: u64,
+        heads: &[(String, bool)],
+    ) -> Result<(), Error> {
         let clock = "UPDATE portolan_content_account SET clock_ms = $2, clock_count = $3 WHERE tenant = $1";
         self.run(clock, &[version.clock.0.into(), u64::from(version.clock.1).into()]).await?;
-        let seq = self.note("version", (&item.site, &item.name), &version.version, version.at_ms).await?;
         let sql = "INSERT INTO portolan_content_version (tenant, item, version, seq, record, root, bytes, at_ms) \
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (tenant, item, version) DO UPDATE SET seq = excluded.seq";
         let args = [
             item.item.as_str().into(),
             version.version.as_str().into(),
@@ -202,14 +236,22 @@ impl Content {
             version.at_ms.into(),
         ];
         self.run(sql, &args).await?;
+        self.put_heads(&item.item, heads).await
+    }
+
+    /// What an item's heads are: those versions, of which one is shown.
+    ///
+    /// # Errors
+    /// When the database does not take it.
+    pub async fn put_heads(&mut self, item: &str, heads: &[(String, bool)]) -> Result<(), Error> {
         let gone = "DELETE FROM portolan_content_head WHERE tenant = $1 AND item = $2";
-        self.run(gone, &[item.item.as_str().into()]).await?;
+        self.run(gone, &[item.into()]).await?;
         for (head, shown) in heads {
             let sql =
                 "INSERT INTO portolan_content_head (tenant, item, version, shown) VALUES ($1, $2, $3, $4)";
-            self.run(sql, &[item.item.as_str().into(), head.as_str().into(), super::bit(*shown)]).await?;
+            self.run(sql, &[item.into(), head.as_str().into(), super::bit(*shown)]).await?;
         }
-        Ok(seq)
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use crate::database::{Row, Value};
 use crate::error::Error;
 
 /// A share: a site lets another have some of its content. Lists are JSON, as their maker wrote them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Share {
     /// A list of regions, or `null` for all.
     pub allowed_regions: String,
@@ -44,7 +44,7 @@ pub struct Share {
 }
 
 /// Which item of a share's target follows which of its source.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Mapping {
     /// The target's version that came of the last one of the source.
     pub base_version: String,
@@ -75,10 +75,24 @@ impl Content {
     /// # Errors
     /// When the database does not take it.
     pub async fn put_share(&mut self, share: &Share) -> Result<bool, Error> {
+        self.keep_share(share, "DO NOTHING").await
+    }
+
+    /// Keeps a share as another region has it, whatever it is here.
+    ///
+    /// # Errors
+    /// When the database does not take it.
+    pub async fn take_share(&mut self, share: &Share) -> Result<(), Error> {
+        let now =
+            "(tenant, share) DO UPDATE SET status = excluded.status, policy_epoch = excluded.policy_epoch";
+        self.keep_share(share, now).await.map(drop)
+    }
+
+    async fn keep_share(&mut self, share: &Share, conflict: &str) -> Result<bool, Error> {
         let text = |text: &String| Value::from(text.as_str());
         let numbers = (2..=21).map(|number| format!("${number}")).collect::<Vec<_>>().join(", ");
         let sql = format!(
-            "INSERT INTO portolan_content_share (tenant, {COLUMNS}) VALUES ($1, {numbers}) ON CONFLICT DO NOTHING"
+            "INSERT INTO portolan_content_share (tenant, {COLUMNS}) VALUES ($1, {numbers}) ON CONFLICT {conflict}"
         );
         let [read, update, reshare, export] = share.can;
         let args = [
@@ -160,6 +174,26 @@ impl Content {
         );
         let rows = self.query(&sql, &[share.into(), after.into(), max.into()]).await?;
         rows.iter().map(mapping).collect()
+    }
+
+    /// Which items an item follows, at most so many.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn mappings_to(&mut self, target_item: &str, max: u64) -> Result<Vec<Mapping>, Error> {
+        let sql = format!(
+            "SELECT {MAPPING} FROM portolan_content_sync_mapping WHERE tenant = $1 AND target_item = $2 ORDER BY share LIMIT $3"
+        );
+        self.query(&sql, &[target_item.into(), max.into()]).await?.iter().map(mapping).collect()
+    }
+
+    /// No item follows another by a share any more.
+    ///
+    /// # Errors
+    /// When the database does not take it.
+    pub async fn forget_mappings(&mut self, share: &str) -> Result<(), Error> {
+        let sql = "DELETE FROM portolan_content_sync_mapping WHERE tenant = $1 AND share = $2";
+        self.run(sql, &[share.into()]).await.map(drop)
     }
 
     /// Keeps which item follows which, and how far.

@@ -115,7 +115,9 @@ pub fn judge(
     }
     let history = |marks: Option<&str>, version| match rule {
         ConflictRule::FirstWins | ConflictRule::HomeWins => History::parse(marks, version),
-        ConflictRule::Columns { .. } | ConflictRule::LastWriterWins => Ok(History::default()),
+        ConflictRule::Columns { .. } | ConflictRule::LastWriterWins | ConflictRule::Policy { .. } => {
+            Ok(History::default())
+        }
     };
     let own = history(there.marks.as_deref(), &there.version).unwrap_or_default();
     let Ok(came) = history(change.marks.as_deref(), &change.version) else {

@@ -85,7 +85,9 @@ impl History {
                 let path = self.path.iter().cloned().chain([own]).collect();
                 Self { round: self.round, path, ..Self::default() }
             }
-            ConflictRule::Columns { .. } | ConflictRule::LastWriterWins => Self::default(),
+            ConflictRule::Columns { .. } | ConflictRule::LastWriterWins | ConflictRule::Policy { .. } => {
+                Self::default()
+            }
         }
     }
 }
@@ -103,7 +105,9 @@ pub fn compare(
             let rounds = of_one.round.cmp(&of_other.round);
             rounds.then_with(|| paths(&of_one.path, &of_other.path)).then_with(|| one.cmp(other))
         }
-        ConflictRule::Columns { .. } | ConflictRule::LastWriterWins => one.cmp(other),
+        ConflictRule::Columns { .. } | ConflictRule::LastWriterWins | ConflictRule::Policy { .. } => {
+            one.cmp(other)
+        }
     }
 }
 

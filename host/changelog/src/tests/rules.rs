@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use portolan_core::balance::splitmix;
-use portolan_core::ids::{RegionName, TenantName};
+use portolan_core::ids::{PolicyName, RegionName, TenantName};
 use portolan_core::log::{Epoch, Placement, Position, Version};
 use portolan_core::tenant_table::{ColumnRule, ConflictRule, Identifier, Rest, Tables, TenantTable, Writers};
 use portolan_core::time::Moment;
@@ -290,6 +290,61 @@ pub(super) async fn what_lost_is_put_back(place: Place) {
     eu.store.place(&TenantName::new("acme").unwrap(), Placement(1), true).await.unwrap();
     let error = eu.store.restore(&lost.conflict, &lease(), clock).await.unwrap_err();
     assert!(matches!(error, Error::Closed(Closed::Away)), "{error}");
+}
+
+pub(super) async fn a_policy_makes_one_row_of_two(place: Place) {
+    let rule = ConflictRule::Policy { policy: PolicyName::new("join").unwrap(), version: None };
+    let shards = rivals(&place, &rule).await;
+    let [eu, us] = &shards;
+    let (items, clock) = (Identifier::new("items").unwrap(), || Moment(0));
+    // Until it is asked the later row stays, everywhere.
+    assert_eq!(names(&place, eu).await, ["theirs/5"]);
+    assert_eq!(names(&place, us).await, ["theirs/5"]);
+    let disputes = eu.store.disputes(&items, "join@1", 9).await.unwrap();
+    let [dispute] = &disputes[..] else { panic!("{disputes:?}") };
+    assert!(dispute.row.contains("theirs") && dispute.losers[0].row.as_deref().unwrap().contains("mine"));
+    let row = dispute.with(&dispute.row, br#"{"name": "both", "stock": 7}"#).unwrap();
+
+    // Nobody writes over a row that has changed since.
+    place.direct(eu, "acme").await.ok("UPDATE items SET color = 'new'").await;
+    assert!(!eu.store.resolve(dispute, &row, &lease(), clock).await.unwrap());
+    assert_eq!(names(&place, eu).await, ["theirs/5"]);
+    assert_eq!(eu.store.disputes(&items, "join@1", 9).await.unwrap(), [], "who wrote it knew what it was");
+    let kept = eu.store.conflicts(&Conflicts::all(9)).await.unwrap();
+    assert_eq!(kept[0].resolution.as_deref(), Some("superseded"));
+
+    // Another one: refused once, merged by the next version, and told to all.
+    meet(&shards).await;
+    for (shard, name) in shards.iter().zip(["one", "two"]) {
+        place.direct(shard, "acme").await.ok(&format!("UPDATE items SET name = '{name}'")).await;
+    }
+    meet(&shards).await;
+    let dispute = eu.store.disputes(&items, "join@1", 9).await.unwrap().remove(0);
+    eu.store.note_resolution(&dispute.losers, "join@1", "refused: not yet").await.unwrap();
+    assert_eq!(eu.store.disputes(&items, "join@1", 9).await.unwrap(), [], "it said no");
+    let dispute = eu.store.disputes(&items, "join@2", 9).await.unwrap().remove(0);
+    let row = dispute.with(&dispute.row, br#"{"name": "both", "stock": 7}"#).unwrap();
+    assert!(eu.store.resolve(&dispute, &row, &lease(), clock).await.unwrap());
+    eu.store.note_resolution(&dispute.losers, "join@2", "merged").await.unwrap();
+    assert_eq!(eu.store.disputes(&items, "join@3", 9).await.unwrap(), []);
+    meet(&shards).await;
+    assert_eq!(
+        (names(&place, eu).await, names(&place, us).await),
+        (vec!["both/7".to_owned()], vec!["both/7".to_owned()])
+    );
+    let kept = eu.store.conflicts(&Conflicts::all(9)).await.unwrap();
+    let merged: Vec<_> =
+        kept.iter().map(|lost| (lost.resolver.as_deref(), lost.resolution.as_deref())).collect();
+    assert_eq!(merged, [(None, Some("superseded")), (Some("join@2"), Some("merged"))]);
+
+    // Who deletes is not asked whether it meant it.
+    place.direct(eu, "acme").await.ok("UPDATE items SET name = 'kept'").await;
+    place.direct(us, "acme").await.ok("DELETE FROM items").await;
+    meet(&shards).await;
+    assert_eq!(eu.store.disputes(&items, "join@3", 9).await.unwrap(), []);
+    let late = || Moment(0).plus(Duration::from_secs(61));
+    let error = eu.store.resolve(&dispute, &row, &lease(), late).await.unwrap_err();
+    assert!(matches!(error, Error::Closed(Closed::Expired)), "{error}");
 }
 
 pub(super) async fn losers_are_read_by_page(place: Place) {

@@ -98,6 +98,7 @@ fn a_plan_says_what_regions_keep() {
     let name = |text| RegionName::new(text).unwrap();
     let detour = Detour { percent: 25, target: name("us") };
     let traffic = Traffic {
+        changing: BTreeMap::new(),
         detours: BTreeMap::from([(name("eu"), detour)]),
         out: BTreeSet::from([name("ap")]),
         unwritten: BTreeSet::new(),

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::decide::Standing;
 use super::message::{epoch_name, question, their_name};
-use super::{Failure, Found, Target};
+use super::{Failure, Found, Server, Target};
 use crate::defaults::UPDATE_TIMEOUT;
 use crate::name::Name;
 use crate::tsig::{BAD_KEY, BAD_SIGNATURE, BAD_TIME, Broken, Trouble, named};
@@ -133,7 +133,8 @@ impl<'a> Connection<'a> {
     }
 }
 
-fn found(texts: Vec<Vec<u8>>) -> Found {
+/// The number that texts beside a name are, if they are one.
+pub(super) fn found(texts: Vec<Vec<u8>>) -> Found {
     match texts.as_slice() {
         [] => Found::Nothing,
         [text] => {
@@ -148,11 +149,12 @@ fn found(texts: Vec<Vec<u8>>) -> Found {
 
 impl Target {
     pub(super) fn unreachable(&self, what: String) -> Failure {
-        Failure::Unreachable { server: self.server, what }
+        Failure::Unreachable { server: Server::At(self.server), what }
     }
 
     pub(super) fn refused(&self, what: String, advice: &'static str) -> Failure {
-        Failure::Refused { advice, server: self.server, what, zone: self.zone.clone() }
+        let server = Server::At(self.server);
+        Failure::Refused { advice, server, what, zone: self.zone.clone() }
     }
 
     /// What a code means that nothing was done under.
@@ -186,7 +188,7 @@ impl Target {
             (_, Some(Trouble { code: BAD_TIME, clock_s })) => Err(self.clocks(now_s, clock_s)),
             (Err(Broken::Clock(theirs)), _) => Err(self.clocks(now_s, Some(theirs))),
             (_, Some(Trouble { code: BAD_KEY | BAD_SIGNATURE, .. })) => {
-                Err(Failure::Key { key: self.key.name().clone(), server: self.server })
+                Err(Failure::Key { key: self.key.name().clone(), server: Server::At(self.server) })
             }
             (Ok(_), _) => Ok(Answered { code, message }),
             // Without a signature only what changes nothing is believed.
@@ -203,6 +205,6 @@ impl Target {
     }
 
     fn clocks(&self, ours_s: u64, theirs_s: Option<u64>) -> Failure {
-        Failure::Clock { ours_s, server: self.server, theirs_s }
+        Failure::Clock { ours_s, server: Server::At(self.server), theirs_s }
     }
 }

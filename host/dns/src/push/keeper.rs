@@ -5,7 +5,6 @@
 //! records, as long as nobody with a higher number has written them, and its report. On failure the report says why, and it tries again.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use portolan_core::backoff::{full_jitter, jittered};
@@ -13,7 +12,7 @@ use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::{clock, random, task};
 use tokio::sync::{Notify, watch};
 
-use super::{Change, Mode, Outcomes, Target};
+use super::{Change, Destination, Mode, Outcomes, Server};
 use crate::defaults::{PUSH_LOOK, PUSH_RETRY_MAX, PUSH_RETRY_MIN};
 use crate::name::Name;
 use crate::plan::{Plan, Regions};
@@ -26,6 +25,8 @@ pub type Plans = watch::Receiver<Option<Arc<Plan>>>;
 pub struct TargetReport {
     /// When, in milliseconds since 1970.
     pub at_ms: u64,
+    /// Does it compare the plan's number by itself?
+    pub guarded: bool,
     /// The number of the plan that was pushed.
     pub number: u64,
     /// What became of each name.
@@ -39,7 +40,7 @@ pub struct Pushed(Arc<Told>);
 #[derive(Debug, Default)]
 struct Told {
     nudge: Notify,
-    reports: Mutex<BTreeMap<(SocketAddr, Name), TargetReport>>,
+    reports: Mutex<BTreeMap<(Server, Name), TargetReport>>,
 }
 
 /// Keeps servers at the newest plan, while it runs.
@@ -47,7 +48,7 @@ struct Told {
 pub struct Keeper {
     plans: Plans,
     pushed: Pushed,
-    targets: Vec<Target>,
+    targets: Vec<Destination>,
 }
 
 impl Pushed {
@@ -58,13 +59,13 @@ impl Pushed {
 
     /// How servers did, by server and zone; those that were not looked at yet are missing.
     #[must_use]
-    pub fn reports(&self) -> BTreeMap<(SocketAddr, Name), TargetReport> {
+    pub fn reports(&self) -> BTreeMap<(Server, Name), TargetReport> {
         self.0.reports.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Notes how a server did, and gives how it did before.
-    fn note(&self, target: &Target, report: TargetReport) -> Option<TargetReport> {
-        let key = (target.server, target.zone.clone());
+    fn note(&self, target: &Destination, report: TargetReport) -> Option<TargetReport> {
+        let key = (target.server(), target.zone().clone());
         self.0.reports.lock().unwrap_or_else(PoisonError::into_inner).insert(key, report)
     }
 }
@@ -72,7 +73,7 @@ impl Pushed {
 impl Keeper {
     /// Of these servers, each with the zone that it has.
     #[must_use]
-    pub fn new(targets: Vec<Target>, plans: Plans) -> Self {
+    pub fn new(targets: Vec<Destination>, plans: Plans) -> Self {
         Self { plans, pushed: Pushed::default(), targets }
     }
 
@@ -84,7 +85,7 @@ impl Keeper {
 
     /// Pushes until the end.
     pub async fn run(self, shutdown: Shutdown) {
-        let one = |target: Target| {
+        let one = |target: Destination| {
             let keeping = keep(target, self.plans.clone(), self.pushed.clone(), shutdown.clone());
             task::spawn("keep a DNS server at the newest plan", keeping)
         };
@@ -96,7 +97,7 @@ impl Keeper {
     }
 }
 
-async fn keep(target: Target, mut plans: Plans, pushed: Pushed, shutdown: Shutdown) {
+async fn keep(target: Destination, mut plans: Plans, pushed: Pushed, shutdown: Shutdown) {
     let mut failures: u32 = 0;
     loop {
         let nudged = pushed.0.nudge.notified();
@@ -104,7 +105,7 @@ async fn keep(target: Target, mut plans: Plans, pushed: Pushed, shutdown: Shutdo
         // From here on a nudge counts, also one that comes while the server is written.
         nudged.as_mut().enable();
         let plan = plans.borrow_and_update().clone();
-        let change = plan.and_then(|plan| Change::of(&plan, &target.zone, Regions::NONE, clock::unix_ms()));
+        let change = plan.and_then(|plan| Change::of(&plan, target.zone(), Regions::NONE, clock::unix_ms()));
         let mut pause = jittered(PUSH_LOOK, random::u64());
         if let Some(change) = change {
             // A plan that comes meanwhile has its turn next; what is under way ends by itself, in bounded time.
@@ -115,7 +116,8 @@ async fn keep(target: Target, mut plans: Plans, pushed: Pushed, shutdown: Shutdo
             if passing {
                 pause = full_jitter(failures, PUSH_RETRY_MIN, PUSH_RETRY_MAX, random::u64());
             }
-            let report = TargetReport { at_ms: clock::unix_ms(), number: change.number, outcomes };
+            let (at_ms, guarded) = (clock::unix_ms(), target.is_guarded());
+            let report = TargetReport { at_ms, guarded, number: change.number, outcomes };
             let before = pushed.note(&target, report.clone());
             tell(&target, &report, before.as_ref());
         }
@@ -130,12 +132,12 @@ async fn keep(target: Target, mut plans: Plans, pushed: Pushed, shutdown: Shutdo
 }
 
 /// Says what is new about a server.
-fn tell(target: &Target, report: &TargetReport, before: Option<&TargetReport>) {
+fn tell(target: &Destination, report: &TargetReport, before: Option<&TargetReport>) {
     for (name, outcome) in &report.outcomes {
         if before.and_then(|before| before.outcomes.get(name)) == Some(outcome) {
             continue;
         }
-        let server = target.server;
+        let server = target.server();
         match outcome {
             Ok(outcome) => tracing::info!(%server, %name, number = report.number, ?outcome, "DNS push"),
             Err(failure) if failure.is_passing() => {

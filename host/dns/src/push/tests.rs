@@ -294,7 +294,7 @@ async fn a_server_is_kept_at_the_newest_plan_and_what_is_changed_by_hand_comes_b
     let alive = target(&daemon);
     let dead = Target { server: crate::testing::daemon::free(), ..alive.clone() };
     let (plans, receiver) = tokio::sync::watch::channel(None);
-    let keeper = Keeper::new(vec![dead.clone(), alive.clone()], receiver);
+    let keeper = Keeper::new(vec![dead.clone().into(), alive.clone().into()], receiver);
     let (pushed, shutdown) = (keeper.pushed(), Shutdown::new());
     let running = task::spawn("a keeper under test", keeper.run(shutdown.clone()));
     let has = async |number: &str| number_of(&daemon).await == number;
@@ -307,7 +307,7 @@ async fn a_server_is_kept_at_the_newest_plan_and_what_is_changed_by_hand_comes_b
     plans.send_replace(Some(Arc::new(Plan::new(next).unwrap())));
     until("the next plan is there", async || has("2").await).await;
     assert_eq!(address_of(&daemon).await, "192.0.2.1");
-    let report = |target: &Target| pushed.reports().remove(&(target.server, name(ZONE)));
+    let report = |target: &Target| pushed.reports().remove(&(Server::At(target.server), name(ZONE)));
     let app = name("app.gw.example");
     until("the report says so", async || report(&alive).is_some_and(|report| report.number == 2)).await;
     by_hand(&daemon, "update delete app.gw.example A").await;

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use portolan_core::backoff::full_jitter;
 use portolan_foundation::random;
 
-use super::decide::{Condition, Standing, Step, decide};
+use super::decide::{Condition, Step, decide};
 use super::exchange::{Connection, code};
 use super::message::{Part, update};
-use super::{Change, Failure, Found, Mode, Outcome, Outcomes, Target, Wanted};
+use super::{Change, Failure, Mode, Outcome, Outcomes, Server, Target, Wanted, read_back};
 use crate::defaults::{UPDATE_BYTES_MAX, UPDATE_RETRY_MAX, UPDATE_RETRY_MIN, UPDATE_TRIES};
 use crate::name::Name;
 
@@ -79,7 +79,7 @@ impl<'a> Writer<'a> {
             let standing = connection.standing(&wanted.name).await?;
             match decide(&standing, wanted, self.change.number, self.mode) {
                 Step::Alias => {
-                    let failure = Failure::Alias(wanted.name.clone(), self.target.server);
+                    let failure = Failure::Alias(wanted.name.clone(), Server::At(self.target.server));
                     self.note(&wanted.name, Err(failure));
                 }
                 Step::Done(outcome) => self.note(&wanted.name, Ok(outcome)),
@@ -117,7 +117,9 @@ impl<'a> Writer<'a> {
             code::NO_ERROR => {
                 for planned in batch {
                     let standing = connection.standing(&planned.wanted.name).await?;
-                    let outcome = self.verify(&planned, &standing);
+                    let server = Server::At(self.target.server);
+                    let wanted = (planned.wanted, self.change.number);
+                    let outcome = read_back(&server, wanted, &planned.outcome, &standing);
                     self.note(&planned.wanted.name, outcome);
                 }
                 Ok(())
@@ -136,22 +138,6 @@ impl<'a> Writer<'a> {
                 }
             },
             other => Err(self.target.refused_by(other)),
-        }
-    }
-
-    fn verify(&self, planned: &Planned<'_>, standing: &Standing) -> Result<Outcome, Failure> {
-        match &standing.found {
-            Found::Number(at)
-                if *at == self.change.number && standing.addresses == planned.wanted.addresses =>
-            {
-                Ok(planned.outcome.clone())
-            }
-            Found::Number(at) if *at > self.change.number => Ok(Outcome::Overtaken(standing.found.clone())),
-            found => Err(Failure::Differs {
-                found: format!("{found:?} and {:?}", standing.addresses),
-                name: planned.wanted.name.clone(),
-                server: self.target.server,
-            }),
         }
     }
 }

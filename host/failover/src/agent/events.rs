@@ -127,6 +127,8 @@ pub enum Event {
         /// Does it?
         yes: bool,
     },
+    /// Entries of the control store may have changed.
+    Changed,
     /// A report of another region has come, with its words.
     Heard(Box<Report>, Vec<Word>),
     /// What operators say now.

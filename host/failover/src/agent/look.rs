@@ -33,13 +33,17 @@ impl Agent {
                 }
             }
             if verdict == Verdict::Healthy {
-                // Until the next look has failed, a region that has just died is believed to be well: it was when it was looked at.
+                // Until the next look has failed, a region that has just died is believed to be well: it was when it answered last. Who writes its
+                // shards is well while its databases answer, as it says itself, and sooner than those have failed often enough to be called down.
                 let seat = self.setup.members.seat(name).filter(|seat| *seat != self.own);
-                let looked = seat.map_or(0, |seat| {
+                let answered = seat.map_or(0, |seat| {
                     let age = |path| cell(&row, seat, path).age_ms;
-                    age(Path::Ingress).min(age(Path::Peer))
+                    let view = self.matrix.view(seat, now);
+                    let database = view.map(|(row, _)| cell(&row, seat, Path::Database));
+                    let known = database.filter(|cell| cell.state != State::Unknown);
+                    age(Path::Ingress).min(age(Path::Peer)).max(known.map_or(0, |cell| cell.age_ms))
                 });
-                let at = Moment(now.0.saturating_sub(u64::from(looked).saturating_mul(1_000)));
+                let at = Moment(now.0.saturating_sub(u64::from(answered).saturating_mul(1_000)));
                 let known = self.well_at.entry(name.clone()).or_insert(at);
                 *known = (*known).max(at);
             }
@@ -49,14 +53,11 @@ impl Agent {
     /// Is there anything to decide about?
     pub(super) fn is_uneasy(&self, now: Moment) -> bool {
         let sick = |verdict: &Verdict| matches!(verdict, Verdict::Down { .. } | Verdict::Gray);
-        let void = |name: &ShardName| {
-            self.table.ownership(name).is_some_and(|owned| owned.is_void(self.table.lease(&owned.primary)))
-        };
         self.intents.is_active()
             || !self.shifts.is_empty()
             || !self.read_only.is_empty()
             || self.matrix.verdicts(now).iter().any(sick)
-            || self.setup.shards.keys().any(void)
+            || self.voids().next().is_some()
             || self.setup.failback && self.is_away_from_home()
     }
 

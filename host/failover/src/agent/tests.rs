@@ -1,11 +1,10 @@
 //! One agent by itself; whole worlds of them are in the simulation.
 
-use portolan_core::log::Epoch;
-
 use super::*;
 use crate::members::Members;
 use crate::picture::MaxLoss;
 use crate::promotion::{Done, Work};
+use crate::store::{Answer, Request, Value};
 use crate::timers::Profile;
 
 fn region(name: &str) -> RegionName {
@@ -138,6 +137,74 @@ fn shards_cost_no_renewals() {
     let before = table.last().0;
     run(&mut agent, &mut table, (120_000, 180_000));
     assert_eq!(table.last().0 - before, 20, "one change every three seconds");
+}
+
+/// What the store says of itself is looked at at once, and again where a look was under way.
+#[test]
+fn news_of_the_store_wait_for_no_tick() {
+    let mut agent = Agent::new(setup("us")).unwrap();
+    let looks = |effects: Vec<Effect>| -> Vec<u64> {
+        let look = |effect| match effect {
+            Effect::Store(number, Request::Scan) => Some(number),
+            _ => None,
+        };
+        effects.into_iter().filter_map(look).collect()
+    };
+    let answer = |number: u64| Event::Stored(number, Answer::Entries(Table::default()));
+    let first = looks(agent.handle(Event::Tick, at(0)));
+    assert_eq!(first.len(), 1);
+    assert!(looks(agent.handle(Event::Changed, at(5))).is_empty(), "one look at a time");
+    let again = looks(agent.handle(answer(first[0]), at(10)));
+    assert_eq!(again.len(), 1, "what came after it was asked may not be in it");
+    assert!(looks(agent.handle(answer(again[0]), at(15))).is_empty());
+    assert_eq!(looks(agent.handle(Event::Changed, at(20))).len(), 1);
+}
+
+/// A primary was well when its database answered last, not until that has failed often enough to be called down: what copies have heard of it until
+/// then is all that there is, and no later word of theirs can be asked for.
+#[test]
+fn a_primary_is_well_while_its_database_answers() {
+    let mut agent = Agent::new(setup("eu")).unwrap();
+    let members = agent.setup.members.clone();
+    let probe = agent.setup.timers.probe.clone();
+    let mut others = ["ap", "us"].map(|name| {
+        let seat = members.seat(&region(name)).unwrap();
+        (seat, Matrix::new(members.clone(), seat, probe.clone(), 1))
+    });
+    let us = members.seat(&region("us")).unwrap();
+    for ms in (0..7_000).step_by(100) {
+        let mut heard = Vec::new();
+        if ms % 500 == 0 {
+            for path in [Path::Ingress, Path::Peer] {
+                for (own, matrix) in &mut others {
+                    let seen = members.seats().filter(|seat| *seat != *own);
+                    seen.for_each(|seat| matrix.observe(seat, path, Outcome::Ok, at(ms).moment));
+                }
+                for name in ["ap", "us"] {
+                    agent.handle(Event::Probed(region(name), path, Outcome::Ok), at(ms));
+                }
+            }
+            let database = if ms <= 5_000 { Outcome::Ok } else { Outcome::Failed(Reason::Timeout) };
+            others[1].1.observe(us, Path::Database, database, at(ms).moment);
+        }
+        for effect in agent.handle(Event::Tick, at(ms)) {
+            if let Effect::Send(report, _) = effect {
+                for (_, matrix) in &mut others {
+                    matrix.hear((*report).clone());
+                    heard.push(matrix.report(at(ms).moment));
+                }
+            }
+        }
+        for report in heard {
+            agent.handle(Event::Heard(Box::new(report), Vec::new()), at(ms));
+        }
+    }
+    let well = agent.well_at[&region("us")];
+    assert!(well >= at(5_000).moment && well <= at(5_500).moment, "{well:?}");
+    assert!(
+        agent.well_at[&region("ap")] >= at(6_000).moment,
+        "whose databases nobody knows is well while it answers"
+    );
 }
 
 #[test]

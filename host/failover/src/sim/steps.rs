@@ -219,7 +219,21 @@ fn store(world: &mut World, (region, boot, number): (usize, u32, u64), request: 
         Some(region) => drop(world.forks.insert(region, table)),
         None => world.store = table,
     }
+    let is_news = fork.is_none() && matches!(answer, Answer::Committed(_));
     world.answer(region, boot, number, answer);
+    if is_news {
+        tell(world);
+    }
+}
+
+/// Whoever follows the store is told that it has changed, most of the time.
+fn tell(world: &mut World) {
+    for to in 0..world.regions.len() {
+        if world.has_majority(to) && !world.random.percent(10) {
+            let delay = world.store_delay();
+            world.after(delay, What::Agent(to, Box::new(Event::Changed)));
+        }
+    }
 }
 
 fn scanned(world: &World, region: usize, table: &Table) -> Table {

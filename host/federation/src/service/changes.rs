@@ -44,7 +44,7 @@ pub(super) async fn changes(
     let place = if wait > 0 { Some(desk.send()?) } else { None };
     let found = after(desk, since, max, Duration::from_secs(wait)).await?;
     drop(place);
-    desk.now()?;
+    desk.still()?;
     let next = found.last().map_or(since, |change| change.seq);
     let all: Vec<Value> = found.iter().map(shown).collect();
     reply::json(StatusCode::OK, &json!({ "changes": all, "next": next }))
@@ -64,14 +64,14 @@ async fn after(desk: &Desk, since: u64, max: u64, wait: Duration) -> Result<Vec<
         }
         // Other nodes' changes wake nobody here: they are looked for. Either way the next look tells.
         timeout(left.min(CHANGES_LOOK), news.changed()).await.ok();
-        desk.now()?;
+        desk.still()?;
     }
 }
 
 fn shown(change: &Change) -> Value {
     json!({
         "seq": change.seq, "kind": change.kind, "site": change.site, "subject": change.subject, "detail": change.detail,
-        "at_ms": change.at_ms,
+        "at_ms": change.at_ms, "digest": change.digest,
     })
 }
 

@@ -1,4 +1,4 @@
-//! Collection: packs that nothing uses any more go, tenant by tenant, where this region writes their shard.
+//! Collection: packs that nothing uses any more go, tenant by tenant, where this region writes their shard, or has its copy follow.
 //!
 //! What wakes it: time. What it reads: the tables of content. What it writes: the packs' states, and the store of objects. What fails is told and
 //! tried again at the next round; each step may be the last before a crash (see [`portolan_changelog::content`]).
@@ -12,6 +12,7 @@ use portolan_foundation::shutdown::Shutdown;
 use super::desk::{Desk, Shared};
 use super::load::location;
 use super::problem::Problem;
+use super::repair;
 use super::vault::Vault;
 use crate::defaults::{
     COLLECT_EVERY, COLLECT_PACKS_MAX, COLLECT_REPACKS_MAX, PAGE_MAX, QUARANTINE_MS, REPACK_PERCENT,
@@ -38,10 +39,24 @@ pub(super) async fn run(shared: Arc<Shared>, shutdown: Shutdown) {
 async fn round(shared: &Arc<Shared>, shard: &ShardName) -> Result<(), Problem> {
     let mut after = String::new();
     loop {
-        let Some((store, lease)) = shared.homes.leased(shard) else { return Ok(()) };
+        let leased = shared.homes.leased(shard);
+        let followed = shared.homes.followed().into_iter().find(|one| one.shard == *shard);
+        let desk = |tenant: TenantName| {
+            let (shared, shard) = (Arc::clone(shared), shard.clone());
+            match (&leased, &followed) {
+                (Some(leased), _) => Some(Desk::new(shared, tenant, shard, leased.clone())),
+                (None, Some(one)) => {
+                    Some(Desk::of_copy(shared, tenant, shard, (one.store.clone(), one.epoch)))
+                }
+                (None, None) => None,
+            }
+        };
+        let store = leased.as_ref().map(|(store, _)| store);
+        let store = store.or_else(|| followed.as_ref().map(|one| &one.store));
+        let Some(store) = store else { return Ok(()) };
         let tenants = store.content_tenants(&after, PAGE_MAX).await?;
         for tenant in tenants.iter().filter_map(|tenant| TenantName::new(tenant).ok()) {
-            let desk = Desk::new(Arc::clone(shared), tenant, shard.clone(), (store.clone(), lease));
+            let Some(desk) = desk(tenant) else { return Ok(()) };
             collect(&desk, clock::unix_ms()).await?;
         }
         match tenants.last() {
@@ -64,7 +79,7 @@ pub(super) async fn collect(desk: &Desk, now_ms: u64) -> Result<(), Problem> {
     for pack in worn {
         repack(desk, &vault, &pack, now_ms).await?;
     }
-    Ok(())
+    Box::pin(repair::scrub(desk, &vault)).await
 }
 
 /// What is to be done with objects.
@@ -88,12 +103,20 @@ pub(super) async fn decide(desk: &Desk, now_ms: u64) -> Result<Found, Problem> {
 }
 
 /// Copies what is used of a pack into another. The worn one has nothing any more then, and goes as such; whoever reads from it meanwhile finishes.
-async fn repack(desk: &Desk, vault: &Vault, worn: &str, now_ms: u64) -> Result<(), Problem> {
+async fn repack(desk: &Desk, vault: &Arc<Vault>, worn: &str, now_ms: u64) -> Result<(), Problem> {
     let mut content = desk.look().await?;
     let used = content.used_of(worn, now_ms).await?;
     content.end().await?;
     let mut copy = Builder::default();
     for chunk in &used {
+        // What is damaged is not to look whole in a new pack.
+        match repair::opened(vault, chunk).await {
+            Err(error) if repair::is_damage(&error) => {
+                Box::pin(repair::repaired(desk, vault, chunk)).await?;
+                continue;
+            }
+            whole => drop(whole?),
+        }
         let location = location(chunk)?;
         let sealed = vault.packs.sealed(&location).await?;
         copy.push(location.slot.id, location.slot.coding, location.slot.bytes, &sealed)?;

@@ -160,8 +160,9 @@ pub(super) async fn within(
     let created = !standing.is_there();
     let root = received.map(|received| received.root);
     let media = if received.is_some() { target.media.clone() } else { String::new() };
+    let same_media = found.as_ref().is_some_and(|item| media.is_empty() || item.media == media);
     let item = place(desk, content, found, target, &media).await?;
-    if let (Some(shown), None, None) = (standing.shown(), &wanted.base, &wanted.heads)
+    if let (true, Some(shown), None, None) = (same_media, standing.shown(), &wanted.base, &wanted.heads)
         && standing.stored.len() == 1
         && shown.root == root.map(|root| root.to_string()).unwrap_or_default()
     {
@@ -177,7 +178,7 @@ pub(super) async fn within(
     let at = Hlc { ms: account.clock.0, count: account.clock.1 }.tick(clock::unix_ms());
     let draft = Draft {
         item: item.item.parse()?,
-        actor: Actor { region: desk.shared.local.clone(), incarnation: desk.lease.epoch.0 },
+        actor: Actor { region: desk.shared.local.clone(), incarnation: desk.epoch().0 },
         at,
         kind: kind(&item.kind),
         content: root,
@@ -200,7 +201,7 @@ pub(super) async fn within(
 }
 
 /// Names of heads, with which of them is shown.
-fn shown_of(heads: &Heads, namer: &Namer) -> Result<Vec<(String, bool)>, Error> {
+pub(super) fn shown_of(heads: &Heads, namer: &Namer) -> Result<Vec<(String, bool)>, Error> {
     let winner: Option<VersionId> =
         heads.winner(EditOrDelete::Edit).map(|version| version.id(namer)).transpose()?;
     heads.iter().map(|head| head.id(namer).map(|id| (id.to_string(), Some(id) == winner))).collect()
@@ -220,24 +221,34 @@ async fn place(
         None => {
             let mut id = [0; 16];
             System.fill(&mut id)?;
-            let (id, vaults) = (ItemId(id), &desk.shared.vaults);
-            let keys = ItemKeys::create(id, vaults.holder(&desk.tenant), vaults.kms(), &System).await?;
-            Item {
-                item: id.to_string(),
-                keys: postcard::to_allocvec(&keys).map_err(|_| Error::Malformed("an item's keys"))?,
-                kind: kind_word(media).to_owned(),
-                media: media.to_owned(),
-                name: target.name.clone(),
-                site: target.site.clone(),
-            }
+            create(desk, ItemId(id), target, media).await?
         }
     };
     content.put_item(&item).await?;
     Ok(item)
 }
 
+/// An item that is not here yet, with a data key of this region's own.
+pub(super) async fn create(desk: &Desk, id: ItemId, target: &Target, media: &str) -> Result<Item, Problem> {
+    Ok(Item {
+        item: id.to_string(),
+        keys: fresh_keys(desk, id).await?,
+        kind: kind_word(media).to_owned(),
+        media: media.to_owned(),
+        name: target.name.clone(),
+        site: target.site.clone(),
+    })
+}
+
+/// Data keys for an item that has no contents yet, or none any more.
+pub(super) async fn fresh_keys(desk: &Desk, id: ItemId) -> Result<Vec<u8>, Problem> {
+    let vaults = &desk.shared.vaults;
+    let keys = ItemKeys::create(id, vaults.holder(&desk.tenant), vaults.kms(), &System).await?;
+    Ok(postcard::to_allocvec(&keys).map_err(|_| Error::Malformed("an item's keys"))?)
+}
+
 /// Keeps the list of a content, and has the item use its chunks.
-async fn keep(
+pub(super) async fn keep(
     desk: &Desk,
     vault: &Vault,
     content: &mut Content,
@@ -291,7 +302,7 @@ async fn keyed(
 }
 
 /// How contents of a media type are merged.
-fn kind_word(media: &str) -> &'static str {
+pub(super) fn kind_word(media: &str) -> &'static str {
     let essence = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match essence.as_str() {
         json if json == "application/json" || json.ends_with("+json") => "json",

@@ -1,17 +1,21 @@
 //! Where one tenant's requests are answered: its shard's tables, its vault, and this node's places for transfers.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use portolan_changelog::content::{Content, Item};
 use portolan_changelog::{Lease, Store};
 use portolan_core::ids::{RegionName, ShardName, TenantName};
+use portolan_core::log::Epoch;
 use portolan_foundation::clock;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::Homes;
+use super::copies::Copies;
+use super::differ::Plans;
 use super::problem::Problem;
 use super::vault::{Vault, Vaults};
+use super::{Homes, Regions};
 use crate::Error;
 use crate::defaults::{INTAKES_MAX, SENDS_MAX, TENANT_INTAKES_MAX, TENANT_SENDS_MAX};
 use crate::keys::ItemKeys;
@@ -20,8 +24,14 @@ use crate::seal::Secret;
 /// What all requests of a node share.
 #[derive(Debug)]
 pub(super) struct Shared {
+    /// How this region's copies follow.
+    pub(super) copies: Copies,
     pub(super) homes: Arc<dyn Homes>,
     pub(super) local: RegionName,
+    /// Differences that copies ask for.
+    pub(super) plans: Plans,
+    /// The way to other regions, once there is one.
+    pub(super) regions: OnceLock<Arc<dyn Regions>>,
     pub(super) vaults: Vaults,
     /// Wakes those who wait for changes; which tenant's, they look themselves.
     pub(super) news: watch::Sender<u64>,
@@ -48,8 +58,11 @@ pub(super) struct Taken {
 impl Shared {
     pub(super) fn new(homes: Arc<dyn Homes>, local: RegionName, vaults: Vaults) -> Self {
         Self {
+            copies: Copies::default(),
             homes,
             local,
+            plans: Plans::default(),
+            regions: OnceLock::new(),
             vaults,
             news: watch::Sender::new(0),
             intakes: Places::new(INTAKES_MAX, TENANT_INTAKES_MAX),
@@ -97,9 +110,18 @@ impl Drop for Taken {
 pub(super) struct Desk {
     pub(super) shared: Arc<Shared>,
     pub(super) tenant: TenantName,
-    shard: ShardName,
+    pub(super) shard: ShardName,
     store: Store,
-    pub(super) lease: Lease,
+    stand: Stand,
+}
+
+/// By what right a region has a shard's content.
+#[derive(Clone, Copy, Debug)]
+enum Stand {
+    /// It follows the region that writes under this epoch, and what it has may be so old.
+    Follows(Epoch, Duration),
+    /// It writes.
+    Leads(Lease),
 }
 
 impl Desk {
@@ -109,7 +131,38 @@ impl Desk {
         shard: ShardName,
         (store, lease): (Store, Lease),
     ) -> Self {
-        Self { shared, tenant, shard, store, lease }
+        Self { shared, tenant, shard, store, stand: Stand::Leads(lease) }
+    }
+
+    /// At a copy that follows the region which writes under an epoch.
+    pub(super) fn of_copy(
+        shared: Arc<Shared>,
+        tenant: TenantName,
+        shard: ShardName,
+        (store, epoch): (Store, Epoch),
+    ) -> Self {
+        Self { shared, tenant, shard, store, stand: Stand::Follows(epoch, Duration::ZERO) }
+    }
+
+    /// The same, where what the copy has may be so old.
+    pub(super) fn heard(self, behind: Duration) -> Self {
+        Self { stand: Stand::Follows(self.epoch(), behind), ..self }
+    }
+
+    /// How old what is here may be.
+    pub(super) const fn behind(&self) -> Duration {
+        match self.stand {
+            Stand::Follows(_, behind) => behind,
+            Stand::Leads(_) => Duration::ZERO,
+        }
+    }
+
+    /// The epoch under which the shard is written.
+    pub(super) const fn epoch(&self) -> Epoch {
+        match self.stand {
+            Stand::Follows(epoch, _) => epoch,
+            Stand::Leads(lease) => lease.epoch,
+        }
     }
 
     /// One state of the tenant's content, to read.
@@ -119,12 +172,18 @@ impl Desk {
 
     /// A transaction that writes. The lease may have been renewed since the request came.
     pub(super) async fn write(&self) -> Result<Content, Problem> {
-        Ok(self.store.write_content(&self.tenant, &self.now()?, clock::now()).await?)
+        match self.stand {
+            Stand::Follows(epoch, _) => Ok(self.store.take_content(&self.tenant, epoch).await?),
+            Stand::Leads(_) => Ok(self.store.write_content(&self.tenant, &self.now()?, clock::now()).await?),
+        }
     }
 
     /// Commits what [`Self::write`] began, and wakes those who wait for changes.
     pub(super) async fn commit(&self, content: Content) -> Result<(), Problem> {
-        content.commit(&self.now()?, clock::now).await?;
+        match self.stand {
+            Stand::Follows(..) => content.taken().await?,
+            Stand::Leads(_) => content.commit(&self.now()?, clock::now).await?,
+        }
         self.shared.news.send_modify(|news| *news = news.wrapping_add(1));
         Ok(())
     }
@@ -132,8 +191,16 @@ impl Desk {
     /// The lease, which must be the one that the request came under.
     pub(super) fn now(&self) -> Result<Lease, Problem> {
         let now = self.shared.homes.leased(&self.shard).map(|(_, lease)| lease);
-        let same = now.filter(|lease| lease.epoch == self.lease.epoch && lease.allows(clock::now()));
+        let same = now.filter(|lease| lease.epoch == self.epoch() && lease.allows(clock::now()));
         same.ok_or_else(|| Problem::elsewhere(&self.shard, &self.shared.local))
+    }
+
+    /// What was read may be answered: under the lease still, or from a copy, whose reader takes what it has.
+    pub(super) fn still(&self) -> Result<(), Problem> {
+        match self.stand {
+            Stand::Follows(..) => Ok(()),
+            Stand::Leads(_) => self.now().map(drop),
+        }
     }
 
     /// The tenant's vault; none before its first content.

@@ -5,19 +5,16 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use portolan_changelog::content::Chunk;
 use portolan_foundation::clock;
 
 use super::desk::Desk;
+use super::packing::{Packing, Sealed};
 use super::problem::Problem;
 use super::vault::Vault;
-use crate::Error;
 use crate::cut::Recipe;
 use crate::defaults::{BATCH_BYTES, CHUNK_BYTES_MAX, INLINE_BYTES_MAX, LEASE_MS};
 use crate::id::{ChunkId, Root};
 use crate::manifest::{Body, Entry, Manifest, Top};
-use crate::pack::{Builder, Coding};
-use crate::seal::{Secret, System};
 
 /// A content that has come.
 #[derive(Clone, Debug)]
@@ -41,19 +38,9 @@ pub(super) struct Intake<'a> {
     /// Chunks that are not looked up yet.
     batch: Vec<(Entry, Vec<u8>)>,
     batch_bytes: usize,
-    pack: Builder,
-    /// What is in the pack: names with sealed keys.
-    packed: Vec<(ChunkId, Vec<u8>)>,
+    pack: Packing<'a>,
     /// Names of all that this content has brought.
     brought: BTreeSet<ChunkId>,
-}
-
-/// A chunk, coded and sealed.
-struct Sealed {
-    entry: Entry,
-    coding: Coding,
-    bytes: Vec<u8>,
-    key: Vec<u8>,
 }
 
 impl<'a> Intake<'a> {
@@ -70,8 +57,7 @@ impl<'a> Intake<'a> {
             manifest,
             batch: Vec::new(),
             batch_bytes: 0,
-            pack: Builder::default(),
-            packed: Vec::new(),
+            pack: Packing::new(desk, vault),
             brought: BTreeSet::new(),
         }
     }
@@ -131,7 +117,7 @@ impl<'a> Intake<'a> {
     /// All that was taken is in packs.
     async fn settle(&mut self) -> Result<(), Problem> {
         self.seal().await?;
-        self.write().await
+        self.pack.write().await
     }
 
     /// Looks the batch up, and packs what is not here.
@@ -153,61 +139,15 @@ impl<'a> Intake<'a> {
         let vault = Arc::clone(self.vault);
         // Compressing takes its time, and others wait for this thread.
         let sealed = tokio::task::spawn_blocking(move || {
-            fresh.into_iter().map(|(entry, chunk)| seal(&vault, entry, &chunk)).collect::<Result<Vec<_>, _>>()
+            fresh
+                .into_iter()
+                .map(|(entry, chunk)| Sealed::new(&vault, entry, &chunk))
+                .collect::<Result<Vec<_>, _>>()
         });
         let sealed = sealed.await.map_err(|_| Problem::busy("the gateway ends: send it again"))??;
-        for Sealed { entry, coding, bytes, key } in sealed {
-            self.pack.push(entry.id, coding, entry.bytes, &bytes)?;
-            self.packed.push((entry.id, key));
-            if self.pack.is_full() {
-                self.write().await?;
-            }
+        for chunk in sealed {
+            self.pack.push(chunk).await?;
         }
         Ok(())
-    }
-
-    /// Notes the pack, writes it, and enters what is in it: in this order a crash leaves nothing that is not collected.
-    async fn write(&mut self) -> Result<(), Problem> {
-        if self.pack.is_empty() {
-            return Ok(());
-        }
-        let (pack, keys) = (std::mem::take(&mut self.pack), std::mem::take(&mut self.packed));
-        let pack = self.vault.packs.seal(pack, &System)?;
-        let name = pack.name.to_string();
-        let mut content = self.desk.write().await?;
-        content.note_pack(&name, pack.bytes.len() as u64, clock::unix_ms()).await?;
-        self.desk.commit(content).await?;
-        self.vault.packs.put(&pack.name, pack.bytes).await?;
-        let chunks = pack.slots.iter().zip(keys).map(|(slot, (_, key))| Chunk {
-            at: slot.at.into(),
-            bytes: slot.bytes.into(),
-            chunk: slot.id.to_string(),
-            coding: word(slot.coding).to_owned(),
-            key,
-            pack: name.clone(),
-            sealed_bytes: slot.sealed_bytes.into(),
-        });
-        let chunks: Vec<Chunk> = chunks.collect();
-        let until_ms = clock::unix_ms().saturating_add(LEASE_MS);
-        let mut content = self.desk.write().await?;
-        let is_there = content.fill_pack(&name, &chunks, until_ms).await?;
-        self.desk.commit(content).await?;
-        let late = "the store of contents was so slow that the pack is collected by now: send it again";
-        if is_there { Ok(()) } else { Err(Problem::busy(late)) }
-    }
-}
-
-fn seal(vault: &Vault, entry: Entry, chunk: &[u8]) -> Result<Sealed, Error> {
-    let key = Secret::draw(&System)?;
-    let (coding, coded) = Coding::encode(chunk)?;
-    let bytes = key.seal_once(&entry.id.0, coded)?;
-    Ok(Sealed { entry, coding, bytes, key: vault.seal_key(&entry.id, &key)? })
-}
-
-/// A coding as tables have it.
-const fn word(coding: Coding) -> &'static str {
-    match coding {
-        Coding::Raw => "raw",
-        Coding::Zstd => "zstd",
     }
 }

@@ -7,6 +7,7 @@ use portolan_changelog::content::{Chunk, Content, Item, Part};
 
 use super::desk::Desk;
 use super::problem::Problem;
+use super::repair;
 use super::vault::Vault;
 use crate::Error;
 use crate::id::Root;
@@ -107,13 +108,32 @@ impl Loaded {
         Ok(whole.get(place(range.start)..place(range.end)).unwrap_or_default().to_vec())
     }
 
+    /// The bytes of a range.
+    pub(super) async fn read(&self, desk: &Desk, range: &Range<u64>) -> Result<Vec<u8>, Problem> {
+        let mut bytes = Vec::new();
+        for number in 0..self.parts() {
+            for piece in self.pieces(desk, number, range).await? {
+                bytes.extend(self.bytes(desk, &piece, range).await?);
+            }
+        }
+        Ok(bytes)
+    }
+
     async fn chunk(&self, desk: &Desk, keyed: &Keyed) -> Result<Vec<u8>, Problem> {
         let mut content = desk.look().await?;
         let chunk = content.chunk(&keyed.entry.id.to_string()).await?;
         content.end().await?;
         let chunk = chunk.ok_or(Error::Corrupt("a chunk's place"))?;
-        let location = location(&chunk)?;
-        Ok(self.vault.packs.chunk(&location, keyed, &self.vault.namer).await?)
+        let read = self.vault.packs.chunk(&location(&chunk)?, keyed, &self.vault.namer).await;
+        match read {
+            Err(error) if repair::is_damage(&error) => {}
+            read => return Ok(read?),
+        }
+        // It may have come again since its list was read, with another key.
+        match repair::opened(&self.vault, &chunk).await {
+            Err(error) if repair::is_damage(&error) => repair::repaired(desk, &self.vault, &chunk).await,
+            read => Ok(read?),
+        }
     }
 
     /// All of it.
@@ -124,13 +144,7 @@ impl Loaded {
         if self.bytes > max as u64 {
             return Err(Problem::too_large(format!("contents of up to {max} bytes are taken here")));
         }
-        let (all, mut bytes) = (0..self.bytes, Vec::new());
-        for number in 0..self.parts() {
-            for piece in self.pieces(desk, number, &all).await? {
-                bytes.extend(self.bytes(desk, &piece, &all).await?);
-            }
-        }
-        Ok(bytes)
+        self.read(desk, &(0..self.bytes)).await
     }
 
     /// Its chunks; none of a small one.

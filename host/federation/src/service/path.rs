@@ -13,6 +13,8 @@ pub(super) enum Place {
     /// A content by its root.
     Content(String),
     Conflicts(String, String),
+    /// What there is.
+    Description,
     Diff(String, String),
     Item(String, String),
     Items(String),
@@ -36,6 +38,7 @@ impl Place {
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         Ok(match parts.as_slice() {
             ["changes"] => Self::Changes,
+            ["openapi.json"] => Self::Description,
             ["c", root] => Self::Content((*root).to_owned()),
             ["items", site] => Self::Items(known_site(site)?),
             ["items", site, name] => Self::Item(known_site(site)?, known_name(name)?),
@@ -52,8 +55,8 @@ impl Place {
             ["uploads"] => Self::Uploads,
             ["uploads", upload] => Self::Upload((*upload).to_owned()),
             _ => {
-                let detail = "there are /items/SITE/NAME with /versions, /conflicts and /diff, /uploads, /shares, /changes and \
-                    /c/ROOT; a `/` in a name is written %2F";
+                let detail = "there are /items/SITE/NAME with /versions, /conflicts and /diff, /uploads, /shares, /changes, /c/ROOT \
+                    and /openapi.json; a `/` in a name is written %2F";
                 return Err(Problem::new(http::StatusCode::NOT_FOUND, "not-found", detail));
             }
         })
@@ -61,12 +64,16 @@ impl Place {
 
     const fn methods(&self) -> &'static str {
         match self {
-            Self::Changes | Self::Content(_) | Self::Diff(..) | Self::Items(_) | Self::SharePreview(_) => {
-                "GET, HEAD"
-            }
+            Self::Changes
+            | Self::Content(_)
+            | Self::Description
+            | Self::Diff(..)
+            | Self::Items(_)
+            | Self::Share(_)
+            | Self::SharePreview(_)
+            | Self::Versions(..) => "GET, HEAD",
             Self::Conflicts(..) | Self::Shares => "GET, HEAD, POST",
             Self::Item(..) => "DELETE, GET, HEAD, PUT",
-            Self::Share(_) | Self::Versions(..) => "GET, HEAD",
             Self::ShareSync(_) => "GET, HEAD, POST",
             Self::ShareTurn(..) | Self::Uploads => "POST",
             Self::Upload(_) => "DELETE, GET, HEAD, PATCH",

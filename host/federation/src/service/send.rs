@@ -8,7 +8,7 @@ use http::header::{
     IF_NONE_MATCH, IF_RANGE, RANGE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, Method, Response, StatusCode};
-use portolan_changelog::content::Item;
+use portolan_changelog::content::{Content, Item};
 use portolan_foundation::endpoint::{Body, BoxError};
 use portolan_foundation::task;
 use tokio::sync::mpsc;
@@ -16,9 +16,11 @@ use tokio::sync::mpsc;
 use super::commit::Standing;
 use super::desk::Desk;
 use super::load::Loaded;
+use super::mirrors;
 use super::path::parameter;
 use super::problem::Problem;
 use super::reply;
+use crate::defaults::ALIKE_MAX;
 
 /// Kept by a reader's cache, and asked for again each time: the item may have another version.
 const POINTER: &str = "private, no-cache";
@@ -34,6 +36,7 @@ pub(super) async fn item(
     let none = || Problem::none("the item");
     let mut content = desk.look().await?;
     let item = content.item(site, name).await?.ok_or_else(none)?;
+    mirrors::serves(desk, &mut content, &item.item).await?;
     let stored = match parameter(request.2, "version")? {
         Some(version) => content.version(&item.item, &version).await?,
         None => Standing::of(&mut content, &item.item).await?.shown().cloned(),
@@ -42,7 +45,7 @@ pub(super) async fn item(
     let media = item.media.clone();
     let loaded = Loaded::find(desk, &mut content, item, &stored.root).await?;
     content.end().await?;
-    desk.now()?;
+    desk.still()?;
     let response = answer(desk, loaded, &media, POINTER, request)?;
     Ok(reply::with(response, super::VERSION, &stored.version))
 }
@@ -54,12 +57,24 @@ pub(super) async fn root(
     request: (&Method, &HeaderMap, Option<&str>),
 ) -> Result<Response<Body>, Problem> {
     let mut content = desk.look().await?;
-    let item: Item = content.item_with(root).await?.ok_or_else(|| Problem::none("the content"))?;
+    let item = readable(desk, &mut content, root).await?;
     let media = item.media.clone();
     let loaded = Loaded::find(desk, &mut content, item, root).await?;
     content.end().await?;
-    desk.now()?;
+    desk.still()?;
     answer(desk, loaded, &media, IMMUTABLE, request)
+}
+
+/// An item that has a content, and may be read.
+async fn readable(desk: &Desk, content: &mut Content, root: &str) -> Result<Item, Problem> {
+    let mut refused = Problem::none("the content");
+    for item in content.items_with(root, ALIKE_MAX).await? {
+        match mirrors::serves(desk, content, &item.item).await {
+            Ok(()) => return Ok(item),
+            Err(problem) => refused = problem,
+        }
+    }
+    Err(refused)
 }
 
 fn answer(

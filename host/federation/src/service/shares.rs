@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::desk::Desk;
+use super::mirrors;
 use super::path::{known_site, parameter};
 use super::problem::Problem;
 use super::reply;
@@ -172,6 +173,16 @@ pub(super) async fn turn(desk: &Desk, id: &str, status: &'static str) -> Result<
     }
     content.turn_share(id, status).await?;
     content.note("share", (&share.source_site, id), status, clock::unix_ms()).await?;
+    if status == "revoked" {
+        let ended = async {
+            mirrors::delete(desk, &mut content, &share).await?;
+            mirrors::purge(desk, &mut content, &share).await
+        };
+        if let Err(problem) = Box::pin(ended).await {
+            content.end().await.ok();
+            return Err(problem);
+        }
+    }
     desk.commit(content).await?;
     one(desk, id).await
 }
@@ -214,22 +225,35 @@ pub(super) async fn preview(desk: &Desk, id: &str) -> Result<Response<Body>, Pro
 /// # Errors
 /// In one word, what says no.
 pub(super) fn permits(share: &Share, region: &RegionName, now_ms: u64) -> Result<(), &'static str> {
-    let list = |text: &str| serde_json::from_str::<Option<BTreeSet<RegionName>>>(text).map_err(|_| "damaged");
-    let (allowed, denied) = (list(&share.allowed_regions)?, list(&share.denied_regions)?);
+    let reached = reaches(share, region);
+    if reached == Err("damaged") {
+        return reached;
+    }
     if share.status != "accepted" {
         return Err("status");
     }
-    if denied.is_some_and(|denied| denied.contains(region)) {
-        return Err("denied-region");
-    }
-    if allowed.is_some_and(|allowed| !allowed.contains(region)) {
-        return Err("region-not-allowed");
-    }
+    reached?;
     if now_ms < share.not_before_ms {
         return Err("not-before");
     }
     if share.expires_ms != 0 && now_ms >= share.expires_ms {
         return Err("expired");
+    }
+    Ok(())
+}
+
+/// Does a share let content into a region at all, whatever its status?
+///
+/// # Errors
+/// In one word, what says no.
+pub(super) fn reaches(share: &Share, region: &RegionName) -> Result<(), &'static str> {
+    let list = |text: &str| serde_json::from_str::<Option<BTreeSet<RegionName>>>(text).map_err(|_| "damaged");
+    let (allowed, denied) = (list(&share.allowed_regions)?, list(&share.denied_regions)?);
+    if denied.is_some_and(|denied| denied.contains(region)) {
+        return Err("denied-region");
+    }
+    if allowed.is_some_and(|allowed| !allowed.contains(region)) {
+        return Err("region-not-allowed");
     }
     Ok(())
 }
@@ -251,7 +275,7 @@ pub(super) async fn find(desk: &Desk, id: &str) -> Result<Share, Problem> {
     let mut content = desk.look().await?;
     let share = content.share(id).await?;
     content.end().await?;
-    desk.now()?;
+    desk.still()?;
     share.ok_or_else(|| Problem::none("the share"))
 }
 

@@ -31,7 +31,7 @@ pub(super) async fn items(desk: &Desk, site: &str, query: Option<&str>) -> Resul
     let mut content = desk.look().await?;
     let items = content.items(site, &after, max).await?;
     content.end().await?;
-    desk.now()?;
+    desk.still()?;
     let next = if items.len() as u64 == max { items.last().map(|item| item.name.clone()) } else { None };
     let shown = items.iter().map(|item| {
         json!({
@@ -68,7 +68,7 @@ pub(super) async fn versions(
     let item = item(&mut content, place).await?;
     let stored = content.versions(&item.item, before, max).await?;
     content.end().await?;
-    desk.now()?;
+    desk.still()?;
     let next = if stored.len() as u64 == max { stored.last().map(|stored| stored.seq) } else { None };
     let all = stored.iter().map(shown).collect::<Result<Vec<Value>, _>>()?;
     reply::json(StatusCode::OK, &json!({ "item": item.item, "versions": all, "next": next }))
@@ -80,7 +80,7 @@ pub(super) async fn conflicts(desk: &Desk, place: (&str, &str)) -> Result<Respon
     let item = item(&mut content, place).await?;
     let standing = Standing::of(&mut content, &item.item).await?;
     content.end().await?;
-    desk.now()?;
+    desk.still()?;
     let heads = standing.stored.iter().map(shown).collect::<Result<Vec<Value>, _>>()?;
     reply::json(StatusCode::OK, &json!({ "conflict": standing.heads.is_conflict(), "heads": heads }))
 }
@@ -112,7 +112,7 @@ pub(super) async fn diff(
         if base.root == new.root { (Vec::new(), false) } else { changed(desk, base, new).await? };
     let replaced: u64 = changed.iter().map(|(_, bytes)| bytes).sum();
     let places: Vec<Value> = changed.iter().map(|(at, bytes)| json!({ "at": at, "bytes": bytes })).collect();
-    desk.now()?;
+    desk.still()?;
     reply::json(
         StatusCode::OK,
         &json!({

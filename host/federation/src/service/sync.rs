@@ -45,11 +45,14 @@ fn shown(mapping: &Mapping) -> Value {
 /// Brings the target up to the source, item by item, and tells how many came of what.
 pub(super) async fn run(desk: &Desk, id: &str) -> Result<Response<Body>, Problem> {
     let share = shares::find(desk, id).await?;
-    let local = &desk.shared.local;
-    if let Err(why) = shares::permits(&share, local, clock::unix_ms()) {
-        return Err(Problem::forbidden(format!(
-            "the share does not let content into region `{local}` now: {why}"
-        )));
+    // What comes here comes to all regions that keep the shard.
+    for region in desk.shared.homes.keepers(&desk.shard) {
+        if let Err(why) = shares::permits(&share, &region, clock::unix_ms()) {
+            refused(desk, &share).await?;
+            return Err(Problem::forbidden(format!(
+                "the share does not let content into region `{region}` now, which keeps this tenant's shard: {why}"
+            )));
+        }
     }
     let place = desk.intake()?;
     let (mut after, mut done, mut same, mut refused) = (String::new(), 0_u64, 0_u64, 0_u64);
@@ -74,6 +77,13 @@ pub(super) async fn run(desk: &Desk, id: &str) -> Result<Response<Body>, Problem
         StatusCode::OK,
         &json!({ "share": id, "written": done, "unchanged": same, "refused": refused }),
     )
+}
+
+/// Notes that a share let nothing through.
+async fn refused(desk: &Desk, share: &Share) -> Result<(), Problem> {
+    let mut content = desk.write().await?;
+    content.note("share", (&share.source_site, &share.share), "refused", clock::unix_ms()).await?;
+    desk.commit(content).await
 }
 
 /// What came of an item.

@@ -13,6 +13,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::tests::noise;
 
+mod regions;
+
 #[derive(Debug)]
 struct One {
     lease: Lease,
@@ -22,6 +24,14 @@ struct One {
 impl Homes for One {
     fn admits(&self, _tenant: &TenantName, region: &RegionName) -> bool {
         region.as_str() != "far"
+    }
+
+    fn followed(&self) -> Vec<Followed> {
+        Vec::new()
+    }
+
+    fn keepers(&self, _shard: &ShardName) -> Vec<RegionName> {
+        vec![RegionName::new("here").unwrap()]
     }
 
     fn leased(&self, _shard: &ShardName) -> Option<(Store, Lease)> {

@@ -21,6 +21,8 @@ use crate::store::Store;
 pub(super) struct Vault {
     pub(super) cutter: Cutter,
     pub(super) namer: Namer,
+    /// What its names are made of, in all regions.
+    pub(super) names: Secret,
     pub(super) packs: Store,
     keys: Secret,
     tails: Secret,
@@ -43,6 +45,7 @@ impl Vault {
         Self {
             cutter: Cutter::new(&namer),
             namer,
+            names: names.clone(),
             packs: Store::new(objects, tenant, key("portolan content 2026-11 index")),
             keys: key("portolan content 2026-11 chunk keys"),
             tails: key("portolan content 2026-11 tails"),
@@ -113,13 +116,40 @@ impl Vaults {
         if let Some(vault) = self.find(tenant, content).await? {
             return Ok(vault);
         }
-        let holder = self.holder(tenant);
-        let names = self.kms.wrap(&holder, NAMES, &Secret::draw(&System)?).await?;
-        let here = self.kms.wrap(&holder, HERE, &Secret::draw(&System)?).await?;
-        let secret = postcard::to_allocvec(&Wraps { names, here })
-            .map_err(|_| Error::Malformed("a tenant's secrets"))?;
+        let secret = self.secrets(tenant, &Secret::draw(&System)?).await?;
         content.open_account(&secret).await?;
         self.find(tenant, content).await?.ok_or(Error::NoKey)
+    }
+
+    /// The vault of a tenant at a copy, whose names are those of the region that writes. What is here under other names, or under secrets that this
+    /// region has no key for, is stranded; the flag says so.
+    pub(super) async fn take(
+        &self,
+        tenant: &TenantName,
+        content: &mut Content,
+        names: &Secret,
+    ) -> Result<(Arc<Vault>, bool), Error> {
+        match self.find(tenant, content).await {
+            Ok(Some(vault)) if vault.names == *names => return Ok((vault, false)),
+            Ok(None) => {
+                content.open_account(&self.secrets(tenant, names).await?).await?;
+                let vault = self.find(tenant, content).await?.ok_or(Error::NoKey)?;
+                return Ok((vault, false));
+            }
+            Ok(Some(_)) | Err(Error::NoKey | Error::Sealed(_)) => {}
+            Err(error) => return Err(error),
+        }
+        content.begin_content_anew(&self.secrets(tenant, names).await?).await?;
+        let vault = self.find(tenant, content).await?.ok_or(Error::NoKey)?;
+        Ok((vault, true))
+    }
+
+    /// A tenant's secrets as they are kept: these names, and what is drawn for this region.
+    async fn secrets(&self, tenant: &TenantName, names: &Secret) -> Result<Vec<u8>, Error> {
+        let holder = self.holder(tenant);
+        let names = self.kms.wrap(&holder, NAMES, names).await?;
+        let here = self.kms.wrap(&holder, HERE, &Secret::draw(&System)?).await?;
+        postcard::to_allocvec(&Wraps { names, here }).map_err(|_| Error::Malformed("a tenant's secrets"))
     }
 
     async fn open(&self, tenant: &TenantName, secret: Vec<u8>) -> Result<Arc<Vault>, Error> {

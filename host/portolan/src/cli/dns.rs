@@ -1,6 +1,5 @@
 //! `portolan dns` in words.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -14,7 +13,7 @@ pub(crate) enum Dns {
     Status(Status),
     /// Print the zones of the node's last plan as zone files, for servers that take no updates.
     Export(Export),
-    /// Have a server of `[dns] push` take the node's last plan, whatever stands there; after that it follows by itself.
+    /// Have a server of `[dns] push` or `[dns] cloud` take the node's last plan, whatever stands there; after that it follows by itself.
     Adopt(Adopt),
     /// Make the key that zones are signed with (DNSSEC), and print what the parent zone has to say of it.
     Key(Key),
@@ -39,8 +38,8 @@ pub(crate) struct Export {
 
 #[derive(Debug, Args)]
 pub(crate) struct Adopt {
-    /// The server, as `[dns] push` names it.
-    pub(crate) server: SocketAddr,
+    /// The server, as `[dns] push` names it, or PROVIDER/ID of a zone of `[dns] cloud`.
+    pub(crate) server: String,
     #[command(flatten)]
     pub(crate) file: ConfigFile,
 }

@@ -414,9 +414,6 @@ impl Builder<'_> {
         let log_level = self.log_level(raw.log.level);
         let peer = raw.peer.and_then(|peer| self.gateway_tls(peer));
         let content = raw.content.and_then(|content| self.content(content, &state));
-        if let (Some(_), Some(shards)) = (&content, &shards) {
-            self.check_content(shards);
-        }
         let (folder, path) = (self.folder, |path: PathBuf| self.folder.join(path));
         let shards = shards?;
         Some(Config {

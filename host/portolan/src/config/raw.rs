@@ -18,13 +18,13 @@ use serde::Deserialize;
 
 pub(super) use self::admin::{RawAdmin, RawAdminTls, RawBinding, RawOidc};
 pub(super) use self::cache::RawCache;
-pub(super) use self::dns::{RawDns, RawName, RawZone};
+pub(super) use self::dns::{RawCloud, RawDns, RawName, RawProvider, RawZone};
 pub(super) use self::failover::{RawFailover, RawProfile};
 pub(super) use self::geography::{RawGeography, RawLocation};
 pub(super) use self::shards::{
     RawAccess, RawColumnRule, RawConflict, RawConflictRule, RawDurability, RawLease, RawMigrations,
-    RawPastMaxLoss, RawPlace, RawPlacement, RawReplication, RawRowRule, RawRule, RawShard, RawStore,
-    RawStoreLog, RawStoreTls, RawTable, RawWriters,
+    RawPastMaxLoss, RawPlace, RawPlacement, RawReplication, RawResolver, RawRowRule, RawRule, RawShard,
+    RawStore, RawStoreLog, RawStoreTls, RawTable, RawWriters,
 };
 pub(super) use self::steering::RawSteering;
 

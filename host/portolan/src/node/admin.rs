@@ -29,6 +29,7 @@ use portolan_recorder::Recorder;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::contents::Contents;
 use super::dns::Dns;
 use super::failover::Failover;
 use super::intent::{Control, Intent};
@@ -56,6 +57,7 @@ pub(crate) struct Admin {
     pub(crate) begun: Instant,
     pub(crate) cache: Option<portolan_cache::Cache>,
     pub(crate) certificates: Option<Arc<CertificateStore>>,
+    pub(crate) contents: Contents,
     pub(crate) dns: Dns,
     pub(crate) engine: Engine,
     pub(crate) failover: Failover,
@@ -151,6 +153,7 @@ impl Admin {
             recordings: self.recorder.stats(),
             placement: self.placing.report(),
             shards: self.shards.reports(clock::now()),
+            content: self.contents.report(),
             regions: topology
                 .regions
                 .values()
@@ -289,6 +292,7 @@ impl Admin {
         super::shards::metrics(&mut text, &self.shards.reports(clock::now()));
         self.shards.follower_metrics(&mut text);
         super::replication::metrics(&mut text, &self.shards.feeds());
+        self.contents.metrics(&mut text);
         self.moves.metrics(&mut text);
         self.failover.metrics(&mut text);
         self.dns.metrics(&mut text);

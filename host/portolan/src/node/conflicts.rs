@@ -66,7 +66,7 @@ fn show(lost: &Lost) -> Value {
     json!({
         "conflict": lost.conflict, "at_us": lost.at_us, "kind": lost.kind, "rule": lost.rule, "table": lost.id.table,
         "key": key, "tenant": lost.tenant, "lost": image(&lost.row), "won": image(&lost.winner_row),
-        "transaction": lost.transaction, "lost_version": version(&lost.version), "won_version": version(&lost.winner),
+        "resolver": lost.resolver, "resolution": lost.resolution, "transaction": lost.transaction, "lost_version": version(&lost.version), "won_version": version(&lost.winner),
         "cursor": serde_json::to_string(&lost.cursor()).unwrap_or_default(),
     })
 }

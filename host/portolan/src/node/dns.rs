@@ -4,6 +4,8 @@
 //! control store, by a change of one register that names the number before. Who writes is a register of its own, which its holder renews; whoever sees it
 //! unchanged for long enough takes it. Two who both believe to write change nothing behind each other's back.
 
+mod carry;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +19,8 @@ use portolan_core::ids::RegionName;
 use portolan_core::snapshot::Live;
 use portolan_core::time::Moment;
 use portolan_dns::plan::{Draft, Plan, State};
-use portolan_dns::push::{Keeper, Mode, Pushed, Target};
+use portolan_dns::push::cloud::{Account, Carry, Cloud};
+use portolan_dns::push::{Destination, Keeper, Mode, Plans, Pushed, Target};
 use portolan_dns::server::{Handle, Rate, Secondary, Server};
 use portolan_dns::sign::Key;
 use portolan_dns::{SharedKey, defaults};
@@ -27,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use self::carry::Https;
 use super::failover::Failover;
 use super::intent::Intent;
 use crate::config::{Config, DnsConfig, DnsPush};
@@ -52,6 +56,8 @@ pub(crate) struct Dns(Arc<Inner>);
 struct Inner {
     config: watch::Sender<Option<DnsConfig>>,
     notes: Mutex<Notes>,
+    /// The plan that is told, while this node writes plans: others push it nowhere that does not compare its number.
+    own: watch::Sender<Option<Arc<Plan>>>,
     plans: watch::Sender<Option<Arc<Plan>>>,
     server: Option<Handle>,
 }
@@ -59,7 +65,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Notes {
     problem: Option<String>,
-    pushed: Pushed,
+    pushed: Vec<Pushed>,
     writes: bool,
 }
 
@@ -121,6 +127,7 @@ impl Dns {
         let inner = Inner {
             config: watch::Sender::new(config.dns.clone()),
             notes: Mutex::default(),
+            own: watch::Sender::new(None),
             plans: watch::Sender::new(None),
             server: server.as_ref().map(Server::handle),
         };
@@ -153,7 +160,7 @@ impl Dns {
         self.0.config.borrow().as_ref()?;
         let notes = self.0.notes.lock().unwrap_or_else(PoisonError::into_inner);
         let server = self.0.server.as_ref().map(Handle::status);
-        let pushed = notes.pushed.reports().into_iter().map(|((server, zone), report)| {
+        let pushed = notes.pushed.iter().flat_map(Pushed::reports).map(|((server, zone), report)| {
             let outcomes = report.outcomes.iter().map(|(name, outcome)| {
                 let told = match outcome {
                     Ok(outcome) => format!("{outcome:?}").to_lowercase(),
@@ -162,7 +169,8 @@ impl Dns {
                 (name.to_string(), Value::from(told))
             });
             json!({
-                "server": server, "zone": zone.to_string(), "number": report.number, "at_ms": report.at_ms,
+                "server": server.to_string(), "zone": zone.to_string(), "number": report.number, "at_ms": report.at_ms,
+                "guarded": report.guarded,
                 "names": outcomes.collect::<serde_json::Map<_, _>>(),
             })
         });
@@ -226,6 +234,8 @@ impl Dns {
                     tracing::warn!("names are told as before: {problem}");
                 }
                 (notes.problem, notes.writes) = (problem, writer.writes);
+                drop(notes);
+                self.own_plan(writer.writes);
             }
             tokio::select! {
                 // Cancel-safe: a change that was not seen is still marked.
@@ -234,6 +244,17 @@ impl Dns {
                 () = shutdown.begun() => return,
             }
         }
+    }
+
+    /// What this node pushes where numbers are not compared.
+    fn own_plan(&self, writes: bool) {
+        let plan = self.0.plans.borrow().clone().filter(|_| writes);
+        let number = |plan: &Option<Arc<Plan>>| plan.as_ref().map(|plan| plan.number());
+        self.0.own.send_if_modified(|now| {
+            let differs = number(now) != number(&plan);
+            *now = plan;
+            differs
+        });
     }
 
     async fn pass(&self, config: &DnsConfig, around: &Around, writer: &mut Writer) -> anyhow::Result<()> {
@@ -283,16 +304,12 @@ impl Dns {
     async fn push(self, shutdown: Shutdown) {
         let mut configs = self.0.config.subscribe();
         loop {
-            let targets = configs.borrow_and_update().as_ref().map(targets);
+            let config = configs.borrow_and_update().clone();
             let end = shutdown.child();
-            match targets {
-                Some(Ok(targets)) if !targets.is_empty() => {
-                    let keeper = Keeper::new(targets, self.0.plans.subscribe());
-                    self.0.notes.lock().unwrap_or_else(PoisonError::into_inner).pushed = keeper.pushed();
-                    task::spawn("dns-keeper", keeper.run(end.clone()));
-                }
-                Some(Err(error)) => tracing::error!("no server is kept up to date: {error:#}"),
-                _ => {}
+            if let Some(config) = config {
+                let servers = keep(servers(&config), self.0.plans.subscribe(), &end);
+                let clouds = keep(clouds(&config), self.0.own.subscribe(), &end);
+                self.0.notes.lock().unwrap_or_else(PoisonError::into_inner).pushed = vec![servers, clouds];
             }
             tokio::select! {
                 changed = configs.changed() => if changed.is_err() { return },
@@ -303,16 +320,43 @@ impl Dns {
     }
 }
 
+/// Keeps what could be made of a configuration up to date until the end.
+fn keep(made: anyhow::Result<Vec<Destination>>, plans: Plans, end: &Shutdown) -> Pushed {
+    let made = made.unwrap_or_else(|error| {
+        tracing::error!("no server is kept up to date: {error:#}");
+        Vec::new()
+    });
+    let keeper = Keeper::new(made, plans);
+    let pushed = keeper.pushed();
+    task::spawn("dns-keeper", keeper.run(end.clone()));
+    pushed
+}
+
 /// The servers that a configuration names.
 ///
 /// # Errors
 /// When a key cannot be read.
-pub(crate) fn targets(config: &DnsConfig) -> anyhow::Result<Vec<Target>> {
+pub(crate) fn servers(config: &DnsConfig) -> anyhow::Result<Vec<Destination>> {
     let target = |push: &DnsPush| {
         let key = SharedKey::read(&push.key).with_context(|| format!("read the key for {}", push.server))?;
-        Ok(Target::new(push.server, push.zone.clone(), key))
+        Ok(Target::new(push.server, push.zone.clone(), key).into())
     };
     config.push.iter().map(target).collect()
+}
+
+/// The zones at providers that a configuration names.
+///
+/// # Errors
+/// When nothing could be carried to them.
+pub(crate) fn clouds(config: &DnsConfig) -> anyhow::Result<Vec<Destination>> {
+    if config.cloud.is_empty() {
+        return Ok(Vec::new());
+    }
+    let carry: Arc<dyn Carry> = Arc::new(Https::new().context("prepare requests to DNS providers")?);
+    let cloud = |account: &Account| -> anyhow::Result<Destination> {
+        Ok(Cloud::new(account.clone(), Arc::clone(&carry))?.into())
+    };
+    config.cloud.iter().map(cloud).collect()
 }
 
 /// Takes over what stands on a server, whatever its number: an operator said so.

@@ -103,10 +103,15 @@ impl Duties {
         });
         let known: BTreeMap<ShardName, Known> =
             futures_util::future::join_all(asked).await.into_iter().flatten().collect();
-        let held = known.iter().filter(|(_, known)| known.duty.held);
-        let held = held.map(|(shard, known)| (shard.clone(), known.store.clone())).collect();
         self.known.store(Arc::new(known));
-        held
+        self.held()
+    }
+
+    /// The copies that this node follows other regions into.
+    pub(super) fn held(&self) -> BTreeMap<ShardName, Store> {
+        let known = self.known.load();
+        let held = known.iter().filter(|(_, known)| known.duty.held);
+        held.map(|(shard, known)| (shard.clone(), known.store.clone())).collect()
     }
 
     /// Gives all up.

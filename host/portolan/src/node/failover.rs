@@ -5,15 +5,17 @@
 
 mod evidence;
 mod look;
+mod news;
 mod operators;
 mod registers;
+mod run;
 mod setup;
 mod show;
 mod talk;
 mod words;
 mod work;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,24 +29,20 @@ use portolan_core::steering::{Steering, Traffic};
 use portolan_core::time::Moment;
 use portolan_failover::agent::{Agent, Effect, Event, Now, TICK};
 use portolan_failover::lease::{Incarnation, Permit};
-use portolan_failover::picture::Picture;
-use portolan_failover::policies::{Fault, Native};
-use portolan_failover::promotion::{Done, Work};
-use portolan_failover::proposal::Proposal;
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::tls::PeerIdentity;
 use portolan_foundation::{clock, task};
-use portolan_replication::{Answering, Answers, Gateways};
+use portolan_replication::{Answering, Answers};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::evidence::Keep;
-use self::registers::Registers;
+use self::run::Run;
 use self::setup::Meant;
-use self::talk::{Heard, Other, Question, Said, Seen};
-use self::work::{Case, Hands};
+use self::talk::{Heard, Question, Said, Seen};
+use super::contents::Contents;
 use super::dns::{Dns, Standing};
 use super::shards::Shards;
-use crate::config::{Config, FailoverPolicy};
+use crate::config::Config;
 use crate::failing::Failing;
 
 /// Events that wait for the agent. Whoever has one waits while it is behind.
@@ -242,7 +240,12 @@ impl Failover {
                 },
             };
             let ticked = matches!(event, Event::Tick);
+            let decides = matches!(event, Event::Intents(_) | Event::Planned(..) | Event::Stored(..));
             self.handle(&mut agent, &run, event);
+            if decides {
+                self.publish(&agent, &meant, &around.shards);
+                self.0.steering.publish(show::traffic(&agent, &meant, present()));
+            }
             if !ticked {
                 continue;
             }
@@ -254,11 +257,11 @@ impl Failover {
                     self.handle(&mut agent, &run, Event::Intents(words::of(&state)));
                 }
             }
-            self.publish(&agent, &meant);
+            self.publish(&agent, &meant, &around.shards);
             ticks += 1;
             if ticks % SHOW_EVERY == 0 {
                 let shown = show::Shown::of(&agent, &meant, &self.0.failing, present());
-                self.0.steering.publish(shown.traffic(agent.read_only()));
+                self.0.steering.publish(show::traffic(&agent, &meant, present()));
                 self.0.shown.store(Arc::new(shown));
             }
         }
@@ -318,15 +321,22 @@ impl Failover {
         None
     }
 
-    /// What each write path goes by from now on.
-    fn publish(&self, agent: &Agent, meant: &Meant) {
+    /// What each write path goes by from now on. Who has leave to begin an epoch begins it at once.
+    fn publish(&self, agent: &Agent, meant: &Meant, shards: &Shards) {
         let now = clock::now();
         let permits = meant.setup.shards.keys();
         let permits = permits.filter_map(|shard| Some((shard.clone(), agent.permit(shard, now)?)));
         let permits: BTreeMap<ShardName, Permit> = permits.collect();
-        if **self.0.permits.load() != permits {
-            self.0.permits.store(Arc::new(permits));
+        let before = self.0.permits.load_full();
+        if *before == permits {
+            return;
         }
+        let permits = Arc::new(permits);
+        self.0.permits.store(Arc::clone(&permits));
+        let is_new = |(shard, permit): &(&ShardName, &Permit)| {
+            before.get(*shard).is_none_or(|before| before.epoch != permit.epoch)
+        };
+        permits.iter().filter(is_new).for_each(|(shard, _)| shards.look_again(shard));
     }
 
     /// What this node says of what it sees.
@@ -361,14 +371,19 @@ impl Failover {
 /// What answers other regions' words.
 #[derive(Debug)]
 pub(super) struct Speaker {
+    pub(super) contents: Contents,
     pub(super) failover: Failover,
     pub(super) shards: Shards,
 }
 
 impl Answers for Speaker {
     fn answer(&self, from: RegionName, question: Bytes) -> Answering {
-        let (failover, shards) = (self.failover.clone(), self.shards.clone());
+        let (contents, failover, shards) =
+            (self.contents.clone(), self.failover.clone(), self.shards.clone());
         Box::pin(async move {
+            if let Some(told) = contents.tell(&from, &question).await {
+                return Some(told);
+            }
             let said = match serde_json::from_slice(&question) {
                 Ok(Question::Look) => Said::Seen(Box::new(failover.seen(&shards)?)),
                 Ok(Question::Acknowledge { incarnation }) => {
@@ -381,141 +396,6 @@ impl Answers for Speaker {
             };
             serde_json::to_vec(&said).ok().map(Bytes::from)
         })
-    }
-}
-
-/// One agent's hands.
-struct Run {
-    hands: Hands,
-    inbox: mpsc::Sender<Event>,
-    keep: Keep,
-    patience: Duration,
-    failing: Failing,
-    policy: FailoverPolicy,
-    registers: Registers,
-    reports: watch::Sender<Option<(u64, Moment)>>,
-    /// Steps that are being done.
-    under_way: Arc<Mutex<BTreeSet<(ShardName, u64, String)>>>,
-    ways: Vec<Gateways>,
-}
-
-impl Run {
-    fn start(
-        failover: &Failover,
-        meant: &Meant,
-        around: &Around,
-        (inbox, reports): (mpsc::Sender<Event>, watch::Sender<Option<(u64, Moment)>>),
-        end: &Shutdown,
-    ) -> Self {
-        let (setup, timers) = (&meant.setup, &meant.setup.timers);
-        let mut ways = Vec::new();
-        for (region, way) in &meant.ways {
-            let gateways = Gateways::new(around.identity.clone(), region.clone(), way.words.clone());
-            ways.push(gateways.clone());
-            let other = Other {
-                heard: failover.0.heard.clone(),
-                inbox: inbox.clone(),
-                members: setup.members.clone(),
-                own: setup.own.clone(),
-                patience: timers.probe.timeout,
-                way: gateways,
-            };
-            task::spawn("failover-words", other.ask(reports.subscribe(), end.clone()));
-            let with = (around.identity.clone(), timers.probe.clone());
-            let look = look::look_at(region.clone(), way.clone(), with, inbox.clone(), end.clone());
-            task::spawn("failover-probe", look);
-        }
-        let kept = setup.shards.iter().filter(|(_, shard)| shard.regions.contains(&setup.own));
-        let names = kept.map(|(name, _)| name.clone()).collect();
-        let (every, shards) = (timers.probe.exchange, around.shards.clone());
-        task::spawn(
-            "failover-copies",
-            look::look_here(setup.own.clone(), names, every, shards.clone(), inbox.clone(), end.clone()),
-        );
-        let hands = Hands {
-            control: around.control.clone(),
-            dns: failover.0.dns.load_full(),
-            heard: failover.0.heard.clone(),
-            others: meant.ways.keys().cloned().collect(),
-            own: setup.own.clone(),
-            shards,
-        };
-        Self {
-            hands,
-            inbox,
-            keep: around.keep.clone(),
-            patience: timers.lease.rpc_timeout,
-            failing: failover.0.failing.clone(),
-            policy: meant.policy.clone(),
-            registers: Registers::new(around.control.clone()),
-            reports,
-            under_way: Arc::default(),
-            ways,
-        }
-    }
-
-    /// Asks the policy, which may take a while.
-    fn propose(&self, picture: Picture) {
-        let (policy, failing, inbox) = (self.policy.clone(), self.failing.clone(), self.inbox.clone());
-        task::spawn("failover-policy", async move {
-            let asked = tokio::task::spawn_blocking(move || {
-                let answer = propose(&policy, &failing, &picture);
-                (picture, answer)
-            });
-            match asked.await {
-                Ok((picture, answer)) => drop(inbox.send(Event::Planned(Box::new(picture), answer)).await),
-                Err(error) => tracing::error!("the policy was not asked: {error}"),
-            }
-        });
-    }
-
-    /// Does a step, unless it is being done.
-    fn work(&self, agent: &Agent, shard: ShardName, number: u64, work: Work) {
-        let Some(record) = agent.table().promotion(&shard) else { return };
-        let past = record.past.iter().find(|past| past.number == number);
-        // What is counted may be of a promotion before this one.
-        let (from, to) = match (&work, past) {
-            (Work::Count { .. }, Some(past)) => (past.from.clone(), past.to.clone()),
-            _ => (record.from.clone(), record.to.clone()),
-        };
-        let case = Case { from, to, shard: shard.clone() };
-        let key = (shard.clone(), number, format!("{work:?}"));
-        if !self.under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone()) {
-            return;
-        }
-        let (hands, inbox, under_way) = (self.hands.clone(), self.inbox.clone(), Arc::clone(&self.under_way));
-        task::spawn("failover-step", async move {
-            let told = work.clone();
-            let done = Box::pin(hands.work(case, work)).await;
-            under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-            match done {
-                Ok(done) => {
-                    let done = match done {
-                        Done::Counted { rows, .. } => Done::Counted { number, rows },
-                        done => done,
-                    };
-                    tracing::info!(%shard, step = ?told, "{done:?}");
-                    drop(inbox.send(Event::Worked(shard, number, done)).await);
-                }
-                Err(error) => tracing::warn!(%shard, step = ?told, "it is tried again: {error:#}"),
-            }
-        });
-    }
-}
-
-/// What a policy proposes.
-fn propose(
-    policy: &FailoverPolicy,
-    failing: &Failing,
-    picture: &Picture,
-) -> Result<(Vec<Proposal>, u64), Fault> {
-    match policy {
-        FailoverPolicy::Native(name) => {
-            let native = [Native::CapacityAware, Native::Conservative, Native::Fast, Native::Manual];
-            let native = native.into_iter().find(|native| native.as_str() == *name);
-            Ok((native.unwrap_or(Native::Conservative).propose(picture), 0))
-        }
-        FailoverPolicy::Component(_) => failing.propose(picture),
     }
 }
 

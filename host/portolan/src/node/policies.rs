@@ -10,8 +10,8 @@ use portolan_core::bounds::Scope;
 use portolan_core::ids::{Digest, PolicyName};
 use portolan_core::rollout::Run;
 use portolan_policy::{
-    CandidateSpec, FailoverSpec, PlacementSpec, Refused, Signature, SignatureState, Slot, SlotSpec, Source,
-    Stage, Terms, Trust,
+    CandidateSpec, FailoverSpec, PlacementSpec, Refused, ResolverSpec, Signature, SignatureState, Slot,
+    SlotSpec, Source, Stage, Terms, Trust,
 };
 use tokio::runtime::Handle;
 
@@ -119,6 +119,19 @@ impl Sources {
         let (name, version) = (&policy.name, policy.version);
         let source = self.source(config, state, &Slot::Operator, name, version, component_bytes_max);
         FailoverSpec { config: Arc::clone(&policy.config), policy: name.clone(), source }
+    }
+
+    /// A resolver that a table names.
+    pub(crate) fn resolver(
+        &mut self,
+        config: &Config,
+        state: Option<&State>,
+        (name, version): (&PolicyName, Option<Digest>),
+        component_bytes_max: usize,
+    ) -> ResolverSpec {
+        self.believe(&config.uploads.trust);
+        let source = self.source(config, state, &Slot::Operator, name, version, component_bytes_max);
+        ResolverSpec { policy: name.clone(), source }
     }
 
     /// A version of the control store, with its signature judged by these keys. Blocks.

@@ -44,6 +44,7 @@ use super::status::Reconciled;
 use super::topology::{self, Cells};
 use crate::config::{self, Config, Loaded, Rejected, Source};
 use crate::failing::Failing;
+use crate::merging::Merging;
 use crate::placement::Placing;
 
 /// How long a node that lacks bytes asks for them before it ends (the operator's policy), or serves without (a tenant's).
@@ -75,6 +76,7 @@ pub(crate) struct Reconciler {
     report: Report,
     rollouts: Rollouts,
     failing: Option<Failing>,
+    merging: Option<Merging>,
     placing: Option<Placing>,
     shards: Option<Shards>,
     /// The generation of the control store that runs.
@@ -166,6 +168,7 @@ impl Reconciler {
             peer: start.peer,
             previews: start.previews,
             failing: None,
+            merging: None,
             placing: None,
             recorder: None,
             report: Arc::new(Mutex::new(report)),
@@ -189,6 +192,11 @@ impl Reconciler {
         self.recorder = Some(recorder.clone());
         self.keep_components();
         recorder
+    }
+
+    /// From now on rows that were written apart are merged by the components of the running configuration, where it names some.
+    pub(crate) fn merge_with(&mut self, merging: Merging) {
+        self.merging = Some(merging);
     }
 
     /// From now on the component of the running configuration says what to do when regions fail, where it names one.
@@ -303,6 +311,8 @@ impl Reconciler {
             let failing = failing.map(|failing| failing.follow(&config, component, state.as_deref()));
             problems
                 .extend(failing.and_then(Result::err).map(|error| format!("decide of regions: {error:#}")));
+            let merging = self.merging.as_ref().map(|merging| merging.follow(&config, state.as_deref()));
+            problems.extend(merging.and_then(Result::err).map(|error| format!("merge rows: {error:#}")));
         }
         problems.extend(self.atlas.problem().cloned());
         // Who writes a shard waits for no policy: a lease that has gone elsewhere ends here whatever else is refused.

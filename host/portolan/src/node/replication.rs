@@ -14,6 +14,7 @@ use portolan_replication::{FeedReport, Feeds, Followed, Refused, Sources, What, 
 use portolan_sharding::{Freshness, Store};
 use tokio::net::TcpListener;
 
+use super::contents::Contents;
 use super::duties::Duties;
 use super::failover::{Failover, Speaker};
 use super::listen::tcp;
@@ -78,6 +79,16 @@ impl Copies {
         Some((others.primary.clone(), addresses.clone()))
     }
 
+    /// How fast a region's bytes of a shard may come, and what part of that is the shard's.
+    pub(super) fn pace(
+        &self,
+        shard: &ShardName,
+        region: &RegionName,
+    ) -> Option<(Option<NonZeroU64>, NonZeroU32)> {
+        let others = self.0.get(shard)?;
+        Some((others.rates.get(region).copied(), others.weight))
+    }
+
     /// Where the other regions' gateways are that keep a shard.
     pub(super) fn sources(&self, shard: &ShardName) -> BTreeMap<RegionName, Vec<String>> {
         self.0.get(shard).map_or_else(BTreeMap::new, |others| others.addresses.clone())
@@ -135,13 +146,17 @@ pub(super) fn start(
     listeners: Vec<TcpListener>,
     identity: Option<PeerIdentity>,
     (node, region): (&str, &RegionName),
-    (shards, failover): (&Shards, &Failover),
+    (shards, failover, contents): (&Shards, &Failover, &Contents),
     shutdown: &Shutdown,
 ) {
     let Some(identity) = identity else { return };
     for listener in listeners {
         let (identity, sources, shutdown) = (identity.clone(), Arc::new(shards.clone()), shutdown.clone());
-        let speaker = Arc::new(Speaker { failover: failover.clone(), shards: shards.clone() });
+        let speaker = Arc::new(Speaker {
+            contents: contents.clone(),
+            failover: failover.clone(),
+            shards: shards.clone(),
+        });
         task::spawn("replication", async move {
             if let Err(error) = listen(listener, identity, (sources, speaker), shutdown).await {
                 tracing::error!("nobody can follow this region's shards: {error}");

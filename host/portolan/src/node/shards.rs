@@ -1,7 +1,7 @@
 //! The shards of this node's region: what they follow, who may reach them, and where they are mounted.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -21,7 +21,7 @@ use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::task;
 use portolan_proxy::Services;
 use portolan_query::{Asked, QUERY_PATH};
-use portolan_replication::{FeedReport, Feeds, Gateways, Wall, gather, refusal};
+use portolan_replication::{FeedReport, Feeds, Gateways, Lane, Wall, gather, refusal};
 use portolan_sharding::{
     Access, Asking, Authenticate, DATA_PATH, Disks, Freshness, Intended, Kept, Leave, Limits, Others,
     Sealing, Service, ShardReport, Store, Unauthentic,
@@ -29,6 +29,7 @@ use portolan_sharding::{
 
 use serde_json::{Value, json};
 
+use super::contents::Contents;
 use super::duties::{Duties, Followed};
 use super::externals::Externals;
 use super::failover::Failover;
@@ -36,10 +37,12 @@ use super::intent::Intent;
 use super::moves::Known;
 use super::queries::{Databases, Running, workers};
 use super::replication::{Copies, Followers};
+use super::resolving::{self, Resolved};
 use super::retention::{self, Peers};
 use super::sweeping::{self, Sweeps};
 use crate::config::Config;
 use crate::leases::{self, SHARD_KIND};
+use crate::merging::Merging;
 
 /// From one look at the shards' schemas to the next: who contracts a schema waits that long at most.
 const TELL: Duration = Duration::from_secs(1);
@@ -68,6 +71,8 @@ pub(crate) struct Shards {
     confined: Arc<ArcSwap<Confined>>,
     /// Where queries read them.
     databases: Arc<ArcSwap<Databases>>,
+    /// What else of tenants is in them.
+    contents: Arc<OnceLock<Contents>>,
     /// What replication goes by: the copies that this region keeps, and who keeps copies of its own.
     copies: Arc<ArcSwap<(Copies, Followers)>>,
     externals: Externals,
@@ -84,6 +89,7 @@ pub(crate) struct Shards {
     /// Epochs and primaries of the running configuration: what is intended where files say it.
     leases: Arc<ArcSwap<BTreeMap<ShardName, (Epoch, RegionName)>>>,
     local: Arc<ArcSwapOption<RegionName>>,
+    resolved: Resolved,
     shards: portolan_sharding::Shards,
     sweeps: Sweeps,
 }
@@ -95,6 +101,7 @@ impl Shards {
             databases: Arc::default(),
             duties: Arc::default(),
             confined: Arc::default(),
+            contents: Arc::default(),
             copies: Arc::default(),
             externals: Externals::new(intent.clone()),
             failover,
@@ -104,6 +111,7 @@ impl Shards {
             peers: Peers::default(),
             leases: Arc::default(),
             local: Arc::default(),
+            resolved: Resolved::default(),
             shards,
             sweeps: Sweeps::default(),
         }
@@ -166,6 +174,7 @@ impl Shards {
     /// As Prometheus reads it.
     pub(super) fn follower_metrics(&self, text: &mut String) {
         self.peers.metrics(text);
+        self.resolved.metrics(text);
         self.sweeps.metrics(text, clock::now());
         self.externals.metrics(text);
     }
@@ -181,6 +190,11 @@ impl Shards {
         self.feeds.store(Some(Arc::new(feeds)));
     }
 
+    /// Tenants' content goes with them from now on.
+    pub(super) fn carry(&self, contents: &Contents) {
+        self.contents.get_or_init(|| contents.clone());
+    }
+
     /// From now on copies are read, as fresh as these say that they are.
     pub(super) fn read_copies(&self, copies: Arc<dyn portolan_sharding::Copies>) {
         self.shards.read_copies(copies);
@@ -191,7 +205,13 @@ impl Shards {
         self.leases.load().get(shard).cloned()
     }
 
-    fn local(&self) -> Option<RegionName> {
+    /// The copies that this node follows other regions into, and no other node of this region.
+    pub(super) fn held(&self) -> BTreeMap<ShardName, Store> {
+        self.duties.load().as_ref().map_or_else(BTreeMap::new, |duties| duties.held())
+    }
+
+    /// This region; none before the first configuration.
+    pub(super) fn local(&self) -> Option<RegionName> {
         self.local.load().as_deref().cloned()
     }
 
@@ -235,9 +255,20 @@ impl Shards {
         sources.into_iter().map(way).collect()
     }
 
+    /// A lane for what else comes of a shard from a region, beside its feeds; none where no way leads there.
+    pub(super) fn lane(&self, shard: &ShardName, region: &RegionName) -> Option<Lane> {
+        let (rate, weight) = self.copies.load().0.pace(shard, region)?;
+        Some(self.feeds.load().as_ref()?.lane(region, rate, weight))
+    }
+
     /// How the feeds of copies stand.
     pub(crate) fn feeds(&self) -> Vec<FeedReport> {
         self.feeds.load().as_ref().map_or_else(Vec::new, |feeds| feeds.reports(clock::now()))
+    }
+
+    /// This region has other leave to write a shard: its keeper asks for that at once.
+    pub(super) fn look_again(&self, shard: &ShardName) {
+        self.shards.look_again(shard);
     }
 
     /// A shard's database and epoch, while this region writes it.
@@ -250,13 +281,15 @@ impl Shards {
         self.shards.leased(shard, clock::now())
     }
 
-    /// Keeps them until shutdown.
-    pub(crate) fn start(&self, shutdown: &Shutdown) {
+    /// Keeps them until shutdown; rows that were written apart are merged by these resolvers.
+    pub(crate) fn start(&self, merging: Merging, shutdown: &Shutdown) {
         task::spawn(
             "shards",
             self.shards.clone().run(Arc::new(self.clone()), Arc::new(self.clone()), shutdown.clone()),
         );
         task::spawn("logs", retention::run(self.clone(), self.peers.clone(), shutdown.clone()));
+        let resolved = self.resolved.clone();
+        task::spawn("resolvers", resolving::run(self.clone(), merging, resolved, shutdown.clone()));
         task::spawn("tombstones", sweeping::run(self.clone(), self.sweeps.clone(), shutdown.clone()));
         task::spawn("engines of others", self.externals.clone().run(shutdown.clone()));
         task::spawn("shards-herald", self.clone().tell_others(shutdown.clone()));
@@ -459,7 +492,12 @@ impl Others for Shards {
             });
             let here = copy.origin().clone();
             let admit = |records: &[Record]| refusal(&wall, &here, records);
-            gather(&shard, epoch, (&copy, &admit), ways.collect()).await
+            let gathered = gather(&shard, epoch, (&copy, &admit), ways.collect()).await?;
+            if let Some(contents) = wall.contents.get() {
+                let others = gathered.sealed.keys().cloned().collect();
+                contents.gather((shard, here, copy), epoch, others).await;
+            }
+            Ok(gathered)
         })
     }
 }

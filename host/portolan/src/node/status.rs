@@ -1,6 +1,7 @@
 //! What a node tells of itself: plain data, written by the reconciler and the admin listener, read by `portolan status`.
 
 use super::break_glass::BreakGlass;
+use super::contents::Content;
 use super::geography::TableStatus;
 use super::intent::Control;
 use super::rollouts::RolloutStatus;
@@ -69,6 +70,8 @@ pub(crate) struct Status<'s> {
     pub(crate) placement: Option<PlacementReport>,
     /// The shards that this region keeps.
     pub(crate) shards: Vec<ShardReport>,
+    /// How tenants' content stands here; none where the configuration has none.
+    pub(crate) content: Option<Content>,
     pub(crate) regions: Vec<RegionStatus>,
     pub(crate) certificates: Vec<Value>,
     /// How names are told; none where none are managed.

@@ -9,7 +9,7 @@ use portolan_core::facts::Facts;
 use portolan_core::ids::PolicyName;
 use portolan_foundation::clock;
 use portolan_policy::{
-    Compile, Engine, Failover, FailoverSpec, Limits, Log, Refused, Source, Stage, Version, vectors,
+    About, Compile, Engine, Failover, FailoverSpec, Limits, Log, Refused, Source, Stage, Version, vectors,
 };
 use serde_json::json;
 
@@ -129,6 +129,11 @@ pub(crate) fn run(
     {
         return proposer(component, &bytes, policy_config, &engine, json);
     }
+    if let Ok(version) = &loaded
+        && version.about().resolver
+    {
+        return resolver(component, version.about(), json);
+    }
     let checked = loaded.and_then(|version| {
         let ready = vectors::Ready::new(&engine, &version, policy_config, facts, &log)?;
         Ok((version, ready))
@@ -232,6 +237,22 @@ fn proposer(
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// The same for a policy that merges: it has no configuration, and nothing to be asked about but rows.
+fn resolver(component: &Path, about: &About, json: bool) -> anyhow::Result<ExitCode> {
+    if json {
+        print(&serde_json::to_string_pretty(&json!({ "ok": true, "about": about }))?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    print(&format!("{}: good", component.display()))?;
+    print(&format!("  sha256    {}", about.digest))?;
+    print("  world     resolving")?;
+    print(&format!(
+        "  size      {} bytes, {} compiled, {} of memory",
+        about.size_bytes, about.artefact_bytes, about.memory_bytes
+    ))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What to know of a component that a gateway does not take as it comes.

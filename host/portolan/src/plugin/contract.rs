@@ -57,7 +57,7 @@ pub(crate) fn write_if_new(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 pub(crate) fn wit(folder: &Path, c: Option<&Path>, world: &str) -> anyhow::Result<()> {
     write(folder)?;
     print(&format!(
-        "wrote the contract portolan:policy@0.1.0 to {}; a policy implements the world `routing`, `routing-plan` if it only plans, `sharding` or `failover`",
+        "wrote the contract portolan:policy@0.1.0 to {}; a policy implements the world `routing`, `routing-plan` if it only plans, `sharding`, `failover` or `resolving`",
         folder.display()
     ))?;
     let Some(output) = c else { return Ok(()) };

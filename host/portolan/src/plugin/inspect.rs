@@ -131,7 +131,7 @@ fn fits(imports: &[String], exports: &[String]) -> &'static str {
             return world;
         }
     }
-    for (export, world) in [("placer", "sharding"), ("proposer", "failover")] {
+    for (export, world) in [("placer", "sharding"), ("proposer", "failover"), ("resolver", "resolving")] {
         if has(exports, export) {
             return world;
         }

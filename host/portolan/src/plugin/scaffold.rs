@@ -36,6 +36,8 @@ enum World {
     Federation,
     /// Moves shards when a region fails.
     Failover,
+    /// Makes one row of two that were written apart.
+    Resolving,
     /// Plans, and decides request by request.
     Routing,
     /// Only plans.
@@ -49,6 +51,7 @@ impl World {
         match self {
             Self::Federation => "federation",
             Self::Failover => "failover",
+            Self::Resolving => "resolving",
             Self::Routing => "routing",
             Self::RoutingPlan => "routing-plan",
             Self::Sharding => "sharding",
@@ -76,6 +79,13 @@ const RUST_FAILOVER: Files = &[
     ("vectors.json", include_str!("scaffolds/failover/vectors.json")),
     ("Cargo.toml", include_str!("scaffolds/rust/Cargo.toml.txt")),
     ("src/lib.rs", include_str!("scaffolds/failover/lib.rs")),
+    (".gitignore", "/target\n/*.wasm\n"),
+];
+/// All of a project for the world `resolving`.
+const RUST_RESOLVING: Files = &[
+    ("README.md", include_str!("scaffolds/resolving/README.md.txt")),
+    ("Cargo.toml", include_str!("scaffolds/rust/Cargo.toml.txt")),
+    ("src/lib.rs", include_str!("scaffolds/resolving/lib.rs")),
     (".gitignore", "/target\n/*.wasm\n"),
 ];
 /// All of a project for the world `sharding`.
@@ -140,15 +150,16 @@ pub(crate) fn run(options: &New) -> anyhow::Result<()> {
         );
     }
     match (world, lang) {
-        (World::Routing | World::RoutingPlan, _) | (World::Failover | World::Sharding, Language::Rust) => {}
-        (World::Failover | World::Sharding, _) => bail!(
+        (World::Routing | World::RoutingPlan, _)
+        | (World::Failover | World::Resolving | World::Sharding, Language::Rust) => {}
+        (World::Failover | World::Resolving | World::Sharding, _) => bail!(
             "a project for the world `{}` is made in Rust alone: write `--lang rust`, or begin with what `portolan plugin wit` and \
              `portolan plugin bindings` write",
             world.name()
         ),
         (World::Federation, _) => bail!(
-            "policies of the world `federation` do not run yet: this portolan has no slot for them; `routing`, `routing-plan`, `sharding` and \
-             `failover` run"
+            "policies of the world `federation` do not run yet: this portolan has no slot for them; `routing`, `routing-plan`, `sharding`, \
+             `failover` and `resolving` run"
         ),
     }
     if sdk.is_some() && *lang != Language::Rust {
@@ -175,7 +186,11 @@ pub(crate) fn run(options: &New) -> anyhow::Result<()> {
     }
     let tools = template.tools().trim_end();
     let tools = if tools.is_empty() { String::new() } else { format!("\n  {tools}") };
-    let test = if *world == World::Sharding { "cargo test" } else { "portolan plugin test" };
+    let test = if matches!(world, World::Resolving | World::Sharding) {
+        "cargo test"
+    } else {
+        "portolan plugin test"
+    };
     print(&format!(
         "wrote {name}/, a policy in {}\n  cd {name}{tools}\n  portolan plugin build\n  {test}",
         lang.name()
@@ -183,9 +198,11 @@ pub(crate) fn run(options: &New) -> anyhow::Result<()> {
 }
 
 fn files(language: Language, world: World) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
-    let common = if matches!(world, World::Failover | World::Sharding) { &[][..] } else { COMMON };
+    let common =
+        if matches!(world, World::Failover | World::Resolving | World::Sharding) { &[][..] } else { COMMON };
     let (own, decider) = match language {
         Language::Rust if world == World::Failover => (RUST_FAILOVER, &[][..]),
+        Language::Rust if world == World::Resolving => (RUST_RESOLVING, &[][..]),
         Language::Rust if world == World::Sharding => (RUST_SHARDING, &[][..]),
         Language::C => (C, &[][..]),
         Language::Go => (GO, GO_DECIDER),

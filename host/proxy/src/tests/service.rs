@@ -9,6 +9,8 @@ use portolan_foundation::endpoint::{
 };
 
 use super::*;
+use crate::peer::Grant;
+use crate::pipeline::is_ours;
 
 /// Says what it got.
 #[derive(Debug)]
@@ -22,7 +24,10 @@ impl Service for Echo {
             return Routed::Answer(Box::new(refused));
         };
         let regions = head.headers.get("x-region").and_then(|value| value.to_str().ok()).unwrap_or("eu");
-        let mut regions = regions.split(' ').map(|name| RegionName::new(name).unwrap());
+        let shard = head.topology.directory.named(&ShardName::new("s1").unwrap());
+        let primary = shard.map_or("eu", |shard| shard.primary.as_str());
+        let named = |name| RegionName::new(if name == "primary" { primary } else { name }).unwrap();
+        let mut regions = regions.split(' ').map(named);
         let work = Work { epoch: Epoch(3), shard: ShardName::new("s1").unwrap(), tenant };
         Routed::Region { first: regions.next().unwrap(), others: regions.collect(), work }
     }
@@ -102,9 +107,14 @@ async fn a_service_answers_below_its_path_and_no_policy_is_asked() {
 
 /// One shard, written in this region, that has all tenants.
 pub(super) fn directory(topology: &Topology, primary: &str) -> Arc<Directory> {
+    directory_in(Epoch(4), topology, primary)
+}
+
+/// The same in another epoch.
+pub(super) fn directory_in(epoch: Epoch, topology: &Topology, primary: &str) -> Arc<Directory> {
     let shard = Shard {
         name: ShardName::new("s1").unwrap(),
-        epoch: Epoch(4),
+        epoch,
         external: false,
         primary: region(primary),
         replicas: BTreeSet::from([region(if primary == "us" { "eu" } else { "us" })]),
@@ -141,6 +151,89 @@ async fn what_may_change_a_tenants_rows_goes_where_they_are_written() {
     }
     let anonymous = json(&send(gateway.address, empty(get("/a"))).await);
     assert!(anonymous["fields"].get("portolan-shard").is_none(), "{anonymous}");
+}
+
+/// Regions whose gateways refuse what they are asked, as those do that know of another writer; all but this one.
+async fn refusing(others: &[&'static str]) -> Topology {
+    let eu = upstream("eu").await;
+    let mut places = vec![("eu", eu)];
+    for &name in others {
+        places.push((name, upstream(name).await));
+    }
+    let pools: Vec<_> = places.iter().map(|(name, address)| (*name, std::slice::from_ref(address))).collect();
+    let mut topology = topology(&pools, Protocol::Http1);
+    for (name, address) in places.iter().skip(1) {
+        let place = topology.regions.get_mut(&region(name)).unwrap();
+        Arc::make_mut(place).gateways = Some(pool(name, &[*address], Protocol::Http1));
+    }
+    topology.directory = directory(&topology, "us");
+    topology
+}
+
+/// A region that keeps a copy is asked by others for what a service can answer from it, and for nothing that must stand where the shard is written.
+#[test]
+fn a_copy_is_asked_for_a_services_answers_alone() {
+    let address = SocketAddr::from(([127, 0, 0, 1], 9));
+    let mut topology = topology(&[("eu", &[address]), ("us", &[address])], Protocol::Http1);
+    let grant = |service, epoch| Grant {
+        attempt: 1,
+        deadline: Duration::from_secs(1),
+        generation: 1,
+        hops: 1,
+        pool: PoolName::new("app").unwrap(),
+        region: region("eu"),
+        service,
+        shard: Some((ShardName::new("s1").unwrap(), Epoch(epoch))),
+        sticky: None,
+        tenant: None,
+        tries: 1,
+    };
+    for (primary, service, epoch, ours) in [
+        ("eu", false, 4, true),
+        ("us", false, 4, false),
+        ("us", true, 4, true),
+        ("us", true, 3, false),
+        ("eu", true, 5, false),
+    ] {
+        topology.directory = directory(&topology, primary);
+        assert_eq!(is_ours(&grant(service, epoch), &topology), ours, "{primary} {service} {epoch}");
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_refuses_a_reader_is_not_waited_for() {
+    let gateway = start_with(refusing(&["us", "ap"]).await, Policies::default(), services(), |_| {});
+    let begun = tokio::time::Instant::now();
+    for (regions, status) in [("us ap", 503), ("us ap eu", 200)] {
+        let request = get("/-/data/refused").header("x-tenant", "acme").header("x-region", regions);
+        let response = send(gateway.address, empty(request)).await;
+        assert_eq!(response.status().as_u16(), status, "{regions}: {response:?}");
+        if status == 503 {
+            assert_eq!(json(&response)["type"], "urn:portolan:problem:settling");
+            assert!(response.headers().contains_key("retry-after"));
+        }
+    }
+    assert!(begun.elapsed() < crate::defaults::NEWS_WAIT, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_write_that_is_refused_waits_for_the_news_of_who_writes() {
+    let gateway = start_with(refusing(&["us"]).await, Policies::default(), services(), |_| {});
+    let write = Request::post("/-/data/refused").header("host", "shop.example.com");
+    let write = write.header("x-tenant", "acme").header("x-region", "primary");
+    let news = async {
+        while !gateway.handle.metrics().render().contains("portolan_upstream_attempts_total 1") {
+            tokio::task::yield_now().await;
+        }
+        let running = gateway.live.load();
+        let mut topology = (*running.topology).clone();
+        topology.directory = directory(&topology, "eu");
+        let (topology, policies) = (Arc::new(topology), running.policies.clone());
+        gateway.live.swap(Snapshot { generation: Generation(2), topology, policies });
+    };
+    let (answer, ()) = tokio::join!(send(gateway.address, empty(write)), news);
+    assert_eq!(answer.status(), 200, "{answer:?}");
+    assert_eq!(json(&answer)["method"], "POST");
 }
 
 /// Knows where each log is, or never finds out.

@@ -1,9 +1,12 @@
 //! Steering: which region answers when traffic is moved, regions fail in part, or nobody writes a shard.
 
+use portolan_core::facts::Verdict;
 use portolan_core::ids::ShardName;
-use portolan_core::steering::{Detour, Limits, Traffic};
+use portolan_core::log::Epoch;
+use portolan_core::steering::{Detour, Forwarded, Limits, Traffic};
+use portolan_core::time::Moment;
 
-use super::service::directory;
+use super::service::{directory, directory_in};
 use super::*;
 
 pub(super) const LIMITS: Limits = Limits {
@@ -87,6 +90,30 @@ async fn what_a_region_cannot_take_spills_over() {
     assert!(answered(&gateway, 20, "acme").await.iter().all(|name| name == "us"));
 }
 
+/// Probes and the gate both see that a region is back, and its traffic comes back along one ramp.
+#[test]
+fn a_region_that_is_back_ramps_up_once() {
+    let address = SocketAddr::from(([127, 0, 0, 1], 9));
+    let mut topology = topology(&[("eu", &[address]), ("us", &[address])], Protocol::Http1);
+    topology.steering_limits.ramp = Duration::from_secs(10);
+    let (us, app) = (region("us"), PoolName::new("app").unwrap());
+    let place = Arc::make_mut(topology.regions.get_mut(&us).unwrap());
+    place.gateways = Some(pool("us", &[address], Protocol::Http1));
+    let at = |seconds: u64| Moment(seconds * 1_000_000);
+    let (cell, gate) = (Arc::clone(&place.cell), Arc::clone(&place.pools[&app].gate));
+    let share = |now| crate::steer::level(&topology, &Traffic::default(), &us, &app, now).share;
+    cell.set_verdict(Verdict::Down, at(1));
+    for _ in 0..LIMITS.breaker.failures {
+        let pass = gate.start(at(1)).unwrap();
+        gate.finish(pass, Forwarded::Failed, &LIMITS.breaker, at(1));
+    }
+    assert_eq!(share(at(2)), 0);
+    cell.set_verdict(Verdict::Healthy, at(198));
+    let probe = gate.start(at(200)).unwrap();
+    gate.finish(probe, Forwarded::Served, &LIMITS.breaker, at(200));
+    assert_eq!([200, 205, 210].map(|seconds| share(at(seconds))), [5, 52, 100]);
+}
+
 #[tokio::test]
 async fn with_nothing_well_probes_are_not_believed() {
     let topology = two_regions().await;
@@ -121,6 +148,43 @@ async fn a_shard_that_nobody_writes_is_read_and_says_so() {
     steering.publish(Traffic::default());
     let write = ask("POST").await;
     assert_eq!((write.status().as_u16(), field(&write, "portolan-mode")), (200, None));
+}
+
+/// A shard goes to another region in an orderly way: reads go on, and a write waits for its next writer instead of failing.
+#[tokio::test]
+async fn who_writes_waits_while_a_shard_is_handed_over() {
+    let mut topology = two_regions().await;
+    topology.directory = directory(&topology, "us");
+    let changing = BTreeMap::from([(ShardName::new("s1").unwrap(), Epoch(4))]);
+    topology.steering.publish(Traffic { changing, ..Traffic::default() });
+    let gateway = start(topology, Policies::default(), |_| {});
+    let ask = |method: &str| {
+        let request = Request::builder().method(method).uri("/a").header("host", "shop.example.com");
+        send(gateway.address, empty(request.header("x-tenant", "acme")))
+    };
+    assert_eq!(ask("GET").await.status(), 200);
+    let news = async {
+        while gateway.handle.connections() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let running = gateway.live.load();
+        let mut topology = (*running.topology).clone();
+        topology.directory = directory_in(Epoch(5), &topology, "eu");
+        let (topology, policies) = (Arc::new(topology), running.policies.clone());
+        gateway.live.swap(Snapshot { generation: Generation(2), topology, policies });
+    };
+    let (write, ()) = tokio::join!(ask("POST"), news);
+    assert_eq!((write.status().as_u16(), json(&write)["name"].as_str()), (200, Some("eu")));
+    assert_eq!(json(&write)["fields"]["portolan-epoch"], "5");
+    // It does not come for ever.
+    let running = gateway.live.load();
+    running.topology.steering.publish(Traffic {
+        changing: BTreeMap::from([(ShardName::new("s1").unwrap(), Epoch(5))]),
+        ..Traffic::default()
+    });
+    let late = ask("POST").await;
+    assert_eq!((late.status().as_u16(), field(&late, "retry-after")), (503, Some("1")));
+    assert_eq!(json(&late)["type"], "urn:portolan:problem:settling");
 }
 
 #[tokio::test]

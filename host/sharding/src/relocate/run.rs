@@ -36,6 +36,8 @@ pub(super) struct Done {
     /// None until rows are compared: what was written before that is not in doubt.
     pub(super) doubts: Option<Doubts>,
     rounds: u64,
+    /// Rows that were compared while the tenant was written.
+    pub(super) rows: u64,
 }
 
 /// A hold that is sealed.
@@ -43,7 +45,6 @@ struct Sealed {
     detail: Detail,
     held: Moment,
     note: MoveNote,
-    rows: u64,
 }
 
 impl Course {
@@ -115,8 +116,10 @@ impl Relocation<'_> {
             Err(why @ (Error::Overtaken | Error::Stopped)) => return Err(why),
             Err(why) => return Err(Error::Unsettled(why.to_string())),
         }
-        let Done { bytes, chunks, rounds, .. } = done;
-        Ok(Report { bytes, chunks, moving: sealed.detail.moving, pause, rounds, rows: sealed.rows })
+        let Done { bytes, chunks, rounds, rows, .. } = done;
+        // The source keeps them as they were. To count them while the tenant waited would have made it wait longer.
+        let rows = self.from.store.count_rows(self.tenant).await.unwrap_or(rows);
+        Ok(Report { bytes, chunks, moving: sealed.detail.moving, pause, rounds, rows })
     }
 
     async fn finish(&self, note: MoveNote, detail: &Detail) -> Result<(), Error> {
@@ -187,7 +190,7 @@ impl Relocation<'_> {
         let records = self.drain(course, base, done).await?;
         self.tell(Event::Drained)?;
         in_time("the rest was taken over")?;
-        let rows = self.compare_rest(&done.doubts.take().unwrap_or_default()).await?;
+        self.compare_rest(&done.doubts.take().unwrap_or_default()).await?;
         self.tell(Event::Compared)?;
         in_time("both sides were compared")?;
         self.replicated_held().await?;
@@ -203,7 +206,7 @@ impl Relocation<'_> {
         }
         self.tell(Event::Sealed)?;
         let note = MoveNote { detail: text, step: Step::Switching.word().to_owned(), ..note };
-        Ok(Sealed { detail, held, note, rows })
+        Ok(Sealed { detail, held, note })
     }
 
     /// Takes over all that the held tenant wrote. Returns how many records lie after the base.

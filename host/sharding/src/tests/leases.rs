@@ -1,9 +1,25 @@
 //! Leases when a database takes another's place, and when writers do not go.
 
+use portolan_core::ids::ShardName;
 use portolan_test_postgres::Cluster;
+use tokio::time::Instant;
 
 use super::world::{World, postgres};
+use crate::defaults::RENEWAL;
 use crate::{Limits, Role, Watermarks};
+
+/// A keeper that is told of other leave does not wait for its next round.
+#[tokio::test]
+async fn other_leave_is_asked_for_at_once() {
+    let world = World::new(Limits::default());
+    world.keep("a", world.sqlite("a"), Watermarks::default()).await;
+    let begun = Instant::now();
+    world.lose("a");
+    world.promote("a", 1, "eu");
+    world.shards.look_again(&ShardName::new("a").unwrap());
+    world.until("a", |report| report.lease_ms.is_some()).await;
+    assert!(begun.elapsed() < RENEWAL / 2, "{:?}", begun.elapsed());
+}
 
 /// A standby of the region takes over while the keeper is at work.
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! The contract as wit-bindgen generates it: imports and planner in one module, the decider in another, so that each
 //! interface is generated once. A component that exports both has the union of both worlds, which is `routing-packed`. One
 //! that places tenants has a world of its own, and uses the facts and the log of the first module, which are the same; so has one
-//! that answers when regions fail, and uses the log.
+//! that answers when regions fail, and one that merges, which use the log.
 //! Private to the `export!` macro and to `host`.
 
 #![allow(
@@ -62,5 +62,17 @@ pub mod failing {
         export_macro_name: "export",
         default_bindings_module: "portolan_plugin::bindings::failing",
         type_section_suffix: "failing",
+    });
+}
+
+/// The world `resolving`.
+pub mod merging {
+    wit_bindgen::generate!({
+        path: "../../../wit/policy/v0.1",
+        world: "resolving",
+        pub_export_macro: true,
+        export_macro_name: "export",
+        default_bindings_module: "portolan_plugin::bindings::merging",
+        type_section_suffix: "merging",
     });
 }

@@ -3,7 +3,7 @@
 //! A policy is a type that implements [`Policy`]: given its configuration and what the gateway knows ([`Facts`]), it writes
 //! a plan ([`Draft`]). The gateway executes the plan; most policies are never called on a request's path. One that must
 //! look at each request also implements [`Decider`]. One that places tenants on shards implements [`Sharding`] instead,
-//! and one that says what to do when regions fail [`Failover`].
+//! one that says what to do when regions fail [`Failover`], and one that merges what was written apart [`Resolver`].
 //!
 //! ```
 //! use portolan_plugin::{Draft, Facts, Policy, Refusal};
@@ -46,6 +46,7 @@ mod failover;
 #[cfg_attr(not(target_family = "wasm"), path = "host/native.rs")]
 mod host;
 mod policy;
+mod resolving;
 #[cfg_attr(target_family = "wasm", path = "host/shards_wasm.rs")]
 #[cfg_attr(not(target_family = "wasm"), path = "host/shards_native.rs")]
 mod shard_host;
@@ -62,6 +63,7 @@ pub use draft::{Answer, Draft, Refusal, Rule, RuleBuilder, Test};
 pub use facts::{Facts, Verdict};
 pub use failover::{Answers, Detour, Event, Failover, Health, Region, Regions, Replica, Shard, Sight};
 pub use policy::{Call, Decider, Level, Policy, log};
+pub use resolving::{Resolver, rows};
 pub use sharding::{Changes, Sharding, Shards, Span};
 
 #[doc(hidden)]
@@ -80,7 +82,8 @@ pub use values::Values;
 ///   so that the gateway refuses a wrong configuration before the policy runs; the path is relative to the source file;
 /// - `export!(MyPolicy, decider, ...)` for one that also implements [`Decider`];
 /// - `export!(MyPolicy, sharding, ...)` for one that implements [`Sharding`], and nothing else;
-/// - `export!(MyPolicy, failover, ...)` for one that implements [`Failover`], and nothing else.
+/// - `export!(MyPolicy, failover, ...)` for one that implements [`Failover`], and nothing else;
+/// - `export!(MyPolicy, resolver)` for one that implements [`Resolver`], and nothing else.
 ///
 /// Natively it makes nothing: tests call the policy directly.
 #[macro_export]
@@ -159,6 +162,24 @@ macro_rules! export {
             $crate::bindings::failing::export!(Component with_types_in $crate::bindings::failing);
         };
         $($crate::export!(@schema $schema);)?
+    };
+    ($policy:ty, resolver) => {
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            use $crate::bindings::merging::exports::portolan::policy::resolver;
+            struct Component;
+            impl resolver::Guest for Component {
+                fn resolve(
+                    base: ::std::vec::Vec<u8>,
+                    left: ::std::vec::Vec<u8>,
+                    right: ::std::vec::Vec<u8>,
+                ) -> ::std::result::Result<::std::vec::Vec<u8>, resolver::Refusal> {
+                    <$policy as $crate::Resolver>::resolve(&base, &left, &right)
+                        .map_err(|refusal| resolver::Refusal { code: refusal.code, message: refusal.message })
+                }
+            }
+            $crate::bindings::merging::export!(Component with_types_in $crate::bindings::merging);
+        };
     };
     (@planner $component:ident, $policy:ty) => {
         impl $crate::bindings::planning::exports::portolan::policy::planner::Guest for $component {

@@ -35,7 +35,7 @@ fn walk(seed: u64, rule: &ConflictRule, deletes: bool, take: Apply) -> Result<()
             ConflictRule::Columns { .. } => merged(&history, id, state, row.as_deref())?,
             ConflictRule::HomeWins => home_won(&history, id, state)?,
             ConflictRule::FirstWins => first_won(&history, id, state)?,
-            ConflictRule::LastWriterWins => {}
+            ConflictRule::LastWriterWins | ConflictRule::Policy { .. } => {}
         }
     }
     Ok(())

@@ -22,7 +22,7 @@ pub(crate) struct Write<'a> {
 
 pub(crate) fn marks(rule: &ConflictRule, write: Write<'_>) -> Option<String> {
     match rule {
-        ConflictRule::LastWriterWins => None,
+        ConflictRule::LastWriterWins | ConflictRule::Policy { .. } => None,
         ConflictRule::FirstWins | ConflictRule::HomeWins => {
             let before = match (write.old, write.replaces) {
                 (old, Some(replaces)) => History::parse(old, replaces).unwrap(),

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use portolan_core::ids::PolicyName;
 use portolan_core::tenant_table::{ColumnRule, ConflictRule, Identifier, Rest};
 
-use crate::config::raw::{RawColumnRule, RawConflict, RawConflictRule, RawRowRule};
+use crate::config::raw::{RawColumnRule, RawConflict, RawConflictRule, RawResolver, RawRowRule};
 
 /// One rule of those that are written, or what is wrong with them.
 pub(super) fn rule(raw: RawConflict) -> Result<ConflictRule, String> {
@@ -12,9 +13,16 @@ pub(super) fn rule(raw: RawConflict) -> Result<ConflictRule, String> {
         RawConflict::Many(rules) => rules,
         RawConflict::One(rule) => vec![rule],
     };
-    let (mut whole, mut columns) = (None, BTreeMap::new());
+    let (mut whole, mut columns, mut merged) = (None, BTreeMap::new(), None);
+    let alone = written.len() == 1;
     for rule in written {
         match rule {
+            RawConflictRule::Policy(raw) if alone => merged = Some(resolver(&raw)?),
+            RawConflictRule::Policy(_) => {
+                return Err(
+                    "a policy makes one of two whole rows, so that no other rule stands beside it".to_owned()
+                );
+            }
             RawConflictRule::Whole(rule) => {
                 if whole.replace(rule).is_some() {
                     return Err("two rules are for whole rows; one at most may be".to_owned());
@@ -33,6 +41,9 @@ pub(super) fn rule(raw: RawConflict) -> Result<ConflictRule, String> {
             }
         }
     }
+    if let Some(merged) = merged {
+        return Ok(merged);
+    }
     match (whole.unwrap_or(RawRowRule::Lww), columns.is_empty()) {
         (RawRowRule::ColumnLww, _) => Ok(ConflictRule::Columns { rules: columns, rest: Rest::Each }),
         (RawRowRule::Lww, true) => Ok(ConflictRule::LastWriterWins),
@@ -44,6 +55,13 @@ pub(super) fn rule(raw: RawConflict) -> Result<ConflictRule, String> {
                 .to_owned(),
         ),
     }
+}
+
+fn resolver(raw: &RawResolver) -> Result<ConflictRule, String> {
+    let policy = PolicyName::new(&raw.policy).map_err(|error| error.to_string())?;
+    let version = raw.version.as_deref().map(str::parse).transpose();
+    let version = version.map_err(|error| format!("this is no version of a policy: {error}"))?;
+    Ok(ConflictRule::Policy { policy, version })
 }
 
 const fn column_rule(raw: RawColumnRule) -> ColumnRule {
@@ -82,12 +100,18 @@ mod tests {
                 r#"["column_lww", {"rule": "set_union", "columns": ["tags"]}, {"rule": "max", "columns": ["seen"]}]"#,
                 columns(&[("tags", ColumnRule::SetUnion), ("seen", ColumnRule::Max)], Rest::Each),
             ),
+            (
+                r#"{"policy": "join-notes"}"#,
+                ConflictRule::Policy { policy: PolicyName::new("join-notes").unwrap(), version: None },
+            ),
         ] {
             assert_eq!(of(text), Ok(wanted), "{text}");
         }
         for (text, why) in [
             (r#"["lww", "home_wins"]"#, "two rules are for whole rows"),
             (r#"{"rule": "min", "columns": []}"#, "names none"),
+            (r#"["lww", {"policy": "join"}]"#, "no other rule stands beside"),
+            (r#"{"policy": "join", "version": "nine"}"#, "no version of a policy"),
             (r#"[{"rule": "min", "columns": ["a"]}, {"rule": "max", "columns": ["a"]}]"#, "the column `a`"),
             (r#"["home_wins", {"rule": "min", "columns": ["a"]}]"#, "choose one of two rows"),
             (r#"{"rule": "counter", "columns": ["Stock"]}"#, "names no table or column"),

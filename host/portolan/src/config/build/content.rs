@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use portolan_control::Shared;
 
 use super::Builder;
-use super::shards::Shards;
 use crate::config::defaults::{CONTENT_FOLDER, KEYRING_FOLDER};
 use crate::config::raw::RawContent;
 
@@ -37,17 +36,5 @@ impl Builder<'_> {
             self.problem(&["content", "keyring"], "the keys lie within the folder of what they open", help);
         }
         Some(ContentConfig { keyring, store })
-    }
-
-    /// What a region keeps of content is not in other regions: a shard that another region may take over would be without it there.
-    pub(super) fn check_content(&mut self, shards: &Shards) {
-        for (name, shard) in &shards.shards {
-            if shard.stores.len() > 1 {
-                let help = "leave `[content]` out, or keep the shard in one region: content does not go to other regions yet";
-                let problem =
-                    format!("shard `{name}` has copies in other regions, which would be without its content");
-                self.problem(&["content"], problem, help);
-            }
-        }
     }
 }

@@ -9,9 +9,10 @@ use ipnet::IpNet;
 use portolan_core::ids::RegionName;
 use portolan_dns::name::Name;
 use portolan_dns::plan::{Draft, NameDraft, Near, Plan, Policy, RegionDraft, State, TtlBounds, ZoneDraft};
+use portolan_dns::push::cloud::{Account, Provider, Unusable};
 
 use super::{At, Builder, RegionConfig};
-use crate::config::raw::{RawDns, RawName, RawZone};
+use crate::config::raw::{RawCloud, RawDns, RawName, RawProvider, RawZone};
 
 /// The longest that an answer may be kept where nothing is said: a failover waits for it.
 const TTL_MAX_S: u32 = 60;
@@ -24,6 +25,8 @@ const NEGATIVE_TTL_S: u32 = 30;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct DnsConfig {
     pub(crate) answers_per_second: Option<NonZeroU32>,
+    /// Zones at providers that are kept up to date.
+    pub(crate) cloud: Vec<Account>,
     /// A plan without a number, in which all regions are in.
     pub(crate) draft: Draft,
     /// The files of zones' keys.
@@ -81,18 +84,13 @@ impl Builder<'_> {
             zones,
         };
         let push = (0_usize..).zip(raw.push).filter_map(|(index, push)| {
-            let zone = self.dns_name(&["dns", "push", &index.to_string(), "zone"], &push.zone)?;
-            if !draft.zones.contains_key(&zone) {
-                let what = format!("`{zone}` is none of the zones");
-                self.problem(
-                    &["dns", "push", &index.to_string(), "zone"],
-                    what,
-                    "declare it: `[dns.zone.\"NAME\"]`",
-                );
-            }
+            let zone = self.dns_declared(&["dns", "push", &index.to_string(), "zone"], &push.zone, &draft)?;
             Some(DnsPush { key: self.folder.join(push.key), server: push.server, zone })
         });
         let push = push.collect();
+        let cloud = (0_usize..).zip(raw.cloud);
+        let cloud = cloud.filter_map(|(index, cloud)| self.dns_cloud(&index.to_string(), cloud, &draft));
+        let cloud = cloud.collect();
         let secondaries = (0_usize..).zip(raw.secondary).filter_map(|(index, secondary)| {
             let from = self.network(&["dns", "secondary", &index.to_string(), "from"], &secondary.from)?;
             Some(DnsSecondary { from, key: self.folder.join(secondary.key), notify: secondary.notify })
@@ -108,11 +106,41 @@ impl Builder<'_> {
         let answers_per_second = raw.answers_per_second;
         (self.problems.len() == before).then_some(DnsConfig {
             answers_per_second,
+            cloud,
             draft,
             keys,
             push,
             secondaries,
         })
+    }
+
+    /// One of the zones.
+    fn dns_declared(&mut self, at: At<'_>, text: &str, draft: &Draft) -> Option<Name> {
+        let zone = self.dns_name(at, text)?;
+        if !draft.zones.contains_key(&zone) {
+            let what = format!("`{zone}` is none of the zones");
+            self.problem(at, what, "declare it: `[dns.zone.\"NAME\"]`");
+        }
+        Some(zone)
+    }
+
+    fn dns_cloud(&mut self, index: &str, raw: RawCloud, draft: &Draft) -> Option<Account> {
+        let zone = self.dns_declared(&["dns", "cloud", index, "zone"], &raw.zone, draft)?;
+        let provider = match raw.provider {
+            RawProvider::Cloudflare => Provider::Cloudflare,
+            RawProvider::Route53 => Provider::Route53,
+        };
+        let credentials = self.folder.join(raw.credentials);
+        let account = Account { credentials, endpoint: raw.endpoint, id: raw.id, provider, zone };
+        if let Err(unusable) = account.check() {
+            let (field, help) = match &unusable {
+                Unusable::Endpoint(_) => ("endpoint", "leave it out for the provider's own"),
+                Unusable::Id(_) => ("id", "the provider shows it beside the zone"),
+            };
+            self.problem(&["dns", "cloud", index, field], unusable.to_string(), help);
+            return None;
+        }
+        Some(account)
     }
 
     fn dns_zone(

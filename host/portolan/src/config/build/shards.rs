@@ -431,7 +431,7 @@ impl Builder<'_> {
         let table_name = Identifier::new(name)
             .map_err(|error| self.problem(&at, error.to_string(), "rename it, or leave the table out"));
         let help = "a rule is `lww`, `column_lww`, `home_wins` or `first_wins`, and beside the first two there may be \
-            `{ rule = \"counter\", columns = [...] }`, `set_union`, `max` and `min`";
+            `{ rule = \"counter\", columns = [...] }`, `set_union`, `max` and `min`; or it is `{ policy = NAME }` alone";
         let conflict = conflict::rule(raw.conflict);
         let conflict = conflict.map_err(|error| self.problem(&["table", name, "conflict"], error, help));
         Some(TenantTable {

@@ -14,6 +14,9 @@ use serde::Deserialize;
 pub(in crate::config) struct RawDns {
     /// Answers over UDP that one network is sent in a second (1000); whoever asks more is told to come by TCP.
     pub(in crate::config) answers_per_second: Option<NonZeroU32>,
+    /// Zones of yours at a provider that are kept up to date. Weaker than `push`: no provider compares the plan's number in a change.
+    #[serde(default)]
+    pub(in crate::config) cloud: Vec<RawCloud>,
     /// Which regions are near to which networks, the nearest first, for names with `nearest = true`.
     #[serde(default)]
     pub(in crate::config) near: Vec<RawNear>,
@@ -25,6 +28,33 @@ pub(in crate::config) struct RawDns {
     pub(in crate::config) secondary: Vec<RawSecondary>,
     /// Zones by name.
     pub(in crate::config) zone: BTreeMap<String, RawZone>,
+}
+
+/// A zone at a provider.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct RawCloud {
+    /// The file of keys, which nobody else may read and which is read anew each time: for Route 53 `aws_access_key_id = ...` and
+    /// `aws_secret_access_key = ...`, and `aws_session_token = ...` of temporary ones; for Cloudflare a token.
+    pub(in crate::config) credentials: PathBuf,
+    /// Another place of the API than the provider's own.
+    pub(in crate::config) endpoint: Option<String>,
+    /// The zone's id at the provider.
+    pub(in crate::config) id: String,
+    /// Whose it is.
+    pub(in crate::config) provider: RawProvider,
+    /// The zone.
+    pub(in crate::config) zone: String,
+}
+
+/// A provider.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(in crate::config) enum RawProvider {
+    /// Cloudflare.
+    Cloudflare,
+    /// Amazon Route 53.
+    Route53,
 }
 
 /// The regions that are near to a network.

@@ -222,6 +222,8 @@ impl Default for RawConflict {
 pub(in crate::config) enum RawConflictRule {
     /// For the columns that it names.
     Columns(RawColumns),
+    /// For the row: a policy makes one of two.
+    Policy(RawResolver),
     /// For the row, or what other rules leave of it.
     Whole(RawRowRule),
 }
@@ -234,6 +236,16 @@ pub(in crate::config) struct RawColumns {
     pub(in crate::config) columns: Vec<String>,
     /// What happens to them.
     pub(in crate::config) rule: RawColumnRule,
+}
+
+/// A policy that merges rows. The last writer's row stays until the shard's primary has asked it.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct RawResolver {
+    /// `NAME` for `NAME.wasm` in the folder of policies: a component of the world `resolving`.
+    pub(in crate::config) policy: String,
+    /// A version in the control store, as `portolan plugin push` tells it.
+    pub(in crate::config) version: Option<String>,
 }
 
 /// How a column is merged.

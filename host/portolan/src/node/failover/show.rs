@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use portolan_core::ids::{RegionName, ShardName};
+use portolan_core::log::Epoch;
 use portolan_core::steering::{Detour, Traffic};
 use portolan_failover::agent::{Agent, Now};
 use portolan_failover::forecast::{Forecast, forecast};
@@ -11,7 +12,7 @@ use portolan_failover::picture::{Picture, Region, Shift};
 use portolan_failover::timers::Timers;
 use serde_json::{Value, json};
 
-use super::propose;
+use super::run::propose;
 use super::setup::Meant;
 use crate::config::FailoverPolicy;
 use crate::failing::Failing;
@@ -83,22 +84,6 @@ impl Shown {
             out: picture.regions.keys().filter(|name| out(name)).cloned().collect(),
             suspected: those(&|region| !matches!(region.verdict, Verdict::Healthy | Verdict::Unknown)),
             unknown: those(&|region| region.verdict == Verdict::Unknown && !region.answers),
-        }
-    }
-
-    /// What gateways are to do, as the traffic plan and operators say: moved traffic goes where the plan sends it, a region that left
-    /// takes nothing, and a shard without a lease is written by nobody. What comes in where this node is stays there as long as the region takes
-    /// part: names move clients, and whoever came is served where it came in. While nothing is known yet, nothing is changed.
-    pub(super) fn traffic(&self, read_only: &BTreeSet<ShardName>) -> Traffic {
-        let Some(Known { picture, .. }) = &self.0 else { return Traffic::default() };
-        let detour = |shift: &Shift| Detour { percent: shift.percent, target: shift.target.clone() };
-        let moved = picture.shifts.iter().filter(|(name, _)| **name != picture.local);
-        let gone = picture.intents.drains.keys().chain(picture.intents.lost.keys());
-        let void = picture.shards.iter().filter(|(_, shard)| shard.void).map(|(name, _)| name);
-        Traffic {
-            detours: moved.map(|(name, shift)| (name.clone(), detour(shift))).collect(),
-            out: gone.cloned().collect(),
-            unwritten: void.chain(read_only).cloned().collect(),
         }
     }
 
@@ -197,6 +182,25 @@ impl Shown {
             &mut prospects()
                 .map(|(shard, there)| format!("{{shard=\"{shard}\"}} {}", u8::from(there.to.is_some()))),
         );
+    }
+}
+
+/// What gateways are to do, as the traffic plan and operators say: moved traffic goes where the plan sends it, a region that left
+/// takes nothing, and a shard without a lease is written by nobody, unless it is handed over just now. What comes in where this node is stays there as long as the region takes
+/// part: names move clients, and whoever came is served where it came in. While nothing is known yet, nothing is changed.
+pub(super) fn traffic(agent: &Agent, meant: &Meant, now: Now) -> Traffic {
+    let detour = |shift: &Shift| Detour { percent: shift.percent, target: shift.target.clone() };
+    let moved = agent.shifts().iter().filter(|(name, _)| **name != meant.setup.own);
+    let intents = agent.intents(now);
+    let gone = intents.drains.keys().chain(intents.lost.keys());
+    let changing: BTreeMap<ShardName, Epoch> =
+        agent.changing(now).map(|(shard, over)| (shard.clone(), over)).collect();
+    let void = agent.voids().filter(|shard| !changing.contains_key(*shard));
+    Traffic {
+        detours: moved.map(|(name, shift)| (name.clone(), detour(shift))).collect(),
+        out: gone.cloned().collect(),
+        unwritten: void.chain(agent.read_only()).cloned().collect(),
+        changing,
     }
 }
 

@@ -410,7 +410,7 @@ impl Store {
     ) -> Result<Ground, Error> {
         let mut ground = ground(session, records).await?;
         for Declared { table, .. } in declared {
-            if !table.conflict.is_by_version() {
+            if table.conflict != ConflictRule::LastWriterWins {
                 ground.rules.insert(table.name.to_string(), table.conflict.clone());
             }
         }

@@ -230,7 +230,7 @@ mod tests {
             at_us: 1,
             conflict: format!("{lost}<{won}"),
             id: RowId { table: "notes".to_owned(), key: "[1]".to_owned() },
-            kind: ConflictKind::of_word("update_origin_differs").unwrap(),
+            kind: ConflictKind::of_word("insert_exists").unwrap(),
             placement: Placement(0),
             resolution: None,
             resolver: None,

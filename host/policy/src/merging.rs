@@ -12,7 +12,7 @@ use portolan_core::plan::Refusal;
 use portolan_core::time::Moment;
 
 use crate::aside::{self, Unanswered};
-use crate::defaults::MERGED_BYTES_MAX;
+use crate::defaults::{HOSTCALL_BYTES_MAX, MERGED_BYTES_MAX};
 use crate::engine::{Engine, not_instantiated};
 use crate::error::{Refused, Stage, printable};
 use crate::guest::{self, Allowance};
@@ -105,6 +105,8 @@ impl Resolver {
         let (inner, limits) = (self.engine.inner(), &self.engine.config().limits);
         let memory = limits.plan_memory_bytes_max;
         let mut store = guest::store(&inner.machine, limits, memory, &self.log, &inner.counters);
+        // What it answers may be as long as a row.
+        store.set_hostcall_fuel(MERGED_BYTES_MAX + HOSTCALL_BYTES_MAX);
         guest::arm(&mut store, Allowance::to_start(limits)).map_err(|failure| aside::unanswered(&failure))?;
         let Some(indices) = self.version.resolver() else {
             return Err(Unanswered::Trap("the component exports no resolver".to_owned()));

@@ -195,15 +195,7 @@ impl Store {
         if found.word.is_some() {
             self.end_shipping().await?;
         }
-        // Whoever read it a moment ago still does, for the server.
-        let deadline = Instant::now() + CAUGHT_UP_WAIT;
-        loop {
-            self.drop_slot(&found.name).await?;
-            if self.slot().await?.is_none() || Instant::now() >= deadline {
-                return Ok(());
-            }
-            sleep(CAUGHT_UP_LOOK).await;
-        }
+        self.drop_slot_when_unread(&found.name).await
     }
 
     /// Makes a slot, and has triggers emit. Where they did already, what is missing between is a hole.
@@ -260,8 +252,8 @@ impl Store {
         session.execute("DELETE FROM portolan.shipped", &[]).await?;
         changed(&mut session).await?;
         session.commit().await?;
-        // One that another process still reads goes when that one has ended, and this database is opened again.
-        if found.exists { self.drop_slot(&found.name).await } else { Ok(()) }
+        // One that another process goes on reading goes when that one has ended, and this database is opened again.
+        if found.exists { self.drop_slot_when_unread(&found.name).await } else { Ok(()) }
     }
 
     async fn make_slot(&self, name: &str) -> Result<Lsn, Error> {
@@ -274,6 +266,20 @@ impl Store {
                 Err(Error::Busy(format!("{why}: {help}")))
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Takes a slot away that nobody reads, or soon nobody: whoever read it a moment ago still does, for the server.
+    async fn drop_slot_when_unread(&self, name: &str) -> Result<(), Error> {
+        let deadline = Instant::now() + CAUGHT_UP_WAIT;
+        loop {
+            self.drop_slot(name).await?;
+            let there = "SELECT 1 FROM pg_replication_slots WHERE slot_name = $1";
+            let left = self.acquire(Role::Applier).await?.fetch(there, &[name.into()]).await?;
+            if left.is_empty() || Instant::now() >= deadline {
+                return Ok(());
+            }
+            sleep(CAUGHT_UP_LOOK).await;
         }
     }
 

@@ -156,7 +156,7 @@ pub struct Ground {
     pub images: HashMap<RowId, String>,
     /// The rows that the records name.
     pub rows: HashMap<RowId, RowState>,
-    /// The rules of tables, unless the higher version wins.
+    /// The rules of tables, unless the last writer wins.
     pub rules: HashMap<String, ConflictRule>,
     /// Before which placement the records' tenants have been forgotten.
     pub forgotten: HashMap<TenantName, Placement>,

@@ -126,6 +126,7 @@ struct Listed {
 /// Records that are to come.
 struct New {
     kind: &'static str,
+    /// Without a dot at the end.
     name: String,
     values: Vec<String>,
 }
@@ -437,7 +438,7 @@ impl Zone {
 
     /// All that is there of a name.
     fn of(&self, name: &Name) -> &[Listed] {
-        self.0.get(&name.to_string()).map_or(&[], Vec::as_slice)
+        self.0.get(&undotted(name)).map_or(&[], Vec::as_slice)
     }
 
     fn standing(&self, name: &Name) -> Standing {
@@ -454,16 +455,21 @@ impl Zone {
     }
 }
 
+/// A name as providers' APIs list it, without a dot at the end.
+fn undotted(name: &Name) -> String {
+    name.to_string().trim_end_matches('.').to_owned()
+}
+
 /// The records that a name is to have, its number among them.
 fn fit(wanted: &Wanted, number: u64) -> Vec<New> {
     let of = |kind: &'static str, is_kind: fn(&IpAddr) -> bool| {
         let values: Vec<String> =
             wanted.addresses.iter().filter(|address| is_kind(address)).map(ToString::to_string).collect();
-        (!values.is_empty()).then(|| New { kind, name: wanted.name.to_string(), values })
+        (!values.is_empty()).then(|| New { kind, name: undotted(&wanted.name), values })
     };
     let epoch = epoch_name(&wanted.name).map(|name| New {
         kind: "TXT",
-        name: name.to_string(),
+        name: undotted(&name),
         values: vec![format!("\"{number}\"")],
     });
     [of("A", IpAddr::is_ipv4), of("AAAA", IpAddr::is_ipv6), epoch].into_iter().flatten().collect()

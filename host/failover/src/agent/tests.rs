@@ -142,7 +142,8 @@ fn shards_cost_no_renewals() {
 /// What the store says of itself is looked at at once, and again where a look was under way.
 #[test]
 fn news_of_the_store_wait_for_no_tick() {
-    let mut agent = Agent::new(setup("us")).unwrap();
+    let (mut agent, mut table) = (Agent::new(setup("us")).unwrap(), Table::default());
+    run(&mut agent, &mut table, (0, 10_000));
     let looks = |effects: Vec<Effect>| -> Vec<u64> {
         let look = |effect| match effect {
             Effect::Store(number, Request::Scan) => Some(number),
@@ -150,14 +151,14 @@ fn news_of_the_store_wait_for_no_tick() {
         };
         effects.into_iter().filter_map(look).collect()
     };
-    let answer = |number: u64| Event::Stored(number, Answer::Entries(Table::default()));
-    let first = looks(agent.handle(Event::Tick, at(0)));
+    let answer = |number: u64| Event::Stored(number, Answer::Entries(table.clone()));
+    let first = looks(agent.handle(Event::Changed, at(10_001)));
     assert_eq!(first.len(), 1);
-    assert!(looks(agent.handle(Event::Changed, at(5))).is_empty(), "one look at a time");
-    let again = looks(agent.handle(answer(first[0]), at(10)));
+    assert!(looks(agent.handle(Event::Changed, at(10_005))).is_empty(), "one look at a time");
+    let again = looks(agent.handle(answer(first[0]), at(10_010)));
     assert_eq!(again.len(), 1, "what came after it was asked may not be in it");
-    assert!(looks(agent.handle(answer(again[0]), at(15))).is_empty());
-    assert_eq!(looks(agent.handle(Event::Changed, at(20))).len(), 1);
+    assert!(looks(agent.handle(answer(again[0]), at(10_015))).is_empty());
+    assert_eq!(looks(agent.handle(Event::Changed, at(10_020))).len(), 1);
 }
 
 /// A primary was well when its database answered last, not until that has failed often enough to be called down: what copies have heard of it until

@@ -1,3 +1,5 @@
+//! Questions of the wire and answers to them, read back, cut short and overlong.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,7 +1,7 @@
 //! Signatures of requests to Amazon's services (AWS IAM User Guide, "Create a signed AWS API request", Signature Version 4).
 
 use aws_lc_rs::{digest, hmac};
-use time::OffsetDateTime;
+use time::{OffsetDateTime, PrimitiveDateTime};
 
 /// The name of the algorithm, which stands in what is signed.
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
@@ -57,7 +57,7 @@ impl Signer<'_> {
 /// A time as Amazon writes it: `20150830T123600Z`.
 fn stamp(now_s: u64) -> String {
     let seconds = i64::try_from(now_s).unwrap_or(i64::MAX);
-    let at = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let at = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(PrimitiveDateTime::MAX.assume_utc());
     let (year, month, day) = (at.year(), u8::from(at.month()), at.day());
     let (hour, minute, second) = (at.hour(), at.minute(), at.second());
     format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")

@@ -20,7 +20,7 @@ use portolan_tests::until;
 use tokio::time::Instant;
 
 /// How long faults come before a region is cut off.
-const STORM: Duration = Duration::from_secs(6);
+const STORM: Duration = Duration::from_secs(8);
 /// Writes that a shard takes after its region was cut off, before another is promoted.
 const CUT_OFF: usize = 15;
 

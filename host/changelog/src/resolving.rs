@@ -1,27 +1,34 @@
 //! Conflicts of tables whose rule is a policy: what of the ledger waits for it, and what it says as a new version.
 //!
 //! The last writer's row stays meanwhile, everywhere. Only the shard's primary asks, so that each dispute ends once, and what is merged
-//! travels as any other version. An entry leads to nothing any more once the row is of a version that did not win over it, be it through
-//! others: whoever wrote that knew the winner.
+//! travels as any other version. An entry leads to nothing any more once the row was written after the entry was there: whoever wrote that
+//! saw what had stayed. Of one region's versions the last is asked about: it was written over those before it.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use portolan_core::ids::TenantName;
+use portolan_core::ids::{RegionName, TenantName};
 use portolan_core::log::Version;
 use portolan_core::tenant_table::Identifier;
 use portolan_core::time::Moment;
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
 use crate::database::{Dialect, Value};
 use crate::error::Error;
 use crate::ledger::{LOST, Lost, lost};
 use crate::model::fence::Lease;
+use crate::model::marks::Columns;
 use crate::model::record::RowId;
-use crate::read::version;
+use crate::read::{tenant_of, version};
 use crate::store::{Role, Store};
 
 /// Entries that may still be asked about; the index of them has the same words.
 const OPEN: &str = "c.rule = 'policy' AND (c.resolution IS NULL OR c.resolution LIKE 'refused:%')";
+/// Entries of one row that are looked at in one go, the latest first: the others have their turn once these lead to nothing.
+const ENTRIES_MAX: usize = 64;
+/// How long one statement waits for whoever else writes a row: that one knows what it was.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How many columns [`LOST`] has.
 const LOST_COLUMNS: usize = 19;
 
@@ -49,15 +56,23 @@ struct Sorted {
     unasked: Vec<Lost>,
 }
 
+/// The row that is there.
+#[derive(Clone, Debug)]
+struct Present {
+    tenant: Option<TenantName>,
+    version: Version,
+}
+
 impl Sorted {
-    /// `present` is the version of the row that is there; none of one that is not.
-    fn of(mut entries: Vec<Lost>, present: Option<&Version>) -> Self {
+    fn of(mut entries: Vec<Lost>, present: Option<&Present>) -> Self {
         let mut sorted = Self::default();
-        let Some(present) = present else {
+        let Some(Present { tenant, version }) = present else {
             sorted.superseded = entries;
             return sorted;
         };
-        let mut won = BTreeSet::from([present.clone()]);
+        // What lost to the row, and to what lost to it: its writer may have known none of it.
+        let mut won = BTreeSet::from([version.clone()]);
+        let mut open = Vec::new();
         loop {
             let (of_these, others): (Vec<_>, Vec<_>) =
                 entries.into_iter().partition(|entry| won.contains(&entry.winner));
@@ -66,12 +81,22 @@ impl Sorted {
                 break;
             }
             won.extend(of_these.iter().map(|entry| entry.version.clone()));
-            for entry in of_these {
-                let asked = entry.row.is_some() && entry.tenant.is_some();
-                if asked { sorted.losers.push(entry) } else { sorted.unasked.push(entry) }
+            open.extend(of_these);
+        }
+        let (late, known): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.at_us >= version.v);
+        sorted.superseded = known;
+        open.extend(late);
+        open.sort_by(|one, other| one.version.cmp(&other.version));
+        let mut last: BTreeMap<RegionName, Lost> = BTreeMap::new();
+        for entry in open {
+            let asked = entry.row.is_some() && entry.tenant.is_some() && entry.tenant == *tenant;
+            if asked {
+                sorted.superseded.extend(last.insert(entry.version.origin.clone(), entry));
+            } else {
+                sorted.unasked.push(entry);
             }
         }
-        sorted.superseded = entries;
+        sorted.losers = last.into_values().collect();
         sorted.losers.sort_by(|one, other| one.version.cmp(&other.version));
         sorted
     }
@@ -83,24 +108,30 @@ impl Dispute {
     /// # Errors
     /// Why this is no such row.
     pub fn with(&self, row: &str, merged: &[u8]) -> Result<String, String> {
-        let object = |bytes: &[u8]| serde_json::from_slice::<Map<String, Json>>(bytes);
+        // What is not the policy's is not read, so that no number is another one afterwards.
+        let object = |bytes: &[u8]| serde_json::from_slice::<Columns>(bytes);
         let mut whole = object(row.as_bytes()).map_err(|error| format!("the row is damaged: {error}"))?;
         let merged = object(merged).map_err(|error| format!("its answer is no JSON object: {error}"))?;
         for (column, value) in merged {
             if !self.columns.contains(&column) {
                 return Err(format!("its answer has `{column}`, which is no column that can be written"));
             }
-            if self.fixed.contains(&column) && whole.get(&column) != Some(&value) {
+            if !self.fixed.contains(&column) {
+                whole.insert(column, value);
+                continue;
+            }
+            let read = |text: &str| serde_json::from_str::<Json>(text).ok();
+            if whole.get(&column).and_then(|own| read(own.get())) != read(value.get()) {
                 return Err(format!("its answer changes `{column}`, which says which row it is or whose"));
             }
-            whole.insert(column, value);
         }
         serde_json::to_string(&whole).map_err(|error| error.to_string())
     }
 }
 
 impl Store {
-    /// Rows of a table that `resolver` was not asked about yet, up to so many. Entries that lead to nothing any more are marked so.
+    /// Rows of a table that `resolver` was not asked about yet, of up to so many keys after one. Entries that lead to nothing any more are
+    /// marked so. Gives the key after which more may be, as well.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -108,30 +139,35 @@ impl Store {
         &self,
         table: &Identifier,
         resolver: &str,
+        after: &str,
         max: usize,
-    ) -> Result<Vec<Dispute>, Error> {
+    ) -> Result<(Vec<Dispute>, Option<String>), Error> {
         let declared = self.declared();
-        let Some(own) = declared.iter().find(|own| own.table.name == *table) else { return Ok(Vec::new()) };
+        let Some(own) = declared.iter().find(|own| own.table.name == *table) else {
+            return Ok((Vec::new(), None));
+        };
         let mut session = self.begin(Role::Applier).await?;
         let keys = format!(
             "SELECT DISTINCT c.key FROM portolan_conflict c WHERE {OPEN} AND c.table_name = $1 \
-             AND coalesce(c.resolver, '') <> $2 ORDER BY c.key LIMIT $3"
+             AND coalesce(c.resolver, '') <> $2 AND c.key > $3 ORDER BY c.key LIMIT $4"
         );
-        let args = [table.as_str().into(), resolver.into(), (max as u64).into()];
+        let args = [table.as_str().into(), resolver.into(), after.into(), (max as u64).into()];
         let keys = session.query(&keys, &args).await?;
         let id = |row: &crate::Row| Ok(RowId { table: table.to_string(), key: row.text(0)? });
         let ids: Vec<RowId> = keys.iter().map(id).collect::<Result<_, Error>>()?;
+        let more = ids.last().filter(|_| ids.len() >= max).map(|id| id.key.clone());
         // Before the versions: an image that is older than its version is found out when it is written.
         let images = self.images(&mut session, &ids).await?;
         let entries = format!(
-            "SELECT {LOST}, r.epoch, r.v, r.origin FROM portolan_conflict c \
+            "SELECT {LOST}, r.epoch, r.v, r.origin, r.tenant FROM portolan_conflict c \
              LEFT JOIN portolan_row r ON r.table_name = c.table_name AND r.key = c.key \
-             WHERE {OPEN} AND c.table_name = $1 AND c.key = $2"
+             WHERE {OPEN} AND c.table_name = $1 AND c.key = $2 \
+             ORDER BY c.lost_epoch DESC, c.lost_v DESC, c.lost_origin DESC LIMIT {ENTRIES_MAX}"
         );
         let mut disputes = Vec::new();
         for id in ids {
             let rows = session.query(&entries, &[id.table.as_str().into(), id.key.as_str().into()]).await?;
-            let present = rows.first().map(|row| version(row, LOST_COLUMNS)).transpose()?.flatten();
+            let present = rows.first().map(present).transpose()?.flatten();
             let row = images.get(&id);
             let found = rows.iter().map(lost).collect::<Result<Vec<_>, Error>>()?;
             let sorted = Sorted::of(found, present.as_ref().filter(|_| row.is_some()));
@@ -154,7 +190,7 @@ impl Store {
             });
         }
         session.commit().await?;
-        Ok(disputes)
+        Ok((disputes, more))
     }
 
     /// Writes what was made of a dispute as a new version, in an ordinary transaction of its tenant: fenced, captured, and told to all.
@@ -176,7 +212,7 @@ impl Store {
         let declared = self.declared();
         let table = declared.iter().find(|table| table.table.name.as_str() == dispute.id.table);
         let Some(table) = table else { return Ok(false) };
-        let mut transaction = self.write(&dispute.tenant, lease, clock()).await?;
+        let mut transaction = self.write_within(PATIENCE, &dispute.tenant, lease, clock()).await?;
         let lock = if self.dialect() == Dialect::Postgres { " FOR UPDATE OF own" } else { "" };
         let look = table.images(self.dialect()) + lock;
         let written = async {
@@ -186,8 +222,7 @@ impl Store {
             if there.as_ref() != Some(&dispute.row) {
                 return Ok(false);
             }
-            let columns = &dispute.columns;
-            let put = table.put_over(self.dialect(), columns, columns);
+            let put = table.put_over(self.dialect(), &dispute.columns, &changed(&dispute.row, row)?);
             transaction.execute(&put, &[Value::Text(format!("[{row}]"))]).await.map(|_| true)
         };
         match written.await {
@@ -213,6 +248,24 @@ impl Store {
     }
 }
 
+/// The row beside an entry.
+fn present(row: &crate::Row) -> Result<Option<Present>, Error> {
+    let tenant = tenant_of(row, LOST_COLUMNS + 3)?;
+    Ok(version(row, LOST_COLUMNS)?.map(|version| Present { tenant, version }))
+}
+
+/// Columns that two images of a row have otherwise.
+fn changed(one: &str, other: &str) -> Result<BTreeSet<String>, Error> {
+    let read = |row: &str| {
+        serde_json::from_str::<Columns>(row)
+            .map_err(|error| Error::Damaged(format!("a row is none: {error}")))
+    };
+    let before = read(one)?;
+    let after = read(other)?.into_iter();
+    let differs = |name: &str, value: &str| before.get(name).is_none_or(|before| before.get() != value);
+    Ok(after.filter(|(name, value)| differs(name, value.get())).map(|(name, _)| name).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use portolan_core::ids::RegionName;
@@ -221,14 +274,19 @@ mod tests {
     use super::*;
     use crate::model::kind::ConflictKind;
 
-    fn at(v: u64) -> Version {
-        Version { epoch: Epoch(1), v, origin: RegionName::new("eu").unwrap() }
+    fn at(v: u64, origin: &str) -> Version {
+        Version { epoch: Epoch(1), v, origin: RegionName::new(origin).unwrap() }
     }
 
-    fn entry(lost: u64, won: u64) -> Lost {
+    fn acme() -> Option<TenantName> {
+        TenantName::new("acme").ok()
+    }
+
+    /// Found at `at_us`: what was lost by whom, to what.
+    fn entry(at_us: u64, lost: (u64, &str), won: (u64, &str)) -> Lost {
         Lost {
-            at_us: 1,
-            conflict: format!("{lost}<{won}"),
+            at_us,
+            conflict: format!("{}<{}", lost.0, won.0),
             id: RowId { table: "notes".to_owned(), key: "[1]".to_owned() },
             kind: ConflictKind::of_word("insert_exists").unwrap(),
             placement: Placement(0),
@@ -236,28 +294,64 @@ mod tests {
             resolver: None,
             row: Some("{}".to_owned()),
             rule: "policy".to_owned(),
-            tenant: Some(TenantName::new("acme").unwrap()),
+            tenant: acme(),
             transaction: None,
-            version: at(lost),
-            winner: at(won),
+            version: at(lost.0, lost.1),
+            winner: at(won.0, won.1),
             winner_row: Some("{}".to_owned()),
         }
     }
 
-    fn names(entries: &[Lost]) -> Vec<&str> {
-        entries.iter().map(|entry| entry.conflict.as_str()).collect()
+    fn sorted(entries: &[Lost], v: u64) -> [Vec<String>; 3] {
+        let present = Present { tenant: acme(), version: at(v, "us") };
+        let sorted = Sorted::of(entries.to_vec(), Some(&present));
+        [sorted.losers, sorted.unasked, sorted.superseded]
+            .map(|entries| entries.into_iter().map(|entry| entry.conflict).collect())
     }
 
     #[test]
-    fn what_lost_to_a_loser_is_asked_about_and_what_was_known_is_not() {
-        let deletion = Lost { row: None, ..entry(4, 9) };
-        let entries = vec![entry(5, 9), entry(2, 5), entry(1, 2), entry(3, 7), deletion];
-        let sorted = Sorted::of(entries.clone(), Some(&at(9)));
-        assert_eq!(names(&sorted.losers), ["1<2", "2<5", "5<9"]);
-        assert_eq!(names(&sorted.unasked), ["4<9"]);
-        assert_eq!(names(&sorted.superseded), ["3<7"]);
-        assert_eq!(Sorted::of(entries.clone(), Some(&at(10))).superseded.len(), 5);
-        assert_eq!(Sorted::of(entries, None).superseded.len(), 5);
+    fn what_lost_to_a_loser_is_asked_about() {
+        let entries =
+            [entry(3, (2, "ap"), (5, "eu")), entry(3, (1, "sa"), (2, "ap")), entry(8, (5, "eu"), (9, "us"))];
+        assert_eq!(sorted(&entries, 9), [vec!["1<2", "2<5", "5<9"], vec![], vec![]]);
+    }
+
+    #[test]
+    fn what_was_there_when_the_row_was_written_was_known() {
+        let entries = [entry(30, (5, "eu"), (9, "us"))];
+        // Found after the row was written, and before.
+        assert_eq!(sorted(&entries, 20), [vec!["5<9"], vec![], vec![]]);
+        assert_eq!(sorted(&entries, 40), [vec![], vec![], vec!["5<9"]]);
+        assert_eq!(Sorted::of(entries.to_vec(), None).superseded.len(), 1, "the row is gone");
+    }
+
+    #[test]
+    fn of_one_region_the_last_version_is_asked_about() {
+        let entries = [entry(30, (4, "eu"), (9, "us")), entry(30, (5, "eu"), (9, "us"))];
+        assert_eq!(sorted(&entries, 9), [vec!["5<9"], vec![], vec!["4<9"]]);
+    }
+
+    #[test]
+    fn nobody_is_asked_about_a_deletion_or_another_tenants_row() {
+        let deletion = Lost { row: None, ..entry(30, (4, "eu"), (9, "us")) };
+        let others = Lost { tenant: TenantName::new("other").ok(), ..entry(30, (5, "eu"), (9, "us")) };
+        assert_eq!(sorted(&[deletion, others], 9), [vec![], vec!["4<9", "5<9"], vec![]]);
+    }
+
+    #[test]
+    fn what_the_policy_leaves_out_stays_to_the_last_digit() {
+        let row = r#"{"amount":12345678901234567.89,"huge":9e999,"id":1,"tenant":"acme","text":"a"}"#;
+        let dispute = Dispute {
+            columns: ["amount", "huge", "id", "tenant", "text"].map(str::to_owned).into(),
+            fixed: ["id", "tenant"].map(str::to_owned).into(),
+            id: RowId { table: "notes".to_owned(), key: "[1]".to_owned() },
+            losers: Vec::new(),
+            row: row.to_owned(),
+            tenant: acme().unwrap(),
+        };
+        let merged = dispute.with(row, br#"{"text": "c"}"#).unwrap();
+        assert_eq!(merged, row.replace(r#""text":"a""#, r#""text":"c""#));
+        assert_eq!(changed(row, &merged).unwrap(), ["text".to_owned()].into());
     }
 
     #[test]

@@ -42,12 +42,16 @@ pub const MESSAGE_BYTES_MAX: usize = REGION_BYTES_MAX + (1 << 20);
 pub const ANSWER_BYTES: usize = 3 << 20;
 /// Operations of a patch in one answer.
 pub const PATCH_OPS_MAX: usize = 8_192;
+/// Old and new bytes that are read and compressed for one answer with a part of a patch.
+pub const PATCH_WORK_BYTES: u64 = 16 << 20;
 /// New bytes of a patch that are compressed in any case. Of more they are where they are less than half of the content.
 pub const PATCH_WHOLE_BYTES: u64 = 8 << 20;
 /// Plans of patches that are kept for the next answer: each has the places of a content's changes.
 pub const PLANS_MAX: usize = 16;
 /// Changes of one answer: they are taken in one transaction.
 pub const CHANGES_TOLD_MAX: u64 = 256;
+/// About what is told of any change: names, numbers and a digest.
+pub const CHANGE_BYTES: usize = 256;
 /// About what is told of an item that another follows: names of versions, items, a share and a site.
 pub const MAPPING_BYTES: usize = 512;
 /// Epochs that a copy names: more have not been since it was asked last.
@@ -58,8 +62,9 @@ pub const TAKE_CHUNKS_MAX: usize = 4_096;
 pub const FOLLOW_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
 /// How long another region may take over one answer, of which it reads some megabytes from its store of packs.
 pub const ANSWER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
-/// How long a region that is to write takes of one copy what that has more: what is on its way otherwise waits.
-pub const GATHER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+/// How long a region that is to write takes of all other copies what they have more: writers wait meanwhile, and the step of a promotion that this
+/// is a part of ends after ten seconds.
+pub const GATHER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
 /// Tenants of a shard whose content comes at a time: one with much holds up nobody else.
 pub const FOLLOW_LANES: usize = 4;
 /// How long a copy answers by a share after it has last heard from the region that decides of it.

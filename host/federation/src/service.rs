@@ -49,6 +49,7 @@ use object_store::ObjectStore;
 use portolan_changelog::{Lease, Store};
 use portolan_core::directory::Access as Open;
 use portolan_core::ids::{RegionName, ShardName, TenantName};
+use portolan_core::log::Epoch;
 use portolan_foundation::endpoint::{Answering, Body, Endpoint, Head, Routed, Work, whole};
 use portolan_foundation::shutdown::Shutdown;
 use portolan_foundation::{clock, task};
@@ -103,6 +104,9 @@ pub trait Homes: fmt::Debug + Send + Sync {
 
     /// Copies that this node has follow the regions that write.
     fn followed(&self) -> Vec<Followed>;
+
+    /// A shard's database here, and the epoch under which it is written anywhere: also while this region does neither write it nor follow.
+    fn kept(&self, shard: &ShardName) -> Option<(Store, Epoch)>;
 
     /// Regions that keep a shard, this one among them.
     fn keepers(&self, shard: &ShardName) -> Vec<RegionName>;
@@ -175,14 +179,15 @@ impl Service {
     /// What has come is there.
     pub async fn gather(&self, copy: &Followed, others: Vec<RegionName>) {
         let Some(regions) = self.shared.regions.get() else { return };
+        let until = tokio::time::Instant::now() + GATHER_TIMEOUT;
         for region in others {
             let followed = Followed { primary: region.clone(), ..copy.clone() };
             let source = follow::Source::new(followed, Arc::clone(regions), Arc::clone(&self.shared));
-            let gathered = tokio::time::timeout(GATHER_TIMEOUT, Box::pin(source.gather())).await;
+            let gathered = tokio::time::timeout_at(until, Box::pin(source.gather())).await;
             let why = match gathered {
                 Ok(Ok(())) => continue,
                 Ok(Err(problem)) => problem.detail,
-                Err(_) => format!("not within {GATHER_TIMEOUT:?}"),
+                Err(_) => format!("all of this took longer than {GATHER_TIMEOUT:?}"),
             };
             tracing::info!(shard = %copy.shard, %region, "what it has more of content was not taken whole: {why}");
         }

@@ -270,9 +270,12 @@ impl Answer {
                     What::Nothing | What::Share(_) => Ok(()),
                 })
             }
-            Self::List { parts, .. } => {
-                parts.iter().try_for_each(|part| most(part.len(), NODE_ENTRIES_MAX, "chunks of a part"))
-            }
+            Self::List { parts, .. } => parts.iter().try_for_each(|part| {
+                if part.is_empty() {
+                    return Err(Error::Malformed("a part of a list: it has no chunk"));
+                }
+                most(part.len(), NODE_ENTRIES_MAX, "chunks of a part")
+            }),
             Self::Chunks(sent) => most(sent.len(), NODE_ENTRIES_MAX, "chunks of an answer"),
             Self::Patch { ops, .. } => ops.iter().try_for_each(Op::check),
         }

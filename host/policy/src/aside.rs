@@ -15,9 +15,12 @@ pub enum Unanswered {
     /// Fuel, time or memory.
     #[error("it used up its time, fuel or memory: {0}")]
     Overrun(String),
-    /// It broke, or could not be asked.
+    /// It broke.
     #[error("it trapped: {0}")]
     Trap(String),
+    /// The host had nothing to ask it with: asked later, it may answer.
+    #[error("it could not be asked: {0}")]
+    Unavailable(String),
 }
 
 impl Engine {
@@ -34,13 +37,15 @@ impl Engine {
                 .spawn_scoped(scope, ask);
             match thread.map(std::thread::ScopedJoinHandle::join) {
                 Ok(Ok(asked)) => asked,
-                Ok(Err(_)) => Err(Unanswered::Trap("the host failed while the policy was asked".to_owned())),
-                Err(error) => Err(Unanswered::Trap(format!("start a thread to ask it: {error}"))),
+                Ok(Err(_)) => {
+                    Err(Unanswered::Unavailable("the host failed while the policy was asked".to_owned()))
+                }
+                Err(error) => Err(Unanswered::Unavailable(format!("start a thread to ask it: {error}"))),
             }
         });
         let counters = &self.inner().counters;
         match &asked {
-            Ok(_) | Err(Unanswered::Garbage(_)) => {}
+            Ok(_) | Err(Unanswered::Garbage(_) | Unanswered::Unavailable(_)) => {}
             Err(Unanswered::Overrun(_)) => counters.overruns.add(1),
             Err(Unanswered::Trap(_)) => counters.traps.add(1),
         }
@@ -61,6 +66,7 @@ pub(crate) fn broken(error: &wasmtime::Error, store: &Store<State>) -> Unanswere
 pub(crate) fn unanswered(failure: &Failure) -> Unanswered {
     match failure {
         Failure::Overrun(text) => Unanswered::Overrun(text.clone()),
-        Failure::Full(text) | Failure::Trapped(text) => Unanswered::Trap(text.clone()),
+        Failure::Full(text) => Unanswered::Unavailable(text.clone()),
+        Failure::Trapped(text) => Unanswered::Trap(text.clone()),
     }
 }

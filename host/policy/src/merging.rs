@@ -15,7 +15,7 @@ use crate::aside::{self, Unanswered};
 use crate::defaults::{HOSTCALL_BYTES_MAX, MERGED_BYTES_MAX};
 use crate::engine::{Engine, not_instantiated};
 use crate::error::{Refused, Stage, printable};
-use crate::guest::{self, Allowance};
+use crate::guest::{self, Allowance, Failure};
 use crate::log::Log;
 use crate::seat::{Seat, Wanted};
 use crate::source::Source;
@@ -117,7 +117,10 @@ impl Resolver {
             .instantiate(&mut store)
             .and_then(|instance| indices.load(&mut store, &instance))
             .map_err(|error| guest::failure(&error, Some(&store)));
-        let guest = loaded.map_err(|failure| Unanswered::Trap(not_instantiated(&failure).reason))?;
+        let guest = loaded.map_err(|failure| match failure {
+            Failure::Full(_) => aside::unanswered(&failure),
+            other => Unanswered::Trap(not_instantiated(&other).reason),
+        })?;
         guest::arm(&mut store, Allowance::to_plan(limits)).map_err(|failure| aside::unanswered(&failure))?;
         match guest.call_resolve(&mut store, base, left, right) {
             Ok(Ok(merged)) if merged.len() > MERGED_BYTES_MAX => {

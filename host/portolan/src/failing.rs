@@ -253,7 +253,7 @@ fn fault(unanswered: Unanswered) -> Fault {
     match unanswered {
         Unanswered::Garbage(why) => Fault::Garbage(why),
         Unanswered::Overrun(_) => Fault::Overrun,
-        Unanswered::Trap(why) => Fault::Trap(why),
+        Unanswered::Trap(why) | Unanswered::Unavailable(why) => Fault::Trap(why),
     }
 }
 

@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use portolan_core::ids::RegionName;
 use portolan_foundation::task;
 
-use crate::defaults::{WINDOW_BYTES, WORDS_BYTES_MAX};
+use crate::defaults::{SILENCE, WINDOW_BYTES, WORDS_BYTES_MAX};
 use crate::link::{Broken, Outgoing, Stream, Tasks};
 
 /// Where they are asked.
@@ -75,7 +75,10 @@ impl Asker {
         builder
             .timer(TokioTimer::new())
             .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES);
+            .initial_connection_window_size(WINDOW_BYTES)
+            // Who vanished without a word is not asked again and again.
+            .keep_alive_interval(SILENCE / 2)
+            .keep_alive_timeout(SILENCE);
         let done = builder.handshake(TokioIo::new(stream)).await;
         let (sender, connection) = done.map_err(|error| Broken::Gone(error.to_string()))?;
         task::spawn("words-connection", async move { drop(connection.await) });

@@ -311,7 +311,7 @@ pub(super) async fn a_policy_makes_one_row_of_two(place: Place) {
     // Until it is asked the later row stays, everywhere.
     assert_eq!(names(&place, eu).await, ["theirs/5"]);
     assert_eq!(names(&place, us).await, ["theirs/5"]);
-    let disputes = eu.store.disputes(&items, "join@1", 9).await.unwrap();
+    let disputes = eu.store.disputes(&items, "join@1", "", 9).await.unwrap().0;
     let [dispute] = &disputes[..] else { panic!("{disputes:?}") };
     assert!(dispute.row.contains("theirs") && dispute.losers[0].row.as_deref().unwrap().contains("mine"));
     let row = dispute.with(&dispute.row, br#"{"name": "both", "stock": 7}"#).unwrap();
@@ -320,7 +320,11 @@ pub(super) async fn a_policy_makes_one_row_of_two(place: Place) {
     place.direct(eu, "acme").await.ok("UPDATE items SET color = 'new'").await;
     assert!(!eu.store.resolve(dispute, &row, &lease(), clock).await.unwrap());
     assert_eq!(names(&place, eu).await, ["theirs/5"]);
-    assert_eq!(eu.store.disputes(&items, "join@1", 9).await.unwrap(), [], "who wrote it knew what it was");
+    assert_eq!(
+        eu.store.disputes(&items, "join@1", "", 9).await.unwrap().0,
+        [],
+        "who wrote it knew what it was"
+    );
     let kept = eu.store.conflicts(&Conflicts::all(9)).await.unwrap();
     assert_eq!(kept[0].resolution.as_deref(), Some("superseded"));
 
@@ -330,14 +334,14 @@ pub(super) async fn a_policy_makes_one_row_of_two(place: Place) {
         place.direct(shard, "acme").await.ok(&format!("UPDATE items SET name = '{name}'")).await;
     }
     meet_again(&shards, &mut told).await;
-    let dispute = eu.store.disputes(&items, "join@1", 9).await.unwrap().remove(0);
+    let dispute = eu.store.disputes(&items, "join@1", "", 9).await.unwrap().0.remove(0);
     eu.store.note_resolution(&dispute.losers, "join@1", "refused: not yet").await.unwrap();
-    assert_eq!(eu.store.disputes(&items, "join@1", 9).await.unwrap(), [], "it said no");
-    let dispute = eu.store.disputes(&items, "join@2", 9).await.unwrap().remove(0);
+    assert_eq!(eu.store.disputes(&items, "join@1", "", 9).await.unwrap().0, [], "it said no");
+    let dispute = eu.store.disputes(&items, "join@2", "", 9).await.unwrap().0.remove(0);
     let row = dispute.with(&dispute.row, br#"{"name": "both", "stock": 7}"#).unwrap();
     assert!(eu.store.resolve(&dispute, &row, &lease(), clock).await.unwrap());
     eu.store.note_resolution(&dispute.losers, "join@2", "merged").await.unwrap();
-    assert_eq!(eu.store.disputes(&items, "join@3", 9).await.unwrap(), []);
+    assert_eq!(eu.store.disputes(&items, "join@3", "", 9).await.unwrap().0, []);
     meet_again(&shards, &mut told).await;
     assert_eq!(
         (names(&place, eu).await, names(&place, us).await),
@@ -352,7 +356,7 @@ pub(super) async fn a_policy_makes_one_row_of_two(place: Place) {
     place.direct(eu, "acme").await.ok("UPDATE items SET name = 'kept'").await;
     place.direct(us, "acme").await.ok("DELETE FROM items").await;
     meet_again(&shards, &mut told).await;
-    assert_eq!(eu.store.disputes(&items, "join@3", 9).await.unwrap(), []);
+    assert_eq!(eu.store.disputes(&items, "join@3", "", 9).await.unwrap().0, []);
     let late = || Moment(0).plus(Duration::from_secs(61));
     let error = eu.store.resolve(&dispute, &row, &lease(), late).await.unwrap_err();
     assert!(matches!(error, Error::Closed(Closed::Expired)), "{error}");

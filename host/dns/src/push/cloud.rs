@@ -13,7 +13,7 @@ mod sigv4;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ use portolan_foundation::clock;
 use super::decide::{Standing, Step, decide};
 use super::exchange::found;
 use super::message::epoch_name;
-use super::{Change, Failure, Mode, Outcome, Outcomes, Server, Wanted, read_back};
+use super::{Change, Failure, Found, Mode, Outcome, Outcomes, Server, Wanted, read_back};
 use crate::defaults::{CLOUD_NAMES_AT_ONCE, CLOUD_PAGES_MAX};
 use crate::name::Name;
 use crate::tsig::secret_file;
@@ -446,11 +446,17 @@ impl Zone {
         let is_address = |listed: &&Listed| matches!(listed.kind.as_str(), "A" | "AAAA") && listed.plain;
         let values = all.iter().filter(is_address).flat_map(|listed| &listed.values);
         let texts = all.iter().filter(|listed| listed.kind == "TXT").flat_map(|listed| &listed.values);
+        let texts: Vec<&str> = texts.map(|text| text.trim_matches('"')).collect();
+        // Who lets records of one name stand side by side has those of two plans that were written at once: the higher counts, and is not whole.
+        let numbers: Option<BTreeSet<u64>> = texts.iter().map(|text| text.parse().ok()).collect();
+        if let Some(last) = numbers.filter(|_| texts.len() > 1).and_then(|numbers| numbers.last().copied()) {
+            return Standing { addresses: BTreeSet::new(), alias: false, found: Found::Number(last) };
+        }
         Standing {
             addresses: values.filter_map(|value| value.parse::<IpAddr>().ok()).collect(),
             // What the provider answers with something else than it lists is as little to be written beside.
             alias: all.iter().any(|listed| listed.kind == "CNAME" || !listed.plain),
-            found: found(texts.map(|text| text.trim_matches('"').as_bytes().to_vec()).collect()),
+            found: found(texts.into_iter().map(|text| text.as_bytes().to_vec()).collect()),
         }
     }
 }

@@ -40,7 +40,7 @@ pub(super) async fn bring(
     if let Some(received) = Box::pin(patched).await? {
         return Ok(received);
     }
-    let (parts, manifest) = list(source, vault, &named).await?;
+    let (parts, manifest) = list(source, vault, &named, brought.bytes).await?;
     if manifest.bytes() != brought.bytes {
         return Err(Error::Root.into());
     }
@@ -63,7 +63,12 @@ fn inline(vault: &Vault, root: Root, small: &[u8]) -> Result<Received, Problem> 
 }
 
 /// The list of a content, when it makes its root.
-async fn list(source: &Source, vault: &Vault, named: &Named) -> Result<(Vec<Vec<Keyed>>, Manifest), Problem> {
+async fn list(
+    source: &Source,
+    vault: &Vault,
+    named: &Named,
+    brought_bytes: u64,
+) -> Result<(Vec<Vec<Keyed>>, Manifest), Problem> {
     let (mut all, mut manifest) = (Vec::new(), Manifest::default());
     loop {
         let from = u32::try_from(all.len()).unwrap_or(u32::MAX);
@@ -73,6 +78,9 @@ async fn list(source: &Source, vault: &Vault, named: &Named) -> Result<(Vec<Vec<
         for part in parts {
             part.iter().try_for_each(|keyed| manifest.push(keyed.entry))?;
             all.push(part);
+        }
+        if manifest.bytes() > brought_bytes {
+            return Err(Error::Root.into());
         }
         if manifest.entries().len() > CONTENT_CHUNKS_MAX {
             return Err(Error::limit("chunks of a content", CONTENT_CHUNKS_MAX).into());

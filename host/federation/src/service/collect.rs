@@ -57,7 +57,11 @@ async fn round(shared: &Arc<Shared>, shard: &ShardName) -> Result<(), Problem> {
         let tenants = store.content_tenants(&after, PAGE_MAX).await?;
         for tenant in tenants.iter().filter_map(|tenant| TenantName::new(tenant).ok()) {
             let Some(desk) = desk(tenant) else { return Ok(()) };
-            collect(&desk, clock::unix_ms()).await?;
+            // One whose packs are damaged for good holds up no other.
+            if let Err(problem) = collect(&desk, clock::unix_ms()).await {
+                let tenant = &desk.tenant;
+                tracing::warn!(%shard, %tenant, "a tenant's content was not collected: {}", problem.detail);
+            }
         }
         match tenants.last() {
             Some(last) if tenants.len() as u64 == PAGE_MAX => after.clone_from(last),
@@ -76,10 +80,13 @@ pub(super) async fn collect(desk: &Desk, now_ms: u64) -> Result<(), Problem> {
         content.deleted(&pack).await?;
         desk.commit(content).await?;
     }
+    let mut done = Ok(());
     for pack in worn {
-        repack(desk, &vault, &pack, now_ms).await?;
+        if let Err(problem) = repack(desk, &vault, &pack, now_ms).await {
+            done = Err(problem);
+        }
     }
-    Box::pin(repair::scrub(desk, &vault)).await
+    Box::pin(repair::scrub(desk, &vault)).await.and(done)
 }
 
 /// What is to be done with objects.

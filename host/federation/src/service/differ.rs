@@ -10,7 +10,7 @@ use super::desk::Desk;
 use super::load::Loaded;
 use super::problem::Problem;
 use crate::Error;
-use crate::defaults::{ANSWER_BYTES, PATCH_OPS_MAX, PATCH_WHOLE_BYTES, PLANS_MAX};
+use crate::defaults::{ANSWER_BYTES, PATCH_OPS_MAX, PATCH_WHOLE_BYTES, PATCH_WORK_BYTES, PLANS_MAX};
 use crate::id::Root;
 use crate::patch::{Head, Op, Step, plan};
 use crate::wire::{Answer, Named};
@@ -45,11 +45,12 @@ pub(super) async fn patch(desk: &Desk, named: &Named, base: Root, from: u64) -> 
     let new = Loaded::find(desk, &mut content, item, &named.root.to_string()).await?;
     content.end().await?;
     let steps = steps(desk, &old, &new).await?;
-    let (mut ops, mut bytes) = (Vec::new(), 0);
+    let (mut ops, mut bytes, mut work) = (Vec::new(), 0, 0);
     let left = steps.get(usize::try_from(from).unwrap_or(usize::MAX)..).unwrap_or_default();
     for step in left.iter().take(PATCH_OPS_MAX) {
-        // It may not get smaller, and an answer holds one that does not.
-        if bytes > 0 && bytes + size(step) > ANSWER_BYTES as u64 {
+        // It may not get smaller, and an answer holds one that does not. All of it is read and compressed while somebody waits.
+        work += size(step) + prefix(step);
+        if !ops.is_empty() && (bytes + size(step) > ANSWER_BYTES as u64 || work > PATCH_WORK_BYTES) {
             break;
         }
         let op = operation(desk, &old, &new, step).await?;
@@ -89,6 +90,14 @@ fn size(step: &Step) -> u64 {
     match step {
         Step::Copy { .. } => 0,
         Step::Delta { bytes, .. } => bytes.end - bytes.start,
+    }
+}
+
+/// How many bytes of the old content it is made from.
+fn prefix(step: &Step) -> u64 {
+    match step {
+        Step::Copy { .. } => 0,
+        Step::Delta { prefix, .. } => prefix.end - prefix.start,
     }
 }
 

@@ -9,6 +9,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -22,7 +23,7 @@ use portolan_foundation::{clock, task};
 
 use super::desk::{Desk, Shared};
 use super::problem::Problem;
-use super::taking;
+use super::taking::{self, Known, Taken};
 use crate::defaults::{ANSWER_TIMEOUT, FOLLOW_EVERY, FOLLOW_LANES, FOLLOW_RETRY, PAGE_MAX};
 use crate::wire::{Answer, Question, Refused, Tenants};
 
@@ -105,7 +106,8 @@ pub(super) struct Source {
 /// Whose content there is, as the source tells.
 #[derive(Debug, Default)]
 struct Listed {
-    behind: BTreeSet<TenantName>,
+    /// With the epoch of the last change there.
+    behind: BTreeMap<TenantName, u64>,
     fresh: BTreeSet<TenantName>,
     withheld: u64,
 }
@@ -121,10 +123,14 @@ impl Source {
     /// Takes what a copy has more than this one, where an epoch is to begin.
     pub(super) async fn gather(self) -> Result<(), Problem> {
         let source = Self { gathers: true, ..self };
-        for tenant in source.listed().await?.behind {
-            source.catch_up(&tenant).await?;
+        let mut done = Ok(());
+        for (tenant, epoch) in source.listed().await?.behind {
+            // One whose content does not come keeps no other's from coming.
+            if let Err(problem) = Box::pin(source.takes(&tenant, epoch)).await {
+                done = Err(problem);
+            }
         }
-        Ok(())
+        done
     }
 
     async fn run(self: Arc<Self>, end: Shutdown) {
@@ -132,38 +138,46 @@ impl Source {
         let stranded = self.followed.store.content_stranded().await.unwrap_or_default();
         self.shared.copies.begin(shard, &self.followed.primary, stranded);
         let (mut lanes, mut busy) = (FuturesUnordered::<Lane>::new(), BTreeSet::new());
-        let mut resting: BTreeMap<TenantName, Moment> = BTreeMap::new();
+        let (mut resting, mut waiting) =
+            (BTreeMap::<TenantName, Moment>::new(), VecDeque::<TenantName>::new());
+        // What there is is asked for while lanes go on: they hold transactions.
+        let mut looking = Box::pin(self.look(Duration::ZERO));
         loop {
-            let mut waiting: VecDeque<TenantName> = match self.list().await {
-                Ok(behind) => behind.into(),
-                Err(problem) => {
-                    self.shared.copies.fails(shard, problem.detail);
-                    VecDeque::new()
-                }
-            };
-            resting.retain(|_, until| *until > clock::now());
-            waiting.retain(|tenant| !busy.contains(tenant) && !resting.contains_key(tenant));
-            let mut tick = std::pin::pin!(tokio::time::sleep(FOLLOW_EVERY));
-            loop {
-                while lanes.len() < FOLLOW_LANES
-                    && let Some(tenant) = waiting.pop_front()
-                {
-                    busy.insert(tenant.clone());
-                    lanes.push(Arc::clone(&self).lane(tenant));
-                }
-                tokio::select! {
-                    // Cancel-safe: lanes that have not ended stay.
-                    Some((tenant, done)) = lanes.next(), if !lanes.is_empty() => {
-                        busy.remove(&tenant);
-                        if self.ended(&tenant, done).is_err() {
-                            resting.insert(tenant, clock::now().plus(FOLLOW_RETRY));
-                        }
+            while lanes.len() < FOLLOW_LANES
+                && let Some(tenant) = waiting.pop_front()
+            {
+                busy.insert(tenant.clone());
+                lanes.push(Arc::clone(&self).lane(tenant));
+            }
+            tokio::select! {
+                // Cancel-safe: lanes that have not ended stay, and so does the look.
+                Some((tenant, done)) = lanes.next(), if !lanes.is_empty() => {
+                    busy.remove(&tenant);
+                    if self.ended(&tenant, done).is_err() {
+                        resting.insert(tenant, clock::now().plus(FOLLOW_RETRY));
                     }
-                    () = &mut tick => break,
-                    () = end.begun() => return,
                 }
+                listed = &mut looking => {
+                    resting.retain(|_, until| *until > clock::now());
+                    waiting = match listed {
+                        Ok(behind) => behind.into(),
+                        Err(problem) => {
+                            self.shared.copies.fails(shard, problem.detail);
+                            VecDeque::new()
+                        }
+                    };
+                    waiting.retain(|tenant| !busy.contains(tenant) && !resting.contains_key(tenant));
+                    looking.set(self.look(FOLLOW_EVERY));
+                }
+                () = end.begun() => return,
             }
         }
+    }
+
+    /// Looks what there is, after a while.
+    async fn look(&self, after: Duration) -> Result<Vec<TenantName>, Problem> {
+        tokio::time::sleep(after).await;
+        self.list().await
     }
 
     fn lane(self: Arc<Self>, tenant: TenantName) -> Lane {
@@ -187,6 +201,7 @@ impl Source {
     pub(super) async fn list(&self) -> Result<Vec<TenantName>, Problem> {
         let asked = clock::now();
         let Listed { behind, fresh, withheld } = self.listed().await?;
+        let behind: BTreeSet<TenantName> = behind.into_keys().collect();
         let waiting = behind.iter().cloned().collect();
         self.shared.copies.heard(&self.followed.shard, asked, (fresh, behind), withheld);
         Ok(waiting)
@@ -205,10 +220,10 @@ impl Source {
             for (tenant, epoch, seq) in tenants {
                 let has = here.get(tenant.as_str()).is_some_and(|known| *known == (epoch, seq));
                 if has {
-                    all.fresh.insert(tenant)
+                    all.fresh.insert(tenant);
                 } else {
-                    all.behind.insert(tenant)
-                };
+                    all.behind.insert(tenant, epoch);
+                }
             }
             match next {
                 Some(next) if next > after => after = next,
@@ -234,6 +249,11 @@ impl Source {
 
     /// Takes what a tenant lacks, until there is nothing more.
     pub(super) async fn catch_up(&self, tenant: &TenantName) -> Result<(), Problem> {
+        self.takes(tenant, 0).await
+    }
+
+    /// The same; the last change there is of this epoch, as far as it has been told.
+    async fn takes(&self, tenant: &TenantName, last_epoch: u64) -> Result<(), Problem> {
         let Followed { epoch, shard, store, .. } = &self.followed;
         if !self.shared.homes.admits(tenant, &self.shared.local) {
             let detail = format!("its residency does not let it into `{}`", self.shared.local);
@@ -244,8 +264,10 @@ impl Source {
         loop {
             let mut content = desk.look().await?;
             let spans = content.spans().await?;
-            let known = content.account().await?.map_or(0, |account| account.seq);
+            let seq = content.account().await?.map_or(0, |account| account.seq);
             content.end().await?;
+            let own = spans.iter().map(|span| span.epoch).max().unwrap_or(0);
+            let known = Known { is_older: own < last_epoch, seq };
             let question = Question::Changes {
                 shard: shard.clone(),
                 tenant: tenant.clone(),
@@ -258,10 +280,13 @@ impl Source {
                     "the region that writes has another lease by now: it is asked again",
                 ));
             }
-            let (mut more, had) = (changes.more, changes.told.len() as u64);
-            more |= Box::pin(taking::take(self, &desk, known, *changes)).await?;
+            let (more, had) = (changes.more, changes.told.len() as u64);
+            if had == 0 && more {
+                return Err(turn());
+            }
+            let taken = Box::pin(taking::take(self, &desk, known, *changes)).await?;
             self.shared.copies.count(shard, |counts| counts.changes += had);
-            if !more {
+            if taken == Taken::Refused || taken == Taken::All && !more {
                 return Ok(());
             }
         }

@@ -10,12 +10,11 @@ use portolan_core::ids::{RegionName, ShardName, TenantName};
 
 use super::desk::{Desk, Shared};
 use super::differ;
-use super::follow::Followed;
 use super::load::location;
 use super::problem::Problem;
 use super::shares;
 use crate::Error;
-use crate::defaults::{ANSWER_BYTES, CHANGES_TOLD_MAX, MAPPING_BYTES, PAGE_MAX};
+use crate::defaults::{ANSWER_BYTES, CHANGE_BYTES, CHANGES_TOLD_MAX, MAPPING_BYTES, PAGE_MAX};
 use crate::history;
 use crate::seal::{self, Keyed};
 use crate::wire::{Answer, Brought, Changes, Named, Question, Refused, Sent, Tenants, Told, What};
@@ -79,9 +78,10 @@ async fn desk(
     if let Some(leased) = shared.homes.leased(shard) {
         return admitted(Desk::new(there.0, there.1, there.2, leased), from).await;
     }
-    let followed = shared.homes.followed().into_iter().find(|one| copies && one.shard == *shard);
-    let Followed { epoch, store, .. } = followed.ok_or_else(|| Problem::elsewhere(shard, &shared.local))?;
-    admitted(Desk::of_copy(there.0, there.1, there.2, (store, epoch)), from).await
+    // Who has just written is asked as well, while nobody writes: its epoch is sealed by then.
+    let kept = shared.homes.kept(shard).filter(|_| copies);
+    let kept = kept.ok_or_else(|| Problem::elsewhere(shard, &shared.local))?;
+    admitted(Desk::of_copy(there.0, there.1, there.2, kept), from).await
 }
 
 /// The desk, for a region that may have the tenant's content.
@@ -132,8 +132,8 @@ async fn tenants(
     keeps(shared, from, shard)?;
     let elsewhere = || Problem::elsewhere(shard, &shared.local);
     let leased = || shared.homes.leased(shard).map(|(store, _)| store);
-    let copy = || shared.homes.followed().into_iter().find(|one| gathers && one.shard == *shard);
-    let store = leased().or_else(|| copy().map(|one| one.store)).ok_or_else(elsewhere)?;
+    let kept = || shared.homes.kept(shard).filter(|_| gathers).map(|(store, _)| store);
+    let store = leased().or_else(kept).ok_or_else(elsewhere)?;
     let known = store.content_known(after, PAGE_MAX).await?;
     if !gathers && leased().is_none() {
         // Another region may have written while it was read.
@@ -161,10 +161,7 @@ async fn changes(desk: &Desk, spans: &[Span]) -> Result<Answer, Problem> {
     let (mut told, mut bytes, mut left) = (Vec::new(), 0, listed.into_iter());
     for change in left.by_ref() {
         let what = what(desk, &mut content, &change).await?;
-        if let What::Version(brought) = &what {
-            let small = brought.small.as_ref().map_or(0, Vec::len);
-            bytes += brought.record.len() + small + brought.follows.len() * MAPPING_BYTES;
-        }
+        bytes += size(&what) + change.subject.len() + change.detail.len() + CHANGE_BYTES;
         told.push(Told { change, what });
         if bytes >= ANSWER_BYTES {
             break;
@@ -175,6 +172,21 @@ async fn changes(desk: &Desk, spans: &[Span]) -> Result<Answer, Problem> {
     let more = full || left.next().is_some();
     let (epoch, names) = (desk.epoch().0, vault.names.clone());
     Ok(Answer::Changes(Box::new(Changes { epoch, names, after, told, more })))
+}
+
+/// About how many bytes of an answer something takes.
+fn size(what: &What) -> usize {
+    match what {
+        What::Nothing => 0,
+        What::Share(share) => {
+            let regions = share.allowed_regions.len() + share.denied_regions.len();
+            regions + share.field_mask.len() + share.scope_ref.len() + CHANGE_BYTES
+        }
+        What::Version(brought) => {
+            let small = brought.small.as_ref().map_or(0, Vec::len);
+            brought.record.len() + small + brought.follows.len() * MAPPING_BYTES
+        }
+    }
 }
 
 /// What a change brought, as it is now.

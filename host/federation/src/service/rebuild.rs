@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
 use portolan_changelog::content::{Content, Item};
 use portolan_foundation::clock;
 
@@ -38,7 +37,7 @@ pub(super) async fn rebuild(
     };
     content.end().await?;
     let Some(base) = base else { return Ok(None) };
-    let old = base.manifest(desk).await?;
+    let Ok(old) = base.manifest(desk).await else { return Ok(None) };
     if old.entries().is_empty() {
         return Ok(None);
     }
@@ -46,9 +45,12 @@ pub(super) async fn rebuild(
     let head = Head { base: base.root, root: named.root, bytes: brought.bytes };
     let made = match coming.all(packing, head, &old).await {
         Ok(made) => made,
-        // It has not the base, or the base is of no use there.
-        Err(problem) if problem.status == StatusCode::NOT_FOUND => None,
-        Err(problem) => return Err(problem),
+        // It has not the base, or the base is damaged here or there, or it takes too long: whole chunks need none of that.
+        Err(problem) => {
+            let (shard, tenant) = (&desk.shard, &desk.tenant);
+            tracing::debug!(%shard, %tenant, "a difference of content does not come: {}", problem.detail);
+            None
+        }
     };
     Ok(made.map(|manifest| {
         source.shared.copies.count(&desk.shard, |counts| counts.patched_bytes += manifest.bytes());

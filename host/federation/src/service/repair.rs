@@ -17,6 +17,7 @@ use super::vault::Vault;
 use crate::Error;
 use crate::defaults::{NODE_ENTRIES_MAX, PAGE_MAX};
 use crate::id::{ChunkId, PackId};
+use crate::manifest::Entry;
 use crate::pack::Builder;
 use crate::seal::{self, Keyed, Secret, System};
 use crate::wire::{Answer, Named, Question, Sent};
@@ -24,6 +25,7 @@ use crate::wire::{Answer, Named, Question, Sent};
 /// Where a chunk stands in a list.
 struct Place {
     at: u32,
+    entry: Entry,
     named: Named,
     part: u32,
 }
@@ -42,7 +44,7 @@ pub(super) const fn is_damage(error: &Error) -> bool {
 /// Opens a chunk by the key that is kept beside it.
 pub(super) async fn opened(vault: &Vault, chunk: &Chunk) -> Result<Vec<u8>, Error> {
     let location = location(chunk)?;
-    let entry = crate::manifest::Entry { id: location.slot.id, bytes: location.slot.bytes };
+    let entry = Entry { id: location.slot.id, bytes: location.slot.bytes };
     let key = vault.open_key(&entry.id, &chunk.key)?;
     vault.packs.chunk(&location, &Keyed { entry, key }, &vault.namer).await
 }
@@ -83,8 +85,9 @@ async fn place(desk: &Desk, chunk: &Chunk) -> Result<Option<Place>, Problem> {
         let Some(item) = content.item_named(&item).await? else { continue };
         for (root, part) in content.parts_of(&item.item).await? {
             let list = list(desk, &mut content, &item, (&root, part)).await?;
-            let found = list.iter().position(|keyed| keyed.entry.id == id);
-            if let Some(at) = found.and_then(|at| u32::try_from(at).ok()) {
+            let found = (0_u32..).zip(&list).find(|(_, keyed)| keyed.entry.id == id);
+            if let Some((at, keyed)) = found {
+                let entry = keyed.entry;
                 content.end().await?;
                 let named = Named {
                     shard: desk.shard.clone(),
@@ -92,7 +95,7 @@ async fn place(desk: &Desk, chunk: &Chunk) -> Result<Option<Place>, Problem> {
                     item: item.item.parse()?,
                     root: root.parse()?,
                 };
-                return Ok(Some(Place { at, named, part: u32::try_from(part).unwrap_or(u32::MAX) }));
+                return Ok(Some(Place { at, entry, named, part: u32::try_from(part).unwrap_or(u32::MAX) }));
             }
         }
     }
@@ -134,14 +137,17 @@ async fn fetch(
     let Answer::List { parts, .. } = ask(&desk.shared, &desk.shard, region, &question).await? else {
         return Err(turn());
     };
-    let keyed = parts.first().and_then(|part| part.get(place.at as usize)).ok_or_else(turn)?;
+    // Its list says which key it has for the chunk, and not which chunk that is.
+    let keyed = parts.first().and_then(|part| part.get(place.at as usize));
+    let keyed = keyed.filter(|keyed| keyed.entry == place.entry).ok_or_else(turn)?;
     let mut wanted = vec![0_u8; NODE_ENTRIES_MAX / 8];
     super::bring::set(&mut wanted, place.at, true);
     let question = Question::Chunks { content: place.named.clone(), part: place.part, wanted };
     let Answer::Chunks(sent) = ask(&desk.shared, &desk.shard, region, &question).await? else {
         return Err(turn());
     };
-    let Sent { coding, sealed, .. } = sent.into_iter().next().ok_or_else(turn)?;
+    let sent = sent.into_iter().find(|sent| sent.at == place.at).ok_or_else(turn)?;
+    let Sent { coding, sealed, .. } = sent;
     let coded = keyed.key.open_once(&keyed.entry.id.0, sealed.clone())?;
     let bytes = coding.decode(coded, keyed.entry.bytes)?;
     if vault.namer.chunk(&bytes) != keyed.entry.id {
@@ -227,11 +233,16 @@ pub(super) async fn scrub(desk: &Desk, vault: &Arc<Vault>) -> Result<(), Problem
     let mut content = desk.look().await?;
     let used = content.used_of(&pack, clock::unix_ms()).await?;
     content.end().await?;
+    let mut done = Ok(());
     for chunk in used {
         match opened(vault, &chunk).await {
-            Err(error) if is_damage(&error) => drop(repaired(desk, vault, &chunk).await?),
+            // What nobody gives keeps no other chunk from being asked for.
+            Err(error) if is_damage(&error) => match repaired(desk, vault, &chunk).await {
+                Ok(_) => {}
+                Err(problem) => done = Err(problem),
+            },
             outcome => drop(outcome?),
         }
     }
-    Ok(())
+    done
 }

@@ -31,26 +31,45 @@ struct Ready {
     received: Option<Received>,
 }
 
-/// Takes changes; `known` is the number of the last that is here. Returns whether the source is to be asked again at once.
+/// What is here of a tenant's log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    /// Is the last change here of an earlier epoch than the last one there?
+    pub(super) is_older: bool,
+    /// The number of the last change.
+    pub(super) seq: u64,
+}
+
+/// What became of changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// All are here.
+    All,
+    /// What was here and nowhere else is put aside: the source is asked again, from before it.
+    Aside,
+    /// They are of another history, and it is not known that theirs counts.
+    Refused,
+}
+
+/// Takes changes.
 pub(super) async fn take(
     source: &Source,
     desk: &Desk,
-    known: u64,
+    known: Known,
     changes: Changes,
-) -> Result<bool, Problem> {
-    if source.gathers && known > 0 && (changes.after < known || !has_names(desk, &changes.names).await?) {
-        // It has another history, of which nothing is known to count.
-        return Ok(false);
+) -> Result<Taken, Problem> {
+    if source.gathers && known.seq > 0 {
+        // Of two histories that of the later epoch counts: whoever began it had, or cut off, what came before.
+        let forked = changes.after < known.seq && !known.is_older;
+        if forked || !has_names(desk, &changes.names).await? {
+            return Ok(Taken::Refused);
+        }
     }
-    let (vault, anew) = vault(desk, &changes.names).await?;
-    if anew {
-        stranded(source, desk, known);
-        return Ok(true);
-    }
-    if changes.after < known {
+    let vault = vault(desk, known.seq, &changes.names).await?;
+    if changes.after < known.seq {
         turn_back(desk, &vault, changes.after).await?;
-        stranded(source, desk, known - changes.after);
-        return Ok(true);
+        stranded(source, desk, known.seq - changes.after);
+        return Ok(Taken::Aside);
     }
     let mut packing = Packing::new(desk, &vault);
     let (mut at, mut ready, mut chunks) = (changes.after, Vec::new(), 0);
@@ -74,7 +93,7 @@ pub(super) async fn take(
     }
     packing.write().await?;
     Box::pin(enter(desk, &vault, at, ready)).await?;
-    Ok(false)
+    Ok(Taken::All)
 }
 
 /// Has the tenant these names here?
@@ -85,20 +104,29 @@ async fn has_names(desk: &Desk, names: &Secret) -> Result<bool, Problem> {
     Ok(vault.is_ok_and(|vault| vault.is_some_and(|vault| vault.names == *names)))
 }
 
-/// The vault with these names, and whether all that was here under others was put aside.
-async fn vault(desk: &Desk, names: &Secret) -> Result<(Arc<Vault>, bool), Problem> {
+/// The vault with these names. What was written here under others is nobody's to take away: it was acknowledged, and is not elsewhere.
+async fn vault(desk: &Desk, known: u64, names: &Secret) -> Result<Arc<Vault>, Problem> {
     let mut content = desk.look().await?;
     let there = desk.vault(&mut content).await;
     content.end().await?;
-    if let Ok(Some(vault)) = there
-        && vault.names == *names
-    {
-        return Ok((vault, false));
+    match there? {
+        Some(vault) if vault.names == *names => return Ok(vault),
+        Some(_) if known > 0 => return Err(other_begin(desk, known)),
+        _ => {}
     }
     let mut content = desk.write().await?;
     let taken = desk.shared.vaults.take(&desk.tenant, &mut content, names).await?;
     desk.commit(content).await?;
     Ok(taken)
+}
+
+fn other_begin(desk: &Desk, known: u64) -> Problem {
+    let Desk { shard, shared, .. } = desk;
+    Problem::busy(format!(
+        "{known} changes were written here before another region began the tenant's content anew: they are nowhere else. Look whether somebody needs \
+         them, then take this copy away and add it again (`portolan replica remove {shard} {0}`, `portolan replica add {shard} {0}`)",
+        shared.local
+    ))
 }
 
 fn stranded(source: &Source, desk: &Desk, changes: u64) {
@@ -205,7 +233,8 @@ async fn within(
             }
             What::Version(brought) => {
                 let version = checked(&change, brought, &vault.namer)?;
-                clock = clock.hear(version.at, clock::unix_ms())?;
+                // Who wrote it had a clock that was far ahead: it was committed there, and is no time to go on from.
+                clock = clock.hear(version.at, clock::unix_ms()).unwrap_or(clock);
                 let came = (brought.as_ref(), version, received.as_ref());
                 Box::pin(take_version(desk, vault, content, &change, came, clock)).await?;
             }

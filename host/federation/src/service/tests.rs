@@ -30,6 +30,10 @@ impl Homes for One {
         Vec::new()
     }
 
+    fn kept(&self, _shard: &ShardName) -> Option<(Store, Epoch)> {
+        Some((self.store.clone(), self.lease.epoch))
+    }
+
     fn keepers(&self, _shard: &ShardName) -> Vec<RegionName> {
         vec![RegionName::new("here").unwrap()]
     }

@@ -121,27 +121,22 @@ impl Vaults {
         self.find(tenant, content).await?.ok_or(Error::NoKey)
     }
 
-    /// The vault of a tenant at a copy, whose names are those of the region that writes. What is here under other names, or under secrets that this
-    /// region has no key for, is stranded; the flag says so.
+    /// The vault of a tenant at a copy, whose names are those of the region that writes. Nothing that counts is here under other names.
+    ///
+    /// # Errors
+    /// [`Error::NoKey`], [`Error::Sealed`] when this region's key does not open what is here: then nothing is changed.
     pub(super) async fn take(
         &self,
         tenant: &TenantName,
         content: &mut Content,
         names: &Secret,
-    ) -> Result<(Arc<Vault>, bool), Error> {
-        match self.find(tenant, content).await {
-            Ok(Some(vault)) if vault.names == *names => return Ok((vault, false)),
-            Ok(None) => {
-                content.open_account(&self.secrets(tenant, names).await?).await?;
-                let vault = self.find(tenant, content).await?.ok_or(Error::NoKey)?;
-                return Ok((vault, false));
-            }
-            Ok(Some(_)) | Err(Error::NoKey | Error::Sealed(_)) => {}
-            Err(error) => return Err(error),
+    ) -> Result<Arc<Vault>, Error> {
+        match self.find(tenant, content).await? {
+            Some(vault) if vault.names == *names => return Ok(vault),
+            Some(_) => content.begin_content_anew(&self.secrets(tenant, names).await?).await?,
+            None => content.open_account(&self.secrets(tenant, names).await?).await?,
         }
-        content.begin_content_anew(&self.secrets(tenant, names).await?).await?;
-        let vault = self.find(tenant, content).await?.ok_or(Error::NoKey)?;
-        Ok((vault, true))
+        self.find(tenant, content).await?.ok_or(Error::NoKey)
     }
 
     /// A tenant's secrets as they are kept: these names, and what is drawn for this region.

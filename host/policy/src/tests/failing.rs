@@ -84,6 +84,7 @@ fn misbehaves(engine: &Engine, body: &str, kind: &str, says: &str) {
         Unanswered::Garbage(_) => "garbage",
         Unanswered::Overrun(_) => "overrun",
         Unanswered::Trap(_) => "trap",
+        Unanswered::Unavailable(_) => "unavailable",
     };
     assert!(found == kind && unanswered.to_string().contains(says), "{body}: {unanswered}");
 }

@@ -187,12 +187,13 @@ async fn asked(
     way: &Gateways,
     question: Bytes,
 ) -> Result<Option<Bytes>, String> {
-    let known = askers.lock().unwrap_or_else(PoisonError::into_inner).get(region).cloned();
+    // Whoever gives up waiting leaves none behind that does not answer.
+    let known = askers.lock().unwrap_or_else(PoisonError::into_inner).remove(region);
     if let Some(mut asker) = known {
-        match asker.ask(question.clone()).await {
-            Ok(answer) => return Ok(answer),
-            // It may have ended since: another is tried before this counts.
-            Err(_) => drop(askers.lock().unwrap_or_else(PoisonError::into_inner).remove(region)),
+        // It may have ended since: another is tried before this counts.
+        if let Ok(answer) = asker.ask(question.clone()).await {
+            askers.lock().unwrap_or_else(PoisonError::into_inner).insert(region.clone(), asker);
+            return Ok(answer);
         }
     }
     let mut asker = connected(way).await?;
@@ -227,6 +228,11 @@ impl Homes for Here {
             (!leads).then_some(Followed { epoch, primary, shard, store })
         });
         followed.collect()
+    }
+
+    fn kept(&self, shard: &ShardName) -> Option<(Store, Epoch)> {
+        let (store, _) = self.shards.open(shard)?;
+        self.shards.meant(shard).map(|(epoch, _)| (store, epoch))
     }
 
     fn keepers(&self, shard: &ShardName) -> Vec<RegionName> {

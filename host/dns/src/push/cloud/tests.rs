@@ -429,6 +429,19 @@ async fn what_somebody_changed_by_hand_is_repaired_or_told() {
     assert!(matches!(proxied.newer(1, "192.0.2.1").await, Err(Failure::Alias(..))), "it answers for itself");
 }
 
+/// Two plans that were written at once where the provider compares nothing.
+#[tokio::test]
+async fn records_of_two_plans_side_by_side_are_put_right() {
+    let given = Given::new(Provider::Cloudflare);
+    for (number, address) in [(8, "192.0.2.8"), (9, "192.0.2.9")] {
+        given.fake.put("A", "app.gw.example", address);
+        given.fake.put("TXT", "_epoch.app.gw.example", &format!("\"{number}\""));
+    }
+    assert_eq!(given.newer(8, "192.0.2.8").await, Ok(Outcome::Overtaken(Found::Number(9))));
+    assert_eq!(given.newer(9, "192.0.2.9").await, Ok(Outcome::Repaired));
+    given.has(9, "192.0.2.9");
+}
+
 /// A writer that has read what was there before somebody with a higher number wrote changes nothing (the outage of AWS of October 2025).
 #[tokio::test]
 async fn who_is_overtaken_between_reading_and_writing_changes_nothing() {

@@ -32,6 +32,15 @@ impl Homes for Site {
         vec![Followed { epoch, primary, shard: shard(), store: self.store.clone() }]
     }
 
+    fn kept(&self, _shard: &ShardName) -> Option<(Store, Epoch)> {
+        let stand = *self.stand.lock().unwrap();
+        let epoch = match stand {
+            Stand::Follows(epoch) => epoch,
+            Stand::Leads(lease) => lease.epoch,
+        };
+        Some((self.store.clone(), epoch))
+    }
+
     fn keepers(&self, _shard: &ShardName) -> Vec<RegionName> {
         self.regions()
     }
@@ -294,15 +303,18 @@ async fn a_region_that_comes_back_takes_the_others_history_and_tells_what_was_lo
 }
 
 #[tokio::test]
-async fn a_tenant_that_both_regions_made_has_the_names_of_the_one_that_leads() {
+async fn what_a_region_wrote_under_names_of_its_own_is_kept() {
     let world = World::new().await;
     world.put("eu", 1, "lost", noise(1, 40_000)).await;
     world.leads("us", 2).await;
     world.put("us", 2, "kept", noise(2, 40_000)).await;
-    world.follows("eu").await.unwrap();
-    assert_eq!(world.local("eu", 2, "/items/docs/kept").await, (200, noise(2, 40_000)));
-    assert_eq!(world.local("eu", 2, "/items/docs/lost").await.0, 404);
-    assert_eq!(world.report("eu").stranded, 1);
+    let problem = world.follows("eu").await.unwrap_err();
+    assert!(problem.detail.contains("portolan replica remove s1 eu"), "{}", problem.detail);
+    assert_eq!(
+        world.local("eu", 2, "/items/docs/lost").await,
+        (200, noise(1, 40_000)),
+        "nobody took it away"
+    );
 }
 
 #[tokio::test]

@@ -223,14 +223,13 @@ impl Store {
         records: &[Record],
         clean: bool,
     ) -> Result<(), Error> {
-        let mut there: std::collections::HashMap<&RowId, (Placement, &Version)> =
-            std::collections::HashMap::new();
-        for record in records {
-            if let Change::Row(change) = &record.change {
-                // The row comes first, and then what waits for it.
-                there.entry(&change.id).or_insert((record.placement, &change.version));
-            }
-        }
+        let there: std::collections::HashMap<&RowId, (Placement, &Version)> = records
+            .iter()
+            .filter_map(|record| match &record.change {
+                Change::Row(change) => Some((&change.id, (record.placement, &change.version))),
+                Change::Forget => None,
+            })
+            .collect();
         let mut next = after.cloned().unwrap_or_else(|| RowId { table: String::new(), key: String::new() });
         loop {
             let page = here(session, &next, through).await?;

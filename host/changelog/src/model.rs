@@ -3,8 +3,7 @@
 //! Both engines stand on these: what a reader may take ([`reader`]), how a follower goes on ([`progress`]), which of two
 //! versions stays ([`gate`]) by the table's rule ([`history`]) or what becomes of both ([`marks`], [`merge`]), who may write
 //! ([`fence`]), which records count when an epoch has ended ([`lineage`]) and what becomes of those that had been taken
-//! ([`learning`]), what becomes of rows whose place another region's take ([`copying`]), what a log keeps for whom ([`peer`], [`retention`]), when a tombstone may go ([`sweep`]), what a
-//! local write makes of what is known beside its row ([`writer`]). Their laws are proved here,
+//! ([`learning`]), what becomes of rows whose place another region's take ([`copying`]), what a log keeps for whom ([`peer`], [`retention`]), when a tombstone may go ([`sweep`]). Their laws are proved here,
 //! before any SQL.
 
 pub mod copying;
@@ -22,7 +21,6 @@ pub mod reader;
 pub mod record;
 pub mod retention;
 pub mod sweep;
-pub mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

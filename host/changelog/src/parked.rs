@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::ledger::kind_of;
 use crate::model::gate::Write;
 use crate::model::kind::ConflictKind;
-use crate::model::record::{Change, Record, RowChange, RowId};
+use crate::model::record::{Change, Record, RowChange};
 use crate::rejection::{Rejection, Rule};
 use crate::store::{Role, Store};
 use crate::table::Declared;
@@ -53,42 +53,6 @@ impl Store {
         Ok(counts.parked)
     }
 
-    /// Rows as [`Store::rows`] gives them for who copies all of them, each with the changes that wait for it here: of the logs that brought those
-    /// the copy takes no more than what comes after them.
-    ///
-    /// # Errors
-    /// As [`Store::rows`].
-    pub async fn rows_with_parked(&self, after: Option<&RowId>, max: usize) -> Result<Vec<Record>, Error> {
-        // Read first: what has been taken by then is among the rows.
-        let first = RowId { table: String::new(), key: String::new() };
-        let from = after.unwrap_or(&first);
-        let sql = "SELECT record FROM portolan_parked WHERE (table_name, key) > ($1, $2) \
-            ORDER BY table_name, key, epoch, v, origin LIMIT $3";
-        let args = [from.table.as_str().into(), from.key.as_str().into(), (max as u64).into()];
-        let parked = self.acquire(Role::Applier).await?.query(sql, &args).await?;
-        let mut parked = parked.iter().map(|row| parse(&row.text(0)?)).collect::<Result<Vec<Record>, _>>()?;
-        let rows = self.rows(None, after, max).await?;
-        if parked.is_empty() {
-            return Ok(rows);
-        }
-        let last = |records: &[Record]| records.last().and_then(row_of).cloned();
-        let full = parked.len() == max;
-        if full {
-            // Of a row all comes on one page, and the row before what waits for it.
-            let cut = last(&parked);
-            let whole = parked.iter().take_while(|record| row_of(record) != cut.as_ref()).count();
-            parked.truncate(if whole > 0 { whole } else { max });
-        }
-        let end = match (last(&rows), last(&parked).filter(|_| full)) {
-            (Some(row), Some(waits)) => Some(row.min(waits)),
-            (row, waits) => row.or(waits),
-        };
-        let mut page: Vec<Record> = rows.into_iter().chain(parked).collect();
-        page.retain(|record| end.is_none() || row_of(record) <= end.as_ref());
-        page.sort_by(|one, other| row_of(one).cmp(&row_of(other)));
-        Ok(page)
-    }
-
     /// Tries parked changes of a tenant again, which this log tells, or of all, which it does not.
     pub(crate) async fn retry(
         &self,
@@ -117,13 +81,6 @@ impl Store {
             Ok(Parked { kind, record: parse(&row.text(0)?)?, why: row.text(1)? })
         };
         rows.iter().map(parked).collect()
-    }
-}
-
-fn row_of(record: &Record) -> Option<&RowId> {
-    match &record.change {
-        Change::Row(change) => Some(&change.id),
-        Change::Forget => None,
     }
 }
 

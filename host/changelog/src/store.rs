@@ -364,15 +364,16 @@ impl Store {
         alone(&mut session, FENCE_LOCK, None).await?;
         let row = session.one(&format!("{FENCE} {{lock}}"), &[]).await?;
         fence(&row)?.begin(epoch, deadline_us)?;
-        let cut = self.is_cut(&mut session, &row).await?;
-        if cut {
+        if self.is_cut(&mut session, &row).await? {
             self.renew_identity(&mut session).await?;
         }
         self.begin_term(&mut session, epoch).await?;
-        // What a member said before its history was cut holds for it no more: it is another.
-        let sql = "UPDATE portolan_fence SET epoch = $1, deadline_us = $2, \
-            member = CASE WHEN member = 0 OR $3 = 1 THEN {now} ELSE member END";
-        session.run(sql, &[epoch.0.into(), deadline_us.into(), i64::from(cut).into()]).await?;
+        session
+            .run(
+                "UPDATE portolan_fence SET epoch = $1, deadline_us = $2, member = CASE WHEN member = 0 THEN {now} ELSE member END",
+                &[epoch.0.into(), deadline_us.into()],
+            )
+            .await?;
         changed(&mut session).await?;
         session.commit().await
     }

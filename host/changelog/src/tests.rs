@@ -111,7 +111,6 @@ const CASES: &[Case] = cases![
     rules::what_waits_says_why_and_is_discarded,
     sweeping::a_young_tombstone_stays,
     sweeping::tombstones_go_when_all_have_heard,
-    sweeping::what_waits_is_copied_with_its_row,
     tenants::a_forgotten_tenant_leaves_nothing,
     tenants::a_held_tenant_is_not_written,
     tenants::one_of_two_moves_holds,

@@ -61,7 +61,7 @@ pub trait Log: Send + Sync {
     fn read(&self, after: Position) -> impl Future<Output = Result<Batch, Error>> + Send;
     /// What readers wait for.
     fn horizon(&self) -> impl Future<Output = Result<Horizon, Error>> + Send;
-    /// Rows after one, in the order of their tables and keys, each with the changes that wait for it; none when no more come.
+    /// Rows after one, in the order of their tables and keys; none when no more come.
     fn rows(
         &self,
         after: Option<&RowId>,
@@ -217,7 +217,7 @@ impl Log for Store {
     }
 
     async fn rows(&self, after: Option<&RowId>, max: usize) -> Result<Vec<Record>, Error> {
-        self.rows_with_parked(after, max).await
+        Self::rows(self, None, after, max).await
     }
 
     async fn named(&self, ids: &[RowId]) -> Result<Vec<Record>, Error> {

@@ -40,7 +40,7 @@ pub use follower::{Connect, Feed};
 pub use gateway::{Feeds, Followed, Gateways, Sources, listen};
 pub use report::{Cell, FeedReport, State};
 pub use seal::{Admit, gather};
-pub use sweeping::{Sweeping, Swept, Tombstones};
+pub use sweeping::{Sweeping, Swept};
 pub use wall::{NoWall, Wall, refusal};
 pub use wire::{Refused, What};
 pub use words::{Answering, Answers, Asker, Silent};

@@ -5,9 +5,8 @@
 //! begins another round, and several nodes of a region each have their own. A region of a release before reports says nothing either.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 
-use portolan_changelog::{Error, Known, Mark, Member, Report, Round, Store, Sweep, Swept as Gone};
+use portolan_changelog::{Error, Member, Report, Round, Store, Sweep};
 use portolan_core::ids::{RegionName, ShardName};
 use tokio::task::JoinSet;
 
@@ -16,54 +15,6 @@ use crate::follower::{Connect, Ended, hear, say};
 use crate::link::{Broken, Ear, Mouth};
 use crate::source;
 use crate::wire::{Ask, Frame, Refused, What};
-
-/// A copy whose tombstones are swept: a shard's database ([`Store`]), or a simulation's.
-pub trait Tombstones: Send + Sync {
-    /// Are all rows here?
-    fn is_complete(&self) -> impl Future<Output = Result<bool, Error>> + Send;
-    /// Are there tombstones?
-    fn has_tombstones(&self) -> impl Future<Output = Result<bool, Error>> + Send;
-    /// Begins a round: those that are there belong to earlier ones.
-    fn begin_round(&self) -> impl Future<Output = Result<Round, Error>> + Send;
-    /// What is known of the tombstones of rounds before this one; none while a transaction from before it is open.
-    fn mark(&self, round: &Round) -> impl Future<Output = Result<Option<Mark>, Error>> + Send;
-    /// How far this copy has come through all logs.
-    fn known(&self) -> impl Future<Output = Result<Known, Error>> + Send;
-    /// What this copy says of itself.
-    fn report(&self) -> impl Future<Output = Result<Report, Error>> + Send;
-    /// Takes away some of what may go.
-    fn sweep(&self, sweep: &Sweep) -> impl Future<Output = Result<Gone, Error>> + Send;
-}
-
-impl Tombstones for Store {
-    async fn is_complete(&self) -> Result<bool, Error> {
-        Self::is_complete(self).await
-    }
-
-    async fn has_tombstones(&self) -> Result<bool, Error> {
-        Self::has_tombstones(self).await
-    }
-
-    async fn begin_round(&self) -> Result<Round, Error> {
-        Self::begin_round(self).await
-    }
-
-    async fn mark(&self, round: &Round) -> Result<Option<Mark>, Error> {
-        Self::mark(self, round).await
-    }
-
-    async fn known(&self) -> Result<Known, Error> {
-        Self::known(self).await
-    }
-
-    async fn report(&self) -> Result<Report, Error> {
-        Self::report(self).await
-    }
-
-    async fn sweep(&self, sweep: &Sweep) -> Result<Gone, Error> {
-        Self::sweep(self, sweep).await
-    }
-}
 
 /// One shard's rounds, as this node has them.
 #[derive(Debug, Default)]
@@ -105,10 +56,10 @@ impl Sweeping {
     ///
     /// # Cancel safety
     /// Cancel-safe: what is left goes with a later round.
-    pub async fn step<T: Tombstones, C: Connect + Clone + 'static>(
+    pub async fn step<C: Connect + Clone + 'static>(
         &mut self,
         shard: &ShardName,
-        store: &T,
+        store: &Store,
         others: &BTreeMap<RegionName, C>,
     ) -> Result<Swept, Error> {
         let state = std::mem::take(&mut self.0);
@@ -145,8 +96,8 @@ impl Sweeping {
                     let now = said.get(&member.region).map(|report| report.member.incarnation);
                     !members(&member.region) || now.is_some_and(|now| now != member.incarnation)
                 });
-                // One that has lost its place is another by now, and so may its log be: what was known of it is not.
-                if others_now || sweep.is_over(&store.known().await?) {
+                // One that has lost its place is another by now: what was known of it is not.
+                if others_now {
                     return Ok(Swept::waits(others.keys().cloned().collect()));
                 }
                 said.values().for_each(|report| sweep.hear(report));
@@ -211,12 +162,7 @@ async fn report<C: Connect>(shard: &ShardName, region: &RegionName, way: &C) -> 
 ///
 /// # Errors
 /// When the link breaks.
-pub(crate) async fn serve<T: Tombstones>(
-    store: &T,
-    ask: &Ask,
-    mouth: &Mouth,
-    ear: &mut Ear,
-) -> Result<(), Broken> {
+pub(crate) async fn serve(store: &Store, ask: &Ask, mouth: &Mouth, ear: &mut Ear) -> Result<(), Broken> {
     match source::agreed(ask) {
         Ok(PROTOCOL_OF_REPORTS..) => {}
         Ok(protocol) => {

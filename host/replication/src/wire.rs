@@ -152,7 +152,7 @@ pub enum Refused {
 /// A piece of a source's rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rows {
-    /// The rows, in the order of their tables and keys, tombstones among them. After each come the changes that wait for it.
+    /// The rows, in the order of their tables and keys, tombstones among them.
     pub records: Vec<Record>,
     /// No more come.
     pub ends: bool,

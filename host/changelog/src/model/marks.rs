@@ -228,7 +228,7 @@ fn life(key: &str) -> u64 {
 }
 
 /// The elements of an array, or of a text with one, by their JSON.
-pub(super) fn elements(value: &str) -> Vec<String> {
+fn elements(value: &str) -> Vec<String> {
     let text: Option<String> = serde_json::from_str(value).ok();
     let array: Option<Vec<Box<RawValue>>> = serde_json::from_str(text.as_deref().unwrap_or(value)).ok();
     array.unwrap_or_default().iter().map(|element| element.get().to_owned()).collect()

@@ -114,16 +114,6 @@ impl Sweep {
         self.waiting.is_empty() && applied.covers(&self.owed)
     }
 
-    /// Is one of the logs that it rests on another by now, as far as is known here? Nobody will say what it waits for: begin anew.
-    #[must_use]
-    pub fn is_over(&self, known: &Known) -> bool {
-        let mut logs = self.mark.known.0.iter().chain(&self.owed.0);
-        let other = |now: &Through, then: &Through| now.identity != then.identity;
-        logs.any(|(region, then)| {
-            then.position > Position::START && known.0.get(region).is_some_and(|now| other(now, then))
-        })
-    }
-
     /// The mark that it began with.
     #[must_use]
     pub const fn mark(&self) -> &Mark {

@@ -9,6 +9,7 @@ mod reader;
 mod retention;
 mod rules;
 mod sweep;
+pub(crate) mod writer;
 
 /// A seeded stream of choices.
 struct Dice(u64);

@@ -109,38 +109,6 @@ pub(super) async fn tombstones_go_when_all_have_heard(place: Place) {
     assert_eq!(rows(&eu).await, before);
 }
 
-/// What waits for a row comes with it to who copies rows: the logs that it follows then begin after it.
-pub(super) async fn what_waits_is_copied_with_its_row(place: Place) {
-    let (eu, ap) = (member(&place, "eu").await, member(&place, "ap").await);
-    place.direct(&eu, "acme").await.ok("INSERT INTO notes VALUES ('acme', 1, 'a'), ('acme', 3, 'c')").await;
-    let now_us = eu.store.clock().await.unwrap();
-    let late: Vec<Record> = [1, 2, 9].map(|id| waiting(id, true, now_us, &place)).into();
-    assert_eq!(eu.store.merge(&late).await.unwrap().parked, 3);
-    let key = |record: &Record| match &record.change {
-        Change::Row(change) => change.id.key.chars().filter(char::is_ascii_digit).collect::<String>(),
-        Change::Forget => String::new(),
-    };
-    for max in [1, 2, 3, 100] {
-        let (mut keys, mut after) = (Vec::new(), None);
-        loop {
-            let page = eu.store.rows_with_parked(after.as_ref(), max).await.unwrap();
-            let Some(Change::Row(last)) = page.last().map(|last| &last.change) else { break };
-            after = Some(last.id.clone());
-            keys.extend(page.iter().map(key));
-        }
-        assert_eq!(keys, ["1", "1", "2", "3", "9"], "by {max}");
-    }
-    let (name, identity) = (RegionName::new("eu").unwrap(), eu.store.identity().await.unwrap());
-    ap.store.begin_copy(&name, &identity, eu.store.settled().await.unwrap(), &[]).await.unwrap();
-    let page = eu.store.rows_with_parked(None, 100).await.unwrap();
-    ap.store.copy(&name, None, &page, false).await.unwrap();
-    let Some(Change::Row(last)) = page.last().map(|last| &last.change) else { panic!("a page is empty") };
-    ap.store.copy(&name, Some(&last.id), &[], true).await.unwrap();
-    let rows = "SELECT CAST(id AS text) || body FROM notes ORDER BY id";
-    assert_eq!(place.admin(&ap).await.texts(rows).await, ["1a", "3c"]);
-    assert_eq!(ap.store.parked(9).await.unwrap().len(), 3, "it waits there as well");
-}
-
 pub(super) async fn a_young_tombstone_stays(place: Place) {
     let eu = member(&place, "eu").await;
     let mut direct = place.direct(&eu, "acme").await;

@@ -8,7 +8,6 @@ use portolan_foundation::clock;
 use super::database::{Database, change};
 use super::node::Region;
 use super::world::{History, World};
-use super::writing::STOCK;
 use crate::report::State;
 
 /// Why the world is not at rest yet.
@@ -61,14 +60,13 @@ pub(super) fn look(world: &World<'_>) {
             for (id, row) in &database.rows {
                 let named = (id.clone(), row.state.version.clone());
                 let image = history.images.entry(named).or_insert_with(|| row.image.clone());
-                // What is merged has the higher of both versions, whatever else is in it by now.
-                if *image != row.image && id.table != STOCK {
+                if *image != row.image {
                     odd.push(format!("{} at {} is two rows", id.key, row.state.version.v));
                 }
                 let swept = history.swept.get(id);
                 let settled = database.copy.is_none() && database.cut.is_none();
                 if settled && !row.state.deleted && swept.is_some_and(|swept| *swept > row.state.version) {
-                    odd.push(format!("`{name}` has {} of {} again, which was deleted", id.key, id.table));
+                    odd.push(format!("`{name}` has {} again, which was deleted", id.key));
                 }
             }
         });

@@ -10,9 +10,8 @@ use super::Variant;
 use super::database::change;
 use super::node::lease;
 use super::world::{World, Write};
-use super::writing::NOTES;
 
-pub(super) const TENANTS: [&str; 3] = ["acme", "globex", "initech"];
+const TENANTS: [&str; 3] = ["acme", "globex", "initech"];
 /// Rows of each tenant.
 const ROWS: u64 = 6;
 /// Rows that one transaction writes at most.
@@ -82,7 +81,7 @@ impl Clients {
                 let deletes = world.random.percent(DELETES_PERCENT);
                 self.said += 1;
                 let row = (!deletes).then(|| format!("{{\"key\":{key},\"says\":{}}}", self.said));
-                let id = RowId { table: NOTES.to_owned(), key };
+                let id = RowId { table: "notes".to_owned(), key };
                 region.store.with(|database| database.write(number, &id, (&tenant, row), now_us));
             }
             self.open.push(Transaction { epoch, number, region: region.name.clone(), until_us });

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 
 use portolan_changelog::model::copying::{Told, Way, is_lost, told, way};
-use portolan_changelog::model::lineage::is_leased;
 use portolan_changelog::model::progress::Admission;
 use portolan_changelog::{Applied, Batch, Copying, Counts, Cut, Error, Peer, Progress, Record, RowId};
 use portolan_core::ids::RegionName;
 use portolan_core::log::{Identity, Placement, Position, Version};
 
-use super::database::{Copy, Database, change, next};
+use super::database::{Copy, Database, change};
 
 /// Records of one batch that is no fault of its sender.
 const BATCH_RECORDS_MAX: usize = 1_000;
@@ -75,11 +74,7 @@ impl Database {
 
     /// Tries again what waits. Gives how many still do.
     pub(super) fn retry(&mut self, now_us: u64) -> u64 {
-        let waiting: Vec<Record> = self.parked.values().cloned().collect();
-        if self.is_written(&waiting) {
-            return waiting.len() as u64;
-        }
-        self.parked.clear();
+        let waiting: Vec<Record> = std::mem::take(&mut self.parked).into_values().collect();
         self.absorb(&waiting, now_us, &mut Counts::default());
         self.parked.len() as u64
     }
@@ -115,8 +110,6 @@ impl Database {
                 self.peers.insert(source.clone(), peer);
             }
         }
-        self.fence.member = 0;
-        self.end_writers();
         let copying = Copying { after: None, from, identity: identity.clone(), rows: 0 };
         self.copy = Some(Copy {
             clean: copied || followed,
@@ -144,11 +137,6 @@ impl Database {
         if ends && records.is_empty() && begun.copying.rows == 0 && !begun.clean && live > 0 {
             return Err(Error::Empty { rows: live, source_region: source.clone() });
         }
-        let told = told(&self.own, self.identity().ok().as_ref(), (self.trimmed, self.tip()), &begun.others);
-        if ends && told == Told::Nothing {
-            self.forget_place();
-            return Err(Error::Busy("what was written here is kept no longer".to_owned()));
-        }
         let last = records.iter().rev().find_map(|record| change(record).map(|change| change.id.clone()));
         let through = if ends { None } else { last.clone().or_else(|| begun.copying.after.clone()) };
         self.make_way((begun.copying.after.as_ref(), through.as_ref()), records, begun.clean);
@@ -164,7 +152,6 @@ impl Database {
                     self.vanished.insert(id, row.state.version);
                 }
             }
-            self.take_back(told, now_us);
             self.retry(now_us);
             self.copy = None;
             self.stale.clear();
@@ -181,14 +168,6 @@ impl Database {
         Ok(())
     }
 
-    /// What this region has written as a member and its source had not taken yet comes there by the log, and is here again.
-    fn take_back(&mut self, told: Told, now_us: u64) {
-        let Told::Through(at) = told else { return };
-        let own = self.log.range(next(at)..).map(|(_, record)| record);
-        let own: Vec<Record> = own.filter(|record| !is_leased(record)).cloned().collect();
-        self.absorb(&own, now_us, &mut Counts::default());
-    }
-
     /// What is here between two rows and is not on the page, or is there in a lower version.
     fn make_way(
         &mut self,
@@ -196,12 +175,12 @@ impl Database {
         records: &[Record],
         clean: bool,
     ) {
-        let mut page: BTreeMap<&RowId, (Placement, &Version)> = BTreeMap::new();
-        for record in records {
-            if let Some(change) = change(record) {
-                page.entry(&change.id).or_insert((record.placement, &change.version));
-            }
-        }
+        let page: BTreeMap<&RowId, (Placement, &Version)> = records
+            .iter()
+            .filter_map(|record| {
+                change(record).map(|change| (&change.id, (record.placement, &change.version)))
+            })
+            .collect();
         let spanned =
             |id: &RowId| after.is_none_or(|after| id > after) && through.is_none_or(|through| id <= through);
         let mut ways = Vec::new();

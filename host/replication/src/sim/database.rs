@@ -1,22 +1,20 @@
 //! A shard's database in memory: its rows, its log, and what it knows of others. What it decides is decided by the models that the databases
 //! stand on; what is here is what SQL does there, each method one transaction.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use portolan_changelog::model::gate::{Ground, Image, Plan, RowState};
 use portolan_changelog::model::peer::Extent;
 use portolan_changelog::model::reader;
 use portolan_changelog::model::retention::{Log as Trimming, Piece};
 use portolan_changelog::{
-    Batch, Change, Closed, Copying, Counts, Cut, Error, Fence, Horizon, Lineage, Peer, Progress, Record,
-    Retention, RowChange, RowId,
+    Batch, Change, Closed, Copying, Counts, Cut, Error, Fence, Horizon, Known, Lineage, Member, Peer,
+    Progress, Record, Report, Retention, RowChange, RowId, Sweep, Through,
 };
-use portolan_core::ids::RegionName;
-use portolan_core::log::{Epoch, Identity, Position, Version};
-use portolan_core::tenant_table::ConflictRule;
+use portolan_core::ids::{RegionName, TenantName};
+use portolan_core::log::{Epoch, Identity, Placement, Position, Version};
 
 use super::Variant;
-use super::writing::{Open, STOCK, merged};
 
 /// Records of one closed piece of a log.
 const PIECE_RECORDS: usize = 12;
@@ -29,6 +27,13 @@ pub(super) struct Row {
     pub(super) image: Option<String>,
     pub(super) round: u64,
     pub(super) state: RowState,
+}
+
+/// A transaction that has not ended.
+#[derive(Clone, Debug)]
+pub(super) struct Open {
+    epoch: Epoch,
+    records: Vec<Record>,
 }
 
 /// How rows are being copied.
@@ -50,34 +55,31 @@ pub(super) struct Database {
     pub(super) fence: Fence,
     pub(super) gone: BTreeSet<RowId>,
     pub(super) identity: Identity,
-    /// Versions that were lost to others, with their rows: where columns are merged, one may have several.
-    pub(super) ledger: BTreeMap<(RowId, Version), BTreeSet<Option<String>>>,
+    /// Versions that were lost to others, with their rows.
+    pub(super) ledger: BTreeMap<(RowId, Version), Option<String>>,
     pub(super) lineage: Lineage,
     pub(super) log: BTreeMap<Position, Record>,
-    pub(super) next: u64,
-    pub(super) open: BTreeMap<u64, Open>,
+    next: u64,
+    open: BTreeMap<u64, Open>,
     pub(super) own: RegionName,
     pub(super) parked: BTreeMap<(RowId, Version), Record>,
     pub(super) peers: BTreeMap<RegionName, Peer>,
     pub(super) progress: BTreeMap<RegionName, Progress>,
     pub(super) round: u64,
     pub(super) rows: BTreeMap<RowId, Row>,
-    rules: HashMap<String, ConflictRule>,
-    pub(super) sequence: u64,
+    sequence: u64,
     pub(super) staged: BTreeMap<RegionName, Vec<Record>>,
     pub(super) stale: BTreeMap<RowId, Version>,
     pub(super) tail: BTreeMap<RegionName, BTreeMap<Position, Batch>>,
     pub(super) trimmed: Position,
-    pub(super) variant: Variant,
     /// Deletions that are known no more, of rows that their source did not have either.
     pub(super) vanished: BTreeMap<RowId, Version>,
 }
 
 impl Database {
-    pub(super) fn new(own: RegionName, variant: Variant) -> Self {
+    pub(super) fn new(own: RegionName) -> Self {
         let identity =
             Identity { system: own.as_str().to_owned(), timeline: 1, incarnation: "first".to_owned() };
-        let rule = if variant == Variant::RuleIgnored { ConflictRule::LastWriterWins } else { merged() };
         Self {
             copy: None,
             cut: None,
@@ -95,13 +97,11 @@ impl Database {
             progress: BTreeMap::new(),
             round: 0,
             rows: BTreeMap::new(),
-            rules: HashMap::from([(STOCK.to_owned(), rule)]),
             sequence: 0,
             staged: BTreeMap::new(),
             stale: BTreeMap::new(),
             tail: BTreeMap::new(),
             trimmed: Position::START,
-            variant,
             vanished: BTreeMap::new(),
         }
     }
@@ -117,11 +117,6 @@ impl Database {
         self.identity.incarnation = format!("{:016x}", portolan_foundation::random::u64());
     }
 
-    /// Under which this region is a member from now on.
-    pub(super) fn incarnation(&self, now_us: u64) -> u64 {
-        if self.variant == Variant::IncarnationKept { 1 } else { now_us }
-    }
-
     /// Has a follower lost its place in this log?
     pub(super) fn has_lost(&self, follower: &RegionName) -> bool {
         let peer = self.peers.get(follower);
@@ -130,6 +125,11 @@ impl Database {
 
     pub(super) fn tip(&self) -> Position {
         self.log.last_key_value().map_or(self.trimmed, |(last, _)| *last)
+    }
+
+    /// The lowest number that a transaction may still have whose records are not there yet.
+    fn lowest(&self) -> u64 {
+        self.open.first_key_value().map_or(self.next, |(open, _)| *open)
     }
 
     pub(super) fn settled(&self) -> Position {
@@ -169,6 +169,82 @@ impl Database {
             at: progress.applied,
         };
         self.progress.iter().map(cut).collect()
+    }
+
+    /// Begins a transaction, if the fence lets it.
+    pub(super) fn begin(&mut self, now_us: u64) -> Result<u64, Closed> {
+        if self.cut.is_some() {
+            return Err(Closed::Cut);
+        }
+        self.fence.check(self.fence.epoch, now_us)?;
+        let number = self.next;
+        self.next += 1;
+        self.open.insert(number, Open { epoch: self.fence.epoch, records: Vec::new() });
+        Ok(number)
+    }
+
+    /// Writes a row, or deletes it, unless another transaction has it. Gives what it wrote.
+    pub(super) fn write(
+        &mut self,
+        number: u64,
+        id: &RowId,
+        (tenant, row): (&TenantName, Option<String>),
+        now_us: u64,
+    ) -> Option<Record> {
+        let held = |open: &Open| open.records.iter().any(|record| named(record) == Some(id));
+        if self.open.iter().any(|(other, open)| *other != number && held(open)) || self.stale.contains_key(id)
+        {
+            return None;
+        }
+        let here = self.rows.get(id).map(|row| (row.state.version.clone(), row.state.deleted));
+        let open = self.open.get_mut(&number)?;
+        let earlier = open.records.iter().rev().find(|record| named(record) == Some(id));
+        let before =
+            earlier.and_then(change).map(|change| (change.version.clone(), change.row.is_none())).or(here);
+        if row.is_none() && before.as_ref().is_none_or(|(_, deleted)| *deleted) {
+            return None;
+        }
+        let before = before.map(|(version, _)| version);
+        self.sequence += 1;
+        let version = Version::after(before.as_ref(), open.epoch, now_us, self.own.clone());
+        let record = Record {
+            position: Position { epoch: open.epoch, transaction: number, sequence: self.sequence },
+            at_us: now_us,
+            tenant: Some(tenant.clone()),
+            placement: Placement(0),
+            schema: 1,
+            change: Change::Row(RowChange { id: id.clone(), row, version, replaces: before, marks: None }),
+        };
+        open.records.push(record.clone());
+        Some(record)
+    }
+
+    /// Commits, if the fence still lets it. Gives what is written.
+    pub(super) fn commit(&mut self, number: u64, now_us: u64) -> Option<Vec<Record>> {
+        let open = self.open.remove(&number)?;
+        if self.cut.is_some() || self.fence.check(open.epoch, now_us).is_err() {
+            return None;
+        }
+        for record in &open.records {
+            let Some(change) = change(record) else { continue };
+            let state = RowState {
+                tenant: record.tenant.clone(),
+                placement: record.placement,
+                version: change.version.clone(),
+                replaces: change.replaces.clone(),
+                deleted: change.row.is_none(),
+                marks: None,
+            };
+            let row = Row { image: change.row.clone(), round: self.round, state };
+            self.rows.insert(change.id.clone(), row);
+            self.log.insert(record.position, record.clone());
+        }
+        Some(open.records)
+    }
+
+    /// Nobody's transaction goes on: a gateway has gone, or a lease.
+    pub(super) fn end_writers(&mut self) {
+        self.open.clear();
     }
 
     /// What comes after a position.
@@ -231,25 +307,19 @@ impl Database {
             .filter(|parked| named(parked).is_some_and(|id| names.contains(id)))
             .cloned()
             .collect();
-        let mut ground = Ground { rules: self.rules.clone(), ..Ground::default() };
+        let mut ground = Ground::default();
         for id in &names {
             if let Some(row) = self.rows.get(*id) {
                 ground.rows.insert((*id).clone(), row.state.clone());
-                let image = row.image.clone().filter(|_| self.rules.contains_key(&id.table));
-                ground.images.extend(image.map(|image| ((*id).clone(), image)));
             }
         }
         let plan = Plan::make(&mut ground, records.iter().chain(&waiting), now_us);
-        let keeps = self.variant != Variant::LoserDropped;
-        for conflict in plan.conflicts.iter().filter(|_| keeps) {
+        for conflict in &plan.conflicts {
             let row = match &conflict.loser {
                 Image::Is(row) => row.clone(),
                 Image::There => self.rows.get(&conflict.id).and_then(|row| row.image.clone()),
             };
             self.keep(&conflict.id, &conflict.lost, row);
-        }
-        if self.variant == Variant::Echo {
-            plan.writes.values().for_each(|write| self.tell(&write.record));
         }
         for (id, write) in plan.writes {
             counts.written += 1;
@@ -265,31 +335,22 @@ impl Database {
         counts.conflicts += plan.conflicts.len() as u64;
     }
 
-    /// Tells others of what another wrote, which nobody is to do.
-    fn tell(&mut self, record: &Record) {
-        (self.next, self.sequence) = (self.next + 1, self.sequence + 1);
-        let at = Position { epoch: self.fence.epoch, transaction: self.next - 1, sequence: self.sequence };
-        self.log.insert(at, Record { position: at, ..record.clone() });
-    }
-
     /// Keeps a version that was lost.
     pub(super) fn keep(&mut self, id: &RowId, version: &Version, row: Option<String>) {
-        self.ledger.entry((id.clone(), version.clone())).or_default().insert(row);
+        self.ledger.entry((id.clone(), version.clone())).or_insert(row);
     }
 
-    /// Rows and tombstones after one, each with what waits for it.
+    /// Does an open transaction write one of these rows?
+    pub(super) fn is_written(&self, records: &[Record]) -> bool {
+        let written = self.open.values().flat_map(|open| &open.records).filter_map(named);
+        let names: BTreeSet<&RowId> = records.iter().filter_map(named).collect();
+        written.into_iter().any(|id| names.contains(id))
+    }
+
+    /// Rows and tombstones after one.
     pub(super) fn page(&self, after: Option<&RowId>, max: usize) -> Vec<Record> {
-        let later = |id: &RowId| after.is_none_or(|after| id > after);
-        let rows: Vec<(&RowId, &Row)> = self.rows.iter().filter(|(id, _)| later(id)).take(max).collect();
-        let end = rows.last().map(|(id, _)| (*id).clone());
-        let mut page: Vec<Record> = rows.into_iter().map(|(id, row)| copied(id, row)).collect();
-        if self.variant != Variant::WaitingLeft {
-            let spanned = |id: &RowId| later(id) && end.as_ref().is_none_or(|end| id <= end);
-            let waits = self.parked.iter().filter(|((id, _), _)| spanned(id));
-            page.extend(waits.map(|(_, record)| record.clone()));
-            page.sort_by(|one, other| named(one).cmp(&named(other)));
-        }
-        page
+        let all = self.rows.iter().filter(|(id, _)| after.is_none_or(|after| *id > after));
+        all.take(max).map(|(id, row)| copied(id, row)).collect()
     }
 
     pub(super) fn named(&self, ids: &[RowId]) -> Vec<Record> {
@@ -322,10 +383,51 @@ impl Database {
         Ok(())
     }
 
+    /// What is known here of all logs.
+    pub(super) fn known(&self) -> Result<Known, Error> {
+        let mut known = self.applied();
+        known.0.insert(self.own.clone(), Through { identity: self.identity()?, position: self.tip() });
+        Ok(known)
+    }
+
+    fn applied(&self) -> Known {
+        let followed = self.followed().into_iter();
+        Known(
+            followed.map(|cut| (cut.region, Through { identity: cut.identity, position: cut.at })).collect(),
+        )
+    }
+
     /// Is the record at a position the one that was written then?
     pub(super) fn has_written(&self, at: Position, at_us: u64) -> bool {
         let known = at == Position::START || at_us == 0 || at <= self.trimmed;
         known || self.log.get(&at).is_some_and(|record| record.at_us == at_us)
+    }
+
+    /// What it says of itself to others.
+    pub(super) fn report(&self, incarnation: u64) -> Result<Report, Error> {
+        let holds = self.parked.values().filter_map(change).any(|change| change.row.is_none());
+        let member = Member { region: self.own.clone(), incarnation };
+        let written = Through { identity: self.identity()?, position: self.tip() };
+        Ok(Report { member, applied: self.applied(), written, holds })
+    }
+
+    /// Takes tombstones of earlier rounds away, those older than `before_us`. Gives those that count, as far as is known.
+    pub(super) fn sweep(&mut self, sweep: &Sweep, before_us: u64) -> Vec<(RowId, Version)> {
+        let round = sweep.mark().round;
+        let parked: BTreeSet<RowId> = self.parked.keys().map(|(id, _)| id.clone()).collect();
+        let goes = |id: &RowId, row: &Row| {
+            row.state.deleted && row.round < round && row.state.version.v < before_us && !parked.contains(id)
+        };
+        let gone: Vec<(RowId, Version)> = self
+            .rows
+            .iter()
+            .filter(|(id, row)| goes(id, row))
+            .map(|(id, row)| (id.clone(), row.state.version.clone()))
+            .collect();
+        for (id, _) in &gone {
+            self.rows.remove(id);
+        }
+        gone.into_iter().filter(|(id, _)| !self.stale.contains_key(id)).collect()
     }
 }
 

@@ -32,8 +32,7 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn new(own: RegionName, shared: Arc<Shared>) -> Self {
-        let database = Database::new(own.clone(), shared.variant);
-        Self { database: Arc::new(Mutex::new(database)), own, shared }
+        Self { database: Arc::new(Mutex::new(Database::new(own.clone()))), own, shared }
     }
 
     /// Does something to the database, at once.
@@ -47,16 +46,12 @@ impl Store {
     }
 
     /// The same, once the call has come to the database.
-    pub(super) async fn at<T>(&self, act: impl FnOnce(&mut Database, u64) -> T) -> T {
+    async fn at<T>(&self, act: impl FnOnce(&mut Database, u64) -> T) -> T {
         if random::u64().is_multiple_of(WAITS) {
             tokio::time::sleep(Duration::from_millis(1 + random::u64() % WAIT_MS_MAX)).await;
         }
         let now_us = self.now_us();
         self.with(|database| act(database, now_us))
-    }
-
-    pub(super) const fn own(&self) -> &RegionName {
-        &self.own
     }
 
     fn trace(&self, what: impl FnOnce() -> String) {
@@ -189,7 +184,6 @@ impl Replica for Store {
     }
 
     async fn join(&self) -> Result<(), Error> {
-        self.at(Database::join).await;
         Ok(())
     }
 
@@ -214,12 +208,7 @@ impl Replica for Store {
         from: Position,
         others: &[Cut],
     ) -> Result<(), Error> {
-        let before = self.with(|database| database.identity.clone());
         self.at(|database, now_us| database.begin_copy(source, identity, (from, others), now_us)).await?;
-        if self.with(|database| database.identity != before) {
-            self.trace(|| "tells nobody what it wrote and was not told yet".to_owned());
-            self.shared.untold(Some(&self.own));
-        }
         self.trace(|| format!("copies the rows of `{source}`, whose log it follows from {from}"));
         Ok(())
     }

@@ -30,7 +30,7 @@ impl Database {
     }
 
     /// An epoch begins here.
-    pub(super) fn begin_epoch(&mut self, epoch: Epoch, deadline_us: u64, now_us: u64) -> Result<(), Error> {
+    pub(super) fn begin_epoch(&mut self, epoch: Epoch, deadline_us: u64) -> Result<(), Error> {
         let fence = self.fence.begin(epoch, deadline_us)?;
         if self.copy.is_some() {
             return Err(Error::Partial("rows are missing".to_owned()));
@@ -41,14 +41,11 @@ impl Database {
         self.end_writers();
         if self.cut.is_some() {
             self.renew_identity();
-            // What a member said before its history was cut holds for it no more: it is another.
-            self.fence.member = 0;
         }
         let over = self.lineage.epoch();
         let term = Term { epoch, region: self.own.clone(), over, cuts: self.heads() };
         self.lineage = self.lineage.clone().with([term])?;
         self.fence = fence;
-        self.join(now_us);
         Ok(())
     }
 
@@ -147,9 +144,6 @@ impl Database {
         let identity = Identity { system: String::new(), timeline: 0, incarnation: String::new() };
         let copying = Copying { after: None, from: Position::START, identity, rows: 0 };
         self.copy = Some(Copy { clean: false, copying, others: Vec::new(), source: None });
-        // Nobody writes here meanwhile: what is written would be lost among the rows that come.
-        self.fence.member = 0;
-        self.end_writers();
     }
 
     pub(super) fn forget_logs(&mut self) {

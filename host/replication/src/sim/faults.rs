@@ -42,7 +42,7 @@ pub(super) struct Faults {
     helpless: u32,
     number: u64,
     /// Databases as they were, with how many writes had been told to be done.
-    saved: BTreeMap<RegionName, (Database, (usize, usize))>,
+    saved: BTreeMap<RegionName, (Database, usize)>,
     sweeps: BTreeMap<RegionName, Sweep>,
 }
 
@@ -183,8 +183,7 @@ impl Faults {
                 region.store.with(|database| database.trim(&RETENTION, now_us)).ok();
             }
         }
-        // Members sweep as gateways do.
-        if world.step.is_multiple_of(SWEEP_STEPS) && !world.shared.kind.members {
+        if world.step.is_multiple_of(SWEEP_STEPS) {
             self.sweep(world);
         }
     }
@@ -233,16 +232,22 @@ impl Faults {
             });
             let Some(gone) = gone else { continue };
             self.sweeps.remove(&region.name);
-            world.shared.swept(&region.name, gone);
+            if gone.is_empty() {
+                continue;
+            }
+            world.shared.trace(|| format!("`{}` forgets {} tombstones", region.name, gone.len()));
+            let mut history = world.shared.history.lock().unwrap();
+            for (id, version) in gone {
+                let known = history.swept.entry(id).or_insert_with(|| version.clone());
+                *known = version.max(known.clone());
+            }
         }
     }
 
     fn save(&mut self, world: &World<'_>) {
         for region in &world.regions {
             let saved = region.store.with(|database| database.cut.is_none().then(|| database.clone()));
-            let history = world.shared.history.lock().unwrap();
-            let writes = (history.writes.len(), history.members.len());
-            drop(history);
+            let writes = world.shared.history.lock().unwrap().writes.len();
             if let Some(saved) = saved {
                 self.saved.insert(region.name.clone(), (saved, writes));
             }
@@ -251,7 +256,7 @@ impl Faults {
 
     /// A database goes on from an earlier state of it.
     fn put_back(&mut self, world: &mut World<'_>, name: &RegionName) {
-        let Some((saved, writes)) = self.saved.get(name).filter(|_| world.shared.kind.hard).cloned() else {
+        let Some((saved, writes)) = self.saved.get(name).filter(|_| world.shared.hard).cloned() else {
             return;
         };
         world.shared.trace(|| format!("`{name}` is put back"));
@@ -272,10 +277,8 @@ impl Faults {
             database.cut = Some(epoch);
             database.end_writers();
         });
-        let gone = history.writes.iter_mut().skip(writes.0);
+        let gone = history.writes.iter_mut().skip(writes);
         gone.filter(|write| write.region == *name).for_each(|write| write.taken_back = true);
-        let gone = history.members.iter_mut().skip(writes.1);
-        gone.filter(|write| write.version.origin == *name).for_each(|write| write.taken_back = true);
     }
 }
 

@@ -24,7 +24,6 @@ use crate::link::{self, Broken, Ear, Mouth};
 use crate::report::Cell;
 use crate::seal::gather;
 use crate::source;
-use crate::sweeping;
 use crate::wall::NoWall;
 use crate::wire::{Refused, What};
 use crate::words::Silent;
@@ -49,7 +48,7 @@ pub(super) struct Region {
 
 /// A way to another region.
 #[derive(Clone, Debug)]
-pub(super) struct Way(pub(super) RegionName);
+struct Way(RegionName);
 
 impl Connect for Way {
     async fn connect(&self) -> Result<(Mouth, Ear), Broken> {
@@ -86,10 +85,6 @@ impl Region {
         task::spawn("feeds", async move { region.follow().await });
         let region = self.clone();
         task::spawn("lease", async move { region.keep().await });
-        if self.store.shared.kind.members {
-            let region = self.clone();
-            task::spawn("sweep", async move { region.sweep().await });
-        }
         loop {
             let (stream, address) = listener.accept().await?;
             let follower = turmoil::reverse_lookup(address.ip()).unwrap_or_default();
@@ -110,7 +105,6 @@ impl Region {
     async fn give(self, follower: RegionName, mouth: Mouth, mut ear: Ear) {
         let Ok(ask) = source::asked(&mut ear).await else { return };
         let done = match self.gives(&follower, &ask.what) {
-            Ok(()) if ask.what == What::Report => sweeping::serve(&self.store, &ask, &mouth, &mut ear).await,
             Ok(()) => source::serve(&self.store, &NoWall, &follower, ask, &mouth, &mut ear).await,
             Err(why) => source::refuse(&mouth, why).await,
         };
@@ -232,11 +226,9 @@ impl Region {
         };
         let Some(deadline_us) = self.renew(epoch) else { return };
         if partial {
-            self.store.shared.untold(None);
             self.store.with(|database| database.take_as_whole());
         }
-        let now_us = self.store.now_us();
-        let begun = self.store.with(|database| database.begin_epoch(epoch, deadline_us, now_us));
+        let begun = self.store.with(|database| database.begin_epoch(epoch, deadline_us));
         let why = begun.as_ref().err().map(ToString::to_string);
         self.store.shared.trace(|| format!("{}: begins epoch {epoch}: {why:?} {gathered:?}", self.name));
         if begun.is_ok() {

@@ -12,15 +12,14 @@ use portolan_core::time::Moment;
 use portolan_foundation::{clock, random};
 use turmoil::Sim;
 
+use super::Variant;
 use super::checks;
 use super::clients::Clients;
 use super::control::Control;
 use super::ends::Store;
 use super::faults::Faults;
-use super::members::{Members, Written};
 use super::node::Region;
 use super::random::Random;
-use super::{Kind, Variant, ledgers};
 
 /// How much time goes by with one step.
 const TICK: Duration = Duration::from_millis(10);
@@ -34,10 +33,6 @@ const STEPS_AFTER: u64 = 100;
 const STEPS_QUIET: u64 = 12_000;
 /// From one look at what must hold to the next.
 const STEPS_LOOK: u64 = 25;
-/// From when all is at rest but for what waits for clocks, to when those are set right.
-const STEPS_CLOCKS: u64 = 500;
-/// By how much clocks are wrong where changes of members do not wait for them.
-const SKEW_FEW: Duration = Duration::from_secs(25);
 /// The databases' clocks at the beginning, in microseconds.
 const CLOCK_US: u64 = 1_000_000_000_000;
 /// Lines of a trace that are kept.
@@ -54,10 +49,11 @@ thread_local! {
 pub(super) struct Shared {
     pub(super) batch_records: usize,
     pub(super) control: Mutex<Control>,
+    /// Databases are put back, too.
+    pub(super) hard: bool,
     pub(super) history: Mutex<History>,
-    pub(super) kind: Kind,
     pub(super) page_rows: usize,
-    skews_us: Mutex<BTreeMap<RegionName, i64>>,
+    skews_us: BTreeMap<RegionName, i64>,
     trace: Mutex<Vec<String>>,
     pub(super) variant: Variant,
     violations: Mutex<Vec<String>>,
@@ -96,10 +92,6 @@ pub(super) struct History {
     /// Tombstones that were swept somewhere, each row's highest.
     pub(super) swept: BTreeMap<RowId, Version>,
     pub(super) writes: Vec<Write>,
-    /// What members wrote.
-    pub(super) members: Vec<Written>,
-    /// Rows of members of which something was written that others were not told: what they are is not known any more.
-    pub(super) untold: BTreeSet<RowId>,
     /// What versions of rows are.
     pub(super) images: BTreeMap<(RowId, Version), Option<String>>,
 }
@@ -121,41 +113,8 @@ pub(super) struct World<'a> {
 
 impl Shared {
     pub(super) fn clock_us(&self, region: &RegionName) -> u64 {
-        let skew_us = self.skews_us.lock().unwrap().get(region).copied().unwrap_or_default();
+        let skew_us = self.skews_us.get(region).copied().unwrap_or_default();
         (CLOCK_US + clock::now().0).saturating_add_signed(skew_us)
-    }
-
-    /// All clocks are set right: none goes back.
-    fn set_clocks_right(&self) {
-        self.trace(|| "all clocks are set right".to_owned());
-        let mut skews_us = self.skews_us.lock().unwrap();
-        let furthest = skews_us.values().copied().max().unwrap_or_default();
-        skews_us.values_mut().for_each(|skew_us| *skew_us = furthest);
-    }
-
-    /// Some of what a region wrote as a member is told to nobody, or of what all did.
-    pub(super) fn untold(&self, region: Option<&RegionName>) {
-        let mut history = self.history.lock().unwrap();
-        let History { members, untold, .. } = &mut *history;
-        let of = members.iter().filter(|write| region.is_none_or(|region| *region == write.version.origin));
-        untold.extend(of.map(|write| write.id.clone()));
-    }
-
-    /// Tombstones were swept.
-    pub(super) fn swept(&self, region: &RegionName, gone: Vec<(RowId, Version)>) {
-        if gone.is_empty() {
-            return;
-        }
-        self.trace(|| {
-            let gone: Vec<String> =
-                gone.iter().map(|(id, version)| format!("{} {} {}", id.table, id.key, version.v)).collect();
-            format!("`{region}` forgets {} tombstones: {}", gone.len(), gone.join(", "))
-        });
-        let mut history = self.history.lock().unwrap();
-        for (id, version) in gone {
-            let known = history.swept.entry(id).or_insert_with(|| version.clone());
-            *known = version.max(known.clone());
-        }
     }
 
     pub(super) fn trace(&self, what: impl FnOnce() -> String) {
@@ -180,7 +139,7 @@ impl Shared {
         let History { writes, swept, .. } = &mut *history;
         // Where databases are put back, an epoch may begin with a row whose deletion all had and had forgotten: the deletion is lost then,
         // as any write may be, and the row is there again.
-        if self.kind.hard && !promotion.whole {
+        if self.hard && !promotion.whole {
             swept.retain(|id, swept| {
                 store.with(|database| {
                     database.rows.get(id).is_none_or(|row| row.state.deleted || row.state.version >= *swept)
@@ -219,7 +178,7 @@ fn present() -> Moment {
 }
 
 /// Runs a seed to its end.
-pub(super) fn run(seed: u64, kind: Kind, variant: Variant) -> Ended {
+pub(super) fn run(seed: u64, hard: bool, variant: Variant) -> Ended {
     random::seed(seed);
     NOW_US.set(0);
     clock::simulate(present);
@@ -229,18 +188,16 @@ pub(super) fn run(seed: u64, kind: Kind, variant: Variant) -> Ended {
         .map(|name| RegionName::new(name).unwrap())
         .collect();
     let skew_us = |random: &mut Random| {
-        // Where clocks differ by more than a minute, members' writes wait: others are to have some that do not.
-        let few = kind.members && (seed / 2).is_multiple_of(2);
-        let most = if few { SKEW_FEW } else { super::SKEW_MAX }.as_micros() as i64;
+        let most = super::SKEW_MAX.as_micros() as i64;
         random.below(2 * most as u64) as i64 - most
     };
     let shared = Arc::new(Shared {
         batch_records: random.between(2, 8) as usize,
         control: Mutex::new(Control::new(random.pick(&names).clone())),
+        hard,
         history: Mutex::default(),
-        kind,
         page_rows: random.between(2, 9) as usize,
-        skews_us: Mutex::new(names.iter().map(|name| (name.clone(), skew_us(&mut random))).collect()),
+        skews_us: names.iter().map(|name| (name.clone(), skew_us(&mut random))).collect(),
         trace: Mutex::default(),
         variant,
         violations: Mutex::default(),
@@ -275,32 +232,24 @@ pub(super) fn run(seed: u64, kind: Kind, variant: Variant) -> Ended {
 
 impl World<'_> {
     fn live(&mut self) {
-        let (mut clients, mut faults, mut members) =
-            (Clients::default(), Faults::default(), Members::default());
+        let (mut clients, mut faults) = (Clients::default(), Faults::default());
         let steps = self.random.between(STEPS.0, STEPS.1);
         while self.step < steps && !self.shared.is_violated() {
             faults.befall(self);
             clients.act(self);
-            members.act(self);
             self.turn();
         }
         faults.heal(self);
         let until = self.step + STEPS_AFTER;
         while self.step < until && !self.shared.is_violated() {
             clients.act(self);
-            members.act(self);
             self.turn();
         }
         clients.end(self);
-        members.end(self);
-        let (until, right) = (self.step + STEPS_QUIET, self.step + STEPS_CLOCKS);
+        let until = self.step + STEPS_QUIET;
         let mut last = Vec::new();
         while !self.shared.is_violated() {
-            if self.shared.kind.members && self.step == right {
-                self.shared.set_clocks_right();
-            }
-            let waits = self.shared.kind.members && self.step <= right;
-            if self.step.is_multiple_of(STEPS_LOOK) && !waits {
+            if self.step.is_multiple_of(STEPS_LOOK) {
                 last = checks::restless(self);
                 if last.is_empty() {
                     break;
@@ -315,7 +264,6 @@ impl World<'_> {
         }
         if !self.shared.is_violated() {
             checks::end(self);
-            ledgers::end(self);
         }
     }
 

@@ -10,6 +10,7 @@ use super::super::history::History as Past;
 use super::super::marks::{Columns, Marks, ROW};
 use super::super::record::{Change, Record, RowChange, RowId};
 use super::rules::*;
+use super::writer::elements;
 use super::{Dice, broken, hold};
 
 fn walk(seed: u64, rule: &ConflictRule, deletes: bool, take: Apply) -> Result<(), String> {

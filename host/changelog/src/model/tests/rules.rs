@@ -8,10 +8,10 @@ use portolan_core::tenant_table::{ColumnRule, ConflictRule, Identifier, Rest};
 
 use super::super::gate::{Conflict, Ground, Image, Plan, RowState};
 use super::super::history::History as Past;
-use super::super::marks::{self, Columns, Marks, ROW};
+use super::super::marks::{Columns, Marks, ROW};
 use super::super::record::{Change, Record, RowChange, RowId};
-use super::super::writer::{self, Write};
 use super::Dice;
+use super::writer::{self, Write};
 
 /// Later than all that happens here.
 const NOW: u64 = 1_000_000;
@@ -97,11 +97,6 @@ pub(super) fn counting(rest: Rest) -> ConflictRule {
     ];
     let rules = rules.map(|(name, rule)| (Identifier::new(name).unwrap(), rule)).into();
     ConflictRule::Columns { rules, rest }
-}
-
-/// The elements of an array, or of a text with one.
-pub(super) fn elements(value: &str) -> BTreeSet<String> {
-    marks::elements(value).into_iter().collect()
 }
 
 /// A row's columns, which all rules find something in.
@@ -244,8 +239,7 @@ impl History {
                 version: &version,
                 was: before.as_ref(),
             },
-        )
-        .unwrap();
+        );
         if let (ConflictRule::Columns { .. }, Some(marks), Some(after)) = (rule, &marks, &after) {
             let life = Marks::parse(marks).unwrap().at[ROW].0;
             self.note(&id, life, before.as_ref(), after);
@@ -291,7 +285,7 @@ impl History {
 
     fn note(&mut self, id: &RowId, life: u64, before: Option<&Columns>, after: &Columns) {
         let stock = |row: &Columns| row["stock"].get().parse::<i64>().unwrap_or_default();
-        let tags = |row: &Columns| elements(row["tags"].get());
+        let tags = |row: &Columns| writer::elements(row["tags"].get());
         let old = before.map(tags).unwrap_or_default();
         let put = tags(after).difference(&old).cloned().collect();
         self.removed.extend(old.difference(&tags(after)).cloned());

@@ -315,5 +315,4 @@ fn a_sweep_waits_for_each_member_and_for_what_it_wrote() {
     let mut other = known(&[(1, 9), (2, 4)]);
     other.0.get_mut(&region(2)).unwrap().identity.incarnation = "b".into();
     assert!(!sweep.may_go(&other), "positions of another log mean nothing");
-    assert!(sweep.is_over(&other) && !sweep.is_over(&known(&[(1, 9), (2, 4)])), "it would wait for ever");
 }

@@ -41,7 +41,11 @@ impl Agent {
                     let view = self.matrix.view(seat, now);
                     let database = view.map(|(row, _)| cell(&row, seat, Path::Database));
                     let known = database.filter(|cell| cell.state != State::Unknown);
-                    age(Path::Ingress).min(age(Path::Peer)).max(known.map_or(0, |cell| cell.age_ms))
+                    // What it said a while ago was so then, and is as old as it can be.
+                    let said = self.matrix.made(seat).map_or(0, |made| now.since(made).as_millis());
+                    let said = u32::try_from(said).unwrap_or(u32::MAX);
+                    let database = known.map_or(0, |cell| cell.age_ms.saturating_add(said));
+                    age(Path::Ingress).min(age(Path::Peer)).max(database)
                 });
                 let at = Moment(now.0.saturating_sub(u64::from(answered).saturating_mul(1_000)));
                 let known = self.well_at.entry(name.clone()).or_insert(at);

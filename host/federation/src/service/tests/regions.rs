@@ -310,11 +310,9 @@ async fn what_a_region_wrote_under_names_of_its_own_is_kept() {
     world.put("us", 2, "kept", noise(2, 40_000)).await;
     let problem = world.follows("eu").await.unwrap_err();
     assert!(problem.detail.contains("portolan replica remove s1 eu"), "{}", problem.detail);
-    assert_eq!(
-        world.local("eu", 2, "/items/docs/lost").await,
-        (200, noise(1, 40_000)),
-        "nobody took it away"
-    );
+    let known = world.sites["eu"].store.content_known("", 10).await.unwrap();
+    assert_eq!((known[0].epoch, known[0].seq), (1, 1), "nobody took it away");
+    assert_eq!(world.sites["eu"].store.content_stranded().await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -510,4 +508,25 @@ async fn who_is_to_write_takes_what_another_copy_has_more() {
     assert_eq!(world.local("us", 2, "/items/docs/late").await, (200, noise(2, 300_000)));
     world.follows("eu").await.unwrap();
     assert_eq!(world.report("eu").stranded, 0);
+}
+
+/// Of two histories that of the later epoch counts, whichever region is to write next.
+#[tokio::test]
+async fn who_is_to_write_gives_up_what_a_later_epoch_cut_off() {
+    let world = World::new().await;
+    world.put("eu", 1, "shipped", noise(1, 40_000)).await;
+    world.follows("us").await.unwrap();
+    world.put("eu", 1, "lost", noise(2, 40_000)).await;
+    world.leads("us", 2).await;
+    world.put("us", 2, "kept", noise(3, 40_000)).await;
+    let (eu, us) = (&world.sites["eu"], &world.sites["us"]);
+    us.store.seal_epoch(Epoch(3), Duration::from_secs(3_600)).await.unwrap();
+    *us.stand.lock().unwrap() = Stand::Follows(Epoch(3));
+    let copy =
+        Followed { epoch: Epoch(3), primary: eu.local.clone(), shard: shard(), store: eu.store.clone() };
+    world.service("eu").gather(&copy, vec![us.local.clone()]).await;
+    world.leads("eu", 3).await;
+    assert_eq!(world.local("eu", 3, "/items/docs/kept").await, (200, noise(3, 40_000)));
+    assert_eq!(world.local("eu", 3, "/items/docs/lost").await.0, 404);
+    assert_eq!(eu.store.content_stranded().await.unwrap(), 1);
 }

@@ -29,6 +29,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (2, "create content", include_str!("../../../migrations/shard/postgres/0002_create_content.sql")),
     (3, "follow content", include_str!("../../../migrations/shard/postgres/0003_follow_content.sql")),
     (4, "add resolutions", include_str!("../../../migrations/shard/postgres/0004_add_resolutions.sql")),
+    (
+        5,
+        "share between tenants",
+        include_str!("../../../migrations/shard/postgres/0005_share_between_tenants.sql"),
+    ),
 ];
 
 /// Where a shard's database is: for each role a URL of the form `postgres://ROLE:PASSWORD@HOST:PORT/DATABASE`, with what libpq

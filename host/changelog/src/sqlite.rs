@@ -28,6 +28,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (2, "create content", include_str!("../../../migrations/shard/sqlite/0002_create_content.sql")),
     (3, "follow content", include_str!("../../../migrations/shard/sqlite/0003_follow_content.sql")),
     (4, "add resolutions", include_str!("../../../migrations/shard/sqlite/0004_add_resolutions.sql")),
+    (
+        5,
+        "share between tenants",
+        include_str!("../../../migrations/shard/sqlite/0005_share_between_tenants.sql"),
+    ),
 ];
 
 pub(crate) fn migrator(migrations: &'static [(i64, &'static str, &'static str)]) -> Migrator {

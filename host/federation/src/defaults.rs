@@ -64,6 +64,24 @@ pub const GATHER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1
 pub const FOLLOW_LANES: usize = 4;
 /// How long a copy answers by a share after it has last heard from the region that decides of it.
 pub const SHARE_LEASE: std::time::Duration = std::time::Duration::from_secs(60);
+/// How long a word of another tenant's share is taken without asking again, where its source is written elsewhere: a revocation is seen this soon.
+pub const WORD_FRESH: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long a reader waits for the word of a share's source, before the last one counts.
+pub const WORD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
+/// From one try to hear a share's source to the next.
+pub const WORD_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+/// Words of shares' sources that a node holds, before it begins anew.
+pub const WORDS_MAX: usize = 4_096;
+/// From one look at eager shares, and at those that another tenant may have ended, to the next.
+pub const TEND_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long after a change eager shares are looked at: several changes are one look.
+pub const TEND_AFTER: std::time::Duration = std::time::Duration::from_millis(200);
+/// How many times as long as the last look took is waited for the next: many shares do not keep a node busy.
+pub const TEND_REST: u32 = 4;
+/// Items of a share in one answer: each costs its source some looks.
+pub const LENT_ITEMS_MAX: usize = 256;
+/// A JSON content that goes with some members left out: it is held whole, some times over.
+pub const MASK_BYTES_MAX: usize = 4 << 20;
 /// How long a tenant is left alone after its content could not be taken.
 pub const FOLLOW_RETRY: std::time::Duration = std::time::Duration::from_secs(2);
 

@@ -29,7 +29,7 @@ pub mod wire;
 
 pub use error::Error;
 pub use service::{
-    Access, Asking, Authenticate, CONTENT_PATH, CopyReport, Damage, Followed, Homes, Places, Regions,
+    Access, Asking, Authenticate, CONTENT_PATH, CopyReport, Damage, Followed, Homes, Placed, Places, Regions,
     Service, Unauthentic,
 };
 

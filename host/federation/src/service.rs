@@ -2,11 +2,13 @@
 //! primary is, from the tables of that shard and the store of packs.
 //!
 //! What comes is cut, sealed and packed (`intake`), committed as a version (`commit`), and settled with heads that did not know it (`settle`). What
-//! is asked for is opened (`load`) and sent (`send`). `shares` and `sync` say what goes to whom, `changes` what happened, `collect` what may go.
+//! is asked for is opened (`load`) and sent (`send`). `shares` and `sync` say what goes to whom, `changes` what happened, `collect` what may go. Between
+//! tenants the source's side answers (`lend`), and the target's asks (`borrow`); `tend` looks after what nobody asks for.
 //!
 //! Regions that keep a copy of the shard `follow` the one that writes: it tells them what happened (`give`), contents come whole
 //! (`bring`) or as differences (`differ`, `rebuild`), and changes are taken (`taking`). Readers who take what is a little old (`fresh`) are answered from a copy, as fresh as it is (`copies`).
 
+mod borrow;
 mod bring;
 mod changes;
 mod collect;
@@ -19,7 +21,9 @@ mod follow;
 mod fresh;
 mod give;
 mod intake;
+mod lend;
 mod load;
+mod mask;
 mod mirrors;
 mod packing;
 mod path;
@@ -34,6 +38,7 @@ mod show;
 mod sync;
 mod take;
 mod taking;
+mod tend;
 #[cfg(test)]
 mod tests;
 mod vault;
@@ -107,6 +112,11 @@ pub trait Homes: fmt::Debug + Send + Sync {
     /// Regions that keep a shard, this one among them.
     fn keepers(&self, shard: &ShardName) -> Vec<RegionName>;
 
+    /// Where a tenant is; none of one that is nowhere, or may not be served now. Nothing is shared between tenants where this is not known.
+    fn placed(&self, _tenant: &TenantName) -> Option<Placed> {
+        None
+    }
+
     /// A shard's database and lease, while this region writes it.
     fn leased(&self, shard: &ShardName) -> Option<(Store, Lease)>;
 
@@ -115,6 +125,17 @@ pub trait Homes: fmt::Debug + Send + Sync {
 
     /// The shards that this region keeps.
     fn shards(&self) -> Vec<ShardName>;
+}
+
+/// Where a tenant is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// The region that writes its shard.
+    pub primary: RegionName,
+    /// All regions that keep its shard.
+    pub regions: Vec<RegionName>,
+    /// Its shard.
+    pub shard: ShardName,
 }
 
 /// Where packs and keys are.
@@ -164,6 +185,7 @@ impl Service {
         self.shared.regions.get_or_init(|| Arc::clone(&regions));
         let entered = self.runtime.enter();
         task::spawn("collect content", collect::run(Arc::clone(&self.shared), shutdown.clone()));
+        task::spawn("look after shares", tend::run(Arc::clone(&self.shared), shutdown.clone()));
         task::spawn("follow content", follow::run(Arc::clone(&self.shared), regions, shutdown.clone()));
         drop(entered);
     }
@@ -380,6 +402,7 @@ async fn write(
         }
         Place::Item(site, name) => Box::pin(take::put(desk, (site, name), (headers, query), body)).await,
         Place::ShareSync(share) => sync::run(desk, &share).await,
+        Place::ShareTurn(share, "accepted") => shares::accept(desk, &share, query).await,
         Place::ShareTurn(share, status) => shares::turn(desk, &share, status).await,
         Place::Shares => shares::offer(desk, reply::read(body).await?).await,
         Place::Upload(upload) if *method == Method::DELETE => take::cancel(desk, &upload).await,

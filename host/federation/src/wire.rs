@@ -1,4 +1,5 @@
-//! What a region that keeps a copy asks the region that writes about content, and what it is answered: one message each, in postcard's form.
+//! What a region that keeps a copy asks the region that writes about content, or the target of a share between tenants its source's, and what it is
+//! answered: one message each, in postcard's form.
 //!
 //! Who asks keeps nothing at the other end: each question says where its asker is, so that a link that breaks costs one answer. Numbers of kinds are
 //! only ever added; another meaning is another [`MAGIC`]. What an answer holds is bounded, and so is what either end holds of it. Who is at the
@@ -13,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::defaults::{
-    CHANGES_TOLD_MAX, INLINE_BYTES_MAX, MESSAGE_BYTES_MAX, NODE_ENTRIES_MAX, PAGE_MAX, SPANS_MAX,
-    VERSION_BYTES_MAX,
+    ANSWER_BYTES, CHANGES_TOLD_MAX, INLINE_BYTES_MAX, LENT_ITEMS_MAX, MESSAGE_BYTES_MAX, NAME_BYTES_MAX,
+    NODE_ENTRIES_MAX, PAGE_MAX, SPANS_MAX, VERSION_BYTES_MAX,
 };
 use crate::id::{ItemId, Root};
 use crate::pack::Coding;
@@ -72,6 +73,51 @@ pub enum Question {
         /// Operations that are here already.
         from: u64,
     },
+    /// Something about a share between two tenants, of the region that writes the source's shard.
+    Lent {
+        /// Which share.
+        lent: Lent,
+        /// What about it.
+        wish: Wish,
+    },
+}
+
+/// A share between two tenants, as its target names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lent {
+    /// The source's shard.
+    pub shard: ShardName,
+    /// Whose content it is.
+    pub source: TenantName,
+    /// Who gets it.
+    pub target: TenantName,
+    /// The share.
+    pub share: String,
+}
+
+/// What a target wants of a share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wish {
+    /// It accepts what was offered.
+    Accept,
+    /// Some bytes of an item's shown version.
+    Bytes {
+        /// The item.
+        name: String,
+        /// The version, which must be shown still.
+        version: String,
+        /// From which byte on.
+        at: u64,
+    },
+    /// It wants no more of it.
+    End,
+    /// What is shared, by name.
+    Items {
+        /// Where the last answer ended; empty for all.
+        after: Vec<u8>,
+    },
+    /// What the source says of it now.
+    Word,
 }
 
 /// A content of an item.
@@ -114,6 +160,22 @@ pub enum Answer {
         /// There are more.
         more: bool,
     },
+    /// Some bytes of what is shared.
+    Bytes {
+        /// How many all of it has.
+        total: u64,
+        /// As many as an answer holds, from where they were wanted.
+        bytes: Vec<u8>,
+    },
+    /// What is shared.
+    Items {
+        /// In the order of their names.
+        items: Vec<LentItem>,
+        /// Where to go on, in a form that says nothing; none at the end.
+        next: Option<Vec<u8>>,
+    },
+    /// A share, as its source has it.
+    Share(Box<Share>),
 }
 
 /// Why nothing is answered.
@@ -192,6 +254,21 @@ pub struct Brought {
     pub follows: Vec<Mapping>,
 }
 
+/// An item that is shared with another tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LentItem {
+    /// How many bytes it has; 0 where some of them are masked.
+    pub bytes: u64,
+    /// What names it for this share, and says nothing to another one's target.
+    pub item: ItemId,
+    /// Its media type.
+    pub media: String,
+    /// Its name within its site.
+    pub name: String,
+    /// The version that is shown.
+    pub version: String,
+}
+
 /// A chunk that was wanted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sent {
@@ -234,6 +311,16 @@ impl Question {
         match self {
             Self::Changes { spans, .. } => most(spans.len(), SPANS_MAX, "epochs of a question"),
             Self::Chunks { wanted, .. } => most(wanted.len(), NODE_ENTRIES_MAX / 8, "bytes of a want"),
+            Self::Lent { lent, wish } => {
+                most(lent.share.len(), NAME_BYTES_MAX, "bytes of a share's name")?;
+                match wish {
+                    Wish::Bytes { name, version, .. } => {
+                        most(name.len().max(version.len()), NAME_BYTES_MAX, "bytes of a name")
+                    }
+                    Wish::Items { after } => most(after.len(), 2 * NAME_BYTES_MAX, "bytes of a place"),
+                    Wish::Accept | Wish::End | Wish::Word => Ok(()),
+                }
+            }
             Self::List { .. } | Self::Patch { .. } | Self::Tenants { .. } => Ok(()),
         }
     }
@@ -261,7 +348,9 @@ impl Answer {
 
     fn check(&self) -> Result<(), Error> {
         match self {
-            Self::Refused(_) => Ok(()),
+            Self::Refused(_) | Self::Share(_) => Ok(()),
+            Self::Bytes { bytes, .. } => most(bytes.len(), 2 * ANSWER_BYTES, "bytes of an answer"),
+            Self::Items { items, .. } => most(items.len(), LENT_ITEMS_MAX, "items of an answer"),
             Self::Tenants(told) => most(told.tenants.len(), PAGE_MAX as usize, "tenants of an answer"),
             Self::Changes(changes) => {
                 most(changes.told.len(), CHANGES_TOLD_MAX as usize, "changes of an answer")?;

@@ -3,6 +3,7 @@
 use super::{Content, bit};
 use crate::database::{Row, Value};
 use crate::error::Error;
+use crate::store::{Role, Store};
 
 /// A share: a site lets another have some of its content. Lists are JSON, as their maker wrote them.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -19,8 +20,10 @@ pub struct Share {
     pub eager: bool,
     /// When it ends, in milliseconds since 1970; 0 for never.
     pub expires_ms: u64,
-    /// Members of JSON contents that the target does not see.
+    /// Members of JSON contents that the target does not see; they win over `fields`.
     pub field_mask: String,
+    /// Members of JSON contents that the target sees, or `null` for all.
+    pub fields: String,
     /// The largest content that it lets through; 0 for any.
     pub max_bytes: u64,
     /// `mirror`, `fork_follow`, `copy_once` or `co_edit`.
@@ -37,10 +40,14 @@ pub struct Share {
     pub share: String,
     /// The site whose content it is.
     pub source_site: String,
+    /// Whose content it is; '' when it is the tenant's own.
+    pub source_tenant: String,
     /// `offered`, `accepted`, `suspended` or `revoked`.
     pub status: String,
-    /// The site that gets it.
+    /// The site that gets it; '' where another tenant gets it, which says that itself.
     pub target_site: String,
+    /// Who gets it; '' when it is the tenant itself.
+    pub target_tenant: String,
 }
 
 /// Which item of a share's target follows which of its source.
@@ -67,7 +74,35 @@ const MAPPING: &str =
 
 const COLUMNS: &str = "share, source_site, target_site, scope_kind, scope_ref, mode, direction, can_read, can_update, \
     can_reshare, can_export, allowed_regions, denied_regions, eager, max_bytes, field_mask, status, not_before_ms, expires_ms, \
-    policy_epoch";
+    policy_epoch, source_tenant, target_tenant, fields";
+
+impl Share {
+    /// Are its source and its target two tenants?
+    #[must_use]
+    pub fn is_between_tenants(&self) -> bool {
+        !self.source_tenant.is_empty() || !self.target_tenant.is_empty()
+    }
+}
+
+impl Store {
+    /// Shares of all tenants here that are to be looked after without being asked: eager ones, and those of which another tenant's row decides.
+    /// By tenant and name, after one of them, at most so many.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn content_tended(
+        &self,
+        (tenant, share): (&str, &str),
+        max: u64,
+    ) -> Result<Vec<(String, String)>, Error> {
+        let sql = "SELECT tenant, share FROM portolan_content_share \
+            WHERE status = 'accepted' AND (eager = 1 OR source_tenant <> '') AND (tenant, share) > ($1, $2) \
+            ORDER BY tenant, share LIMIT $3";
+        let args = [tenant.into(), share.into(), max.into()];
+        let rows = self.acquire(Role::Applier).await?.query(sql, &args).await?;
+        rows.iter().map(|row| Ok((row.text(0)?, row.text(1)?))).collect()
+    }
+}
 
 impl Content {
     /// Keeps a share that is offered. Returns false when there is one of the same sites and scope.
@@ -90,7 +125,7 @@ impl Content {
 
     async fn keep_share(&mut self, share: &Share, conflict: &str) -> Result<bool, Error> {
         let text = |text: &String| Value::from(text.as_str());
-        let numbers = (2..=21).map(|number| format!("${number}")).collect::<Vec<_>>().join(", ");
+        let numbers = (2..=24).map(|number| format!("${number}")).collect::<Vec<_>>().join(", ");
         let sql = format!(
             "INSERT INTO portolan_content_share (tenant, {COLUMNS}) VALUES ($1, {numbers}) ON CONFLICT {conflict}"
         );
@@ -116,6 +151,9 @@ impl Content {
             share.not_before_ms.into(),
             share.expires_ms.into(),
             share.policy_epoch.into(),
+            text(&share.source_tenant),
+            text(&share.target_tenant),
+            text(&share.fields),
         ];
         Ok(self.run(&sql, &args).await? == 1)
     }
@@ -253,5 +291,8 @@ fn read(row: &Row) -> Result<Share, Error> {
         not_before_ms: row.number(17)?,
         expires_ms: row.number(18)?,
         policy_epoch: row.number(19)?,
+        source_tenant: row.text(20)?,
+        target_tenant: row.text(21)?,
+        fields: row.text(22)?,
     })
 }

@@ -56,7 +56,13 @@ const OPERATIONS: [Operation; 24] = [
     ("/shares", "get", "Shares, by name", Sent::Nothing, "shares"),
     ("/shares", "post", "Offers a share", Sent::Json("offer"), "share"),
     ("/shares/{share}", "get", "A share", Sent::Nothing, "share"),
-    ("/shares/{share}/accept", "post", "The target takes it", Sent::Nothing, "share"),
+    (
+        "/shares/{share}/accept",
+        "post",
+        "The target takes it: one of another tenant's with `?from=TENANT&site=SITE`",
+        Sent::Nothing,
+        "share",
+    ),
     ("/shares/{share}/suspend", "post", "It lets nothing through for now", Sent::Nothing, "share"),
     (
         "/shares/{share}/revoke",
@@ -85,7 +91,7 @@ const OPERATIONS: [Operation; 24] = [
 ];
 
 /// Parameters of queries, by the paths that have them.
-const PARAMETERS: [(&str, &str, &str, &str); 13] = [
+const PARAMETERS: [(&str, &str, &str, &str); 15] = [
     ("/items/{site}", "get", "after", "string"),
     ("/items/{site}", "get", "limit", "integer"),
     ("/items/{site}/{name}", "get", "version", "string"),
@@ -95,6 +101,8 @@ const PARAMETERS: [(&str, &str, &str, &str); 13] = [
     ("/items/{site}/{name}/diff", "get", "from", "string"),
     ("/items/{site}/{name}/diff", "get", "to", "string"),
     ("/shares", "get", "after", "string"),
+    ("/shares/{share}/accept", "post", "from", "string"),
+    ("/shares/{share}/accept", "post", "site", "string"),
     ("/shares/{share}/sync", "get", "after", "string"),
     ("/changes", "get", "since", "integer"),
     ("/changes", "get", "wait", "integer"),
@@ -194,6 +202,7 @@ fn schemas() -> Value {
     let offer: &[(&str, &str)] = &[
         ("source_site", "string"),
         ("target_site", "string"),
+        ("target_tenant", "string"),
         ("scope", "string"),
         ("scope_ref", "string"),
         ("mode", "string"),
@@ -206,12 +215,19 @@ fn schemas() -> Value {
         ("eager", "boolean"),
         ("max_bytes", "integer"),
         ("field_mask", "list string"),
+        ("fields", "list string"),
         ("not_before_ms", "integer"),
         ("expires_ms", "integer"),
     ];
     let share = [
         offer,
-        &[("share", "string"), ("status", "string"), ("can_read", "boolean"), ("policy_epoch", "integer")],
+        &[
+            ("share", "string"),
+            ("status", "string"),
+            ("can_read", "boolean"),
+            ("policy_epoch", "integer"),
+            ("source_tenant", "string"),
+        ],
     ]
     .concat();
     json!({
@@ -243,7 +259,7 @@ fn schemas() -> Value {
             ("version", "string"), ("seq", "integer"), ("at_ms", "integer"), ("bytes", "integer"), ("root", "string"), ("deleted", "boolean"),
             ("head", "boolean"), ("shown", "boolean"), ("parents", "list string"), ("region", "string"),
         ]),
-        "synced": object(&[("share", "string"), ("written", "integer"), ("unchanged", "integer"), ("refused", "integer")]),
+        "synced": object(&[("share", "string"), ("written", "integer"), ("unchanged", "integer"), ("refused", "integer"), ("deleted", "integer")]),
         "upload": object(&[("upload", "string"), ("offset", "integer"), ("bytes", "integer")]),
         "version": object(&[
             ("site", "string"), ("name", "string"), ("version", "string"), ("root", "string"), ("seq", "integer"), ("conflict", "boolean"),

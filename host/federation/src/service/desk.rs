@@ -11,6 +11,7 @@ use portolan_core::log::Epoch;
 use portolan_foundation::clock;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::borrow::Words;
 use super::copies::Copies;
 use super::differ::Plans;
 use super::problem::Problem;
@@ -35,6 +36,8 @@ pub(super) struct Shared {
     pub(super) vaults: Vaults,
     /// Wakes those who wait for changes; which tenant's, they look themselves.
     pub(super) news: watch::Sender<u64>,
+    /// What sources of shares between tenants said last.
+    pub(super) words: Words,
     intakes: Places,
     sends: Places,
 }
@@ -65,6 +68,7 @@ impl Shared {
             regions: OnceLock::new(),
             vaults,
             news: watch::Sender::new(0),
+            words: Words::default(),
             intakes: Places::new(INTAKES_MAX, TENANT_INTAKES_MAX),
             sends: Places::new(SENDS_MAX, TENANT_SENDS_MAX),
         }

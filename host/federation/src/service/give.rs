@@ -11,6 +11,7 @@ use portolan_core::ids::{RegionName, ShardName, TenantName};
 use super::desk::{Desk, Shared};
 use super::differ;
 use super::follow::Followed;
+use super::lend;
 use super::load::location;
 use super::problem::Problem;
 use super::shares;
@@ -36,7 +37,12 @@ pub(super) async fn answer(shared: &Arc<Shared>, from: &RegionName, question: Qu
     }
 }
 
-async fn give(shared: &Arc<Shared>, from: &RegionName, question: Question) -> Result<Answer, Problem> {
+/// The same, for whoever asks in this node.
+pub(super) async fn give(
+    shared: &Arc<Shared>,
+    from: &RegionName,
+    question: Question,
+) -> Result<Answer, Problem> {
     match question {
         Question::Tenants { shard, after, gathers } => tenants(shared, from, (&shard, gathers), &after).await,
         Question::Changes { shard, tenant, spans, gathers } => {
@@ -55,6 +61,7 @@ async fn give(shared: &Arc<Shared>, from: &RegionName, question: Question) -> Re
             let desk = desk(shared, from, (&content.shard, &content.tenant), true).await?;
             differ::patch(&desk, &content, base, number).await
         }
+        Question::Lent { lent, wish } => Box::pin(lend::answer(shared, from, lent, wish)).await,
     }
 }
 
@@ -108,7 +115,7 @@ async fn withheld(desk: &Desk, region: &RegionName) -> Result<Option<Share>, Pro
     let found = loop {
         let page = content.shares(&after, PAGE_MAX).await?;
         let mut found = None;
-        for share in page.iter().filter(|share| shares::reaches(share, region).is_err()) {
+        for share in page.iter().filter(|share| !may_be_in(desk, share, region)) {
             if !content.mappings(&share.share, "", 1).await?.is_empty() {
                 found = Some(share.clone());
                 break;
@@ -121,6 +128,13 @@ async fn withheld(desk: &Desk, region: &RegionName) -> Result<Option<Share>, Pro
     };
     content.end().await?;
     Ok(found)
+}
+
+/// May what came by a share be in a region, by the share and by the residency of the tenant whose content it is?
+fn may_be_in(desk: &Desk, share: &Share, region: &RegionName) -> bool {
+    let source = TenantName::new(&share.source_tenant);
+    let is_admitted = source.is_ok_and(|source| desk.shared.homes.admits(&source, region));
+    shares::reaches(share, region).is_ok() && (share.source_tenant.is_empty() || is_admitted)
 }
 
 async fn tenants(

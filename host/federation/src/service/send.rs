@@ -8,7 +8,7 @@ use http::header::{
     IF_NONE_MATCH, IF_RANGE, RANGE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, Method, Response, StatusCode};
-use portolan_changelog::content::{Content, Item};
+use portolan_changelog::content::{Content, Item, Share};
 use portolan_foundation::endpoint::{Body, BoxError};
 use portolan_foundation::task;
 use tokio::sync::mpsc;
@@ -36,7 +36,7 @@ pub(super) async fn item(
     let none = || Problem::none("the item");
     let mut content = desk.look().await?;
     let item = content.item(site, name).await?.ok_or_else(none)?;
-    mirrors::serves(desk, &mut content, &item.item).await?;
+    let others = mirrors::serves(desk, &mut content, &item.item).await?;
     let stored = match parameter(request.2, "version")? {
         Some(version) => content.version(&item.item, &version).await?,
         None => Standing::of(&mut content, &item.item).await?.shown().cloned(),
@@ -45,6 +45,7 @@ pub(super) async fn item(
     let media = item.media.clone();
     let loaded = Loaded::find(desk, &mut content, item, &stored.root).await?;
     content.end().await?;
+    mirrors::hold(desk, &others).await?;
     desk.still()?;
     let response = answer(desk, loaded, &media, POINTER, request)?;
     Ok(reply::with(response, super::VERSION, &stored.version))
@@ -57,24 +58,26 @@ pub(super) async fn root(
     request: (&Method, &HeaderMap, Option<&str>),
 ) -> Result<Response<Body>, Problem> {
     let mut content = desk.look().await?;
-    let item = readable(desk, &mut content, root).await?;
+    let (item, others) = readable(desk, &mut content, root).await?;
     let media = item.media.clone();
     let loaded = Loaded::find(desk, &mut content, item, root).await?;
     content.end().await?;
+    mirrors::hold(desk, &others).await?;
     desk.still()?;
     answer(desk, loaded, &media, IMMUTABLE, request)
 }
 
-/// An item that has a content, and may be read.
-async fn readable(desk: &Desk, content: &mut Content, root: &str) -> Result<Item, Problem> {
-    let mut refused = Problem::none("the content");
+/// An item that has a content, and may be read: one that no other tenant has a say in, before one whose shares are to be asked.
+async fn readable(desk: &Desk, content: &mut Content, root: &str) -> Result<(Item, Vec<Share>), Problem> {
+    let mut found = Err(Problem::none("the content"));
     for item in content.items_with(root, ALIKE_MAX).await? {
         match mirrors::serves(desk, content, &item.item).await {
-            Ok(()) => return Ok(item),
-            Err(problem) => refused = problem,
+            Ok(others) if others.is_empty() => return Ok((item, others)),
+            Ok(others) => found = Ok((item, others)),
+            Err(problem) => found = found.or(Err(problem)),
         }
     }
-    Err(refused)
+    found
 }
 
 fn answer(

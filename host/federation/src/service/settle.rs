@@ -11,6 +11,7 @@ use super::commit::{self, Committed, Standing, Target, Wanted};
 use super::desk::Desk;
 use super::intake::{Intake, Received};
 use super::load::Loaded;
+use super::mirrors;
 use super::problem::Problem;
 use super::reply;
 use crate::defaults::{CONTENT_BYTES_MAX, MERGE_BYTES_MAX, MERGE_WALK_MAX};
@@ -77,6 +78,7 @@ pub(super) async fn resolve(
     (site, name): (&str, &str),
     resolution: Resolution,
 ) -> Result<Response<Body>, Problem> {
+    mirrors::may_write(desk, (site, name)).await?;
     let mut content = desk.look().await?;
     let item = content.item(site, name).await?.ok_or_else(|| Problem::none("the item"))?;
     let standing = Standing::of(&mut content, &item.item).await?;

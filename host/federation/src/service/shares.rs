@@ -1,16 +1,18 @@
 //! Shares: a site offers another some of its content, the other accepts, and either ends it. What a share lets through is decided by
-//! [`Share`]'s row alone, the same at each place that asks ([`permits`]).
+//! [`Share`]'s row alone, the same at each place that asks ([`permits`]); of two tenants' shares by the source's (see [`super::lend`] and
+//! [`super::borrow`]).
 
 use std::collections::BTreeSet;
 
 use http::{Response, StatusCode};
 use portolan_changelog::content::{Listed, Share};
-use portolan_core::ids::RegionName;
+use portolan_core::ids::{RegionName, TenantName};
 use portolan_foundation::clock;
 use portolan_foundation::endpoint::Body;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::borrow;
 use super::desk::Desk;
 use super::mirrors;
 use super::path::{known_site, parameter};
@@ -53,7 +55,11 @@ enum Scope {
 #[serde(deny_unknown_fields)]
 pub(super) struct Offered {
     source_site: String,
+    /// Left out where another tenant gets it, which says that itself.
+    #[serde(default)]
     target_site: String,
+    /// The tenant itself, when absent.
+    target_tenant: Option<TenantName>,
     scope: Scope,
     #[serde(default)]
     scope_ref: String,
@@ -73,8 +79,11 @@ pub(super) struct Offered {
     eager: bool,
     #[serde(default)]
     max_bytes: u64,
+    /// Members of JSON contents that the target does not see; they win over `fields`.
     #[serde(default)]
     field_mask: BTreeSet<String>,
+    /// Members of JSON contents that it sees; all, when absent.
+    fields: Option<BTreeSet<String>>,
     #[serde(default)]
     not_before_ms: u64,
     #[serde(default)]
@@ -83,10 +92,8 @@ pub(super) struct Offered {
 
 /// Offers a share.
 pub(super) async fn offer(desk: &Desk, offered: Offered) -> Result<Response<Body>, Problem> {
-    let (source_site, target_site) = (known_site(&offered.source_site)?, known_site(&offered.target_site)?);
-    if source_site == target_site {
-        return Err(Problem::bad("a site has its own content already: name another as `target_site`"));
-    }
+    let source_site = known_site(&offered.source_site)?;
+    let (target_tenant, target_site) = target(desk, &offered, &source_site)?;
     if (offered.scope == Scope::All) != offered.scope_ref.is_empty()
         || offered.scope_ref.len() > NAME_BYTES_MAX
     {
@@ -94,10 +101,6 @@ pub(super) async fn offer(desk: &Desk, offered: Offered) -> Result<Response<Body
     }
     if offered.expires_ms != 0 && offered.expires_ms <= offered.not_before_ms {
         return Err(Problem::bad("the share would end before it begins"));
-    }
-    // What is not carried out is not promised: whoever shares with a mask means that the rest stays.
-    if !offered.field_mask.is_empty() {
-        return Err(Problem::bad("`field_mask` is not carried out yet: share what may be seen whole"));
     }
     let mut id = [0; 16];
     System.fill(&mut id)?;
@@ -110,6 +113,7 @@ pub(super) async fn offer(desk: &Desk, offered: Offered) -> Result<Response<Body
         eager: offered.eager,
         expires_ms: offered.expires_ms,
         field_mask: list(&json!(offered.field_mask)),
+        fields: list(&json!(offered.fields)),
         max_bytes: offered.max_bytes,
         mode: word(&offered.mode),
         not_before_ms: offered.not_before_ms,
@@ -118,8 +122,10 @@ pub(super) async fn offer(desk: &Desk, offered: Offered) -> Result<Response<Body
         scope_ref: offered.scope_ref,
         share: crate::id::ItemId(id).to_string(),
         source_site,
+        source_tenant: String::new(),
         status: "offered".to_owned(),
         target_site,
+        target_tenant,
     };
     desk.make_vault().await?;
     let mut content = desk.write().await?;
@@ -128,10 +134,49 @@ pub(super) async fn offer(desk: &Desk, offered: Offered) -> Result<Response<Body
         let detail = "a share of these sites with this scope is there: revoke it first";
         return Err(Problem::conflict("share-exists", detail));
     }
-    let at = (share.source_site.as_str(), share.share.as_str());
-    content.note("share", at, &share.status, clock::unix_ms()).await?;
+    content.note("share", place(&share), &share.status, clock::unix_ms()).await?;
     desk.commit(content).await?;
     reply::json(StatusCode::CREATED, &shown(&share)?)
+}
+
+/// Who is to get it: another tenant by its name, or another site of this one. Whether there is such a tenant nobody is told.
+fn target(desk: &Desk, offered: &Offered, source_site: &str) -> Result<(String, String), Problem> {
+    let Some(tenant) = &offered.target_tenant else {
+        let target_site = known_site(&offered.target_site)?;
+        if source_site == target_site {
+            return Err(Problem::bad("a site has its own content already: name another as `target_site`"));
+        }
+        return Ok((String::new(), target_site));
+    };
+    if *tenant == desk.tenant {
+        return Err(Problem::bad(
+            "leave `target_tenant` out to share with another site of the tenant itself",
+        ));
+    }
+    if !offered.target_site.is_empty() {
+        return Err(Problem::bad(
+            "leave `target_site` out: the other tenant says into which site it takes it",
+        ));
+    }
+    if offered.mode != Mode::Mirror && !offered.can_export {
+        let detail = "a fork and a copy stay with the other tenant after the share's end: say `can_export`, or share a `mirror`";
+        return Err(Problem::bad(detail));
+    }
+    Ok((tenant.to_string(), String::new()))
+}
+
+/// Of which site the changes of a share are told, and its name.
+pub(super) fn place(share: &Share) -> (&str, &str) {
+    let site = if share.source_tenant.is_empty() { &share.source_site } else { &share.target_site };
+    (site, &share.share)
+}
+
+/// The target takes a share: one of another tenant's, which it names, or one between two sites of the tenant.
+pub(super) async fn accept(desk: &Desk, id: &str, query: Option<&str>) -> Result<Response<Body>, Problem> {
+    match parameter(query, "from")? {
+        Some(from) => Box::pin(borrow::accept(desk, id, &from, query)).await,
+        None => turn(desk, id, "accepted").await,
+    }
 }
 
 /// The tenant's shares.
@@ -150,8 +195,20 @@ pub(super) async fn one(desk: &Desk, id: &str) -> Result<Response<Body>, Problem
     reply::json(StatusCode::OK, &shown(&find(desk, id).await?)?)
 }
 
-/// A share has another status from now on. What is revoked stays so.
+/// A share has another status from now on, by the word of its tenant. What is revoked stays so.
 pub(super) async fn turn(desk: &Desk, id: &str, status: &'static str) -> Result<Response<Body>, Problem> {
+    let share = turned(desk, id, status).await?;
+    if status == "revoked" && !share.source_tenant.is_empty() {
+        borrow::tell_end(desk, &share).await;
+    }
+    if !share.target_tenant.is_empty() {
+        borrow::told(desk, &share, status).await;
+    }
+    one(desk, id).await
+}
+
+/// Gives a share another status, with what follows from that here.
+pub(super) async fn turned(desk: &Desk, id: &str, status: &'static str) -> Result<Share, Problem> {
     let mut content = desk.write().await?;
     let Some(share) = content.share(id).await? else {
         content.end().await?;
@@ -160,8 +217,10 @@ pub(super) async fn turn(desk: &Desk, id: &str, status: &'static str) -> Result<
     let may = match (share.status.as_str(), status) {
         (was, now) if was == now => {
             content.end().await?;
-            return reply::json(StatusCode::OK, &shown(&share)?);
+            return Ok(share);
         }
+        // Consent is the other tenant's to give.
+        ("offered", "accepted") if !share.target_tenant.is_empty() => false,
         ("offered" | "suspended", "accepted") | ("accepted", "suspended") => true,
         (was, "revoked") => was != "revoked",
         _ => false,
@@ -172,7 +231,7 @@ pub(super) async fn turn(desk: &Desk, id: &str, status: &'static str) -> Result<
         return Err(Problem::conflict("share-status", detail));
     }
     content.turn_share(id, status).await?;
-    content.note("share", (&share.source_site, id), status, clock::unix_ms()).await?;
+    content.note("share", place(&share), status, clock::unix_ms()).await?;
     if status == "revoked" {
         let ended = async {
             mirrors::delete(desk, &mut content, &share).await?;
@@ -184,12 +243,15 @@ pub(super) async fn turn(desk: &Desk, id: &str, status: &'static str) -> Result<
         }
     }
     desk.commit(content).await?;
-    one(desk, id).await
+    Ok(Share { status: status.to_owned(), ..share })
 }
 
 /// What would move by a share, where to, and what stands in its way.
 pub(super) async fn preview(desk: &Desk, id: &str) -> Result<Response<Body>, Problem> {
     let share = find(desk, id).await?;
+    if !share.source_tenant.is_empty() {
+        return borrow::preview(desk, &share).await;
+    }
     let (mut after, mut items, mut bytes, mut left_out) = (String::new(), 0_u64, 0_u64, 0_u64);
     loop {
         let mut content = desk.look().await?;
@@ -283,6 +345,7 @@ fn shown(share: &Share) -> Result<Value, Problem> {
     let list = |text: &str| -> Result<Value, Problem> {
         Ok(serde_json::from_str(text).map_err(|_| Error::Malformed("a share"))?)
     };
+    let other = |tenant: &str| if tenant.is_empty() { Value::Null } else { tenant.into() };
     let [read, update, reshare, export] = share.can;
     Ok(json!({
         "share": share.share, "source_site": share.source_site, "target_site": share.target_site,
@@ -290,6 +353,7 @@ fn shown(share: &Share) -> Result<Value, Problem> {
         "can_read": read, "can_update": update, "can_reshare": reshare, "can_export": export,
         "allowed_regions": list(&share.allowed_regions)?, "denied_regions": list(&share.denied_regions)?,
         "eager": share.eager, "max_bytes": share.max_bytes, "field_mask": list(&share.field_mask)?,
+        "fields": list(&share.fields)?, "source_tenant": other(&share.source_tenant), "target_tenant": other(&share.target_tenant),
         "status": share.status, "not_before_ms": share.not_before_ms, "expires_ms": share.expires_ms,
         "policy_epoch": share.policy_epoch,
     }))
@@ -313,6 +377,7 @@ mod tests {
             eager: false,
             expires_ms: 200,
             field_mask: "[]".to_owned(),
+            fields: "null".to_owned(),
             max_bytes: 0,
             mode: "mirror".to_owned(),
             not_before_ms: 100,
@@ -321,8 +386,10 @@ mod tests {
             scope_ref: "news/".to_owned(),
             share: "s".to_owned(),
             source_site: "a".to_owned(),
+            source_tenant: String::new(),
             status: status.to_owned(),
             target_site: "b".to_owned(),
+            target_tenant: String::new(),
         }
     }
 

@@ -16,6 +16,7 @@ use serde_json::json;
 use super::commit::{self, Committed, Target, Wanted};
 use super::desk::Desk;
 use super::intake::{Intake, Received};
+use super::mirrors;
 use super::path::{check_item, known_site, parameter};
 use super::problem::Problem;
 use super::reply;
@@ -60,6 +61,7 @@ pub(super) async fn put(
 ) -> Result<Response<Body>, Problem> {
     let wanted = wanted(headers, parameter(query, "base")?)?;
     let target = Target { site, name, media: reply::media(headers)? };
+    mirrors::may_write(desk, (&target.site, &target.name)).await?;
     let place = desk.intake()?;
     let vault = desk.make_vault().await?;
     let mut intake = Intake::new(desk, &vault);
@@ -83,6 +85,7 @@ pub(super) async fn delete(
     let wanted = wanted(headers, parameter(query, "base")?)?;
     let vault = desk.make_vault().await?;
     let target = Target { site, name, media: String::new() };
+    mirrors::may_write(desk, (&target.site, &target.name)).await?;
     commit::commit(desk, &vault, &target, None, &wanted).await?;
     Ok(reply::empty(StatusCode::NO_CONTENT))
 }
@@ -253,6 +256,7 @@ async fn complete(
     let wanted: Wanted =
         serde_json::from_str(&upload.wanted).map_err(|_| Error::Malformed("an upload's conditions"))?;
     let target = Target { site: upload.site.clone(), name: upload.name.clone(), media: upload.media.clone() };
+    mirrors::may_write(desk, (&target.site, &target.name)).await?;
     let mut content = desk.write().await?;
     let committed = if content.end_upload(&upload.upload).await? {
         commit::within(desk, vault, &mut content, &target, Some(received), &wanted).await

@@ -14,6 +14,7 @@ use super::*;
 use crate::tests::noise;
 
 mod regions;
+mod tenants;
 
 #[derive(Debug)]
 struct One {
@@ -36,6 +37,14 @@ impl Homes for One {
 
     fn leased(&self, _shard: &ShardName) -> Option<(Store, Lease)> {
         Some((self.store.clone(), self.lease))
+    }
+
+    fn placed(&self, tenant: &TenantName) -> Option<Placed> {
+        let region = |name: &str| RegionName::new(name).unwrap();
+        // Where these are kept, the first may not be.
+        let other = if tenant.as_str() == "afar" { "far" } else { "near" };
+        let regions = vec![region("here"), region(other)];
+        Some(Placed { primary: region("here"), regions, shard: ShardName::new("s1").unwrap() })
     }
 
     fn regions(&self) -> Vec<RegionName> {
@@ -101,8 +110,12 @@ impl Set {
     }
 
     async fn ask(&self, method: &str, path: &str, body: Vec<u8>) -> (u16, Value) {
+        self.ask_as("acme", method, path, body).await
+    }
+
+    async fn ask_as(&self, tenant: &str, method: &str, path: &str, body: Vec<u8>) -> (u16, Value) {
         let uri = format!("{CONTENT_PATH}{path}");
-        let (response, content) = self.send("acme", Request::builder().method(method).uri(uri), body).await;
+        let (response, content) = self.send(tenant, Request::builder().method(method).uri(uri), body).await;
         (response.status().as_u16(), serde_json::from_slice(&content).unwrap_or(Value::Null))
     }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::cut::Cutter;
 use crate::defaults::VAULTS_MAX;
-use crate::id::{ChunkId, Namer};
+use crate::id::{ChunkId, ItemId, Namer};
 use crate::keys::{Holder, Kms, Wrapped};
 use crate::seal::{Secret, System};
 use crate::store::Store;
@@ -61,6 +61,13 @@ impl Vault {
     pub(super) fn open_key(&self, chunk: &ChunkId, sealed: &[u8]) -> Result<Secret, Error> {
         let key = self.keys.open(&chunk.0, sealed)?;
         key.try_into().map(Secret::new).map_err(|_| Error::Malformed("a chunk's key"))
+    }
+
+    /// What a target of a share calls an item: it says nothing to that of another one.
+    pub(super) fn alias(&self, share: &str, item: &str) -> ItemId {
+        let key = blake3::derive_key("portolan content 2026-11 alias", self.names.bytes());
+        let name = blake3::keyed_hash(&key, format!("{share} {item}").as_bytes());
+        ItemId(std::array::from_fn(|at| name.as_bytes().get(at).copied().unwrap_or_default()))
     }
 
     /// The last bytes of an upload as they are kept.

@@ -17,14 +17,30 @@ fn named() -> Named {
 
 fn questions() -> Vec<Question> {
     let Named { shard, tenant, .. } = named();
+    let lent = Lent {
+        shard: shard.clone(),
+        source: tenant.clone(),
+        target: TenantName::new("globex").unwrap(),
+        share: "0a".to_owned(),
+    };
+    let wishes = [
+        Wish::Accept,
+        Wish::Bytes { name: "a".to_owned(), version: "v".to_owned(), at: 7 },
+        Wish::End,
+        Wish::Items { after: vec![1] },
+        Wish::Word,
+    ];
+    let lent = wishes.map(|wish| Question::Lent { lent: lent.clone(), wish });
     let spans = vec![Span { epoch: 3, last: 9 }, Span { epoch: 1, last: 4 }];
-    vec![
+    let mut all = vec![
         Question::Tenants { shard: shard.clone(), after: "a".to_owned(), gathers: false },
         Question::Changes { shard, tenant, spans, gathers: true },
         Question::List { content: named(), from: 1 },
         Question::Chunks { content: named(), part: 2, wanted: vec![0b101] },
         Question::Patch { content: named(), base: Root([3; 32]), from: 4 },
-    ]
+    ];
+    all.extend(lent);
+    all
 }
 
 fn answers() -> Vec<Answer> {
@@ -66,6 +82,17 @@ fn answers() -> Vec<Answer> {
         Answer::List { parts: vec![vec![Keyed { entry, key }]], more: false },
         Answer::Chunks(vec![Sent { at: 0, coding: Coding::Zstd, sealed: vec![1, 2] }]),
         Answer::Patch { head, ops: vec![Op::Copy { from: 1, chunks: 2 }], more: false },
+        Answer::Bytes { total: 9, bytes: vec![1] },
+        Answer::Items {
+            items: vec![LentItem {
+                bytes: 2,
+                item: ItemId([1; 16]),
+                media: "text/plain".to_owned(),
+                name: "a".to_owned(),
+                version: "v".to_owned(),
+            }],
+            next: Some(vec![1]),
+        },
     ]
 }
 

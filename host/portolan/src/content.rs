@@ -268,17 +268,26 @@ async fn conflicts(gateway: &Gateway<'_>, item: &str, keep: Option<&str>) -> any
 async fn share(gateway: &Gateway<'_>, share: &Share) -> anyhow::Result<()> {
     let of = |share: &str, what: &str| format!("/shares/{}{what}", encode(share));
     let answer = match share {
-        Share::Offer { source, target, prefix, mode, allow, deny } => {
+        Share::Offer { source, target, to, prefix, mode, allow, deny, direction, eager, hide, show, may } => {
             let scope = if prefix.is_some() { "collection" } else { "all" };
-            let allowed = if allow.is_empty() { Value::Null } else { json!(allow) };
+            let some = |list: &[String]| if list.is_empty() { Value::Null } else { json!(list) };
+            let can = |what: &str| may.iter().any(|word| word == what);
             let offered = json!({
-                "source_site": source, "target_site": target, "scope": scope,
-                "scope_ref": prefix.as_deref().unwrap_or_default(), "mode": mode, "direction": "push",
-                "allowed_regions": allowed, "denied_regions": deny,
+                "source_site": source, "target_site": target.as_deref().unwrap_or_default(), "target_tenant": to,
+                "scope": scope, "scope_ref": prefix.as_deref().unwrap_or_default(), "mode": mode,
+                "direction": direction, "eager": eager, "allowed_regions": some(allow), "denied_regions": deny,
+                "field_mask": hide, "fields": some(show), "can_update": can("update"),
+                "can_reshare": can("reshare"), "can_export": can("export"),
             });
             gateway.json(Method::POST, "/shares", Some(offered)).await?
         }
-        Share::Accept { share } => gateway.json(Method::POST, &of(share, "/accept"), None).await?,
+        Share::Accept { share, from, site } => {
+            let query = match (from, site) {
+                (Some(from), Some(site)) => format!("?from={}&site={}", encode(from), encode(site)),
+                _ => String::new(),
+            };
+            gateway.json(Method::POST, &of(share, &format!("/accept{query}")), None).await?
+        }
         Share::Suspend { share } => gateway.json(Method::POST, &of(share, "/suspend"), None).await?,
         Share::Revoke { share } => gateway.json(Method::POST, &of(share, "/revoke"), None).await?,
         Share::Preview { share } => gateway.json(Method::GET, &of(share, "/preview"), None).await?,

@@ -89,12 +89,16 @@ pub(crate) enum What {
 /// What can be done with shares.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Share {
-    /// Offer a site's content to another.
+    /// Offer a site's content to another, or to another tenant.
     Offer {
         /// Whose content it is.
         source: String,
-        /// Who gets it.
-        target: String,
+        /// The site that gets it; left out with `--to`.
+        #[arg(required_unless_present = "to", conflicts_with = "to")]
+        target: Option<String>,
+        /// Another tenant that gets it, once it accepts; it says into which site.
+        #[arg(long)]
+        to: Option<String>,
         /// Items whose names begin so; all when absent.
         #[arg(long)]
         prefix: Option<String>,
@@ -107,11 +111,32 @@ pub(crate) enum Share {
         /// A region into which it may not go, whatever is allowed.
         #[arg(long)]
         deny: Vec<String>,
+        /// Who moves it: `push` by the source, `pull` by the target, or `both`. Within a tenant both are the same.
+        #[arg(long, default_value = "both")]
+        direction: String,
+        /// Have the target follow each change, instead of waiting for `share sync`.
+        #[arg(long)]
+        eager: bool,
+        /// A member of JSON items that the target does not see. What is not JSON stays, then.
+        #[arg(long)]
+        hide: Vec<String>,
+        /// A member of JSON items that it sees, and no other; `--hide` wins.
+        #[arg(long)]
+        show: Vec<String>,
+        /// What the target may: `update`, `reshare`, `export`.
+        #[arg(long, value_parser = ["update", "reshare", "export"])]
+        may: Vec<String>,
     },
     /// Accept what was offered, or go on after a suspension.
     Accept {
         /// The share.
         share: String,
+        /// The tenant that offered it, if that is another one.
+        #[arg(long, requires = "site")]
+        from: Option<String>,
+        /// The site that takes what another tenant shares.
+        #[arg(long, requires = "from")]
+        site: Option<String>,
     },
     /// Stop it for a while.
     Suspend {

@@ -8,11 +8,12 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use portolan_changelog::{Lease, Store};
 use portolan_control::{Shared, bucket};
+use portolan_core::directory::Access;
 use portolan_core::ids::{RegionName, ShardName, TenantName};
 use portolan_core::log::Epoch;
 use portolan_core::snapshot::Live;
 use portolan_federation::{
-    Asking, CONTENT_PATH, CopyReport, Damage, Followed, Homes, Places, Regions, Service,
+    Asking, CONTENT_PATH, CopyReport, Damage, Followed, Homes, Placed, Places, Regions, Service,
 };
 use portolan_foundation::shutdown::Shutdown;
 use portolan_proxy::Services;
@@ -166,7 +167,7 @@ impl Contents {
 
 impl Regions for Ways {
     fn ask(&self, shard: &ShardName, region: &RegionName, question: Bytes) -> Asking {
-        let way = self.shards.ways(shard).remove(region);
+        let way = self.shards.ways(shard).remove(region).or_else(|| self.shards.way(region));
         let lane = self.shards.lane(shard, region);
         let (askers, region) = (Arc::clone(&self.askers), region.clone());
         Box::pin(async move {
@@ -235,6 +236,18 @@ impl Homes for Here {
 
     fn leased(&self, shard: &ShardName) -> Option<(Store, Lease)> {
         self.shards.leased(shard)
+    }
+
+    fn placed(&self, tenant: &TenantName) -> Option<Placed> {
+        let topology = &self.live.load().topology;
+        let (place, shard) = topology.shard_of(tenant)?;
+        let is_served = place.access != Access::Suspended && topology.tenants.barred(Some(tenant)).is_none();
+        let regions = shard.replicas.iter().cloned().chain([shard.primary.clone()]).collect();
+        (is_served && !shard.external).then(|| Placed {
+            primary: shard.primary.clone(),
+            regions,
+            shard: shard.name.clone(),
+        })
     }
 
     fn regions(&self) -> Vec<RegionName> {

@@ -26,9 +26,18 @@ const EPOCHS_AHEAD: u64 = 16;
 /// From one look at which copies are open to the next.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Shards that this region keeps, and where others do.
+/// Shards that this region keeps, and where others do; and where all other regions are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Copies(BTreeMap<ShardName, Others>);
+pub(super) struct Copies(BTreeMap<ShardName, Others>, BTreeMap<RegionName, Other>);
+
+/// Another region, whichever shards it keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Other {
+    /// Where its gateways are.
+    addresses: Vec<String>,
+    /// Bytes a second that are taken of it, where there is a bound.
+    rate: Option<NonZeroU64>,
+}
 
 /// The other regions that keep a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +78,17 @@ impl Copies {
             let (primary, rates, weight) = (shard.primary.clone(), rates.clone(), shard.weight);
             (name.clone(), Others { addresses, epoch: shard.epoch, leads, primary, rates, weight })
         });
-        Self(copies.collect())
+        let others = config.regions.iter().filter(|(name, _)| **name != config.local);
+        let others = others.map(|(name, region)| {
+            (name.clone(), Other { addresses: addresses(name), rate: region.replication_rate })
+        });
+        Self(copies.collect(), others.collect())
+    }
+
+    /// Where a region's gateways are, whichever shards it keeps, and how fast its bytes may come; none of no other region.
+    pub(super) fn other(&self, region: &RegionName) -> Option<(Vec<String>, Option<NonZeroU64>)> {
+        let other = self.1.get(region)?;
+        Some((other.addresses.clone(), other.rate))
     }
 
     /// The region that writes a shard, and where its gateways are; none when that is this one.

@@ -1,6 +1,7 @@
 //! The shards of this node's region: what they follow, who may reach them, and where they are mounted.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::num::NonZeroU32;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -255,9 +256,18 @@ impl Shards {
         sources.into_iter().map(way).collect()
     }
 
-    /// A lane for what else comes of a shard from a region, beside its feeds; none where no way leads there.
+    /// How a region is reached, whichever shards it keeps.
+    pub(super) fn way(&self, region: &RegionName) -> Option<Gateways> {
+        let (addresses, _) = self.copies().other(region)?;
+        Some(self.feeds.load().as_ref()?.gateways(region, addresses))
+    }
+
+    /// A lane for what else comes of a shard from a region, beside its feeds; none where no way leads there. What comes of a shard that this
+    /// region does not keep has the least weight.
     pub(super) fn lane(&self, shard: &ShardName, region: &RegionName) -> Option<Lane> {
-        let (rate, weight) = self.copies.load().0.pace(shard, region)?;
+        let copies = self.copies();
+        let other = || Some((copies.other(region)?.1, NonZeroU32::MIN));
+        let (rate, weight) = copies.pace(shard, region).or_else(other)?;
         Some(self.feeds.load().as_ref()?.lane(region, rate, weight))
     }
 

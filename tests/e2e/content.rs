@@ -124,6 +124,7 @@ async fn content_of_tenants(store: &str) {
     refuses(&node, &acme).await;
     by_command_line(&node, &acme).await;
     waits_for_changes(&node, &acme).await;
+    shares_between_tenants(&node, &acme, &globex).await;
 
     // Another process finds all of it, also what was on its way.
     let announced = json!({ "site": "docs", "name": "late", "bytes": 1_000_000 }).to_string();
@@ -207,6 +208,27 @@ async fn by_command_line(node: &Node, acme: &str) {
     assert!(code == 6 && text.contains("status"), "{code} {text}");
     let none = cli(&["get", "media/none"]);
     assert_eq!(says(node.folder(), &none.iter().map(String::as_str).collect::<Vec<_>>()).await.0, 4);
+}
+
+/// What one tenant offers the other accepts, has and loses.
+async fn shares_between_tenants(node: &Node, acme: &str, globex: &str) {
+    let post = async |token: &str, path: &str, body: String| {
+        let answer = send(node, token, Request::post(format!("/-/content{path}")), body).await;
+        (answer.status.as_u16(), read(&answer))
+    };
+    send(node, acme, Request::put("/-/content/items/offered/a"), "for both").await;
+    let offer = json!({ "source_site": "offered", "target_tenant": "globex", "scope": "all", "mode": "mirror", "direction": "pull" });
+    let (status, share) = post(acme, "/shares", offer.to_string()).await;
+    assert_eq!(status, 201, "{share}");
+    let share = format!("/shares/{}", share["share"].as_str().unwrap());
+    let taken = post(globex, &format!("{share}/accept?from=acme&site=partner"), String::new()).await;
+    assert_eq!((taken.0, &taken.1["source_tenant"]), (200, &json!("acme")), "{}", taken.1);
+    let (_, ran) = post(globex, &format!("{share}/sync"), String::new()).await;
+    assert_eq!(ran["written"], 1, "{ran}");
+    let path = "/-/content/items/partner/a";
+    assert_eq!(send(node, globex, Request::get(path), "").await.body, "for both");
+    assert_eq!(post(acme, &format!("{share}/revoke"), String::new()).await.0, 200);
+    assert_eq!(send(node, globex, Request::get(path), "").await.status, 404);
 }
 
 async fn waits_for_changes(node: &Node, acme: &str) {

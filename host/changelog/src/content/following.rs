@@ -167,8 +167,8 @@ impl Content {
         Ok(items)
     }
 
-    /// All that is here is stranded, because the region that writes has other secrets for the tenant: nothing here has a name that it knows. The
-    /// tenant begins anew with these.
+    /// The tenant begins anew with these secrets, because the region that writes has others than are here: nothing here has a name that it knows.
+    /// For tenants without a change of their own here: what there is goes, and its bytes with the next collection.
     ///
     /// # Errors
     /// When the database does not take it.
